@@ -1,0 +1,140 @@
+"""The shared argument checks: each states the rule, what arrived and the remedy."""
+
+import math
+import numbers
+
+import numpy as np
+
+_SHOWN = 8  # offending classes named in a message before it is cut
+
+
+def name_classes(mask):
+    """The indices where `mask` is true, as text for a message."""
+    classes = np.flatnonzero(mask)
+    shown = ", ".join(str(c) for c in classes[:_SHOWN])
+    more = f", … ({classes.size} in all)" if classes.size > _SHOWN else ""
+    return f"class{'es' if classes.size > 1 else ''} {shown}{more}"
+
+
+def as_vector(values, name):
+    """`values` as a finite float64 vector."""
+    try:
+        vector = np.asarray(values, dtype="float64")
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"`{name}` must be a list or vector of numbers, one for each class in order of class id. "
+            f"Received: {name}={values!r}"
+        ) from error
+    if vector.ndim != 1 or vector.size == 0:
+        raise ValueError(
+            f"`{name}` must be a non-empty vector with one number for each class. "
+            f"Received an array of shape {vector.shape}: count labels with `kla.priors.count_classes(labels)`."
+        )
+    if not np.isfinite(vector).all():
+        bad = ~np.isfinite(vector)
+        raise ValueError(f"`{name}` must be finite. Received {vector[bad][:_SHOWN].tolist()} at {name_classes(bad)}.")
+    return vector
+
+
+def as_counts(class_counts, name="class_counts", allow_zero=False):
+    """`class_counts` (or a sampler's `effective_prior`) as a float64 vector of at least two positive numbers."""
+    counts = as_vector(getattr(class_counts, "effective_prior", class_counts), name)
+    if counts.size < 2:
+        raise ValueError(
+            f"`{name}` must name at least two classes. Received {counts.tolist()}: "
+            "for one sigmoid unit give [negatives, positives]."
+        )
+    bad = counts < 0 if allow_zero else counts <= 0
+    if bad.any():
+        rule = "not be negative" if allow_zero else "be greater than zero"
+        raise ValueError(
+            f"Every number in `{name}` must {rule}: a class that was never seen has no finite log-prior. "
+            f"Received {counts[bad][:_SHOWN].tolist()} at {name_classes(bad)}. Remedy: leave such classes out, or "
+            f"give them a pseudo-count, {name}=kla.priors.prior({name}, smoothing=1)."
+        )
+    return counts
+
+
+def as_true_counts(class_counts, name="class_counts"):
+    """`class_counts` as `as_counts` has it, refusing probabilities."""
+    counts = as_counts(class_counts, name)
+    if abs(counts.sum() - 1.0) < 1e-3:
+        raise ValueError(
+            f"`{name}` must be numbers of examples here, not probabilities. "
+            f"Received numbers that sum to {counts.sum():.6g}: multiply them by the number of training examples."
+        )
+    return counts
+
+
+def as_positive_counts(positive_counts, num_examples):
+    """Per-label positive counts, each strictly between 0 and `num_examples`."""
+    if not isinstance(num_examples, numbers.Real) or not math.isfinite(num_examples) or num_examples <= 0:
+        raise ValueError(
+            "`num_examples` must be the number of training examples that the positives were counted in. "
+            f"Received: num_examples={num_examples!r}"
+        )
+    counts = as_vector(positive_counts, "positive_counts")
+    bad = (counts <= 0) | (counts >= num_examples)
+    if bad.any():
+        raise ValueError(
+            f"Every number in `positive_counts` must lie strictly between 0 and num_examples={num_examples}: a label "
+            "that is never or always on has no finite log-odds. "
+            f"Received {counts[bad][:_SHOWN].tolist()} at {name_classes(bad)}. Remedy: leave such labels out, or add "
+            "one pseudo-example of each kind (positive_counts + 1, num_examples + 2)."
+        )
+    return counts
+
+
+def as_tau(tau, num_classes):
+    """`tau` as a float64 scalar or vector `[num_classes]`."""
+    try:
+        tau = np.asarray(tau, dtype="float64")
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`tau` must be a number or one number for each class. Received: tau={tau!r}") from error
+    if not np.isfinite(tau).all():
+        raise ValueError(f"`tau` must be finite. Received: tau={tau.tolist()}")
+    if tau.shape not in ((), (num_classes,)):
+        raise ValueError(
+            f"`tau` must be a number or a vector of {num_classes} numbers, one for each class. "
+            f"Received an array of shape {tau.shape}."
+        )
+    return tau
+
+
+def check_length(vector, num_classes, name, other):
+    """Raise unless `vector` has one number for each of the `num_classes` classes that `other` has."""
+    if vector.size != num_classes:
+        raise ValueError(
+            f"`{name}` must have one number for each class: {other} has {num_classes} classes, "
+            f"`{name}` has {vector.size}."
+        )
+
+
+def check_integer(value, name, minimum):
+    """`value` as an int of at least `minimum`."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < minimum:
+        raise ValueError(f"`{name}` must be an integer of at least {minimum}. Received: {name}={value!r}")
+    return int(value)
+
+
+def check_fraction(value, name):
+    """`value` as a float in [0, 1)."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value < 1:
+        raise ValueError(f"`{name}` must be a number in [0, 1). Received: {name}={value!r}")
+    return float(value)
+
+
+def check_ignore_class(ignore_class):
+    """`ignore_class` as an int or None."""
+    if ignore_class is None:
+        return None
+    if isinstance(ignore_class, bool) or not isinstance(ignore_class, numbers.Integral):
+        raise ValueError(f"`ignore_class` must be an integer class id or None. Received: ignore_class={ignore_class!r}")
+    return int(ignore_class)
+
+
+def check_choice(value, name, choices):
+    """`value` if it is one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, choices))}. Received: {name}={value!r}")
+    return value

@@ -1,0 +1,130 @@
+"""What labels, masks and weights mean, told from static shapes: shared by losses and metrics.
+
+Labels come as class ids or as one-hot (or soft) rows. Against predictions `[..., L]` the static shape says which, so
+nothing has to be declared; what it cannot say raises before any step runs.
+"""
+
+import keras
+from keras import ops
+
+_UNKNOWN = "Give it a static shape with `tf.ensure_shape` or `tensor.set_shape(...)`."
+
+
+def static_shape(tensor, name):
+    """The static shape of `tensor` as a tuple; unknown rank raises, an unknown dimension is None."""
+    shape = tensor.shape
+    if getattr(shape, "rank", 0) is None:  # tf.TensorShape(None)
+        raise ValueError(f"`{name}` must have a known rank. Received a tensor of unknown rank. {_UNKNOWN}")
+    return tuple(shape)
+
+
+def check_width(y_pred, num_classes, name="y_pred"):
+    """The leading shape of `y_pred [..., L]`, after checking that it has `L = num_classes` columns."""
+    shape = static_shape(y_pred, name)
+    if not shape or shape[-1] is None:
+        raise ValueError(
+            f"`{name}` must have a last dimension of {num_classes}, one for each class. Received shape {shape}. "
+            f"{_UNKNOWN}"
+        )
+    if shape[-1] != num_classes:
+        raise ValueError(
+            f"`{name}` must have one column for each class: class_counts has {num_classes} classes, `{name}` has shape "
+            f"{shape}."
+        )
+    return shape[:-1]
+
+
+def are_ids(y_true, leading, num_classes):
+    """Whether `y_true` holds class ids (True) or one-hot / soft rows (False), by static shape alone."""
+    shape = static_shape(y_true, "y_true")
+    if len(shape) == len(leading):
+        ids, matches = True, shape
+    elif len(shape) == len(leading) + 1 and shape[-1] == 1:
+        ids, matches = True, shape[:-1]
+    elif len(shape) == len(leading) + 1 and shape[-1] == num_classes:
+        ids, matches = False, shape[:-1]
+    else:
+        hint = _UNKNOWN if None in shape[-1:] else ""
+        raise ValueError(
+            f"`y_true` must be class ids of shape {leading} or {(*leading, 1)}, or one-hot rows of shape "
+            f"{(*leading, num_classes)}, to go with `y_pred` of shape {(*leading, num_classes)}. "
+            f"Received shape {shape}. {hint}".rstrip()
+        )
+    if any(a is not None and b is not None and a != b for a, b in zip(matches, leading, strict=True)):
+        raise ValueError(
+            f"`y_true` and `y_pred` must agree in every dimension but the last. Received shapes {shape} and "
+            f"{(*leading, num_classes)}."
+        )
+    return ids
+
+
+def settle_ids(y_true, leading, num_classes, ignore_class):
+    """Integer ids with the shape of `leading`, made safe to look up.
+
+    Returns:
+        `(ids, proper, kept)`: int32 ids, 0 wherever the label is improper or ignored; whether each label is an
+        integer in [0, L) (or ignored); whether it is kept, None with no `ignore_class`.
+    """
+    if len(static_shape(y_true, "y_true")) > len(leading):
+        y_true = ops.squeeze(y_true, axis=-1)
+    dtype = keras.backend.standardize_dtype(y_true.dtype)
+    if dtype not in ("int32", "int64") and "float" not in dtype:
+        y_true = ops.cast(y_true, "int32")  # 255 of a uint8 cannot be compared with L = 300
+    kept = None if ignore_class is None else ops.not_equal(y_true, ignore_class)
+    proper = ops.logical_and(ops.greater_equal(y_true, 0), ops.less(y_true, num_classes))
+    if "float" in dtype:
+        proper = ops.logical_and(proper, ops.equal(y_true, ops.floor(y_true)))
+    safe = proper if kept is None else ops.logical_and(proper, kept)
+    ids = ops.cast(ops.where(safe, y_true, ops.zeros_like(y_true)), "int32")
+    if kept is not None:
+        proper = ops.logical_or(proper, ops.logical_not(kept))
+    return ids, proper, kept
+
+
+def expand_right(tensor, rank, name):
+    """`tensor` with axes of size 1 appended (or dropped) at the right until it has `rank` axes."""
+    shape = static_shape(tensor, name)
+    if not shape:
+        return tensor
+    while len(shape) > rank and shape[-1] == 1:
+        tensor, shape = ops.squeeze(tensor, axis=-1), shape[:-1]
+    if len(shape) > rank:
+        raise ValueError(
+            f"`{name}` must not have more axes than there are values to weight, which have {rank}. "
+            f"Received shape {shape}."
+        )
+    for _ in range(rank - len(shape)):
+        tensor = ops.expand_dims(tensor, axis=-1)
+    return tensor
+
+
+def align_weight(weight, shape):
+    """`weight` expanded to the right until it multiplies values of static `shape`."""
+    weight = expand_right(weight, len(shape), "sample_weight")
+    sizes = static_shape(weight, "sample_weight")
+    if any(None not in (a, b) and a != b and a != 1 for a, b in zip(sizes, shape, strict=False)):
+        raise ValueError(
+            f"`sample_weight` must have the leading shape of the labels, {shape}. Received shape {sizes} (expanded to "
+            "the right)."
+        )
+    return weight
+
+
+def combine_masks(rank, *masks):
+    """The conjunction of the masks that are not None, each expanded to the right; None where all are."""
+    combined = None
+    for mask in masks:
+        if mask is not None:
+            mask = expand_right(ops.cast(mask, "bool"), rank, "mask")
+            combined = mask if combined is None else ops.logical_and(combined, mask)
+    return combined
+
+
+def keras_mask(y_pred):
+    """The mask a Keras layer left on its output, or None."""
+    return getattr(y_pred, "_keras_mask", None)
+
+
+def to_tensor(values):
+    """`values` as a tensor of their own dtype: ids stay exact whatever `floatx` is."""
+    return values if ops.is_tensor(values) else ops.convert_to_tensor(values)

@@ -1,0 +1,108 @@
+"""The one base of every loss: labels, masks, weights and means, settled once.
+
+`keras.losses.Loss.__call__` casts labels to `floatx` (2,049 becomes 2,048 in bfloat16), aligns weights to the left and,
+under `tf.distribute`, divides a local mean by the number of replicas, which is wrong when the replicas hold unequal
+shares of a batch. This base overrides that one method and leaves the rest of Keras's contract as it is.
+"""
+
+import keras
+from keras import ops
+
+from keras_logit_adjust import _labels
+
+_MEANS = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
+
+
+class MaskedLoss(keras.losses.Loss):
+    """A Keras loss whose subclasses give per-position values and their validity: `values_and_mask(y_true, y_pred)`."""
+
+    def __init__(self, reduction="sum_over_batch_size", name=None):
+        super().__init__(name=name, reduction=reduction)
+
+    def values_and_mask(self, y_true, y_pred):
+        """Per-position values, and a boolean mask of the positions that count (None where all do)."""
+        raise NotImplementedError
+
+    def call(self, y_true, y_pred):
+        values, mask = self.values_and_mask(_labels.to_tensor(y_true), _labels.to_tensor(y_pred))
+        return values if mask is None else ops.where(mask, values, 0.0)
+
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        layer_mask = _labels.keras_mask(y_pred)
+        y_true, y_pred = _labels.to_tensor(y_true), _labels.to_tensor(y_pred)
+        with keras.name_scope(self.name):
+            if layer_mask is not None:
+                y_pred = _zero_masked(y_pred, layer_mask)
+            values, own_mask = self.values_and_mask(y_true, y_pred)
+            rank = len(values.shape)
+            mask = _labels.combine_masks(rank, layer_mask, own_mask)
+            if sample_weight is not None:
+                sample_weight = ops.cast(_labels.to_tensor(sample_weight), values.dtype)
+                sample_weight = _labels.align_weight(sample_weight, _labels.static_shape(values, "y_true"))
+            return _reduce(values, mask, sample_weight, self.reduction)
+
+    def get_config(self):
+        return {"reduction": self.reduction, "name": self.name}
+
+
+def at_least_float32(tensor):
+    """`tensor` in float32, or as it is where it is float64: half precision never enters a log-sum-exp."""
+    dtype = keras.backend.result_type(keras.backend.standardize_dtype(tensor.dtype), "float32")
+    return ops.cast(tensor, dtype)
+
+
+def _zero_masked(y_pred, mask):
+    """Zeros in place of masked logits, so that NaN or infinite padding has no gradient either."""
+    mask = _labels.expand_right(ops.cast(mask, "bool"), len(y_pred.shape), "mask")
+    return ops.where(mask, y_pred, ops.zeros_like(y_pred))
+
+
+def _reduce(values, mask, weight, reduction):
+    weighted = values if weight is None else values * weight
+    if mask is not None:
+        # By selection, not by a product: a NaN under the mask stays there.
+        weighted = ops.where(mask, weighted, ops.zeros_like(weighted))
+    if reduction in (None, "none"):
+        return weighted
+    total = ops.sum(weighted)
+    divisor = _divisor(values, mask, weight, reduction) if reduction in _MEANS else None
+    return _over_replicas(total, divisor)
+
+
+def _divisor(values, mask, weight, reduction):
+    """The number of valid positions, or the sum of their weights."""
+    counted = ops.ones_like(values)
+    if weight is not None and reduction == "mean_with_sample_weight":
+        counted = counted * weight
+    if mask is not None:
+        counted = ops.where(mask, counted, ops.zeros_like(counted))
+    return ops.sum(counted)
+
+
+def _over_replicas(total, divisor):
+    """`total / divisor` over all replicas of `tf.distribute`, in the form Keras's trainer expects of each replica.
+
+    The trainer sums gradients over replicas and multiplies reported losses by their number. So each replica gives its
+    local sum over the *global* divisor, lifted by a term without gradient to the global value over the replicas.
+    """
+    replica = _replica_context()
+    if replica is None:
+        return total if divisor is None else ops.divide_no_nan(total, divisor)
+    one = ops.ones_like(total)
+    parts = [ops.stop_gradient(total), one if divisor is None else ops.stop_gradient(divisor)]
+    global_total, global_divisor = replica.all_reduce("SUM", parts)
+    if divisor is None:
+        global_divisor = one
+    local = ops.divide_no_nan(total, global_divisor)
+    reported = ops.divide_no_nan(global_total, global_divisor) / replica.num_replicas_in_sync
+    return local + ops.stop_gradient(reported - local)
+
+
+def _replica_context():
+    """The replica context of a `tf.distribute` strategy with several replicas, else None."""
+    if keras.backend.backend() != "tensorflow":
+        return None
+    import tensorflow as tf
+
+    replica = tf.distribute.get_replica_context()
+    return replica if replica is not None and replica.num_replicas_in_sync > 1 else None

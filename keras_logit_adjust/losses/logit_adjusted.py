@@ -1,0 +1,245 @@
+"""The logit-adjusted losses: cross-entropy of `f + τ·log π`, which makes the *unadjusted* `argmax f` balanced.
+
+The loss adds, `kla.adjust` subtracts; doing both to one model corrects the prior twice.
+"""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_logit_adjust import _checks, _labels, priors
+from keras_logit_adjust.losses import _base
+
+
+def logit_adjusted_crossentropy(y_true, y_pred, log_prior, *, tau=1.0, label_smoothing=0.0, ignore_class=None):
+    """Per-example logit-adjusted cross-entropy, `−log softmax(f + τ·log π)_y`.
+
+    For soft labels `t`, `Σ_y t_y·(lse(g) − g_y)` with `g = f + τ·log π`, 0 where `t_y` is 0. Equals
+    `keras.losses.sparse_categorical_crossentropy(y_true, y_pred + tau * log_prior, from_logits=True)` and its
+    categorical twin, with ids kept exact and half-precision logits raised to float32 first.
+
+    Args:
+        y_true: class ids `[...]` or `[..., 1]`, or one-hot or soft rows `[..., L]`; told apart by static shape.
+        y_pred: logits `[..., L]`. Probabilities are not accepted and cannot be told apart: give logits.
+        log_prior: `[L]` finite natural logarithms, from `kla.priors.log_prior`.
+        tau: strength of the adjustment, a number or a vector `[L]`; 0 is plain cross-entropy.
+        label_smoothing: share ε in [0, 1) of the target spread evenly over all classes.
+        ignore_class: a class id whose positions give 0 (ids only).
+
+    Returns:
+        Tensor `[...]` of losses in nats; NaN where an id is fractional or out of range.
+
+    Raises:
+        ValueError: for shapes that do not fit, a prior or τ that is not finite or of another length.
+
+    Example:
+
+    >>> import numpy as np
+    >>> logits = np.zeros((2, 2), "float32")
+    >>> losses = logit_adjusted_crossentropy(np.array([0, 1]), logits, np.log([0.75, 0.25]))
+    >>> [round(float(x), 4) for x in losses]  # −log ¾ and −log ¼
+    [0.2877, 1.3863]
+
+    Reference: Menon et al. (2021), §5, equation 10.
+    """
+    log_prior = _checks.as_vector(log_prior, "log_prior")
+    adjustment = _checks.as_tau(tau, log_prior.size) * log_prior
+    label_smoothing = _checks.check_fraction(label_smoothing, "label_smoothing")
+    ignore_class = _checks.check_ignore_class(ignore_class)
+    values, mask = _adjusted_values(y_true, y_pred, adjustment, label_smoothing, ignore_class)
+    return values if mask is None else ops.where(mask, values, ops.zeros_like(values))
+
+
+def _adjusted_values(y_true, y_pred, adjustment, label_smoothing, ignore_class):
+    """Values and mask of the softmax cross-entropy of `y_pred + adjustment`."""
+    y_true, y_pred = _labels.to_tensor(y_true), _labels.to_tensor(y_pred)
+    leading = _labels.check_width(y_pred, adjustment.size)
+    is_id = _labels.are_ids(y_true, leading, adjustment.size)
+    scores, log_total = _log_softmax_parts(y_pred, adjustment)
+    if not is_id:
+        if ignore_class is not None:
+            raise ValueError(
+                "`ignore_class` goes with class ids. Received one-hot labels: give ignored rows a weight of 0."
+            )
+        return _soft_values(y_true, scores, log_total, label_smoothing), None
+    ids, proper, kept = _labels.settle_ids(y_true, leading, adjustment.size, ignore_class)
+    chosen = ops.squeeze(ops.take_along_axis(scores, ops.expand_dims(ids, -1), axis=-1), axis=-1)
+    if label_smoothing:
+        chosen = (1.0 - label_smoothing) * chosen + label_smoothing * ops.mean(scores, axis=-1)
+    values = log_total - chosen
+    # A factor of NaN, not a constant: the gradient of an improper label must not pass for one of class 0.
+    return values * ops.where(proper, ops.ones_like(values), np.nan), kept
+
+
+def _log_softmax_parts(y_pred, adjustment):
+    """`z = g − max g` and `log Σ exp z`, whose difference is `−log softmax(g)` without cancellation."""
+    logits = _base.at_least_float32(y_pred)
+    logits = logits + ops.convert_to_tensor(adjustment, dtype=logits.dtype)
+    shifted = logits - ops.stop_gradient(ops.max(logits, axis=-1, keepdims=True))
+    return shifted, ops.log(ops.sum(ops.exp(shifted), axis=-1))
+
+
+def _soft_values(targets, scores, log_total, label_smoothing):
+    targets = ops.cast(targets, scores.dtype)
+    if label_smoothing:
+        targets = targets * (1.0 - label_smoothing) + label_smoothing / targets.shape[-1]
+    costs = ops.expand_dims(log_total, -1) - scores
+    # A logit of −inf costs nothing where its target is 0; selecting inside keeps the gradient finite too.
+    costs = ops.where(ops.equal(targets, 0.0), ops.zeros_like(costs), costs)
+    return ops.sum(targets * costs, axis=-1)
+
+
+@keras.saving.register_keras_serializable(package="keras_logit_adjust")
+class LogitAdjustedCrossentropy(_base.MaskedLoss):
+    """Logit-adjusted softmax cross-entropy, `log[1 + Σ_{y'≠y} (π_y'/π_y)^τ · e^{f_y' − f_y}]`.
+
+    Trains on `f + τ·log π`; predict with the plain `argmax f`. At `τ = 1` its minimizer is Bayes-optimal for the
+    balanced error. Values are those of `logit_adjusted_crossentropy`.
+
+    Args:
+        class_counts: `[L]` training examples of each class (or probabilities), all > 0; or an object with an
+            `effective_prior`, such as a sampler.
+        tau: strength of the adjustment, a number or a vector `[L]`; 0 is plain cross-entropy.
+        label_smoothing: share ε in [0, 1) of the target spread evenly over all classes.
+        ignore_class: a class id whose positions are left out of value, gradient and mean (ids only).
+        reduction: as in `keras.losses.Loss`; a mean is over valid positions, under `tf.distribute` over all replicas.
+        name: name of the loss.
+
+    Call arguments: `y_true` class ids `[...]` or `[..., 1]`, or one-hot or soft rows `[..., L]`; `y_pred` logits
+    `[..., L]`; `sample_weight` any leading part of `[...]`, expanded to the right.
+
+    Raises:
+        ValueError: for counts, τ or shapes that do not fit, naming the classes.
+
+    Example:
+
+    >>> import numpy as np
+    >>> loss = LogitAdjustedCrossentropy(class_counts=[75, 25])
+    >>> round(float(loss(np.array([0, 1]), np.zeros((2, 2)))), 4)  # (−log ¾ − log ¼) / 2
+    0.837
+
+    Reference: Menon et al. (2021), §5, equation 10 and Theorem 1.
+    """
+
+    def __init__(
+        self,
+        class_counts,
+        tau=1.0,
+        label_smoothing=0.0,
+        ignore_class=None,
+        reduction="sum_over_batch_size",
+        name="logit_adjusted_crossentropy",
+    ):
+        super().__init__(reduction=reduction, name=name)
+        self.class_counts = _checks.as_counts(class_counts)
+        self.tau = _checks.as_tau(tau, self.class_counts.size)
+        self.label_smoothing = _checks.check_fraction(label_smoothing, "label_smoothing")
+        self.ignore_class = _checks.check_ignore_class(ignore_class)
+        self.adjustment = self.tau * priors.log_prior(self.class_counts)
+
+    def values_and_mask(self, y_true, y_pred):
+        return _adjusted_values(y_true, y_pred, self.adjustment, self.label_smoothing, self.ignore_class)
+
+    def get_config(self):
+        return {
+            "class_counts": self.class_counts.tolist(),
+            "tau": self.tau.tolist(),
+            "label_smoothing": self.label_smoothing,
+            "ignore_class": self.ignore_class,
+            **super().get_config(),
+        }
+
+
+@keras.saving.register_keras_serializable(package="keras_logit_adjust")
+class BinaryLogitAdjustedCrossentropy(_base.MaskedLoss):
+    """Logit-adjusted sigmoid cross-entropy for multi-label problems, on `f_l + τ·log(π_l / (1 − π_l))`.
+
+    Each label is a problem of two classes of its own; the value of an example is the mean over its labels, as in
+    `keras.losses.BinaryCrossentropy`. Predict with the unadjusted logits: the threshold of every label is 0.
+
+    Args:
+        positive_counts: `[L]` training examples in which each label is on, strictly between 0 and `num_examples`.
+        num_examples: the number of training examples.
+        tau: strength of the adjustment, a number or a vector `[L]`.
+        label_smoothing: share ε in [0, 1): targets become `t·(1 − ε) + ε/2`.
+        ignore_class: a target value, such as −1, that marks an unknown label: left out of value, gradient and mean.
+        reduction: as in `keras.losses.Loss`.
+        name: name of the loss.
+
+    Call arguments: `y_true` targets in [0, 1] of shape `[..., L]` (`[...]` when `L = 1`); `y_pred` logits `[..., L]`.
+    A target outside [0, 1] gives NaN.
+
+    Raises:
+        ValueError: for counts, τ or shapes that do not fit.
+
+    Example:
+
+    >>> import numpy as np
+    >>> loss = BinaryLogitAdjustedCrossentropy(positive_counts=[25, 50], num_examples=100)
+    >>> round(float(loss(np.array([[1, 0]]), np.zeros((1, 2)))), 4)  # (−log ¼ − log ½) / 2
+    1.0397
+
+    Reference: Menon et al. (2021), §5, equation 10 for two classes.
+    """
+
+    def __init__(
+        self,
+        positive_counts,
+        num_examples,
+        tau=1.0,
+        label_smoothing=0.0,
+        ignore_class=None,
+        reduction="sum_over_batch_size",
+        name="binary_logit_adjusted_crossentropy",
+    ):
+        super().__init__(reduction=reduction, name=name)
+        self.adjustment = priors.log_odds(positive_counts, num_examples)
+        self.positive_counts = np.asarray(positive_counts, dtype="float64")
+        self.num_examples = num_examples
+        self.tau = _checks.as_tau(tau, self.positive_counts.size)
+        self.adjustment = self.tau * self.adjustment
+        self.label_smoothing = _checks.check_fraction(label_smoothing, "label_smoothing")
+        self.ignore_class = _checks.check_ignore_class(ignore_class)
+
+    def values_and_mask(self, y_true, y_pred):
+        targets, known = self._settle_targets(y_true, y_pred)
+        logits = _base.at_least_float32(y_pred)
+        logits = logits + ops.convert_to_tensor(self.adjustment, dtype=logits.dtype)
+        targets = ops.cast(targets, logits.dtype)
+        proper = ops.logical_and(ops.greater_equal(targets, 0.0), ops.less_equal(targets, 1.0))
+        targets = targets * (1.0 - self.label_smoothing) + 0.5 * self.label_smoothing
+        # Two softplus terms keep full relative precision where softplus(f) − t·f cancels.
+        values = targets * ops.softplus(-logits) + (1.0 - targets) * ops.softplus(logits)
+        values = values * ops.where(proper, ops.ones_like(values), np.nan)
+        if known is None:
+            return ops.mean(values, axis=-1), None
+        values = ops.where(known, values, ops.zeros_like(values))
+        number = ops.sum(ops.cast(known, values.dtype), axis=-1)
+        return ops.divide_no_nan(ops.sum(values, axis=-1), number), ops.greater(number, 0.0)
+
+    def _settle_targets(self, y_true, y_pred):
+        """Targets of the shape of `y_pred`, and which of them are known (None where all are)."""
+        num_labels = self.adjustment.size
+        leading = _labels.check_width(y_pred, num_labels)
+        shape = _labels.static_shape(y_true, "y_true")
+        if num_labels == 1 and len(shape) == len(leading):
+            y_true = ops.expand_dims(y_true, axis=-1)
+        elif len(shape) != len(leading) + 1 or shape[-1] != num_labels:
+            raise ValueError(
+                f"`y_true` must have the shape of `y_pred`, {(*leading, num_labels)}, one target for each label. "
+                f"Received shape {shape}. For class ids use `LogitAdjustedCrossentropy`."
+            )
+        if self.ignore_class is None:
+            return y_true, None
+        known = ops.not_equal(y_true, self.ignore_class)
+        return ops.where(known, y_true, ops.zeros_like(y_true)), known
+
+    def get_config(self):
+        return {
+            "positive_counts": self.positive_counts.tolist(),
+            "num_examples": self.num_examples,
+            "tau": self.tau.tolist(),
+            "label_smoothing": self.label_smoothing,
+            "ignore_class": self.ignore_class,
+            **super().get_config(),
+        }

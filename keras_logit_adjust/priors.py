@@ -1,0 +1,271 @@
+"""From labels to class counts to the prior π and its logarithm, in float64, in one place.
+
+Everything the package adjusts by comes from here: `log π_y = log n_y − log Σ n`, computed once with NumPy in float64
+and rounded only when it meets the logits.
+"""
+
+import numbers
+import time
+from collections.abc import Mapping
+
+import keras
+import numpy as np
+
+from keras_logit_adjust import _checks
+
+_QUIET_SECONDS = 2.0  # a count that takes longer shows a progress bar
+_REBATCH = 8192  # labels that come one by one are counted in batches of this size
+
+
+def prior(class_counts, smoothing=0.0):
+    """The class prior, `π_y = (n_y + s) / (Σ n + s·L)` with smoothing `s`.
+
+    Args:
+        class_counts: `[L]` numbers > 0 (with `smoothing` > 0 also 0), `L ≥ 2`: counts, or probabilities that need not
+            sum to one; or an object with an `effective_prior`.
+        smoothing: pseudo-examples added to every class (Laplace smoothing). Needs true counts when not 0.
+
+    Returns:
+        Float64 array `[L]` that sums to one.
+
+    Raises:
+        ValueError: for counts that are negative, zero without smoothing, not finite, empty or not a vector, naming the
+            classes.
+
+    Example:
+
+    >>> prior([90, 9, 1]).tolist()
+    [0.9, 0.09, 0.01]
+    >>> prior([98, 0], smoothing=1).tolist()
+    [0.99, 0.01]
+
+    Reference: Menon et al. (2021), §2 (the setting).
+    """
+    counts = _smooth(class_counts, smoothing)
+    return counts / counts.sum()
+
+
+def log_prior(class_counts, smoothing=0.0):
+    """The logarithm of the class prior, `log π_y = log(n_y + s) − log(Σ n + s·L)`.
+
+    Never `log(π^τ + ε)`: a clipped prior bounds the adjustment of just the rarest classes.
+
+    Args:
+        class_counts: as in `prior`.
+        smoothing: as in `prior`.
+
+    Returns:
+        Float64 array `[L]` of numbers below zero.
+
+    Raises:
+        ValueError: as `prior`.
+
+    Example:
+
+    >>> log_prior([437511, 2]).round(4).tolist()
+    [-0.0, -12.2957]
+
+    Reference: Menon et al. (2021), §4 (equation 9) and §5 (equation 10).
+    """
+    counts = _smooth(class_counts, smoothing)
+    return np.log(counts) - np.log(counts.sum())
+
+
+def log_odds(positive_counts, num_examples):
+    """The log-odds of each label of a multi-label problem, `log(π_l / (1 − π_l))` with `π_l = n_l / N`.
+
+    Args:
+        positive_counts: `[L]` examples in which each label is on.
+        num_examples: the number of examples `N` they were counted in.
+
+    Returns:
+        Float64 array `[L]`.
+
+    Raises:
+        ValueError: for a count that is not strictly between 0 and `num_examples`.
+
+    Example:
+
+    >>> log_odds([1, 50], 100).round(4).tolist()
+    [-4.5951, 0.0]
+
+    Reference: Menon et al. (2021), §5, for each label as a problem of two classes.
+    """
+    counts = _checks.as_positive_counts(positive_counts, num_examples)
+    return np.log(counts) - np.log(num_examples - counts)
+
+
+def _smooth(class_counts, smoothing):
+    if isinstance(smoothing, bool) or not isinstance(smoothing, numbers.Real) or not 0 <= smoothing < np.inf:
+        raise ValueError(f"`smoothing` must be a finite number ≥ 0. Received: smoothing={smoothing!r}")
+    if not smoothing:
+        return _checks.as_counts(class_counts)
+    counts = _checks.as_counts(class_counts, allow_zero=True)
+    if abs(counts.sum() - 1.0) < 1e-3:
+        raise ValueError(
+            "`smoothing` adds examples and so needs true counts. "
+            f"Received numbers that sum to {counts.sum():.6g}: pass the counts they were made from."
+        )
+    return counts + smoothing
+
+
+def count_classes(labels_or_dataset, num_classes=None):
+    """Count the training examples of each class, `n_y = Σ_i [y_i = y]`.
+
+    Takes what a training script has: an array of labels, a `tf.data.Dataset`, or any iterable of batches (a Keras
+    `PyDataset`, a torch `DataLoader`, a generator). Labels are integer ids of any shape or one-hot rows; soft rows add
+    their weights. A count that takes long shows a progress bar.
+
+    Args:
+        labels_or_dataset: ids `[N]`, `[N, 1]` or `[N, …]`; one-hot or soft rows `[N, L]` (each sums to one); or
+            batches `(x, y)` or `(x, y, sample_weight)` of which `y` is such an array. Sample weights do not count.
+        num_classes: the number of classes `L`; by default the largest id plus one.
+
+    Returns:
+        Int64 array `[L]` (float64 where soft rows give fractions).
+
+    Raises:
+        ValueError: for a label that is negative, fractional or not below `num_classes`, saying which and where; for
+            an endless dataset; for no labels at all.
+
+    Example:
+
+    >>> count_classes([0, 0, 2, 0], num_classes=4).tolist()
+    [3, 0, 1, 0]
+    >>> count_classes([[0, 1], [1, 0], [0, 1]]).tolist()
+    [1, 2]
+    """
+    if num_classes is not None:
+        num_classes = _checks.check_integer(num_classes, "num_classes", minimum=2)
+    counts = np.zeros(num_classes or 0)
+    for position, labels in _label_batches(labels_or_dataset):
+        batch = _count_batch(labels, num_classes, position)
+        width = max(batch.size, counts.size)
+        counts = np.pad(counts, (0, width - counts.size)) + np.pad(batch, (0, width - batch.size))
+    if counts.sum() == 0:
+        raise ValueError(f"`count_classes` found no labels in the {type(labels_or_dataset).__name__} it was given.")
+    whole = np.rint(counts)
+    # Soft rows that sum to one in float32 leave rounding of this size.
+    return whole.astype("int64") if np.allclose(counts, whole, rtol=1e-6, atol=1e-4) else counts
+
+
+def _label_batches(source):
+    """(where in words, labels as a NumPy array) for every batch of `source`."""
+    if hasattr(source, "element_spec"):
+        yield from _with_progress(_dataset_labels(source))
+    elif isinstance(source, keras.utils.PyDataset):
+        yield from _with_progress((source[i][1] for i in range(len(source))), total=len(source))
+    elif _is_array(source):
+        yield "the labels", _to_numpy(source)
+    elif isinstance(source, Mapping) or not hasattr(source, "__iter__"):
+        raise ValueError(
+            "`count_classes` takes labels, a dataset or an iterable of batches (x, y). "
+            f"Received: {type(source).__name__}. Counts that exist already need no counting: pass them as a list."
+        )
+    else:
+        total = len(source) if hasattr(source, "__len__") else None
+        yield from _with_progress((_labels_of(batch) for batch in source), total)
+
+
+def _is_array(source):
+    """Whether `source` holds labels itself: an array, tensor or column, or a (nested) list of numbers."""
+    if isinstance(source, (list, tuple)):
+        return bool(source) and (isinstance(source[0], numbers.Number) or _is_list_of_numbers(source[0]))
+    return hasattr(source, "__array__") or (hasattr(source, "shape") and hasattr(source, "dtype"))
+
+
+def _is_list_of_numbers(row):
+    return isinstance(row, (list, tuple)) and bool(row) and all(isinstance(value, numbers.Number) for value in row)
+
+
+def _labels_of(batch):
+    if isinstance(batch, (list, tuple)):
+        if len(batch) not in (2, 3):
+            raise ValueError(
+                f"A batch must be (x, y) or (x, y, sample_weight). Received a {type(batch).__name__} of length "
+                f"{len(batch)}."
+            )
+        return batch[1]
+    if isinstance(batch, Mapping):
+        raise ValueError(
+            "A batch must be (x, y) or (x, y, sample_weight). Received a dict: map the dataset to such pairs first."
+        )
+    return batch
+
+
+def _dataset_labels(dataset):
+    """The labels of a `tf.data.Dataset`, whole batches at a time."""
+    if dataset.cardinality() == -1:  # tf.data.INFINITE_CARDINALITY, without importing TensorFlow
+        raise ValueError("`count_classes` was given an endless dataset: count before `.repeat()`, or `.take(n)` of it.")
+    spec = _labels_of(dataset.element_spec)
+    labels = dataset.map(lambda *batch: _labels_of(batch if len(batch) > 1 else batch[0]))
+    if spec.shape.rank == 0 or _is_one_example(dataset.element_spec):
+        labels = labels.batch(_REBATCH)
+    return labels.as_numpy_iterator()
+
+
+def _is_one_example(spec):
+    """Whether a dataset's elements are single examples with one-hot labels: x and y then lead with other sizes."""
+    if not isinstance(spec, tuple) or spec[1].shape.rank != 1 or spec[1].shape[0] is None:
+        return False
+    leading = {tuple(x.shape[:1]) for x in keras.tree.flatten(spec[0])}
+    return leading != {(spec[1].shape[0],)} and (None,) not in leading
+
+
+def _with_progress(batches, total=None):
+    """Number `batches` for messages, and show a progress bar once they have taken `_QUIET_SECONDS`."""
+    start, bar = time.monotonic(), None
+    for step, labels in enumerate(batches, start=1):
+        yield f"batch {step - 1}", _to_numpy(labels)
+        if bar is None and time.monotonic() - start > _QUIET_SECONDS:
+            bar = keras.utils.Progbar(total, unit_name="batch")
+        if bar is not None:
+            bar.update(step, finalize=False)
+    if bar is not None:
+        bar.update(step, finalize=True)
+
+
+def _to_numpy(labels):
+    if isinstance(labels, (list, tuple)) or hasattr(labels, "__array__") and not keras.ops.is_tensor(labels):
+        return np.asarray(labels)
+    return keras.ops.convert_to_numpy(labels)
+
+
+def _count_batch(labels, num_classes, position):
+    """Counts, as floats, of one array of ids or of one-hot rows."""
+    if labels.dtype.kind not in "buif":
+        raise ValueError(
+            f"Labels must be integer class ids or one-hot rows. Received values of dtype {labels.dtype} in {position}: "
+            "map class names to ids first."
+        )
+    if _is_one_hot(labels, num_classes):
+        return labels.reshape(-1, labels.shape[-1]).sum(axis=0, dtype="float64")
+    if labels.dtype.kind == "f" and labels.ndim > 1 and labels.shape[-1] > 1:
+        expected = f"num_classes={num_classes} wide" if num_classes is not None else "one column a class"
+        raise ValueError(
+            f"Fractional labels must be one-hot or soft rows, {expected}, each in [0, 1] and summing to one. Received "
+            f"shape {labels.shape} in {position}. Multi-label rows are counted by `labels.sum(axis=0)`."
+        )
+    ids = labels.ravel()
+    bad = (ids < 0) | (ids != np.floor(ids))
+    if num_classes is not None:
+        bad = bad | (ids >= num_classes)
+    if bad.any():
+        first = int(np.flatnonzero(bad)[0])
+        upper = f" and below num_classes={num_classes}" if num_classes is not None else ""
+        raise ValueError(
+            f"Class ids must be integers of at least 0{upper}. Received {ids[first]} at position {first} of {position} "
+            f"({int(bad.sum())} such in it). Leave out ignored positions before counting."
+        )
+    return np.bincount(ids.astype("int64"), minlength=num_classes or 0).astype("float64")
+
+
+def _is_one_hot(labels, num_classes):
+    """Rows of one-hot or soft labels: numbers in [0, 1] that sum to one, as many as there are classes."""
+    if labels.ndim < 2 or labels.shape[-1] < 2 or labels.size == 0:
+        return False
+    if num_classes is not None and labels.shape[-1] != num_classes:
+        return False
+    if labels.min() < 0 or labels.max() > 1:
+        return False
+    return bool(np.allclose(labels.sum(axis=-1, dtype="float64"), 1.0, atol=1e-3))

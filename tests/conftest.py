@@ -1,0 +1,22 @@
+"""Fixtures every test shares: seeds and the precision state come from here."""
+
+import keras
+import numpy as np
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """Every test starts from the same seeds and leaves Keras's global precision as it found it."""
+    keras.utils.set_random_seed(0)
+    floatx, policy = keras.config.floatx(), keras.config.dtype_policy()
+    yield
+    keras.config.set_floatx(floatx)
+    keras.config.set_dtype_policy(policy)
+    keras.backend.clear_session()
+
+
+@pytest.fixture
+def rng():
+    """The one source of random test data."""
+    return np.random.default_rng(0)
