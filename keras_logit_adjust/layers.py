@@ -76,7 +76,7 @@ class _Adjustment:
         if self.built:
             _checks.check_length(values, self.adjustment.shape[0], "class_counts", f"layer {self.name!r}")
             self.adjustment.assign(ops.convert_to_tensor(values, dtype="float32"))
-        self._values = values
+        self.values = values
 
     def _adjustment_config(self):
         counts = self.class_counts
@@ -138,12 +138,12 @@ class LogitAdjustment(_Adjustment, keras.layers.Layer):
         # A float32 head under a mixed policy must not be rounded on its way in.
         super().__init__(**{"autocast": False, **kwargs})
         self.supports_masking = True
-        self._values = self._settle(class_counts, tau, target_prior, num_examples)
+        self.values = self._settle(class_counts, tau, target_prior, num_examples)
 
     def build(self, input_shape):
         if not input_shape or input_shape[-1] is None:
             raise ValueError(f"`LogitAdjustment` needs logits with a static last dimension. Received {input_shape}.")
-        self._add_adjustment(input_shape[-1], self._values)
+        self._add_adjustment(input_shape[-1], self.values)
 
     def call(self, inputs):
         logits = _base.at_least_float32(inputs)
@@ -200,12 +200,12 @@ class PriorAwareDense(_Adjustment, keras.layers.Dense):
                 "a Softmax layer behind the trained model where probabilities are served."
             )
         super().__init__(units, **kwargs)
-        self._values = self._settle(class_counts, tau, target_prior)
-        if self._values is not None:
-            _checks.check_length(self._values, units, "class_counts", f"units={units}")
+        self.values = self._settle(class_counts, tau, target_prior)
+        if self.values is not None:
+            _checks.check_length(self.values, units, "class_counts", f"units={units}")
 
     def build(self, input_shape):
-        self._add_adjustment(self.units, self._values)
+        self._add_adjustment(self.units, self.values)
         super().build(input_shape)
 
     def call(self, inputs, training=None):

@@ -1,0 +1,5 @@
+"""What is done to a model after training."""
+
+from keras_logit_adjust.posthoc.adjust import AdjustedModel, adjust, fold_into_bias
+
+__all__ = ["AdjustedModel", "adjust", "fold_into_bias"]

@@ -1,0 +1,183 @@
+"""Where the logits of a trained model are: the head, its activation, and whether the prior was corrected already.
+
+The Keras internals that the package leans on to read a graph (`_keras_history`, `_inbound_nodes`, `_flatten_layers`)
+are used in this file and nowhere else.
+"""
+
+import dataclasses
+
+import keras
+import numpy as np
+
+from keras_logit_adjust import layers
+from keras_logit_adjust.losses import _base
+
+HEADS = (keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
+ACTIVATIONS = {"linear": "logits", "softmax": "softmax", "sigmoid": "sigmoid"}
+
+
+class NoHeadError(ValueError):
+    """The model's output cannot be traced to the pre-activation of a head."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """A head found in a graph.
+
+    Attributes:
+        layer: the Dense or convolution layer whose pre-activation is the logits.
+        inputs: its symbolic input.
+        outputs: its symbolic output.
+        output: what the model serves: "logits", "softmax" or "sigmoid".
+        models: the nested models from the outermost to the one that holds the layer.
+    """
+
+    layer: keras.layers.Layer
+    inputs: keras.KerasTensor
+    outputs: keras.KerasTensor
+    output: str
+    models: tuple
+
+
+def is_graph(model):
+    """Whether `model` is Functional or Sequential with Keras's own `call`: what it computes can be read off."""
+    if isinstance(model, keras.Sequential):
+        return True
+    return hasattr(model, "_inputs_struct") and type(model).call.__module__.startswith("keras.")
+
+
+def require_model(model):
+    """Raise unless `model` is a Keras model with one output and, as a graph, built."""
+    if not isinstance(model, keras.Model):
+        raise ValueError(f"`model` must be a `keras.Model`. Received: {type(model).__name__}")
+    if not is_graph(model):
+        return
+    if isinstance(model, keras.Sequential) and not model.built:
+        raise ValueError(
+            f"Model {model.name!r} is not built, so its head is not known. Give it a `keras.Input`, or call it once."
+        )
+    if len(model.outputs) != 1:
+        raise ValueError(
+            f"`model` must have one output. Model {model.name!r} has {len(model.outputs)}: adjust each on its own, "
+            "with `keras.Model(model.inputs, model.outputs[i])`, or put `kla.layers.LogitAdjustment` behind its logits."
+        )
+
+
+def find_head(model):
+    """The head of a Functional or Sequential model, looked for from the output backwards.
+
+    Raises:
+        NoHeadError: naming the operation that hides the logits.
+    """
+    tensor, output, models = model.outputs[0], "logits", (model,)
+    while True:
+        node = _producer(tensor)
+        operation = node.operation
+        if isinstance(operation, keras.Model) and is_graph(operation):
+            if output != "logits":
+                raise NoHeadError(f"The activation behind the nested model {operation.name!r} cannot be put back.")
+            models, tensor = (*models, operation), operation.outputs[0]
+            continue
+        activation = _activation_of(operation)
+        if activation != "linear":
+            if output != "logits":
+                raise NoHeadError(f"The output passes two activations, the first of them in {operation.name!r}.")
+            output = ACTIVATIONS[activation]
+        if isinstance(operation, HEADS):
+            _require_channels_last(operation)
+            return Head(operation, node.input_tensors[0], tensor, output, models)
+        tensor = node.input_tensors[0]
+
+
+def _producer(tensor):
+    history = tensor._keras_history
+    return history.operation._inbound_nodes[history.node_index]
+
+
+def _activation_of(operation):
+    """ "linear", "softmax" or "sigmoid": what `operation` does to the logits, or an error saying why not."""
+    if isinstance(operation, keras.layers.Softmax):
+        name = "softmax" if operation.axis in (-1, (-1,), [-1]) else f"softmax over axis {operation.axis}"
+    elif isinstance(operation, (keras.layers.Activation, *HEADS)):
+        name = getattr(operation.activation, "__name__", str(operation.activation))
+    elif isinstance(operation, (keras.layers.Identity, layers.LogitAdjustment)):
+        name = "linear"
+    else:
+        raise NoHeadError(
+            f"No Dense or convolution head was found: the output comes from {operation.name!r} "
+            f"({type(operation).__name__}). If what it gives are logits or probabilities, say so: "
+            'kla.adjust(model, class_counts, output="logits" | "softmax" | "sigmoid").'
+        )
+    if name not in ACTIVATIONS:
+        raise NoHeadError(
+            f"The activation of {operation.name!r} must be one of {', '.join(ACTIVATIONS)}, applied to the last axis. "
+            f"Received: {name}. Replace it, or put `kla.layers.LogitAdjustment` behind the logits by hand."
+        )
+    return name
+
+
+def _require_channels_last(layer):
+    if getattr(layer, "data_format", "channels_last") != "channels_last":
+        raise NoHeadError(
+            f"Head {layer.name!r} has data_format='channels_first': the adjustment needs classes in the last axis."
+        )
+
+
+def linear_twin(layer):
+    """A layer with the weights of `layer` (shared, not copied) and no activation."""
+    if layer.quantization_mode is not None:
+        raise ValueError(
+            f"Head {layer.name!r} is quantized and applies its activation itself. Adjust the model before quantizing."
+        )
+    twin = type(layer).from_config({**layer.get_config(), "activation": "linear"})
+    for name, value in vars(layer).items():
+        if isinstance(value, keras.Variable):
+            setattr(twin, name, value)
+    if not layer.use_bias:
+        twin.bias = None
+    twin.input_spec, twin.built = layer.input_spec, True
+    return twin
+
+
+def uses_of(model, layer):
+    """The nodes at which the graph of `model` calls `layer`."""
+    seen, frontier = set(), [model.outputs[0]]
+    while frontier:
+        node = _producer(frontier.pop())
+        if id(node) not in seen:
+            seen.add(id(node))
+            frontier.extend(node.input_tensors)
+            if node.operation is layer:
+                yield node
+
+
+def sharers(model, layer):
+    """The other layers of `model` that own one of the variables of `layer`."""
+    own = {id(variable) for variable in layer.variables}
+    for other in model._flatten_layers():
+        direct = (*other._trainable_variables, *other._non_trainable_variables)
+        if other is not layer and any(id(variable) in own for variable in direct):
+            yield other
+
+
+def check_not_adjusted(model, allow_double_correction):
+    """Raise where the prior of `model` was corrected already, as far as a model shows it."""
+    if allow_double_correction:
+        return
+    reason = next(_corrections(model), None)
+    if reason is not None:
+        raise ValueError(
+            f"The prior would be corrected twice: model {model.name!r} {reason}. Its plain argmax is balanced already. "
+            "Pass allow_double_correction=True if that is what you want."
+        )
+
+
+def _corrections(model):
+    for loss in keras.tree.flatten(getattr(model, "loss", None)):
+        if isinstance(loss, _base.MaskedLoss) and np.any(getattr(loss, "adjustment", 0)):
+            yield f"was compiled with the adjusted loss {type(loss).__name__}"
+    for layer in model._flatten_layers():
+        if isinstance(layer, layers.PriorAwareDense):
+            yield f"has the prior-aware head {layer.name!r}"
+        elif isinstance(layer, layers.LogitAdjustment):
+            yield f"is adjusted already, by layer {layer.name!r}"
