@@ -2,7 +2,7 @@
 
 __version__ = "0.1.0"
 
-from keras_logit_adjust import layers, losses, metrics, posthoc, priors
+from keras_logit_adjust import data, layers, losses, metrics, models, posthoc, priors
 from keras_logit_adjust.posthoc import adjust, fold_into_bias
 
-__all__ = ["adjust", "fold_into_bias", "layers", "losses", "metrics", "posthoc", "priors"]
+__all__ = ["adjust", "data", "fold_into_bias", "layers", "losses", "metrics", "models", "posthoc", "priors"]

@@ -4,6 +4,8 @@ Both layers keep one float32, non-trainable weight, `adjustment = τ·log π −
 attribute so that it is saved, shared, exported and, on JAX, seen by a compiled step after it was changed.
 """
 
+import numbers
+
 import keras
 import numpy as np
 from keras import ops
@@ -247,3 +249,59 @@ class PriorAwareDense(_Adjustment, keras.layers.Dense):
         config = {**super().get_config(), **self._adjustment_config()}
         del config["activation"]
         return config
+
+
+@keras.saving.register_keras_serializable(package="keras_logit_adjust")
+class CosineDense(keras.layers.Layer):
+    """A cosine head, `s · (w_y · x) / (‖w_y‖ ‖x‖)`: it emits logits that are scaled already.
+
+    Give its output to losses as it is; LDAM's margins are then in logit units, and scaling again would be an error.
+    The scale bounds what the head can say: with `s` below `log(π_max/π_min)` it cannot express the prior.
+
+    Args:
+        units: number of classes `L`.
+        scale: `s > 0`, the largest logit.
+        kernel_initializer: as in `keras.layers.Dense`.
+        **kwargs: as in `keras.layers.Layer`.
+
+    Input: features `[..., D]`. Output: float32 logits `[..., L]` in [−s, s]; a zero vector has logits 0.
+
+    Raises:
+        ValueError: for `units` below 2 or a scale that is not a positive number.
+
+    Example:
+
+    >>> import numpy as np
+    >>> layer = CosineDense(2, scale=10, kernel_initializer="identity")
+    >>> layer(np.array([[3.0, 4.0]])).__array__().round(4).tolist()  # 10·3/5, 10·4/5
+    [[6.0, 8.0]]
+
+    Reference: Cao et al. (2019), §3 (LDAM's normalized head); Wang et al. (2018), CosFace.
+    """
+
+    def __init__(self, units, scale=30.0, kernel_initializer="glorot_uniform", **kwargs):
+        super().__init__(**kwargs)
+        self.units = _checks.check_integer(units, "units", minimum=2)
+        if isinstance(scale, bool) or not isinstance(scale, numbers.Real) or not 0 < scale < np.inf:
+            raise ValueError(f"`scale` must be a positive number. Received: scale={scale!r}")
+        self.scale = float(scale)
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.supports_masking = True
+
+    def build(self, input_shape):
+        shape = (input_shape[-1], self.units)
+        self.kernel = self.add_weight(name="kernel", shape=shape, initializer=self.kernel_initializer)
+
+    def call(self, inputs):
+        features = ops.normalize(_base.at_least_float32(inputs), axis=-1)
+        kernel = ops.normalize(_base.at_least_float32(ops.convert_to_tensor(self.kernel)), axis=0)
+        return self.scale * ops.matmul(features, kernel)
+
+    def compute_output_spec(self, inputs):
+        dtype = keras.backend.result_type(self.compute_dtype, "float32")
+        return keras.KerasTensor((*inputs.shape[:-1], self.units), dtype=dtype)
+
+    def get_config(self):
+        initializer = keras.initializers.serialize(self.kernel_initializer)
+        config = {"units": self.units, "scale": self.scale, "kernel_initializer": initializer}
+        return {**super().get_config(), **config}

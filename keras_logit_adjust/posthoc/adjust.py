@@ -130,19 +130,20 @@ def _one_unit_layer(counts, tau, target_prior):
 
 def _adjust_graph(head, layer):
     """Rebuild from the head outwards: the graph before it, and every weight, is the given model's own."""
-    inner = head.models[-1]
     logits = head.outputs
     if getattr(head.layer.activation, "__name__", "") != "linear":
         logits = _head.linear_twin(head.layer)(head.inputs)
     outputs = layer(logits)
     if head.output != "logits":
         outputs = keras.layers.Activation(head.output, dtype=outputs.dtype, name=f"adjusted_{head.output}")(outputs)
-    for model in reversed(head.models):
-        if model is not inner:
-            outputs = adjusted(_input_of_nested(model, inner))
-            inner = model
-        adjusted = keras.Model(_inputs(model), outputs, name=f"{model.name}_adjusted")
+    adjusted = _model_like(head.models[-1], outputs)
+    for model, nested in zip(head.models[-2::-1], head.models[:0:-1], strict=True):
+        adjusted = _model_like(model, adjusted(_input_of_nested(model, nested)))
     return adjusted
+
+
+def _model_like(model, outputs):
+    return keras.Model(_inputs(model), outputs, name=f"{model.name}_adjusted")
 
 
 def _inputs(model):

@@ -1,0 +1,350 @@
+"""Running a comparison: train what is missing, keep what is finished, gather the results."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import platform
+import shlex
+import shutil
+import sys
+import time
+
+import keras
+import numpy as np
+from tqdm.auto import tqdm
+
+from keras_logit_adjust import _checks, data
+from keras_logit_adjust.compare import recipes, report, statistics
+from keras_logit_adjust.compare.methods import METHODS, training_of
+
+DEFAULT_METHODS = ("erm", "class_weight", "la_posthoc", "la_loss")
+PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What a comparison depends on, except for which methods and how many seeds: those may grow.
+
+    Attributes:
+        dataset: a name `kla.data.load` knows; ignored with `train` and `test`.
+        train: path of an `.npz` file with arrays x and y.
+        test: the same.
+        data_dir: folder of TFDS data.
+        imbalance_ratio: the largest count over the smallest.
+        profile: as in `kla.data.load`.
+        validation: as in `kla.data.load`.
+        recipe: "quick", "paper" or "released".
+        epochs: overrides the recipe's, stretching its schedule.
+        batch_size: overrides the recipe's.
+        model: "auto", "small_cnn", "resnet32", "linear" or "cosine".
+        precision: Keras's dtype policy, "float32", "mixed_float16" or "mixed_bfloat16".
+    """
+
+    dataset: str = "fashion_mnist_lt"
+    train: str | None = None
+    test: str | None = None
+    data_dir: str | None = None
+    imbalance_ratio: float = 100
+    profile: str = "auto"
+    validation: str = "stratified"
+    recipe: str = "quick"
+    epochs: int | None = None
+    batch_size: int | None = None
+    model: str = "auto"
+    precision: str = "float32"
+
+    def __post_init__(self):
+        if (self.train is None) != (self.test is None):
+            raise ValueError("--train and --test go together: an .npz file each, with arrays x and y.")
+        _checks.check_choice(self.recipe, "recipe", recipes.RECIPES)
+        _checks.check_choice(self.model, "model", recipes.MODELS)
+        _checks.check_choice(self.precision, "precision", PRECISIONS)
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) is not None:
+                _checks.check_integer(getattr(self, name), name, minimum=1)
+
+    def load(self, seed):
+        """The data of one seed."""
+        own = self.train is not None
+        loaded = data.load(
+            pathlib.Path(self.train) if own else self.dataset,
+            self.imbalance_ratio,
+            self.profile,
+            self.validation,
+            seed,
+            self.data_dir,
+            test=self.test,
+        )
+        if not isinstance(loaded.train, tuple):
+            raise ValueError(
+                f"`compare` trains on images of one size that fit in memory; {self.dataset!r} streams. Resize it into "
+                "an .npz file, or extract features, and give --train and --test."
+            )
+        return loaded
+
+
+def compare(config=None, methods=DEFAULT_METHODS, seeds=3, output=None):
+    """Train every method on every seed's long tail and report them against plain cross-entropy.
+
+    Each seed redraws the subset and the initialization, the same for all methods. A finished run is written to disk at
+    once: after an interruption the same call goes on from there.
+
+    Args:
+        config: a `Config`; the embedded data and the quick recipe by default.
+        methods: names in `METHODS`; "erm", which the others are compared with, is added where it is missing.
+        seeds: how many.
+        output: folder for results.json, predictions.npz, report.md and figures; none are kept by default.
+
+    Returns:
+        The content of results.json: configuration, versions, figures of every run, means, differences to ERM.
+
+    Raises:
+        ValueError: for an unknown method, a folder made by another configuration, data that does not fit.
+
+    Example:
+
+    >>> results = compare(Config(epochs=1), methods=["la_posthoc"], seeds=1)  # doctest: +SKIP
+
+    Reference: Menon et al. (2021), §6.2, table 3.
+    """
+    config = config or Config()
+    methods = _check_methods(methods)
+    seeds = _checks.check_integer(seeds, "seeds", minimum=1)
+    folder = pathlib.Path(output) if output else _cache_folder(config)
+    _claim(folder, config)
+    started = time.time()
+    try:
+        loaded = _train_missing(config, methods, seeds, folder)
+    except KeyboardInterrupt:
+        kept = len(list((folder / "runs").glob("*.npz")))
+        print(f"\nInterrupted. {kept} finished runs are kept in {folder}: the same command goes on from there.")
+        raise
+    results, predictions = _gather(config, methods, seeds, folder, loaded)
+    results["seconds"] = round(time.time() - started, 1)
+    print(report.to_markdown(results))
+    if output:
+        _write_npz(folder / "predictions.npz", predictions)
+        _write_text(folder / "results.json", json.dumps(results, indent=1))
+        report.write(folder, results, predictions)
+    else:
+        shutil.rmtree(folder)
+    return results
+
+
+def _check_methods(methods):
+    unknown = [name for name in methods if name not in METHODS]
+    if unknown or not methods:
+        raise ValueError(f"Unknown method {', '.join(map(repr, unknown))}. Known: {', '.join(METHODS)}.")
+    return list(dict.fromkeys(["erm", *methods] if "erm" not in methods else methods))
+
+
+def _cache_folder(config):
+    """Where unfinished work waits when no output folder is given."""
+    root = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+    key = hashlib.sha256(json.dumps(_identity(config), sort_keys=True).encode()).hexdigest()
+    return root / "keras_logit_adjust" / key[:16]
+
+
+def _identity(config):
+    """What stored runs depend on."""
+    return {**dataclasses.asdict(config), "backend": keras.backend.backend(), "keras": keras.__version__}
+
+
+def _claim(folder, config):
+    """Make `folder` this configuration's own, or say whose it is."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--output must be a folder. {folder} is a file.")
+    (folder / "runs").mkdir(parents=True, exist_ok=True)
+    mine = _identity(config)
+    for name, key in (("config.json", None), ("results.json", "config")):
+        path = folder / name
+        if not path.exists():
+            continue
+        try:
+            stored = json.loads(path.read_text())
+            theirs = stored if key is None else stored[key]
+            other = {field: theirs.get(field) for field in mine if theirs.get(field) != mine[field]}
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise ValueError(f"{path} is broken ({error}). Remove it, or choose another --output.") from error
+        if other:
+            field, value = next(iter(other.items()))
+            raise ValueError(
+                f"{folder} holds results of another configuration: its {field} is {value!r}, this one's is "
+                f"{mine[field]!r}. Choose another --output, or remove the folder."
+            )
+    _write_text(folder / "config.json", json.dumps(mine, indent=1))
+
+
+def _train_missing(config, methods, seeds, folder):
+    """Train every run that is not on disk; returns the data set of each seed."""
+    trainings = list(dict.fromkeys(training_of(name) for name in methods))
+    loaded = [config.load(seed) for seed in range(seeds)]
+    recipe = recipes.find_recipe(config.recipe, config.dataset, config.epochs, config.batch_size)
+    todo = [(seed, name) for seed in range(seeds) for name in trainings if not _is_stored(folder, name, loaded[seed])]
+    # A log file gets a line now and then, a terminal a bar that moves.
+    pace = {"mininterval": 0.1 if sys.stderr.isatty() else 20.0, "disable": not todo}
+    with _precision(config.precision), tqdm(total=len(todo) * recipe.epochs, unit="epoch", **pace) as bar:
+        for seed, name in todo:
+            bar.set_description(f"seed {seed} {name}", refresh=False)
+            run = _train(config, recipe, METHODS[name], loaded[seed], bar)
+            _write_npz(_run_path(folder, name, seed), {**run, "split_hash": np.array(loaded[seed].split_hash)})
+    return loaded
+
+
+def _run_path(folder, name, seed):
+    return folder / "runs" / f"{name}_seed{seed}.npz"
+
+
+def _is_stored(folder, name, dataset):
+    """Whether a finished run of this very split is on disk; a damaged file counts as none."""
+    path = _run_path(folder, name, dataset.seed)
+    if not path.exists():
+        return False
+    try:
+        with np.load(path) as run:
+            return str(run["split_hash"]) == dataset.split_hash and run["test_logits"].size > 0
+    except (OSError, ValueError, KeyError, EOFError):
+        return False
+
+
+@contextlib.contextmanager
+def _precision(policy):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+class _Advance(keras.callbacks.Callback):
+    """Moves the progress bar by one epoch."""
+
+    def __init__(self, bar):
+        super().__init__()
+        self.bar = bar
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.bar.set_postfix(loss=f"{logs['loss']:.3f}", refresh=False)
+        self.bar.update()
+
+
+def _train(config, recipe, method, dataset, bar):
+    """Train one model and return its logits on the held-out sets."""
+    keras.utils.set_random_seed(dataset.seed)
+    counts = dataset.class_counts
+    (x, y), scale = dataset.train, _Standardizer(dataset.train[0])
+    model_name = recipes.resolve_model(config.model, x.shape[1:])
+    model = recipes.build_model(model_name, x.shape[1:], counts.size, method.head(counts), recipe)
+    model.compile(recipe.optimizer(), method.loss(counts))
+    weight = method.class_weight and method.class_weight(counts)
+    callbacks = [keras.callbacks.LearningRateScheduler(lambda epoch, _: recipe.rate(epoch)), _Advance(bar)]
+    fit_options = {"batch_size": recipe.batch_size, "epochs": recipe.epochs, "verbose": 0}
+    start = time.perf_counter()
+    history = model.fit(scale(x), y, class_weight=weight or None, callbacks=callbacks, **fit_options)
+    seconds = time.perf_counter() - start
+    if not np.isfinite(history.history["loss"][-1]):
+        raise ValueError(f"Training diverged: the loss of {method.title!r} is not finite. Lower the learning rate.")
+    logits = {"test_logits": _predict(model, scale(dataset.test[0]))}
+    if dataset.validation is not None:
+        logits["validation_logits"] = _predict(model, scale(dataset.validation[0]))
+    keras.backend.clear_session()
+    return {**logits, "loss": np.array(history.history["loss"]), "seconds": np.array(seconds)}
+
+
+class _Standardizer:
+    """Columns of features to mean 0 and deviation 1, as the training set has them; images stay as they are."""
+
+    def __init__(self, x):
+        self.is_rows = x.ndim == 2
+        if self.is_rows:
+            self.mean, self.deviation = x.mean(axis=0), np.maximum(x.std(axis=0), 1e-6)
+
+    def __call__(self, x):
+        return ((x - self.mean) / self.deviation).astype("float32") if self.is_rows else x
+
+
+def _predict(model, x):
+    return model.predict(x, batch_size=512, verbose=0).astype("float32")
+
+
+def _gather(config, methods, seeds, folder, loaded):
+    """The results of all runs on disk, and the predictions they rest on."""
+    labels = loaded[0].test[1]
+    counts = np.stack([dataset.class_counts for dataset in loaded])
+    predictions = {"labels": labels, "class_counts": counts}
+    rows, seconds = {name: [] for name in methods}, {}
+    for name in methods:
+        for seed in range(seeds):
+            with np.load(_run_path(folder, training_of(name), seed)) as run:
+                logits = METHODS[name].transform(run["test_logits"], counts[seed])
+                seconds[f"{training_of(name)}_seed{seed}"] = round(float(run["seconds"]), 2)
+            predictions[f"{name}_seed{seed}"] = logits
+            rows[name].append(statistics.figures(labels, logits, counts[seed]))
+    results = {
+        "config": _identity(config),
+        "command": _command(config, methods, seeds),
+        "versions": _versions(),
+        "data": {"name": loaded[0].name, "validation": config.validation, "profile": loaded[0].profile},
+        "class_counts": counts[0].tolist(),
+        "split_hashes": [dataset.split_hash for dataset in loaded],
+        "train_seconds": seconds,
+        "methods": summarize_methods(rows, predictions),
+    }
+    return results, predictions
+
+
+def summarize_methods(rows, predictions):
+    """Means, deviations and differences to ERM of every method, from its rows and the predictions."""
+    labels = predictions["labels"]
+    seeds = range(len(rows["erm"]))
+    hits = {
+        name: np.stack([predictions[f"{name}_seed{seed}"].argmax(axis=-1) == labels for seed in seeds]) for name in rows
+    }
+    return {
+        name: {
+            "title": METHODS[name].title,
+            "seeds": rows[name],
+            "summary": statistics.summarize(rows[name]),
+            "versus_erm": None if name == "erm" else statistics.paired_difference(labels, hits[name], hits["erm"]),
+        }
+        for name in rows
+    }
+
+
+def _command(config, methods, seeds):
+    """The command that repeats the comparison."""
+    words = ["keras-logit-adjust", "compare", "--methods", ",".join(methods), "--seeds", str(seeds)]
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value != field.default:
+            words += [f"--{field.name.replace('_', '-').replace('imbalance-', '')}", str(value)]
+    return shlex.join(words)
+
+
+def _versions():
+    import keras_logit_adjust
+
+    return {
+        "keras_logit_adjust": keras_logit_adjust.__version__,
+        "keras": keras.__version__,
+        "backend": keras.backend.backend(),
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {sys.platform}",
+    }
+
+
+def _write_npz(path, arrays):
+    """Write all or nothing: an interrupted save leaves no half file under the final name."""
+    partial = path.with_suffix(".partial.npz")
+    np.savez_compressed(partial, **arrays)
+    os.replace(partial, path)
+
+
+def _write_text(path, text):
+    partial = path.with_suffix(path.suffix + ".partial")
+    partial.write_text(text)
+    os.replace(partial, path)

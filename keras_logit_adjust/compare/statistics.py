@@ -1,0 +1,86 @@
+"""Figures of one run and of many, from logits and labels alone: float64 NumPy, so that a table can be recomputed."""
+
+import numpy as np
+
+from keras_logit_adjust import priors
+from keras_logit_adjust.metrics import groups_of_counts
+
+REPLICATES = 2000
+CONFIDENCE = 0.95
+
+
+def recalls(labels, predicted, num_classes):
+    """The recall of every class, NaN for one without examples."""
+    total = np.bincount(labels, minlength=num_classes).astype("float64")
+    hits = np.bincount(labels[labels == predicted], minlength=num_classes)
+    return np.divide(hits, total, out=np.full(num_classes, np.nan), where=total > 0)
+
+
+def macro_f1(labels, predicted, prior):
+    """Macro-F1 as if the classes occurred with `prior`: every test example weighs prior over test share."""
+    num_classes = prior.size
+    total = np.bincount(labels, minlength=num_classes)
+    weight = np.divide(prior, total, out=np.zeros(num_classes), where=total > 0)
+    confusion = np.zeros((num_classes, num_classes))
+    np.add.at(confusion, (labels, predicted), weight[labels])
+    true_positives, actual, claimed = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
+    return float(np.mean((2 * true_positives / np.maximum(actual + claimed, 1e-300))[total > 0]))
+
+
+def figures(labels, logits, class_counts):
+    """The table's figures of one run, in percent: balanced error, group accuracies, macro-F1 at the training prior."""
+    predicted = logits.argmax(axis=-1)
+    recall = recalls(labels, predicted, class_counts.size)
+    row = {"balanced_error": 100 * (1 - np.nanmean(recall))}
+    names = np.array(groups_of_counts(class_counts))
+    for group in ("many", "medium", "few"):
+        members = (names == group) & ~np.isnan(recall)
+        row[f"{group}_accuracy"] = 100 * float(recall[members].mean()) if members.any() else None
+    row["macro_f1"] = 100 * macro_f1(labels, predicted, priors.prior(class_counts))
+    return {key: None if value is None else float(value) for key, value in row.items()}
+
+
+def summarize(rows):
+    """Mean and standard deviation (n − 1) over seeds of every figure; None where a group is empty."""
+    summary = {}
+    for key in rows[0]:
+        values = [row[key] for row in rows if row[key] is not None]
+        if not values:
+            summary[key] = None
+            continue
+        deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+        summary[key] = {"mean": float(np.mean(values)), "std": deviation}
+    return summary
+
+
+def paired_difference(labels, hits, baseline_hits, seed=0):
+    """Difference of balanced errors in points, with a paired bootstrap interval over test examples and seeds.
+
+    Test examples are redrawn within their class and seeds among themselves, the same for both methods.
+
+    Args:
+        labels: `[N]` test labels.
+        hits: `[S, N]` whether the method was right, for each seed.
+        baseline_hits: the same of the method compared with.
+        seed: of the bootstrap.
+
+    Returns:
+        dict with `difference` (negative: fewer errors), `low`, `high` and `verdict` ("lower", "higher" or "none").
+    """
+    classes, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    # Each example's share in the balanced error, so that a replicate is one product.
+    share = 100.0 / (classes.size * counts[inverse])
+    difference = (np.asarray(baseline_hits, "float64") - np.asarray(hits, "float64")) * share
+    rng = np.random.default_rng(seed)
+    by_seed = np.zeros((REPLICATES, difference.shape[0]))
+    for c, count in enumerate(counts):
+        drawn = rng.multinomial(count, np.full(count, 1.0 / count), size=REPLICATES)
+        by_seed += drawn @ difference[:, inverse == c].T
+    num_seeds = difference.shape[0]
+    times = rng.multinomial(num_seeds, np.full(num_seeds, 1.0 / num_seeds), size=REPLICATES)
+    replicates = (by_seed * times).sum(axis=1) / num_seeds
+    tail = 50 * (1 - CONFIDENCE)
+    low, high = np.percentile(replicates, [tail, 100 - tail])
+    verdict = "none" if low <= 0 <= high else "lower" if high < 0 else "higher"
+    estimate = float(difference.sum(axis=1).mean())
+    return {"difference": estimate, "low": float(low), "high": float(high), "verdict": verdict}

@@ -1,0 +1,210 @@
+"""Where the images come from: the embedded file, a user's arrays or `.npz`, TensorFlow Datasets on disk.
+
+Nothing here opens a connection: data that is not on disk is an error that names the command to fetch it.
+"""
+
+import dataclasses
+import difflib
+import functools
+import importlib.resources
+import os
+import pathlib
+
+import numpy as np
+
+from keras_logit_adjust.data import profiles
+
+MAX_ARRAY_BYTES = 4 << 30  # larger sets stream
+FASHION_CLASSES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """All examples of a data set before a profile is imposed.
+
+    Attributes:
+        train: `(x, y)` arrays, or for sets that do not fit in memory `(tf.data.Dataset of (x, y), y)`.
+        test: the same.
+        class_names: list of `L` names.
+        outside: validation examples the source itself ships, or None.
+    """
+
+    train: tuple
+    test: tuple
+    class_names: list
+    outside: tuple | None = None
+
+    @property
+    def streams(self):
+        """Whether the examples come as a `tf.data.Dataset`."""
+        return hasattr(self.train[0], "element_spec")
+
+
+@functools.cache
+def read_embedded():
+    """The Fashion-MNIST pool and test set inside the package (MIT license, see NOTICE beside it)."""
+    with importlib.resources.files(__package__).joinpath("fashion_mnist_lt.npz").open("rb") as file:
+        arrays = dict(np.load(file))
+    images = {key: arrays[key][..., None] for key in ("x_train", "x_test")}
+    return Source(
+        train=(images["x_train"], arrays["y_train"].astype("int64")),
+        test=(images["x_test"], arrays["y_test"].astype("int64")),
+        class_names=FASHION_CLASSES,
+    )
+
+
+def read_arrays(train, test):
+    """A user's own data: `.npz` files with arrays `x` and `y`, or pairs (x, y)."""
+    if test is None:
+        raise ValueError("Data of your own needs a test set: give `test`, an .npz file or a pair (x, y).")
+    train, test = _read_pair(train, "train"), _read_pair(test, "test")
+    if train[0].shape[1:] != test[0].shape[1:]:
+        raise ValueError(
+            "Train and test examples must have one shape. "
+            f"Received x of shape {train[0].shape[1:]} to train on and {test[0].shape[1:]} to test on."
+        )
+    num_classes = int(train[1].max()) + 1
+    if test[1].max() >= num_classes:
+        raise ValueError(
+            f"Every test label must occur in training. The largest training label is {num_classes - 1}, the largest "
+            f"test label {test[1].max()}."
+        )
+    return Source(train, test, [str(c) for c in range(num_classes)])
+
+
+def _read_pair(source, name):
+    if isinstance(source, (str, os.PathLike)):
+        source = _read_npz(pathlib.Path(source))
+    try:
+        x, y = source
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"`{name}` must be an .npz file or a pair (x, y). Received: {type(source).__name__}"
+        ) from error
+    x, y = np.asarray(x), profiles.check_ids(y)
+    if len(x) != len(y):
+        raise ValueError(f"`{name}` must have one label for each example. Received {len(x)} examples, {len(y)} labels.")
+    if x.ndim not in (2, 3, 4) or x.dtype.kind not in "uifb":
+        raise ValueError(
+            f"`{name}` must be numbers: images [N, height, width, channels] or rows of features [N, columns]. "
+            f"Received x of shape {x.shape}, dtype {x.dtype}."
+        )
+    return (x[..., None] if x.ndim == 3 else x), y
+
+
+def _read_npz(path):
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"No such file: {path}. Make one with numpy.savez_compressed(path, x=examples, y=labels)."
+        )
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in ("x", "y") if key in file}
+    except (OSError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path} is not a NumPy .npz file of plain arrays: {error}") from error
+    if len(arrays) != 2:
+        raise ValueError(
+            f"{path} must hold two arrays named x and y: numpy.savez_compressed(path, x=examples, y=labels)."
+        )
+    return arrays["x"], arrays["y"]
+
+
+@functools.lru_cache(maxsize=2)
+def read_tfds(name, data_dir):
+    """A classification data set of TensorFlow Datasets that is on disk already."""
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder_from_directory(_tfds_directory(tfds, name, data_dir))
+    image_key, label_key = _keys(tfds, builder)
+    label = builder.info.features[label_key]
+    reader = _TfdsReader(tfds, builder, image_key, label_key)
+    splits = builder.info.splits
+    test_split = next((split for split in ("test", "validation") if split in splits and reader.has_labels(split)), None)
+    if "train" not in splits or test_split is None:
+        raise ValueError(f"Data set {name!r} must have a labeled train and test split. It has {sorted(splits)}.")
+    outside = reader.read("validation") if "validation" in splits and test_split == "test" else None
+    return Source(reader.read("train"), reader.read(test_split), list(label.names), outside)
+
+
+def _tfds_directory(tfds, name, data_dir):
+    root = pathlib.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or pathlib.Path.home() / "tensorflow_datasets")
+    found = sorted(root.glob(f"{name}/*/dataset_info.json")) + sorted(root.glob(f"{name}/*/*/dataset_info.json"))
+    if found:
+        return max((path.parent for path in found), key=lambda path: _version(path.name))
+    # `tfds.builder` itself would go to the network and retry for minutes.
+    known = tfds.list_builders(with_community_datasets=False)
+    if name.split("/")[0] not in known:
+        near = difflib.get_close_matches(name, ["fashion_mnist_lt", "cifar10_lt", "cifar100_lt", *known], n=3)
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        raise ValueError(f"Unknown data set {name!r}: no name of this package, nor of TensorFlow Datasets.{hint}")
+    where = f", data_dir={str(root)!r}" if data_dir else ""
+    raise FileNotFoundError(
+        f"Data set {name!r} is not on disk under {root}. Download it once with\n"
+        f'  python -c "import tensorflow_datasets as tfds; tfds.builder({name!r}{where}).download_and_prepare()"\n'
+        "or name the folder that has it: data_dir=…"
+    )
+
+
+def _version(text):
+    return [int(part) if part.isdigit() else -1 for part in text.split(".")]
+
+
+def _keys(tfds, builder):
+    """The names of the image (or feature) and of the label."""
+    features = dict(builder.info.features.items())
+    if builder.info.supervised_keys:
+        image_key, label_key = builder.info.supervised_keys[:2]
+    else:
+        image_key = next((key for key, value in features.items() if isinstance(value, tfds.features.Image)), None)
+        label_key = next((key for key, value in features.items() if isinstance(value, tfds.features.ClassLabel)), None)
+    if image_key is None or not isinstance(features.get(label_key), tfds.features.ClassLabel):
+        raise ValueError(f"Data set {builder.name!r} is no classification set: it needs an image and a class label.")
+    return image_key, label_key
+
+
+class _TfdsReader:
+    """Reads splits in the order they are stored in, as arrays where they fit and as streams where they do not."""
+
+    def __init__(self, tfds, builder, image_key, label_key):
+        self.builder, self.image_key, self.label_key = builder, image_key, label_key
+        self.in_order = tfds.ReadConfig(interleave_cycle_length=1, add_tfds_id=False)
+        self.skip = {image_key: tfds.decode.SkipDecoding()}
+
+    def read(self, split):
+        labels = self._labels(split)
+        shape, dtype = self._example()
+        if None in shape or np.prod(shape) * np.dtype(dtype).itemsize * labels.size > MAX_ARRAY_BYTES:
+            return self._pairs(split), labels
+        images = np.empty((labels.size, *shape), dtype)
+        for i, (image, _) in enumerate(self._pairs(split).as_numpy_iterator()):
+            images[i] = image
+        return images, labels
+
+    def has_labels(self, split):
+        first = next(iter(self._dataset(split, decoders=self.skip).take(1).as_numpy_iterator()))
+        return first[self.label_key] >= 0
+
+    def _example(self):
+        feature = self.builder.info.features[self.image_key]
+        return feature.shape, feature.np_dtype
+
+    def _labels(self, split):
+        labels = self._dataset(split, decoders=self.skip).map(lambda example: example[self.label_key])
+        return np.concatenate(list(labels.batch(8192).as_numpy_iterator())).astype("int64")
+
+    def _pairs(self, split):
+        return self._dataset(split).map(lambda example: (example[self.image_key], example[self.label_key]))
+
+    def _dataset(self, split, **options):
+        return self.builder.as_dataset(split=split, shuffle_files=False, read_config=self.in_order, **options)

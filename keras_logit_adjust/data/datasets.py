@@ -1,0 +1,238 @@
+"""Long-tailed data sets, ready to train on: a source, a profile, a validation cut, and what is left to count."""
+
+import dataclasses
+import hashlib
+import os
+
+import numpy as np
+
+from keras_logit_adjust import _checks
+from keras_logit_adjust.data import _sources, profiles
+
+VALIDATIONS = ("stratified", "outside", "none")
+_LONG_TAILED = ("imagenet_lt", "i_naturalist2018", "i_naturalist2021")  # as they are
+_CIFAR = {"cifar10_lt": "cifar10", "cifar100_lt": "cifar100"}
+_BARS = "▁▂▃▄▅▆▇█"
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class LongTailDataset:
+    """A long-tailed training set with its validation and test sets.
+
+    Attributes:
+        name: what it was loaded by.
+        train: `(x, y)` NumPy arrays (images in their own dtype, int64 ids), so `model.fit(*data.train)`; a
+            `tf.data.Dataset` of single `(x, y)` where images differ in size or do not fit in memory.
+        validation: the same, or None.
+        test: the same, whole and as the source has it.
+        class_counts: `[L]` training examples of each class, after the validation cut: what the losses take.
+        class_names: `L` names.
+        validation_kind: "stratified" (cut from the training subset), "outside" (unused examples of the source: a
+            luxury a real tail does not have) or "none".
+        profile: "exponential", "step", "zipf", or "as it is".
+        seed: the seed of the draw.
+        split_hash: SHA-256 of examples, labels and their order: the same split has the same hash on every machine.
+    """
+
+    name: str
+    train: tuple
+    validation: tuple | None
+    test: tuple
+    class_counts: np.ndarray
+    class_names: list
+    validation_kind: str
+    profile: str
+    seed: int
+    split_hash: str
+
+    @property
+    def num_classes(self):
+        """The number of classes `L`."""
+        return self.class_counts.size
+
+    @property
+    def imbalance_ratio(self):
+        """The largest class count over the smallest."""
+        return float(self.class_counts.max() / self.class_counts.min())
+
+    def __repr__(self):
+        sizes = [f"{int(self.class_counts.sum()):,} train"]
+        if self.validation is not None:
+            sizes.append(f"{_size(self.validation)} validation ({self.validation_kind})")
+        sizes.append(f"{_size(self.test)} test")
+        counts = self.class_counts
+        shown = ", ".join(f"{n:,}" for n in counts) if counts.size <= 12 else f"{counts.max():,} … {counts.min():,}"
+        return (
+            f"LongTailDataset {self.name!r}: {self.num_classes} classes, {self.profile} profile, imbalance ratio "
+            f"{self.imbalance_ratio:.0f}, seed {self.seed}, split {self.split_hash[:12]}\n"
+            f"  {', '.join(sizes)}\n"
+            f"  counts {shown}  {_sketch(counts)}"
+        )
+
+
+def _size(split):
+    return f"{len(split[1]):,}" if isinstance(split, tuple) else f"{int(split.cardinality()):,}"
+
+
+def _sketch(counts, width=20):
+    """The tail as one line of bars on a log scale."""
+    ordered = np.sort(counts)[::-1]
+    sample = ordered[np.linspace(0, ordered.size - 1, min(width, ordered.size)).round().astype(int)]
+    height = np.log(sample) / max(np.log(sample[0]), 1e-9)
+    return "".join(_BARS[int(round(h * (len(_BARS) - 1)))] for h in height)
+
+
+def load(
+    name,
+    imbalance_ratio=100,
+    profile="auto",
+    validation="stratified",
+    seed=0,
+    data_dir=None,
+    *,
+    test=None,
+    max_count=None,
+    validation_fraction=0.1,
+):
+    """Load a data set as a long tail, without ever touching the network.
+
+    Args:
+        name: one of
+            - "fashion_mnist_lt": embedded in the package; 2,478 training images, 1,000 in the largest class, at ratio
+              100, drawn anew by each seed from a pool of 4,956, and the whole test set of 10,000;
+            - "cifar10_lt", "cifar100_lt": 12,406 and 10,847 training images at ratio 100, from TFDS data on disk;
+            - any classification set of TensorFlow Datasets that is on disk;
+            - a pair of arrays `(x, y)` or the path of an `.npz` file with `x` and `y`: images `[N, H, W, C]` or
+              `[N, H, W]`, or rows `[N, columns]`. Give `test` too.
+        imbalance_ratio: the largest count over the smallest, where a profile is imposed.
+        profile: "exponential", "step", "zipf", or "none" for the set as it is. "auto" is "exponential", but "none" for
+            your own arrays and for sets that are long-tailed already ("imagenet_lt", "i_naturalist2018").
+        validation: "stratified" cuts `validation_fraction` of every class (at least one example of classes that have
+            two) from the training subset; "outside" takes unused examples of the source; "none".
+        seed: draws subset and validation cut.
+        data_dir: folder of TFDS data; by default TFDS's own, or `$TFDS_DATA_DIR`.
+        test: your own test set, in the form of `name`.
+        max_count: examples of the largest class; by default as many as the source allows.
+        validation_fraction: share of each class to cut, in [0, 1).
+
+    Returns:
+        A `LongTailDataset`.
+
+    Raises:
+        FileNotFoundError: where the data is not on disk, with the command that downloads it.
+        ValueError: for an unknown name, profile or validation, and for data that does not fit.
+
+    Example:
+
+    >>> data = load("fashion_mnist_lt", seed=0)
+    >>> data.class_counts.tolist()
+    [900, 539, 323, 193, 116, 69, 41, 24, 14, 9]
+    >>> load("fashion_mnist_lt", validation="none").class_counts.sum()
+    np.int64(2478)
+
+    Reference: Menon et al. (2021), §6.2; Xiao et al. (2017), Fashion-MNIST.
+    """
+    _checks.check_choice(validation, "validation", VALIDATIONS)
+    _checks.check_choice(profile, "profile", ("auto", "none", *profiles.PROFILES))
+    _checks.check_fraction(validation_fraction, "validation_fraction")
+    _checks.check_integer(seed, "seed", minimum=0)
+    source = _find_source(name, data_dir, test)
+    title = name if isinstance(name, str) else os.fspath(name) if isinstance(name, os.PathLike) else "arrays"
+    if profile == "auto":
+        own = not isinstance(name, str) or str(name).endswith(".npz")
+        profile = "none" if own or name in _LONG_TAILED else "exponential"
+    # Independent streams: another validation setting does not change the subset.
+    subset_seed, cut_seed = np.random.SeedSequence(seed).spawn(2)
+    labels = source.train[1]
+    chosen = _impose(labels, len(source.class_names), imbalance_ratio, profile, max_count, name, subset_seed)
+    held_out, extra = _cut(source, chosen, validation, validation_fraction, cut_seed)
+    kept = np.setdiff1d(chosen, held_out) if validation == "stratified" else chosen
+    class_counts = np.bincount(labels[kept], minlength=len(source.class_names))
+    if (class_counts == 0).any():
+        empty = class_counts == 0
+        raise ValueError(
+            f"Every class needs a training example. None at {_checks.name_classes(empty)}: leave such ids out."
+        )
+    train, held = _take(source, kept), extra if extra is not None else None
+    if held is None and held_out.size:
+        held = _take(source, held_out)
+    return LongTailDataset(
+        name=title,
+        train=train,
+        validation=held,
+        test=source.test if not source.streams else source.test[0],
+        class_counts=class_counts,
+        class_names=list(source.class_names),
+        validation_kind=validation,
+        profile="as it is" if profile == "none" else profile,
+        seed=seed,
+        split_hash=_hash(source, kept, held_out),
+    )
+
+
+def _find_source(name, data_dir, test):
+    if isinstance(name, str) and not name.endswith(".npz"):
+        if test is not None:
+            raise ValueError(f"`test` goes with data of your own. Received a test set beside the name {name!r}.")
+        if name == "fashion_mnist_lt":
+            return _sources.read_embedded()
+        return _sources.read_tfds(_CIFAR.get(name, name), None if data_dir is None else os.fspath(data_dir))
+    return _sources.read_arrays(name, test)
+
+
+def _impose(labels, num_classes, imbalance_ratio, profile, max_count, name, seed):
+    """Indices of the training subset that has the profile."""
+    if profile == "none":
+        return np.arange(labels.size)
+    available = np.bincount(labels, minlength=num_classes)
+    if max_count is None:
+        max_count = 1000 if name == "fashion_mnist_lt" else int(available.max())
+        shape = profiles.long_tail_counts(num_classes, 10**9, imbalance_ratio, profile) / 1e9
+        max_count = min(max_count, int(np.floor((available + 1) / shape - 1e-6).min()))
+    return profiles.subsample(labels, profiles.long_tail_counts(num_classes, max_count, imbalance_ratio, profile), seed)
+
+
+def _cut(source, chosen, validation, fraction, seed):
+    """Indices held out for validation, and validation data the source itself ships (or None)."""
+    labels, nothing = source.train[1], np.array([], dtype="int64")
+    counts = np.bincount(labels[chosen], minlength=len(source.class_names))
+    if validation == "none" or fraction == 0:
+        return nothing, None
+    if validation == "stratified":
+        wanted = np.where(counts >= 2, np.maximum(np.floor(counts * fraction + 0.5), 1), 0)
+        wanted = np.minimum(wanted, np.maximum(counts - 1, 0))
+        return chosen[profiles.subsample(labels[chosen], wanted, seed)], None
+    if source.outside is not None:
+        return nothing, source.outside if not source.streams else source.outside[0]
+    unused = np.setdiff1d(np.arange(labels.size), chosen)
+    spare = np.bincount(labels[unused], minlength=len(source.class_names))
+    if (spare == 0).any():
+        raise ValueError(
+            "validation='outside' needs unused examples of every class. None are left at "
+            f"{_checks.name_classes(spare == 0)}: give a smaller `max_count`, or validation='stratified'."
+        )
+    wanted = np.minimum(spare, max(1, int(counts.max() * fraction)))
+    return unused[profiles.subsample(labels[unused], wanted, seed)], None
+
+
+def _take(source, indices):
+    """The training examples at `indices`, as arrays or as a filtered stream."""
+    x, y = source.train
+    if not source.streams:
+        return x[indices], y[indices]
+    import tensorflow as tf
+
+    keep = np.zeros(y.size, dtype=bool)
+    keep[indices] = True
+    kept = x.enumerate().filter(lambda i, _: tf.gather(tf.constant(keep), i)).map(lambda _, example: example)
+    return kept.apply(tf.data.experimental.assert_cardinality(indices.size))
+
+
+def _hash(source, kept, held_out):
+    """SHA-256 over what is trained on and held out."""
+    digest = hashlib.sha256()
+    for part in (kept, held_out, source.train[1][kept], source.test[1]):
+        digest.update(np.ascontiguousarray(part, dtype="<i8").tobytes())
+    if not source.streams:
+        digest.update(np.ascontiguousarray(source.train[0][kept]).tobytes())
+    return digest.hexdigest()
