@@ -36,13 +36,13 @@ def _caption(results):
 
 
 def _legend(results):
-    return (
-        "Mean ± standard deviation over seeds, each of which redraws subset and initialization. Balanced error: mean "
-        "of the per-class error rates. Many ≥ 100, few ≤ 20 training examples, medium between. Macro-F1 at the training "
-        f"prior. Difference: balanced error less ERM's, with a {statistics.CONFIDENCE:.0%} paired bootstrap interval "
-        'over test examples and seeds; "none" where it holds zero.\n\n'
-        f"Repeat: `{results['command']}`"
-    )
+    return f"""\
+Mean ± standard deviation over seeds, each of which redraws subset and initialization. Balanced error: mean of the
+per-class error rates. Many ≥ 100, few ≤ 20 training examples, medium between. Macro-F1 at the training prior.
+Difference: balanced error less ERM's, with a {statistics.CONFIDENCE:.0%} paired bootstrap interval over test examples
+and seeds; "none" where it holds zero.
+
+Repeat: `{results["command"]}`"""
 
 
 def _cell(figure):

@@ -1,0 +1,117 @@
+"""The package as a whole: what importing it loads, which way its imports point, what its public objects promise."""
+
+import ast
+import os
+import pathlib
+import subprocess
+import sys
+
+import keras
+import pytest
+
+import keras_logit_adjust as kla
+
+PACKAGE = pathlib.Path(kla.__file__).parent
+# Every part may import from its own layer and from the ones before it.
+LAYERS = (
+    ("_checks",),
+    ("priors",),
+    ("_labels",),
+    ("losses",),
+    ("layers", "metrics"),
+    ("models", "data"),
+    ("posthoc", "plots"),
+    ("compare",),
+    ("__init__", "__main__"),
+)
+
+
+def run_python(code, **environment):
+    """Run `code` in a new interpreter and return what it printed."""
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment}, timeout=300
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    return result.stdout.strip()
+
+
+def test_importing_the_package_loads_nothing_heavy_that_keras_does_not():
+    heavy = "print(sorted(m for m in ('tensorflow', 'tensorflow_datasets', 'matplotlib', 'tqdm') if m in sys.modules))"
+    ours = run_python(f"import sys, keras_logit_adjust; {heavy}")
+    assert ours == run_python(f"import sys, keras; {heavy}")
+
+
+@pytest.mark.skipif(keras.backend.backend() == "tensorflow", reason="TensorFlow is the backend of this run")
+def test_everything_but_tensorflow_data_works_where_tensorflow_is_not_installed():
+    code = """
+import sys
+sys.modules["tensorflow"] = None  # an import of it now fails
+import keras, keras_logit_adjust as kla
+data = kla.data.load("fashion_mnist_lt")
+model = kla.models.linear_head(28 * 28, data.num_classes)
+model.compile("sgd", kla.losses.LogitAdjustedCrossentropy(data.class_counts), metrics=[kla.metrics.MacroF1(10)])
+x, y = data.validation
+model.fit(x.reshape(len(x), -1) / 255.0, y, verbose=0)
+print(kla.priors.count_classes(y, 10).sum() == len(y))
+"""
+    assert run_python(code) == "True"
+
+
+def imported_parts(path):
+    """The parts of the package that a file imports at its top level or inside functions."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "keras_logit_adjust":
+            tail = node.module.split(".")[1:]
+            yield from tail[:1] or [alias.name for alias in node.names]
+
+
+def part_of(path):
+    relative = path.relative_to(PACKAGE)
+    return relative.parts[0] if len(relative.parts) > 1 else relative.stem
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_one_way(path):
+    rank = {part: i for i, layer in enumerate(LAYERS) for part in layer}
+    own = part_of(path)
+    for part in imported_parts(path):
+        if path.name == "__init__.py" and own == "__init__":
+            continue
+        assert part == own or rank[part] < rank[own], f"{own} imports {part}"
+
+
+def test_public_names_are_listed_and_documented():
+    for name in kla.__all__:
+        assert getattr(kla, name).__doc__, name
+    for module in (kla.data, kla.losses, kla.posthoc):
+        for name in module.__all__:
+            assert getattr(module, name).__doc__, name
+
+
+CONFIGURED = [
+    kla.losses.LogitAdjustedCrossentropy([5, 3, 1], tau=[1, 2, 3], label_smoothing=0.1, reduction="sum", name="a"),
+    kla.losses.BinaryLogitAdjustedCrossentropy([5, 3, 1], 10, tau=2, ignore_class=-1, name="b"),
+    kla.layers.LogitAdjustment([5, 3, 1], tau=0.5, target_prior=[1, 1, 2], name="c"),
+    kla.layers.PriorAwareDense(3, [5, 3, 1], tau=0.5, use_bias=False, name="d"),
+    kla.layers.CosineDense(3, scale=7, name="e"),
+    kla.metrics.BalancedAccuracy(3, k=2, ignore_class=0, class_prior=[5, 3, 1], name="f"),
+    kla.metrics.PerClassAccuracy(3, ignore_class=0, name="g"),
+    kla.metrics.PerClassPrecision(3, class_prior=[5, 3, 1], name="h"),
+    kla.metrics.MacroF1(3, ignore_class=2, name="i"),
+    kla.metrics.WorstClassAccuracy(3, ignore_class=2, name="j"),
+    kla.metrics.GroupAccuracy([500, 30, 1], bounds=(5, 50), name="k"),
+    kla.metrics.GroupAccuracy([500, 30, 1], groups={0: "head", 2: "tail"}, name="l"),
+]
+
+
+@pytest.mark.parametrize("instance", CONFIGURED, ids=lambda instance: type(instance).__name__)
+def test_a_config_of_plain_values_rebuilds_every_object(instance):
+    config = keras.saving.serialize_keras_object(instance)
+    rebuilt = keras.saving.deserialize_keras_object(config)
+    assert type(rebuilt) is type(instance)
+    assert rebuilt.get_config() == instance.get_config()
+    keras.tree.map_structure(lambda leaf: _assert_plain(leaf), instance.get_config())
+
+
+def _assert_plain(leaf):
+    assert leaf is None or type(leaf) in (bool, int, float, str), type(leaf)
