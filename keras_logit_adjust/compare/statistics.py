@@ -74,8 +74,9 @@ def paired_difference(labels, hits, baseline_hits, seed=0):
     rng = np.random.default_rng(seed)
     by_seed = np.zeros((REPLICATES, difference.shape[0]))
     for c, count in enumerate(counts):
-        drawn = rng.multinomial(count, np.full(count, 1.0 / count), size=REPLICATES)
-        by_seed += drawn @ difference[:, inverse == c].T
+        # Examples with equal differences are interchangeable: drawing among the few patterns is the same bootstrap.
+        patterns, times = np.unique(difference[:, inverse == c], axis=1, return_counts=True)
+        by_seed += rng.multinomial(count, times / count, size=REPLICATES) @ patterns.T
     num_seeds = difference.shape[0]
     times = rng.multinomial(num_seeds, np.full(num_seeds, 1.0 / num_seeds), size=REPLICATES)
     replicates = (by_seed * times).sum(axis=1) / num_seeds

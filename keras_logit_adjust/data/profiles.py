@@ -1,5 +1,7 @@
 """Long-tail profiles: how many examples each class keeps, and which."""
 
+import numbers
+
 import numpy as np
 
 from keras_logit_adjust import _checks
@@ -38,7 +40,7 @@ def long_tail_counts(num_classes, max_count, imbalance_ratio, profile="exponenti
     num_classes = _checks.check_integer(num_classes, "num_classes", minimum=2)
     max_count = _checks.check_integer(max_count, "max_count", minimum=1)
     _checks.check_choice(profile, "profile", PROFILES)
-    if not 1 <= imbalance_ratio <= max_count:
+    if not isinstance(imbalance_ratio, numbers.Real) or not 1 <= imbalance_ratio <= max_count:
         raise ValueError(
             f"`imbalance_ratio` must lie between 1 and max_count={max_count}, so that every class keeps an example. "
             f"Received: imbalance_ratio={imbalance_ratio!r}"
@@ -78,7 +80,13 @@ def subsample(labels, class_counts, seed):
     Reference: Menon et al. (2021), §6.2 (long-tail versions of balanced data sets).
     """
     labels = check_ids(labels)
-    wanted = _checks.as_vector(class_counts, "class_counts").astype("int64")
+    wanted = _checks.as_vector(class_counts, "class_counts")
+    if (wanted != np.floor(wanted)).any():
+        raise ValueError(
+            "`class_counts` must be whole numbers of examples. "
+            f"Received {wanted[:8].tolist()}: multiply probabilities by the number of examples to keep, and round."
+        )
+    wanted = wanted.astype("int64")
     if labels.max() >= wanted.size:
         raise ValueError(f"`labels` must be below the {wanted.size} classes of class_counts. Received {labels.max()}.")
     available = np.bincount(labels, minlength=wanted.size)

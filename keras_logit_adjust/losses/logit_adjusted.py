@@ -55,31 +55,47 @@ def _adjusted_values(y_true, y_pred, adjustment, label_smoothing, ignore_class):
     y_true, y_pred = _labels.to_tensor(y_true), _labels.to_tensor(y_pred)
     leading = _labels.check_width(y_pred, adjustment.size)
     is_id = _labels.are_ids(y_true, leading, adjustment.size)
-    scores, log_total = _log_softmax_parts(y_pred, adjustment)
+    logits = _base.at_least_float32(y_pred)
+    logits = logits + ops.convert_to_tensor(adjustment, dtype=logits.dtype)
     if not is_id:
         if ignore_class is not None:
             raise ValueError(
                 "`ignore_class` goes with class ids. Received one-hot labels: give ignored rows a weight of 0."
             )
-        return _soft_values(y_true, scores, log_total, label_smoothing), None
+        return _soft_values(y_true, logits, label_smoothing), None
     ids, proper, kept = _labels.settle_ids(y_true, leading, adjustment.size, ignore_class)
-    chosen = ops.squeeze(ops.take_along_axis(scores, ops.expand_dims(ids, -1), axis=-1), axis=-1)
-    if label_smoothing:
-        chosen = (1.0 - label_smoothing) * chosen + label_smoothing * ops.mean(scores, axis=-1)
-    values = log_total - chosen
+    values = _id_values(ids, logits, label_smoothing)
     # A factor of NaN, not a constant: the gradient of an improper label must not pass for one of class 0.
     return values * ops.where(proper, ops.ones_like(values), np.nan), kept
 
 
-def _log_softmax_parts(y_pred, adjustment):
+def _id_values(ids, logits, label_smoothing):
+    if not label_smoothing and _runs_op_by_op():
+        return ops.sparse_categorical_crossentropy(ids, logits, from_logits=True)
+    scores, log_total = _log_softmax_parts(logits)
+    chosen = ops.squeeze(ops.take_along_axis(scores, ops.expand_dims(ids, -1), axis=-1), axis=-1)
+    if label_smoothing:
+        chosen = (1.0 - label_smoothing) * chosen + label_smoothing * ops.mean(scores, axis=-1)
+    return log_total - chosen
+
+
+def _runs_op_by_op():
+    """Whether TensorFlow runs eagerly: there its one fused kernel beats a handful of operations; compiled, it loses."""
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    return tf.executing_eagerly()
+
+
+def _log_softmax_parts(logits):
     """`z = g − max g` and `log Σ exp z`, whose difference is `−log softmax(g)` without cancellation."""
-    logits = _base.at_least_float32(y_pred)
-    logits = logits + ops.convert_to_tensor(adjustment, dtype=logits.dtype)
     shifted = logits - ops.stop_gradient(ops.max(logits, axis=-1, keepdims=True))
     return shifted, ops.log(ops.sum(ops.exp(shifted), axis=-1))
 
 
-def _soft_values(targets, scores, log_total, label_smoothing):
+def _soft_values(targets, logits, label_smoothing):
+    scores, log_total = _log_softmax_parts(logits)
     targets = ops.cast(targets, scores.dtype)
     if label_smoothing:
         targets = targets * (1.0 - label_smoothing) + label_smoothing / targets.shape[-1]
