@@ -17,7 +17,7 @@ def main(arguments=None):
     options.pop("command")
     methods, seeds, output = options.pop("methods"), options.pop("seeds"), options.pop("output")
     try:
-        compare(Config(**options), methods.split(","), seeds, output)
+        compare(Config(**options), [name.strip() for name in methods.split(",")], seeds, output)
     except (ValueError, OSError) as error:
         print(f"keras-logit-adjust: {error}", file=sys.stderr)
         return 2
@@ -41,7 +41,9 @@ def _add_compare(parser):
     where.add_argument("--train", metavar="FILE.npz", help="your own training set, arrays x and y")
     where.add_argument("--test", metavar="FILE.npz", help="your own test set, arrays x and y")
     where.add_argument("--data-dir", help="folder of TensorFlow Datasets' data")
-    where.add_argument("--ratio", dest="imbalance_ratio", type=float, default=100, help="imbalance ratio (100)")
+    where.add_argument(
+        "--ratio", dest="imbalance_ratio", type=float, default=defaults.imbalance_ratio, help="imbalance ratio (100)"
+    )
     where.add_argument("--profile", choices=["auto", "none", *PROFILES], default=defaults.profile)
     where.add_argument("--validation", choices=VALIDATIONS, default=defaults.validation)
     how = parser.add_argument_group("training")

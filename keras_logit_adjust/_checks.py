@@ -16,10 +16,17 @@ def name_classes(mask):
     return f"class{'es' if classes.size > 1 else ''} {shown}{more}"
 
 
+def _as_float64(values):
+    array = np.asarray(values)
+    if array.dtype.kind in "US":  # NumPy would read "5" as 5
+        raise TypeError("text is not a number")
+    return array.astype("float64")
+
+
 def as_vector(values, name):
     """`values` as a finite float64 vector."""
     try:
-        vector = np.asarray(values, dtype="float64")
+        vector = _as_float64(values)
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"`{name}` must be a list or vector of numbers, one for each class in order of class id. "
@@ -74,6 +81,11 @@ def as_positive_counts(positive_counts, num_examples):
             f"Received: num_examples={num_examples!r}"
         )
     counts = as_vector(positive_counts, "positive_counts")
+    if num_examples > 1 and (counts < 1).all():
+        raise ValueError(
+            "`positive_counts` must be numbers of examples, not probabilities. "
+            f"Received {counts[:_SHOWN].tolist()}: multiply them by num_examples={num_examples}."
+        )
     bad = (counts <= 0) | (counts >= num_examples)
     if bad.any():
         raise ValueError(
@@ -88,7 +100,7 @@ def as_positive_counts(positive_counts, num_examples):
 def as_tau(tau, num_classes):
     """`tau` as a float64 scalar or vector `[num_classes]`."""
     try:
-        tau = np.asarray(tau, dtype="float64")
+        tau = _as_float64(tau)
     except (TypeError, ValueError) as error:
         raise ValueError(f"`tau` must be a number or one number for each class. Received: tau={tau!r}") from error
     if not np.isfinite(tau).all():

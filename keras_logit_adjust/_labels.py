@@ -50,12 +50,17 @@ def are_ids(y_true, leading, num_classes):
             f"{(*leading, num_classes)}, to go with `y_pred` of shape {(*leading, num_classes)}. "
             f"Received shape {shape}. {hint}".rstrip()
         )
-    if any(a is not None and b is not None and a != b for a, b in zip(matches, leading, strict=True)):
-        raise ValueError(
-            f"`y_true` and `y_pred` must agree in every dimension but the last. Received shapes {shape} and "
-            f"{(*leading, num_classes)}."
-        )
+    check_agreement(matches, leading)
     return ids
+
+
+def check_agreement(labels, predictions):
+    """Raise unless the leading static shapes of labels and predictions agree wherever both are known."""
+    if any(None not in (a, b) and a != b for a, b in zip(labels, predictions, strict=True)):
+        raise ValueError(
+            "`y_true` and `y_pred` must agree in every dimension but the last. "
+            f"Received leading shapes {labels} and {predictions}."
+        )
 
 
 def settle_ids(y_true, leading, num_classes, ignore_class):
@@ -68,11 +73,15 @@ def settle_ids(y_true, leading, num_classes, ignore_class):
     if len(static_shape(y_true, "y_true")) > len(leading):
         y_true = ops.squeeze(y_true, axis=-1)
     dtype = keras.backend.standardize_dtype(y_true.dtype)
-    if dtype not in ("int32", "int64") and "float" not in dtype:
+    is_float = "float" in dtype
+    if is_float:
+        y_true = ops.cast(y_true, keras.backend.result_type(dtype, "float32"))  # L = 2999 is 2992 in bfloat16
+    elif dtype not in ("int32", "int64"):
         y_true = ops.cast(y_true, "int32")  # 255 of a uint8 cannot be compared with L = 300
     kept = None if ignore_class is None else ops.not_equal(y_true, ignore_class)
-    proper = ops.logical_and(ops.greater_equal(y_true, 0), ops.less(y_true, num_classes))
-    if "float" in dtype:
+    # Against L − 1: float32 holds 2²⁴ and rounds 2²⁴ + 1.
+    proper = ops.logical_and(ops.greater_equal(y_true, 0), ops.less_equal(y_true, num_classes - 1))
+    if is_float:
         proper = ops.logical_and(proper, ops.equal(y_true, ops.floor(y_true)))
     safe = proper if kept is None else ops.logical_and(proper, kept)
     ids = ops.cast(ops.where(safe, y_true, ops.zeros_like(y_true)), "int32")

@@ -22,17 +22,20 @@ class _Adjustment:
     def _settle(self, class_counts, tau, target_prior, num_examples=None):
         """Check the arguments, keep them for the config, and return the adjustment (None without counts)."""
         self.num_examples = num_examples
-        self.class_counts = None if class_counts is None else _as_counts(class_counts, num_examples)
-        self.tau, self.target_prior = tau, target_prior
         if class_counts is None:
+            self.class_counts, self.tau, self.target_prior = None, tau, target_prior
             return None
-        num_classes = self.class_counts.size
-        self.tau = _checks.as_tau(tau, num_classes)
-        adjustment = self.tau * _log_prior(self.class_counts, num_examples)
+        counts = _as_counts(class_counts, num_examples)
+        tau = _checks.as_tau(tau, counts.size)
+        adjustment = tau * _log_prior(counts, num_examples)
         if target_prior is not None:
-            self.target_prior = _as_target(target_prior, num_examples)
-            _checks.check_length(self.target_prior, num_classes, "target_prior", "class_counts")
-            adjustment = adjustment - _log_prior(self.target_prior, None if num_examples is None else 1.0)
+            target_prior = _as_target(target_prior, num_examples)
+            _checks.check_length(target_prior, counts.size, "target_prior", "class_counts")
+            adjustment = adjustment - _log_prior(target_prior, None if num_examples is None else 1.0)
+        if self.built:
+            _checks.check_length(counts, self.adjustment.shape[0], "class_counts", f"layer {self.name!r}")
+        # Kept last: a refused change leaves the layer as it was.
+        self.class_counts, self.tau, self.target_prior = counts, tau, target_prior
         return adjustment
 
     def _add_adjustment(self, num_classes, values):
@@ -55,19 +58,20 @@ class _Adjustment:
 
         Args:
             tau: new strength, a number or `[L]`; unchanged by default.
-            target_prior: new prior of the deployment `[L]`; unchanged by default, "uniform" goes back to none.
+            target_prior: new prior of the deployment `[L]`; unchanged by default (uniform where the layer does not know
+                it), "uniform" goes back to none.
             class_counts: new training counts `[L]`; unchanged by default.
 
         Raises:
-            ValueError: for values that do not fit, or where the layer knows no counts (it was rebuilt from the config
-                of more than 10,000 classes) and none are given.
+            ValueError: for values that do not fit, which leave the layer as it was; or where the layer knows neither
+                counts nor τ (it was rebuilt from the config of more than 10,000 classes) and they are not both given.
         """
-        class_counts = self.class_counts if class_counts is None else class_counts
-        if class_counts is None:
+        if self.class_counts is None and (class_counts is None or tau is None):
             raise ValueError(
-                f"Layer {self.name!r} does not know its class counts: configs of more than {MAX_CLASSES_IN_CONFIG} "
-                "classes leave them out. Give `class_counts` too."
+                f"Layer {self.name!r} does not know its class counts, τ and target prior: configs of more than "
+                f"{MAX_CLASSES_IN_CONFIG} classes leave them out. Give `class_counts` and `tau` together."
             )
+        class_counts = self.class_counts if class_counts is None else class_counts
         tau = self.tau if tau is None else tau
         if isinstance(target_prior, str):
             _checks.check_choice(target_prior, "target_prior", ["uniform"])
@@ -76,7 +80,6 @@ class _Adjustment:
             target_prior = self.target_prior
         values = self._settle(class_counts, tau, target_prior, self.num_examples)
         if self.built:
-            _checks.check_length(values, self.adjustment.shape[0], "class_counts", f"layer {self.name!r}")
             self.adjustment.assign(ops.convert_to_tensor(values, dtype="float32"))
         self.values = values
 
@@ -96,8 +99,14 @@ def _as_counts(class_counts, num_examples):
 
 def _as_target(target_prior, num_examples):
     if num_examples is None:
-        return priors.prior(target_prior)
-    return _checks.as_positive_counts(target_prior, 1.0)
+        return priors.prior(_checks.as_counts(target_prior, "target_prior"))
+    target = _checks.as_vector(target_prior, "target_prior")
+    if (bad := (target <= 0) | (target >= 1)).any():
+        raise ValueError(
+            "Every number in `target_prior` must be the probability of a label, strictly between 0 and 1. "
+            f"Received {target[bad].tolist()} at {_checks.name_classes(bad)}: divide counts by the number of examples."
+        )
+    return target
 
 
 def _log_prior(class_counts, num_examples):

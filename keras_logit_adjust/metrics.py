@@ -32,7 +32,7 @@ class _PerClassMetric(keras.metrics.Metric):
         self.class_prior = None
         importance = np.ones(self.num_classes)
         if class_prior is not None:
-            self.class_prior = priors.prior(class_prior)
+            self.class_prior = priors.prior(_checks.as_counts(class_prior, "class_prior"))
             _checks.check_length(self.class_prior, self.num_classes, "class_prior", "the metric")
             importance = self.class_prior * self.num_classes
         self._importance = importance.astype("float32")
@@ -58,6 +58,11 @@ class _PerClassMetric(keras.metrics.Metric):
         if _labels.are_ids(y_true, leading, self.num_classes):
             ids, proper, kept = _labels.settle_ids(y_true, leading, self.num_classes, self.ignore_class)
             weight = ops.where(proper, ops.ones_like(ids, dtype="float32"), np.nan)
+        elif self.ignore_class is not None:
+            raise ValueError(
+                "`ignore_class` goes with class ids. Received one-hot labels: give ignored rows a weight of 0, or no "
+                "class at all (an all-zero row)."
+            )
         else:
             ids, kept = ops.cast(ops.argmax(y_true, axis=-1), "int32"), ops.any(ops.not_equal(y_true, 0), axis=-1)
             weight = ops.ones_like(ids, dtype="float32")
@@ -68,17 +73,21 @@ class _PerClassMetric(keras.metrics.Metric):
         return ids, weight if mask is None else ops.where(mask, weight, ops.zeros_like(weight))
 
     def _hits(self, ids, y_pred):
-        return ops.cast(ops.equal(ids, ops.cast(ops.argmax(y_pred, axis=-1), "int32")), "float32")
+        """1 where the prediction is right; a score of NaN never is, although `argmax` may choose it."""
+        own = ops.squeeze(ops.take_along_axis(y_pred, ops.expand_dims(ids, -1), axis=-1), axis=-1)
+        best = ops.equal(ids, ops.cast(ops.argmax(y_pred, axis=-1), "int32"))
+        return ops.cast(ops.logical_and(best, ops.equal(own, own)), "float32")
 
     def _sum_by_class(self, weight, ids):
         flat_ids = ops.cast(ops.reshape(ids, (-1,)), "int32")
         return ops.segment_sum(ops.reshape(weight, (-1,)), flat_ids, num_segments=self.num_classes)
 
     def _ratio(self, numerator, denominator):
-        """The quotient for each class, NaN for a class without examples."""
+        """The quotient for each class, NaN for a class without examples (and for all, after a bad label)."""
         present = self._present()
         safe = ops.where(present, denominator, ops.ones_like(denominator))
-        return ops.where(present, ops.divide_no_nan(numerator, safe), np.nan)
+        quotient = ops.where(present, ops.divide_no_nan(numerator, safe), np.nan)
+        return quotient + 0.0 * ops.sum(ops.convert_to_tensor(self.total))  # a bad label shows in every class
 
     def _recall(self):
         return self._ratio(ops.convert_to_tensor(self.correct), ops.convert_to_tensor(self.total))
@@ -216,7 +225,7 @@ class PerClassPrecision(_PerClassMetric):
         super().__init__(num_classes, ignore_class, class_prior, name)
 
     def result(self):
-        correct = ops.convert_to_tensor(self.correct) * self._importance
+        correct = ops.multiply(self.correct, self._importance)
         return self._ratio(correct, ops.convert_to_tensor(self.predicted))
 
 
@@ -252,8 +261,8 @@ class MacroF1(_PerClassMetric):
         super().__init__(num_classes, ignore_class, class_prior, name)
 
     def result(self):
-        correct = ops.convert_to_tensor(self.correct) * self._importance
-        total = ops.convert_to_tensor(self.total) * self._importance
+        correct = ops.multiply(self.correct, self._importance)
+        total = ops.multiply(self.total, self._importance)
         scores = self._ratio(2.0 * correct, total + ops.convert_to_tensor(self.predicted))
         return self._mean_over_present(scores, np.ones(self.num_classes, "float32"))
 
@@ -380,11 +389,11 @@ def groups_of_counts(class_counts, bounds=(20, 100)):
 
 def _check_bounds(bounds):
     try:
-        few, many = bounds
+        few, many = map(float, bounds)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"`bounds` must be a pair (few, many). Received: bounds={bounds!r}") from error
+        raise ValueError(f"`bounds` must be a pair of numbers (few, many). Received: bounds={bounds!r}") from error
     if not 0 <= few < many:
-        raise ValueError(f"`bounds` must increase, 0 <= few < many. Received: bounds={tuple(bounds)}")
+        raise ValueError(f"`bounds` must increase, 0 <= few < many. Received: bounds={(few, many)}")
     return [few, many]
 
 

@@ -154,7 +154,7 @@ def _label_batches(source):
     if hasattr(source, "element_spec"):
         yield from _with_progress(_dataset_labels(source))
     elif isinstance(source, keras.utils.PyDataset):
-        yield from _with_progress((source[i][1] for i in range(len(source))), total=len(source))
+        yield from _with_progress((_labels_of(source[i]) for i in range(len(source))), total=len(source))
     elif _is_array(source):
         yield "the labels", _to_numpy(source)
     elif isinstance(source, Mapping) or not hasattr(source, "__iter__"):
@@ -179,6 +179,8 @@ def _is_list_of_numbers(row):
 
 
 def _labels_of(batch):
+    if isinstance(batch, list) and _is_list_of_numbers(batch):
+        return batch
     if isinstance(batch, (list, tuple)):
         if len(batch) not in (2, 3):
             raise ValueError(
@@ -205,9 +207,12 @@ def _dataset_labels(dataset):
 
 
 def _is_one_example(spec):
-    """Whether a dataset's elements are single examples with one-hot labels: x and y then lead with other sizes."""
-    if not isinstance(spec, tuple) or spec[1].shape.rank != 1 or spec[1].shape[0] is None:
+    """Whether a dataset's elements are single examples with one-hot labels: floats, or x and y lead with other sizes."""
+    labels = _labels_of(spec)
+    if labels.shape.rank != 1 or labels.shape[0] is None:
         return False
+    if labels.dtype.is_floating or not isinstance(spec, tuple):
+        return labels.dtype.is_floating
     leading = {tuple(x.shape[:1]) for x in keras.tree.flatten(spec[0])}
     return leading != {(spec[1].shape[0],)} and (None,) not in leading
 
@@ -247,7 +252,7 @@ def _count_batch(labels, num_classes, position):
             f"shape {labels.shape} in {position}. Multi-label rows are counted by `labels.sum(axis=0)`."
         )
     ids = labels.ravel()
-    bad = (ids < 0) | (ids != np.floor(ids))
+    bad = ~np.isfinite(ids) | (ids < 0) | (ids != np.floor(ids))
     if num_classes is not None:
         bad = bad | (ids >= num_classes)
     if bad.any():

@@ -13,7 +13,7 @@ def seeded():
     yield
     keras.config.set_floatx(floatx)
     keras.config.set_dtype_policy(policy)
-    keras.backend.clear_session()
+    keras.backend.clear_session(free_memory=False)  # collecting garbage takes half a second each time
 
 
 @pytest.fixture

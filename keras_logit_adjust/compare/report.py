@@ -71,7 +71,7 @@ def write(folder, results, predictions):
             text += [f"![{name.replace('_', ' ')}]({name}.png)", ""]
     versions = ", ".join(f"{key} {value}" for key, value in results["versions"].items())
     text += [f"Versions: {versions}. Split hashes: {', '.join(h[:12] for h in results['split_hashes'])}."]
-    (folder / "report.md").write_text("\n".join(text) + "\n")
+    (folder / "report.md").write_text("\n".join(text) + "\n", encoding="utf-8")
     print(f"Written to {folder}: report.md, results.json, predictions.npz")
 
 

@@ -47,7 +47,7 @@ class Config:
     train: str | None = None
     test: str | None = None
     data_dir: str | None = None
-    imbalance_ratio: float = 100
+    imbalance_ratio: float = 100.0
     profile: str = "auto"
     validation: str = "stratified"
     recipe: str = "quick"
@@ -78,7 +78,7 @@ class Config:
             self.data_dir,
             test=self.test,
         )
-        if not isinstance(loaded.train, tuple):
+        if not all(isinstance(split, (tuple, type(None))) for split in (loaded.train, loaded.validation, loaded.test)):
             raise ValueError(
                 f"`compare` trains on images of one size that fit in memory; {self.dataset!r} streams. Resize it into "
                 "an .npz file, or extract features, and give --train and --test."
@@ -154,7 +154,7 @@ def _identity(config):
 
 
 def _claim(folder, config):
-    """Make `folder` this configuration's own, or say whose it is."""
+    """Make `folder`, or say which other configuration it belongs to: that of the finished runs in it."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--output must be a folder. {folder} is a file.")
     (folder / "runs").mkdir(parents=True, exist_ok=True)
@@ -164,7 +164,7 @@ def _claim(folder, config):
         if not path.exists():
             continue
         try:
-            stored = json.loads(path.read_text())
+            stored = json.loads(path.read_text(encoding="utf-8"))
             theirs = stored if key is None else stored[key]
             other = {field: theirs.get(field) for field in mine if theirs.get(field) != mine[field]}
         except (ValueError, KeyError, AttributeError, TypeError) as error:
@@ -175,7 +175,6 @@ def _claim(folder, config):
                 f"{folder} holds results of another configuration: its {field} is {value!r}, this one's is "
                 f"{mine[field]!r}. Choose another --output, or remove the folder."
             )
-    _write_text(folder / "config.json", json.dumps(mine, indent=1))
 
 
 def _train_missing(config, methods, seeds, folder):
@@ -190,6 +189,8 @@ def _train_missing(config, methods, seeds, folder):
         for seed, name in todo:
             bar.set_description(f"seed {seed} {name}", refresh=False)
             run = _train(config, recipe, METHODS[name], loaded[seed], bar)
+            # Not before there is a run to keep: a mistyped option must not claim the folder.
+            _write_text(folder / "config.json", json.dumps(_identity(config), indent=1))
             _write_npz(_run_path(folder, name, seed), {**run, "split_hash": np.array(loaded[seed].split_hash)})
     return loaded
 
@@ -200,13 +201,12 @@ def _run_path(folder, name, seed):
 
 def _is_stored(folder, name, dataset):
     """Whether a finished run of this very split is on disk; a damaged file counts as none."""
-    path = _run_path(folder, name, dataset.seed)
-    if not path.exists():
-        return False
+    shape = (dataset.test[1].size, dataset.num_classes)
     try:
-        with np.load(path) as run:
-            return str(run["split_hash"]) == dataset.split_hash and run["test_logits"].size > 0
-    except (OSError, ValueError, KeyError, EOFError):
+        with np.load(_run_path(folder, name, dataset.seed)) as run:
+            stored = {key: run[key] for key in run}
+        return str(stored["split_hash"]) == dataset.split_hash and stored["test_logits"].shape == shape
+    except Exception:  # a damaged archive raises whatever zipfile, zlib or NumPy stumbles over
         return False
 
 
@@ -261,7 +261,9 @@ class _Standardizer:
     def __init__(self, x):
         self.is_rows = x.ndim == 2
         if self.is_rows:
-            self.mean, self.deviation = x.mean(axis=0), np.maximum(x.std(axis=0), 1e-6)
+            self.mean, deviation = x.mean(axis=0, dtype="float64"), x.std(axis=0, dtype="float64")
+            # A column that is constant in training stays in its own unit: it must not explode where a test row differs.
+            self.deviation = np.where(deviation > 1e-9 * (1 + np.abs(self.mean)), deviation, 1.0)
 
     def __call__(self, x):
         return ((x - self.mean) / self.deviation).astype("float32") if self.is_rows else x
@@ -339,12 +341,13 @@ def _versions():
 
 def _write_npz(path, arrays):
     """Write all or nothing: an interrupted save leaves no half file under the final name."""
-    partial = path.with_suffix(".partial.npz")
-    np.savez_compressed(partial, **arrays)
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        np.savez_compressed(file, **arrays)
     os.replace(partial, path)
 
 
 def _write_text(path, text):
     partial = path.with_suffix(path.suffix + ".partial")
-    partial.write_text(text)
+    partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)

@@ -45,10 +45,10 @@ class Source:
     class_names: list
     outside: tuple | None = None
 
-    @property
-    def streams(self):
-        """Whether the examples come as a `tf.data.Dataset`."""
-        return hasattr(self.train[0], "element_spec")
+
+def is_stream(pair):
+    """Whether the examples of `(x, y)` come as a `tf.data.Dataset`: each split of a source may or may not."""
+    return hasattr(pair[0], "element_spec")
 
 
 @functools.cache
@@ -74,7 +74,14 @@ def read_arrays(train, test):
             "Train and test examples must have one shape. "
             f"Received x of shape {train[0].shape[1:]} to train on and {test[0].shape[1:]} to test on."
         )
-    num_classes = int(train[1].max()) + 1
+    present = np.unique(train[1])
+    num_classes = int(present[-1]) + 1
+    if present.size < max(num_classes, 2):
+        missing = np.setdiff1d(np.arange(present.size + 1), present)
+        raise ValueError(
+            "Training labels must be class ids 0, 1, … of at least two classes, each with an example. Received "
+            f"{present.size} different ids up to {num_classes - 1}, without {missing[0]}: renumber them."
+        )
     if test[1].max() >= num_classes:
         raise ValueError(
             f"Every test label must occur in training. The largest training label is {num_classes - 1}, the largest "
@@ -93,12 +100,17 @@ def _read_pair(source, name):
             f"`{name}` must be an .npz file or a pair (x, y). Received: {type(source).__name__}"
         ) from error
     x, y = np.asarray(x), profiles.check_ids(y)
-    if len(x) != len(y):
-        raise ValueError(f"`{name}` must have one label for each example. Received {len(x)} examples, {len(y)} labels.")
     if x.ndim not in (2, 3, 4) or x.dtype.kind not in "uifb":
         raise ValueError(
             f"`{name}` must be numbers: images [N, height, width, channels] or rows of features [N, columns]. "
             f"Received x of shape {x.shape}, dtype {x.dtype}."
+        )
+    if len(x) != len(y):
+        raise ValueError(f"`{name}` must have one label for each example. Received {len(x)} examples, {len(y)} labels.")
+    if x.dtype.kind == "f" and not np.isfinite(x).all():
+        bad = int((~np.isfinite(x)).reshape(len(x), -1).any(axis=1).sum())
+        raise ValueError(
+            f"`{name}` must be finite numbers. Received NaN or infinity in {bad} examples: leave them out."
         )
     return (x[..., None] if x.ndim == 3 else x), y
 
@@ -111,7 +123,7 @@ def _read_npz(path):
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in ("x", "y") if key in file}
-    except (OSError, ValueError, AttributeError) as error:
+    except Exception as error:  # a damaged archive raises whatever zipfile, zlib or NumPy stumbles over
         raise ValueError(f"{path} is not a NumPy .npz file of plain arrays: {error}") from error
     if len(arrays) != 2:
         raise ValueError(
@@ -139,7 +151,9 @@ def read_tfds(name, data_dir):
 
 def _tfds_directory(tfds, name, data_dir):
     root = pathlib.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or pathlib.Path.home() / "tensorflow_datasets")
-    found = sorted(root.glob(f"{name}/*/dataset_info.json")) + sorted(root.glob(f"{name}/*/*/dataset_info.json"))
+    found = []
+    if name.split("/")[0].isidentifier():  # neither empty, nor a pattern, nor a path
+        found = [info for depth in ("*", "*/*") for info in sorted((root / name).glob(f"{depth}/dataset_info.json"))]
     if found:
         return max((path.parent for path in found), key=lambda path: _version(path.name))
     # `tfds.builder` itself would go to the network and retry for minutes.
@@ -178,7 +192,7 @@ class _TfdsReader:
 
     def __init__(self, tfds, builder, image_key, label_key):
         self.builder, self.image_key, self.label_key = builder, image_key, label_key
-        self.in_order = tfds.ReadConfig(interleave_cycle_length=1, add_tfds_id=False)
+        self.in_order = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
         self.skip = {image_key: tfds.decode.SkipDecoding()}
 
     def read(self, split):
@@ -187,8 +201,10 @@ class _TfdsReader:
         if None in shape or np.prod(shape) * np.dtype(dtype).itemsize * labels.size > MAX_ARRAY_BYTES:
             return self._pairs(split), labels
         images = np.empty((labels.size, *shape), dtype)
-        for i, (image, _) in enumerate(self._pairs(split).as_numpy_iterator()):
-            images[i] = image
+        start = 0
+        for batch, _ in self._pairs(split).batch(1024).as_numpy_iterator():
+            images[start : start + len(batch)] = batch
+            start += len(batch)
         return images, labels
 
     def has_labels(self, split):

@@ -15,7 +15,7 @@ _CIFAR = {"cifar10_lt": "cifar10", "cifar100_lt": "cifar100"}
 _BARS = "▁▂▃▄▅▆▇█"
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class LongTailDataset:
     """A long-tailed training set with its validation and test sets.
 
@@ -31,7 +31,8 @@ class LongTailDataset:
             luxury a real tail does not have) or "none".
         profile: "exponential", "step", "zipf", or "as it is".
         seed: the seed of the draw.
-        split_hash: SHA-256 of examples, labels and their order: the same split has the same hash on every machine.
+        split_hash: SHA-256 of examples, labels and their order (of streams just labels and order): the same split has
+            the same hash on every machine.
     """
 
     name: str
@@ -160,7 +161,7 @@ def load(
         name=title,
         train=train,
         validation=held,
-        test=source.test if not source.streams else source.test[0],
+        test=_as_split(source.test),
         class_counts=class_counts,
         class_names=list(source.class_names),
         validation_kind=validation,
@@ -187,7 +188,7 @@ def _impose(labels, num_classes, imbalance_ratio, profile, max_count, name, seed
     available = np.bincount(labels, minlength=num_classes)
     if max_count is None:
         max_count = 1000 if name == "fashion_mnist_lt" else int(available.max())
-        shape = profiles.long_tail_counts(num_classes, 10**9, imbalance_ratio, profile) / 1e9
+        shape = profiles.long_tail_counts(num_classes, 10**18, imbalance_ratio, profile) / 1e18
         max_count = min(max_count, int(np.floor((available + 1) / shape - 1e-6).min()))
     return profiles.subsample(labels, profiles.long_tail_counts(num_classes, max_count, imbalance_ratio, profile), seed)
 
@@ -203,7 +204,7 @@ def _cut(source, chosen, validation, fraction, seed):
         wanted = np.minimum(wanted, np.maximum(counts - 1, 0))
         return chosen[profiles.subsample(labels[chosen], wanted, seed)], None
     if source.outside is not None:
-        return nothing, source.outside if not source.streams else source.outside[0]
+        return nothing, _as_split(source.outside)
     unused = np.setdiff1d(np.arange(labels.size), chosen)
     spare = np.bincount(labels[unused], minlength=len(source.class_names))
     if (spare == 0).any():
@@ -215,10 +216,15 @@ def _cut(source, chosen, validation, fraction, seed):
     return unused[profiles.subsample(labels[unused], wanted, seed)], None
 
 
+def _as_split(pair):
+    """Arrays `(x, y)` as they are; of a stream just the `tf.data.Dataset`, which holds the labels too."""
+    return pair[0] if _sources.is_stream(pair) else pair
+
+
 def _take(source, indices):
     """The training examples at `indices`, as arrays or as a filtered stream."""
     x, y = source.train
-    if not source.streams:
+    if not _sources.is_stream(source.train):
         return x[indices], y[indices]
     import tensorflow as tf
 
@@ -229,10 +235,13 @@ def _take(source, indices):
 
 
 def _hash(source, kept, held_out):
-    """SHA-256 over what is trained on and held out."""
+    """SHA-256 over what is trained on, held out and tested on."""
     digest = hashlib.sha256()
-    for part in (kept, held_out, source.train[1][kept], source.test[1]):
+    for part in (kept, held_out, source.train[1][kept], source.train[1][held_out], source.test[1]):
         digest.update(np.ascontiguousarray(part, dtype="<i8").tobytes())
-    if not source.streams:
-        digest.update(np.ascontiguousarray(source.train[0][kept]).tobytes())
+    if not _sources.is_stream(source.train):
+        digest.update(source.train[0][kept].tobytes())
+        digest.update(source.train[0][held_out].tobytes())
+    if not _sources.is_stream(source.test):
+        digest.update(source.test[0].tobytes())
     return digest.hexdigest()

@@ -209,11 +209,10 @@ class BinaryLogitAdjustedCrossentropy(_base.MaskedLoss):
         name="binary_logit_adjusted_crossentropy",
     ):
         super().__init__(reduction=reduction, name=name)
-        self.adjustment = priors.log_odds(positive_counts, num_examples)
-        self.positive_counts = np.asarray(positive_counts, dtype="float64")
-        self.num_examples = num_examples
+        self.positive_counts = _checks.as_positive_counts(positive_counts, num_examples)
+        self.num_examples = float(num_examples)
         self.tau = _checks.as_tau(tau, self.positive_counts.size)
-        self.adjustment = self.tau * self.adjustment
+        self.adjustment = self.tau * priors.log_odds(self.positive_counts, self.num_examples)
         self.label_smoothing = _checks.check_fraction(label_smoothing, "label_smoothing")
         self.ignore_class = _checks.check_ignore_class(ignore_class)
 

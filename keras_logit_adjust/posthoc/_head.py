@@ -1,7 +1,7 @@
 """Where the logits of a trained model are: the head, its activation, and whether the prior was corrected already.
 
 The Keras internals that the package leans on to read a graph (`_keras_history`, `_inbound_nodes`, `_flatten_layers`)
-are used in this file and nowhere else.
+are used in this file and in `_clone`, nowhere else.
 """
 
 import dataclasses
@@ -13,6 +13,14 @@ from keras_logit_adjust import layers
 from keras_logit_adjust.losses import _base
 
 HEADS = (keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
+# What may stand between the logits and the output.
+KNOWN = (
+    *HEADS,
+    keras.layers.Activation,
+    keras.layers.Softmax,
+    keras.layers.Identity,
+    layers.LogitAdjustment,
+)
 ACTIVATIONS = {"linear": "logits", "softmax": "softmax", "sigmoid": "sigmoid"}
 
 
@@ -26,24 +34,28 @@ class Head:
 
     Attributes:
         layer: the Dense or convolution layer whose pre-activation is the logits.
-        inputs: its symbolic input.
-        outputs: its symbolic output.
+        width: the number of its logits.
         output: what the model serves: "logits", "softmax" or "sigmoid".
-        models: the nested models from the outermost to the one that holds the layer.
+        source: the symbolic logits; where the head's own activation hides them, the head's input.
+        calls: the nodes at which nested models are called, from the outermost to the one that holds `source`.
     """
 
     layer: keras.layers.Layer
-    inputs: keras.KerasTensor
-    outputs: keras.KerasTensor
+    width: int
     output: str
-    models: tuple
+    source: keras.KerasTensor
+    calls: tuple
 
 
 def is_graph(model):
     """Whether `model` is Functional or Sequential with Keras's own `call`: what it computes can be read off."""
-    if isinstance(model, keras.Sequential):
-        return True
-    return hasattr(model, "_inputs_struct") and type(model).call.__module__.startswith("keras.")
+    has_graph = isinstance(model, keras.Sequential) or hasattr(model, "_inputs_struct")
+    return isinstance(model, keras.Model) and has_graph and _is_called_as_in(model, "keras.")
+
+
+def _is_called_as_in(layer, *packages):
+    """Whether `call` comes from one of `packages`, and not from a user's subclass, whose `call` may do anything."""
+    return type(layer).call.__module__.startswith(packages)
 
 
 def require_model(model):
@@ -69,23 +81,23 @@ def find_head(model):
     Raises:
         NoHeadError: naming the operation that hides the logits.
     """
-    tensor, output, models = model.outputs[0], "logits", (model,)
+    tensor, output, calls = model.outputs[0], "logits", ()
+    source, calls_to_source = tensor, ()
     while True:
         node = _producer(tensor)
         operation = node.operation
-        if isinstance(operation, keras.Model) and is_graph(operation):
-            if output != "logits":
-                raise NoHeadError(f"The activation behind the nested model {operation.name!r} cannot be put back.")
-            models, tensor = (*models, operation), operation.outputs[0]
+        if is_graph(operation) and len(operation.outputs) == 1:
+            calls, tensor = (*calls, node), operation.outputs[0]
             continue
         activation = _activation_of(operation)
         if activation != "linear":
             if output != "logits":
                 raise NoHeadError(f"The output passes two activations, the first of them in {operation.name!r}.")
             output = ACTIVATIONS[activation]
+            source, calls_to_source = node.input_tensors[0], calls
         if isinstance(operation, HEADS):
             _require_channels_last(operation)
-            return Head(operation, node.input_tensors[0], tensor, output, models)
+            return Head(operation, tensor.shape[-1], output, source, calls_to_source)
         tensor = node.input_tensors[0]
 
 
@@ -96,18 +108,17 @@ def _producer(tensor):
 
 def _activation_of(operation):
     """ "linear", "softmax" or "sigmoid": what `operation` does to the logits, or an error saying why not."""
-    if isinstance(operation, keras.layers.Softmax):
-        name = "softmax" if operation.axis in (-1, (-1,), [-1]) else f"softmax over axis {operation.axis}"
-    elif isinstance(operation, (keras.layers.Activation, *HEADS)):
-        name = getattr(operation.activation, "__name__", str(operation.activation))
-    elif isinstance(operation, (keras.layers.Identity, layers.LogitAdjustment)):
-        name = "linear"
-    else:
+    if not isinstance(operation, KNOWN) or not _is_called_as_in(operation, "keras.", "keras_logit_adjust."):
         raise NoHeadError(
             f"No Dense or convolution head was found: the output comes from {operation.name!r} "
             f"({type(operation).__name__}). If what it gives are logits or probabilities, say so: "
             'kla.adjust(model, class_counts, output="logits" | "softmax" | "sigmoid").'
         )
+    if isinstance(operation, keras.layers.Softmax):
+        name = "softmax" if operation.axis in (-1, (-1,), [-1]) else f"softmax over axis {operation.axis}"
+    else:
+        activation = getattr(operation, "activation", keras.activations.linear)
+        name = getattr(activation, "__name__", str(activation))
     if name not in ACTIVATIONS:
         raise NoHeadError(
             f"The activation of {operation.name!r} must be one of {', '.join(ACTIVATIONS)}, applied to the last axis. "
@@ -130,18 +141,23 @@ def linear_twin(layer):
             f"Head {layer.name!r} is quantized and applies its activation itself. Adjust the model before quantizing."
         )
     twin = type(layer).from_config({**layer.get_config(), "activation": "linear"})
-    for name, value in vars(layer).items():
-        if isinstance(value, keras.Variable):
-            setattr(twin, name, value)
+    for name, variable in variables_of(layer):
+        setattr(twin, name, variable)
     if not layer.use_bias:
         twin.bias = None
+    twin.lora_enabled = layer.lora_enabled
     twin.input_spec, twin.built = layer.input_spec, True
     return twin
 
 
+def variables_of(layer):
+    """The attributes of a head that are variables: (name, variable)."""
+    return [(name, value) for name, value in vars(layer).items() if isinstance(value, keras.Variable)]
+
+
 def uses_of(model, layer):
-    """The nodes at which the graph of `model` calls `layer`."""
-    seen, frontier = set(), [model.outputs[0]]
+    """The nodes at which the graph of `model`, or of a model nested in it, calls `layer`."""
+    seen, frontier = set(), list(model.outputs)
     while frontier:
         node = _producer(frontier.pop())
         if id(node) not in seen:
@@ -149,6 +165,16 @@ def uses_of(model, layer):
             frontier.extend(node.input_tensors)
             if node.operation is layer:
                 yield node
+            elif is_graph(node.operation):
+                yield from uses_of(node.operation, layer)
+
+
+def free_name(model, name):
+    """`name`, lengthened until no layer of `model` has it: a model adjusted twice has two adjustment layers."""
+    taken = {layer.name for layer in model._flatten_layers()}
+    while name in taken:
+        name += "_again"
+    return name
 
 
 def sharers(model, layer):
@@ -173,7 +199,8 @@ def check_not_adjusted(model, allow_double_correction):
 
 
 def _corrections(model):
-    for loss in keras.tree.flatten(getattr(model, "loss", None)):
+    losses = [getattr(part, "loss", None) for part in model._flatten_layers() if isinstance(part, keras.Model)]
+    for loss in keras.tree.flatten(losses):
         if isinstance(loss, _base.MaskedLoss) and np.any(getattr(loss, "adjustment", 0)):
             yield f"was compiled with the adjusted loss {type(loss).__name__}"
     for layer in model._flatten_layers():

@@ -10,7 +10,7 @@ from keras import ops
 
 from keras_logit_adjust import _checks
 from keras_logit_adjust.layers import LogitAdjustment
-from keras_logit_adjust.posthoc import _head
+from keras_logit_adjust.posthoc import _clone, _head
 
 OUTPUTS = ("auto", "logits", "softmax", "sigmoid")
 
@@ -73,9 +73,8 @@ def adjust(
     if head is None:
         layer = _adjustment_layer(None, output, class_counts, tau, target_prior, num_examples)
         return AdjustedModel(model, layer, output, name=f"{model.name}_adjusted")
-    width = head.outputs.shape[-1]
-    layer = _adjustment_layer(width, head.output, class_counts, tau, target_prior, num_examples)
-    return _adjust_graph(head, layer)
+    layer = _adjustment_layer(head.width, head.output, class_counts, tau, target_prior, num_examples)
+    return _adjust_graph(model, head, layer)
 
 
 def _find_head(model, output):
@@ -128,32 +127,30 @@ def _one_unit_layer(counts, tau, target_prior):
     return LogitAdjustment(counts[1:], tau, target_prior, num_examples=counts.sum(), name="logit_adjustment")
 
 
-def _adjust_graph(head, layer):
-    """Rebuild from the head outwards: the graph before it, and every weight, is the given model's own."""
-    logits = head.outputs
-    if getattr(head.layer.activation, "__name__", "") != "linear":
-        logits = _head.linear_twin(head.layer)(head.inputs)
+def _adjust_graph(model, head, layer):
+    """Rebuild from the logits outwards: the graph before them, and every weight, is the given model's own."""
+    logits = head.source
+    if head.layer.activation is not keras.activations.linear:
+        logits = _head.linear_twin(head.layer)(logits)
+    layer.name = _head.free_name(model, layer.name)
     outputs = layer(logits)
     if head.output != "logits":
         outputs = keras.layers.Activation(head.output, dtype=outputs.dtype, name=f"adjusted_{head.output}")(outputs)
-    adjusted = _model_like(head.models[-1], outputs)
-    for model, nested in zip(head.models[-2::-1], head.models[:0:-1], strict=True):
-        adjusted = _model_like(model, adjusted(_input_of_nested(model, nested)))
+    models = [model, *(call.operation for call in head.calls)]
+    adjusted = _model_like(models.pop(), outputs)
+    for call in reversed(head.calls):
+        adjusted = _model_like(models.pop(), adjusted(*call.arguments.args, **call.arguments.kwargs))
     return adjusted
 
 
 def _model_like(model, outputs):
-    return keras.Model(_inputs(model), outputs, name=f"{model.name}_adjusted")
+    outputs = keras.tree.pack_sequence_as(_structure(model, "output"), keras.tree.flatten(outputs))
+    return keras.Model(_structure(model, "input"), outputs, name=f"{model.name}_adjusted")
 
 
-def _inputs(model):
-    return model.inputs[0] if isinstance(model, keras.Sequential) else model.input
-
-
-def _input_of_nested(model, nested):
-    """The symbolic argument with which `model` calls its last part, `nested`."""
-    node = next(_head.uses_of(model, nested))
-    return node.arguments.args[0]
+def _structure(model, side):
+    """The symbolic "input" or "output" of a graph, in the dicts or lists it was built with."""
+    return getattr(model, f"{side}s")[0] if isinstance(model, keras.Sequential) else getattr(model, side)
 
 
 @keras.saving.register_keras_serializable(package="keras_logit_adjust")
@@ -226,7 +223,7 @@ def fold_into_bias(
         allow_double_correction: as in `adjust`. A folded model looks like any other: the guard cannot see it.
 
     Returns:
-        A new, uncompiled model of the same kind.
+        A new, uncompiled model, Sequential or Functional as the one given.
 
     Raises:
         ValueError: for a head that is shared, tied, used twice, not last, quantized or in half precision, each with the
@@ -250,10 +247,8 @@ def fold_into_bias(
         )
     head = _head.find_head(model)
     _check_foldable(model, head)
-    width = head.outputs.shape[-1]
-    layer = _adjustment_layer(width, head.output, class_counts, tau, target_prior, num_examples)
-    folded = _clone_with_bias(model, head.layer)
-    bias = _head.find_head(folded).layer.bias
+    layer = _adjustment_layer(head.width, head.output, class_counts, tau, target_prior, num_examples)
+    folded, bias = _clone.clone_with_bias(model, head.layer)
     # In float64, and rounded once.
     bias.assign(ops.convert_to_numpy(bias).astype("float64") - layer.values)
     return folded
@@ -261,8 +256,7 @@ def fold_into_bias(
 
 def _check_foldable(model, head):
     layer, way_out = head.layer, "Use `kla.adjust`, which adds a layer behind it instead."
-    outers = [*head.models[1:], layer]
-    if any(len(list(_head.uses_of(outer, part))) > 1 for outer, part in zip(head.models, outers, strict=True)):
+    if len(list(_head.uses_of(model, layer))) > 1:
         raise ValueError(
             f"Head {layer.name!r} is used more than once in {model.name!r}: its bias serves both. {way_out}"
         )
@@ -279,21 +273,3 @@ def _check_foldable(model, head):
             f"Head {layer.name!r} adds its bias in {layer.compute_dtype}, which would round the prior (−36.9 becomes "
             f'−37.0 in bfloat16). Build the head with dtype="float32". {way_out}'
         )
-
-
-def _clone_with_bias(model, layer):
-    """A copy of `model`, weights included, in which the head `layer` has a bias: zeros where it had none."""
-
-    def clone_layer(original):
-        config = original.get_config()
-        if original is layer:
-            config["use_bias"] = True
-        return type(original).from_config(config)
-
-    clone = keras.models.clone_model(model, clone_function=clone_layer, recursive=True)
-    weights = [ops.convert_to_numpy(weight) for weight in model.weights]
-    if not layer.use_bias:
-        after_kernel = next(i for i, weight in enumerate(model.weights) if weight is layer.weights[0]) + 1
-        weights.insert(after_kernel, np.zeros(clone.weights[after_kernel].shape, "float32"))
-    clone.set_weights(weights)
-    return clone

@@ -1,0 +1,64 @@
+"""A copy of a trained graph, state included, whose head has a bias.
+
+`keras.models.clone_model` copies a compiled model with its compilation, and `set_weights` leaves out what is state but
+not weights (the statistics of `Normalization`, the vocabulary of a lookup): so both go layer by layer here.
+"""
+
+import tempfile
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_logit_adjust.posthoc import _head
+
+
+def clone_with_bias(model, head):
+    """An uncompiled copy of `model`, and the bias of its copy of the layer `head`: zeros where that had none."""
+    copies = {}
+
+    def copy(layer):
+        if id(layer) not in copies:
+            copies[id(layer)] = layer, _clone_graph(layer, copy) if _head.is_graph(layer) else _clone_layer(layer)
+        return copies[id(layer)][1]
+
+    def _clone_layer(layer):
+        config = layer.get_config()
+        if layer is head:
+            config["use_bias"] = True
+        return type(layer).from_config(config)
+
+    clone = _clone_graph(model, copy)
+    for layer, twin in copies.values():
+        if layer is head:
+            _copy_head(layer, twin)
+        elif isinstance(layer, keras.Layer) and not _head.is_graph(layer):
+            _copy_state(layer, twin)
+    return clone, copies[id(head)][1].bias
+
+
+def _clone_graph(model, copy):
+    """A model of the copies of the layers of `model`, which keeps those that are used twice one layer."""
+    if isinstance(model, keras.Sequential):
+        tensor = model.inputs[0]
+        inputs = keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name)
+        return keras.Sequential([inputs, *map(copy, model.layers)], name=model.name, trainable=model.trainable)
+    uncompiled = keras.Model(model.input, model.output, name=model.name)
+    return keras.models.clone_model(uncompiled, clone_function=copy)
+
+
+def _copy_head(layer, twin):
+    twin.bias.assign(np.zeros(twin.bias.shape))
+    for name, variable in _head.variables_of(layer):
+        getattr(twin, name).assign(ops.convert_to_numpy(variable))
+
+
+def _copy_state(layer, twin):
+    for part, part_twin in zip(layer._flatten_layers(), twin._flatten_layers(), strict=True):
+        state = {}
+        part.save_own_variables(state)
+        part_twin.load_own_variables({name: ops.convert_to_numpy(value) for name, value in state.items()})
+        if hasattr(part, "save_assets"):
+            with tempfile.TemporaryDirectory() as folder:
+                part.save_assets(folder)
+                part_twin.load_assets(folder)

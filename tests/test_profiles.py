@@ -1,0 +1,136 @@
+"""Long-tail profiles and the draw from them, against the formulas and against counting."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from keras_logit_adjust.data import long_tail_counts, subsample
+from keras_logit_adjust.data.profiles import PROFILES
+
+quick = settings(max_examples=60, deadline=None)
+
+
+@pytest.mark.parametrize(("num_classes", "max_count", "total"), [(10, 5000, 12406), (100, 500, 10847)])
+def test_the_exponential_profile_has_the_published_cifar_sizes(num_classes, max_count, total):
+    assert long_tail_counts(num_classes, max_count, 100).sum() == total
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 10, 37])
+def test_the_exponential_profile_is_the_formula_truncated(num_classes):
+    expected = [math.floor(5003 * 50 ** (-c / (num_classes - 1)) + 1e-9) for c in range(num_classes)]
+    assert long_tail_counts(num_classes, 5003, 50).tolist() == expected
+
+
+@pytest.mark.parametrize(("num_classes", "expected"), [(4, [70, 70, 7, 7]), (5, [70, 70, 7, 7, 7]), (2, [70, 7])])
+def test_the_step_profile_keeps_the_first_half(num_classes, expected):
+    assert long_tail_counts(num_classes, 70, 10, "step").tolist() == expected
+
+
+def test_the_zipf_profile_is_a_power_law_that_ends_at_the_ratio():
+    counts = long_tail_counts(16, 1600, 16, "zipf")  # exponent log 16 / log 16 = 1
+    assert counts.tolist() == [1600 // rank for rank in range(1, 17)]
+    counts = long_tail_counts(16, 6400, 4, "zipf")  # exponent log 4 / log 16 = 1/2
+    assert counts.tolist() == [math.floor(6400 / math.sqrt(rank) + 1e-9) for rank in range(1, 17)]
+
+
+@quick
+@given(st.integers(2, 300), st.integers(1, 10**6), st.integers(1, 1000), st.sampled_from(PROFILES))
+def test_ends_are_exact_and_counts_never_rise(num_classes, smallest, ratio, profile):
+    counts = long_tail_counts(num_classes, smallest * ratio, ratio, profile)
+    assert counts.dtype == np.int64 and counts.shape == (num_classes,)
+    assert counts[0] == smallest * ratio and counts[-1] == smallest
+    assert (np.diff(counts) <= 0).all()
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_ratio_of_one_is_balanced(profile):
+    assert long_tail_counts(5, 7, 1, profile).tolist() == [7] * 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((1, 10, 2), r"`num_classes` must be an integer of at least 2\. Received: num_classes=1"),
+        ((2.0, 10, 2), r"`num_classes` must be an integer .* num_classes=2\.0"),
+        ((True, 10, 2), r"`num_classes` must be an integer .* num_classes=True"),
+        ((5, 0, 2), r"`max_count` must be an integer of at least 1\. Received: max_count=0"),
+        ((5, 10.5, 2), r"`max_count` must be an integer .* max_count=10\.5"),
+        ((5, 10, 0.5), r"`imbalance_ratio` must lie between 1 and max_count=10.*Received: imbalance_ratio=0\.5"),
+        ((5, 10, 11), r"`imbalance_ratio` must lie .* every class keeps an example.*imbalance_ratio=11"),
+        ((5, 10, float("nan")), r"`imbalance_ratio` must lie .*imbalance_ratio=nan"),
+        ((5, 10, float("inf")), r"`imbalance_ratio` must lie .*imbalance_ratio=inf"),
+        ((5, 10, "2"), r"`imbalance_ratio` must lie .*imbalance_ratio='2'"),
+        ((5, 10, 2, "pareto"), r"`profile` must be one of 'exponential', 'step', 'zipf'\. Received: profile='pareto'"),
+    ],
+)
+def test_a_profile_refuses_what_cannot_be_one(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        long_tail_counts(*arguments)
+
+
+@st.composite
+def pools(draw):
+    """Labels in any order, and per-class counts that they can serve."""
+    available = draw(st.lists(st.integers(0, 30), min_size=1, max_size=12).filter(any))
+    labels = draw(st.permutations([c for c, n in enumerate(available) for _ in range(n)]))
+    return labels, [draw(st.integers(0, n)) for n in available]
+
+
+@quick
+@given(pools(), st.integers(0, 2**32))
+def test_a_subsample_has_exactly_the_counts_asked_for(pool, seed):
+    labels, wanted = pool
+    chosen = subsample(labels, wanted, seed)
+    assert chosen.dtype == np.int64
+    assert (np.diff(chosen) > 0).all()  # ascending, none twice
+    assert np.bincount(np.asarray(labels)[chosen], minlength=len(wanted)).tolist() == wanted
+
+
+def test_the_same_seed_draws_the_same_and_another_seed_another_subset(rng):
+    labels = rng.integers(0, 4, 400)
+    first = subsample(labels, [20, 10, 5, 2], seed=3)
+    np.testing.assert_array_equal(first, subsample(labels, [20, 10, 5, 2], seed=3))
+    np.testing.assert_array_equal(first, subsample(labels[:, None], [20, 10, 5, 2], seed=np.random.SeedSequence(3)))
+    assert first.tolist() != subsample(labels, [20, 10, 5, 2], seed=4).tolist()
+
+
+def test_a_smaller_draw_is_part_of_a_larger_one_of_the_same_seed(rng):
+    labels = rng.integers(0, 3, 300)
+    assert set(subsample(labels, [5, 5, 1], seed=1)) < set(subsample(labels, [40, 5, 3], seed=1))
+
+
+def test_every_example_of_a_class_is_drawn_equally_often():
+    labels, draws = np.array([0, 1] * 20), 2000
+    times = np.zeros(labels.size)
+    for seed in range(draws):
+        times[subsample(labels, [5, 1], seed)] += 1
+    for label, share in ((0, 5 / 20), (1, 1 / 20)):
+        observed, expected = times[labels == label], draws * share
+        # Hypergeometric draws: the statistic has the mean of a χ² with 19 degrees; 50 is its 99.99 % point.
+        statistic = ((observed - expected) ** 2 / (expected * (1 - share))).sum() * 19 / 20
+        assert observed.sum() == draws * share * 20
+        assert 4 < statistic < 50
+
+
+@pytest.mark.parametrize(
+    ("labels", "class_counts", "message"),
+    [
+        ([], [1, 1], r"`labels` must be a non-empty vector of integer class ids\. Received shape \(0,\)"),
+        ([0.0, 1.0], [1, 1], r"`labels` must be .* integer class ids\. Received shape \(2,\), dtype float64"),
+        (np.eye(3, dtype=int), [1] * 3, r"`labels` must be a .* vector.*shape \(3, 3\).*labels\.argmax\(axis=-1\)"),
+        (["cat", "dog"], [1, 1], r"`labels` must be .* integer class ids"),
+        ([0, -1], [1, 1], r"`labels` must be class ids of at least 0\. Received -1"),
+        ([0, 1, 2], [1, 1], r"`labels` must be below the 2 classes of class_counts\. Received 2"),
+        ([0, 0, 1], [2, 2], r"must not ask for more .*Asked for \[2\] of \[1\] at class 1: lower `max_count`"),
+        ([0, 0, 1], [-1, 1], r"must not ask for more .*Asked for \[-1\] of \[2\] at class 0"),
+        ([0, 0, 1], [0.7, 0.3], r"must be whole numbers.*Received \[0\.7, 0\.3\]: multiply probabilities"),
+        ([0, 0, 1], [[1, 1]], r"`class_counts` must be a non-empty vector.*shape \(1, 2\)"),
+        ([0, 0, 1], [1, float("nan")], r"`class_counts` must be finite\. Received \[nan\] at class 1"),
+    ],
+)
+def test_a_subsample_refuses_what_it_cannot_draw(labels, class_counts, message):
+    with pytest.raises(ValueError, match=message):
+        subsample(labels, class_counts, seed=0)
