@@ -81,7 +81,7 @@ def as_positive_counts(positive_counts, num_examples):
             f"Received: num_examples={num_examples!r}"
         )
     counts = as_vector(positive_counts, "positive_counts")
-    if num_examples > 1 and (counts < 1).all():
+    if num_examples > 1 and ((counts > 0) & (counts < 1)).all():
         raise ValueError(
             "`positive_counts` must be numbers of examples, not probabilities. "
             f"Received {counts[:_SHOWN].tolist()}: multiply them by num_examples={num_examples}."

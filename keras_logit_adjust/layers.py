@@ -26,14 +26,14 @@ class _Adjustment:
             self.class_counts, self.tau, self.target_prior = None, tau, target_prior
             return None
         counts = _as_counts(class_counts, num_examples)
+        if self.built:
+            _checks.check_length(counts, self.adjustment.shape[0], "class_counts", f"layer {self.name!r}")
         tau = _checks.as_tau(tau, counts.size)
         adjustment = tau * _log_prior(counts, num_examples)
         if target_prior is not None:
             target_prior = _as_target(target_prior, num_examples)
             _checks.check_length(target_prior, counts.size, "target_prior", "class_counts")
             adjustment = adjustment - _log_prior(target_prior, None if num_examples is None else 1.0)
-        if self.built:
-            _checks.check_length(counts, self.adjustment.shape[0], "class_counts", f"layer {self.name!r}")
         # Kept last: a refused change leaves the layer as it was.
         self.class_counts, self.tau, self.target_prior = counts, tau, target_prior
         return adjustment
@@ -260,6 +260,12 @@ class PriorAwareDense(_Adjustment, keras.layers.Dense):
         return config
 
 
+def _normalize(x, axis):
+    """`x / ‖x‖`, and 0 of a zero vector, whose gradient `ops.normalize` makes NaN on JAX and torch."""
+    squares = ops.sum(ops.square(x), axis=axis, keepdims=True)
+    return x / ops.sqrt(ops.where(squares > 0, squares, ops.ones_like(squares)))
+
+
 @keras.saving.register_keras_serializable(package="keras_logit_adjust")
 class CosineDense(keras.layers.Layer):
     """A cosine head, `s · (w_y · x) / (‖w_y‖ ‖x‖)`: it emits logits that are scaled already.
@@ -302,8 +308,8 @@ class CosineDense(keras.layers.Layer):
         self.kernel = self.add_weight(name="kernel", shape=shape, initializer=self.kernel_initializer)
 
     def call(self, inputs):
-        features = ops.normalize(_base.at_least_float32(inputs), axis=-1)
-        kernel = ops.normalize(_base.at_least_float32(ops.convert_to_tensor(self.kernel)), axis=0)
+        features = _normalize(_base.at_least_float32(inputs), axis=-1)
+        kernel = _normalize(_base.at_least_float32(ops.convert_to_tensor(self.kernel)), axis=0)
         return self.scale * ops.matmul(features, kernel)
 
     def compute_output_spec(self, inputs):

@@ -3,7 +3,7 @@
 Every metric takes labels as the losses do: ids, one-hot or soft rows by static shape (a soft row counts for its largest
 entry, an all-zero row for none). Keras masks, `ignore_class` and `sample_weight` are honored; a fractional or
 out-of-range label turns the result into NaN. Predictions are logits or probabilities; of equal scores the first class
-wins, as `argmax` has it.
+wins, as `argmax` has it. (On JAX, Keras loses the mask on its way to the training metrics of `fit`; validation has it.)
 
 `class_prior=` judges a model as if the classes occurred with those frequencies: class y weighs `L·π_y`. For averages of
 per-class recalls that is exact on any test set; for precision and F1 it is exact on a balanced one. Recalls themselves
@@ -407,7 +407,8 @@ def _group_names(groups, num_classes):
             )
         groups = [groups.get(c) for c in range(num_classes)]
     groups = list(groups)
-    if len(groups) != num_classes or not all(name is None or isinstance(name, str) for name in groups):
+    are_names = all(name is None or isinstance(name, str) for name in groups) and any(groups)
+    if len(groups) != num_classes or not are_names:
         raise ValueError(
             f"`groups` must name the group of each of the {num_classes} classes. Received {len(groups)} entries: "
             f"{groups[:8]}"

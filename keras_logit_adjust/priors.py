@@ -187,10 +187,11 @@ def _labels_of(batch):
                 f"A batch must be (x, y) or (x, y, sample_weight). Received a {type(batch).__name__} of length "
                 f"{len(batch)}."
             )
-        return batch[1]
+        batch = batch[1]
     if isinstance(batch, Mapping):
         raise ValueError(
-            "A batch must be (x, y) or (x, y, sample_weight). Received a dict: map the dataset to such pairs first."
+            "A batch must be (x, y) or (x, y, sample_weight), y one array of labels. Received a dict: map the dataset "
+            "to such pairs first."
         )
     return batch
 
@@ -238,6 +239,8 @@ def _to_numpy(labels):
 
 def _count_batch(labels, num_classes, position):
     """Counts, as floats, of one array of ids or of one-hot rows."""
+    if labels.dtype.name == "bfloat16":  # of no kind that NumPy knows
+        labels = labels.astype("float32")
     if labels.dtype.kind not in "buif":
         raise ValueError(
             f"Labels must be integer class ids or one-hot rows. Received values of dtype {labels.dtype} in {position}: "

@@ -74,12 +74,12 @@ def several_inputs(as_dict):
     return keras.Model({"first": first, "second": second} if as_dict else [first, second], outputs)
 
 
-def branching():
-    """Shared trunk layers (one of them used inside and outside a nested model), raw operations, statistics, dropout."""
+def branching(shared_with_nested=False):
+    """A trunk layer used twice, raw operations, statistics, dropout."""
     inputs = keras.Input((WIDTH,))
     shared = layers.Dense(WIDTH, "tanh")
-    inner = sequential(shared, layers.BatchNormalization(), layers.Dropout(0.5))
-    features = ops.concatenate([shared(inputs), inner(shared(inputs)) * 2.0, inputs[:, :2]], axis=-1)
+    inner = sequential(*[shared] * shared_with_nested, layers.BatchNormalization(), layers.Dropout(0.5))
+    features = ops.concatenate([shared(inputs), inner(shared(shared(inputs))) * 2.0, inputs[:, :2]], axis=-1)
     return keras.Model(inputs, layers.Dense(3, use_bias=False)(features))
 
 

@@ -60,6 +60,14 @@ def test_small_cnn_is_the_documented_network(rng):
     assert model.predict(images(rng, (28, 28, 1)), verbose=0).shape == (4, 10)
 
 
+@pytest.mark.parametrize(("name", "black", "white"), [("small_cnn", 0, 1), ("resnet32", -1, 1)])
+def test_images_are_scaled_inside_the_model(name, black, white):
+    build, shape = BUILDERS[name]
+    rescale = next(x for x in build(models.dense_head).layers if isinstance(x, keras.layers.Rescaling))
+    scaled = keras.ops.convert_to_numpy(rescale(np.stack([np.zeros(shape), np.full(shape, 255)])))
+    np.testing.assert_allclose(scaled, np.stack([np.full(shape, black), np.full(shape, white)]), atol=1e-6)
+
+
 def test_images_of_any_number_type_mean_the_same(rng):
     model, x = models.small_cnn((8, 8, 1), 5), images(rng, (8, 8, 1))
     outputs = [keras.ops.convert_to_numpy(model(x.astype(dtype))) for dtype in ("uint8", "float32", "float64")]
@@ -100,7 +108,8 @@ def test_a_saved_model_predicts_the_same_bits(name, rng, tmp_path):
 def test_augmentation_changes_what_training_sees_and_nothing_else(rng):
     x = images(rng, (8, 8, 3))
     plain, augmented = models.resnet32(3, (8, 8, 3)), models.resnet32(3, (8, 8, 3), augment=True)
-    augmented.set_weights(plain.get_weights()) if len(plain.weights) == len(augmented.weights) else None
+    augmented.set_weights(plain.get_weights())
+    np.testing.assert_allclose(augmented.predict(x, verbose=0), plain.predict(x, verbose=0), rtol=1e-4, atol=1e-4)
     layers = [layer for layer in augmented.layers if layer.name.startswith("random")]
     assert len(layers) == 2
 
@@ -149,9 +158,9 @@ def test_a_zero_vector_has_zero_logits_and_leaves_training_finite():
     x = np.ones((2, 4), "float32")
     np.testing.assert_array_equal(model.predict(x, verbose=0), np.zeros((2, 2)))
     model.compile(keras.optimizers.SGD(1e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    history = model.fit(x, np.array([0, 1]), epochs=2, verbose=0)
+    history = model.fit(x, np.array([0, 0]), verbose=0)
     np.testing.assert_allclose(history.history["loss"][0], np.log(2), rtol=1e-6)
-    assert all(np.isfinite(w).all() for w in model.get_weights())
+    assert all(0 < np.abs(w).max() < 2 for w in model.get_weights())  # moved, neither to NaN nor far away
 
 
 @pytest.mark.parametrize("scale", [0, -1.0, float("nan"), float("inf"), "30", True])

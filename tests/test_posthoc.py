@@ -10,6 +10,7 @@ from posthoc_models import (
     WIDTH,
     Subclassed,
     adjusted_by_hand,
+    branching,
     build,
     log_prior,
     numpy,
@@ -87,6 +88,14 @@ def test_every_weight_of_a_partly_frozen_model_is_folded_into_its_own_place(trai
     np.testing.assert_allclose(numpy(folded.get_layer("head").bias), -log_prior(COUNTS), rtol=1e-6)
     data = rows(rng, 5, WIDTH)
     np.testing.assert_allclose(numpy(folded(data)), numpy(model(data)) - log_prior(COUNTS), rtol=1e-5, atol=1e-5)
+
+
+def test_a_layer_shared_with_a_nested_model_stays_shared(rng):
+    model, data = branching(shared_with_nested=True), rows(rng, 5, WIDTH)
+    randomize(model, rng)
+    folded = kla.fold_into_bias(model, COUNTS)
+    np.testing.assert_allclose(numpy(folded(data)), numpy(model(data)) - log_prior(COUNTS), rtol=1e-5, atol=1e-6)
+    assert len(folded.weights) == len(model.weights) + 1
 
 
 def test_a_custom_layer_with_parts_and_a_frozen_weight_is_copied_whole(rng):

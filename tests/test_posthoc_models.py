@@ -124,12 +124,19 @@ def test_inputs_and_outputs_keep_the_containers_they_had(make, container, rng):
 
 
 @pytest.mark.parametrize("make", MAKERS)
-def test_a_nested_model_called_for_inference_stays_so_in_training(make, rng):
-    inner = sequential(layers.BatchNormalization(), layers.Dense(3, "softmax"))
+@pytest.mark.parametrize(
+    "call",
+    [lambda inner, x: inner(x), lambda inner, x: inner(x, training=False), lambda inner, x: inner(inputs=x)],
+    ids=["plain", "for inference", "by keyword"],
+)
+def test_a_nested_model_is_called_as_it_was_in_training_too(make, call, rng):
+    inner = sequential(layers.BatchNormalization(momentum=1.0), layers.Dense(3, "softmax"))
     inputs, data = keras.Input((WIDTH,)), rows(rng, 7, WIDTH) + 3.0
-    model = keras.Model(inputs, inner(inputs, training=False))
-    expected = adjusted_by_hand(model(data), "softmax", log_prior(COUNTS))
-    np.testing.assert_allclose(numpy(make(model, COUNTS)(data, training=True)), expected, rtol=1e-5)
+    model = keras.Model(inputs, call(inner, inputs))
+    for training in (False, True):
+        expected = adjusted_by_hand(model(data, training=training), "softmax", log_prior(COUNTS))
+        result = make(model, COUNTS)(data, training=training)
+        np.testing.assert_allclose(numpy(result), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("make", MAKERS)

@@ -32,7 +32,7 @@ class MaskedLoss(keras.losses.Loss):
         y_true, y_pred = _labels.to_tensor(y_true), _labels.to_tensor(y_pred)
         with keras.name_scope(self.name):
             if layer_mask is not None:
-                y_pred = _zero_masked(y_pred, layer_mask)
+                y_pred = zero_masked(y_pred, layer_mask)
             values, own_mask = self.values_and_mask(y_true, y_pred)
             rank = len(values.shape)
             mask = _labels.combine_masks(rank, layer_mask, own_mask)
@@ -51,7 +51,7 @@ def at_least_float32(tensor):
     return ops.cast(tensor, dtype)
 
 
-def _zero_masked(y_pred, mask):
+def zero_masked(y_pred, mask):
     """Zeros in place of masked logits, so that NaN or infinite padding has no gradient either."""
     mask = _labels.expand_right(ops.cast(mask, "bool"), len(y_pred.shape), "mask")
     return ops.where(mask, y_pred, ops.zeros_like(y_pred))

@@ -54,19 +54,23 @@ def _adjusted_values(y_true, y_pred, adjustment, label_smoothing, ignore_class):
     """Values and mask of the softmax cross-entropy of `y_pred + adjustment`."""
     y_true, y_pred = _labels.to_tensor(y_true), _labels.to_tensor(y_pred)
     leading = _labels.check_width(y_pred, adjustment.size)
-    is_id = _labels.are_ids(y_true, leading, adjustment.size)
-    logits = _base.at_least_float32(y_pred)
-    logits = logits + ops.convert_to_tensor(adjustment, dtype=logits.dtype)
-    if not is_id:
+    if not _labels.are_ids(y_true, leading, adjustment.size):
         if ignore_class is not None:
             raise ValueError(
                 "`ignore_class` goes with class ids. Received one-hot labels: give ignored rows a weight of 0."
             )
-        return _soft_values(y_true, logits, label_smoothing), None
+        return _soft_values(y_true, _adjust(y_pred, adjustment), label_smoothing), None
     ids, proper, kept = _labels.settle_ids(y_true, leading, adjustment.size, ignore_class)
-    values = _id_values(ids, logits, label_smoothing)
+    if kept is not None:
+        y_pred = _base.zero_masked(y_pred, kept)
+    values = _id_values(ids, _adjust(y_pred, adjustment), label_smoothing)
     # A factor of NaN, not a constant: the gradient of an improper label must not pass for one of class 0.
     return values * ops.where(proper, ops.ones_like(values), np.nan), kept
+
+
+def _adjust(y_pred, adjustment):
+    logits = _base.at_least_float32(y_pred)
+    return logits + ops.convert_to_tensor(adjustment, dtype=logits.dtype)
 
 
 def _id_values(ids, logits, label_smoothing):
@@ -90,7 +94,8 @@ def _runs_op_by_op():
 
 def _log_softmax_parts(logits):
     """`z = g − max g` and `log Σ exp z`, whose difference is `−log softmax(g)` without cancellation."""
-    shifted = logits - ops.stop_gradient(ops.max(logits, axis=-1, keepdims=True))
+    # An initial value, for without one Keras refuses an empty batch.
+    shifted = logits - ops.stop_gradient(ops.max(logits, axis=-1, keepdims=True, initial=-np.inf))
     return shifted, ops.log(ops.sum(ops.exp(shifted), axis=-1))
 
 
@@ -218,8 +223,9 @@ class BinaryLogitAdjustedCrossentropy(_base.MaskedLoss):
 
     def values_and_mask(self, y_true, y_pred):
         targets, known = self._settle_targets(y_true, y_pred)
-        logits = _base.at_least_float32(y_pred)
-        logits = logits + ops.convert_to_tensor(self.adjustment, dtype=logits.dtype)
+        if known is not None:
+            y_pred = _base.zero_masked(y_pred, known)
+        logits = _adjust(y_pred, self.adjustment)
         targets = ops.cast(targets, logits.dtype)
         proper = ops.logical_and(ops.greater_equal(targets, 0.0), ops.less_equal(targets, 1.0))
         targets = targets * (1.0 - self.label_smoothing) + 0.5 * self.label_smoothing
@@ -244,6 +250,7 @@ class BinaryLogitAdjustedCrossentropy(_base.MaskedLoss):
                 f"`y_true` must have the shape of `y_pred`, {(*leading, num_labels)}, one target for each label. "
                 f"Received shape {shape}. For class ids use `LogitAdjustedCrossentropy`."
             )
+        _labels.check_agreement(shape[: len(leading)], leading)
         if self.ignore_class is None:
             return y_true, None
         known = ops.not_equal(y_true, self.ignore_class)

@@ -40,11 +40,17 @@ def clone_with_bias(model, head):
 def _clone_graph(model, copy):
     """A model of the copies of the layers of `model`, which keeps those that are used twice one layer."""
     if isinstance(model, keras.Sequential):
-        tensor = model.inputs[0]
-        inputs = keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name)
+        inputs = _input_like(model.inputs[0], copy)
         return keras.Sequential([inputs, *map(copy, model.layers)], name=model.name, trainable=model.trainable)
+    inputs = keras.tree.map_structure(lambda tensor: _input_like(tensor, copy), model.input)
     uncompiled = keras.Model(model.input, model.output, name=model.name)
-    return keras.models.clone_model(uncompiled, clone_function=copy)
+    return keras.models.clone_model(uncompiled, inputs, clone_function=copy)
+
+
+def _input_like(tensor, copy):
+    inputs = copy(tensor._keras_history.operation).output
+    inputs.name = tensor.name  # by which a serving signature calls it; the layer's may be another
+    return inputs
 
 
 def _copy_head(layer, twin):

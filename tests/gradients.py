@@ -1,0 +1,53 @@
+"""Values and gradients of a loss on whichever backend runs, in every mode it compiles to."""
+
+import keras
+import numpy as np
+from keras import ops
+
+BACKEND = keras.backend.backend()
+MODES = {"tensorflow": ["eager", "graph", "xla"], "jax": ["eager", "jit"], "torch": ["eager"]}[BACKEND]
+
+
+def value_and_gradient(loss, y_true, logits, mode="eager"):
+    """`loss(y_true, logits)` and the gradient of its sum by the logits, in float64."""
+    y_true, logits = ops.convert_to_tensor(y_true), ops.convert_to_tensor(logits)
+    value, gradient = _COMPUTE[BACKEND](loss, y_true, logits, mode)
+    return as_float64(value), as_float64(gradient)
+
+
+def as_float64(tensor):
+    return np.asarray(ops.convert_to_numpy(tensor)).astype("float64")
+
+
+def _with_tensorflow(loss, y_true, logits, mode):
+    import tensorflow as tf
+
+    def compute(y_true, logits):
+        with tf.GradientTape() as tape:
+            tape.watch(logits)
+            value = loss(y_true, logits)
+        return value, tape.gradient(value, logits)
+
+    return (compute if mode == "eager" else tf.function(compute, jit_compile=mode == "xla"))(y_true, logits)
+
+
+def _with_jax(loss, y_true, logits, mode):
+    import jax
+
+    def compute(logits, y_true):
+        value = loss(y_true, logits)
+        return value.sum(), value
+
+    compute = jax.value_and_grad(compute, has_aux=True)
+    (_, value), gradient = (compute if mode == "eager" else jax.jit(compute))(logits, y_true)
+    return value, gradient
+
+
+def _with_torch(loss, y_true, logits, mode):
+    logits = logits.detach().clone().requires_grad_()
+    value = loss(y_true, logits)
+    value.sum().backward()
+    return value.detach(), logits.grad
+
+
+_COMPUTE = {"tensorflow": _with_tensorflow, "jax": _with_jax, "torch": _with_torch}

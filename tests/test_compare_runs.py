@@ -1,0 +1,391 @@
+"""`compare` from start to end on tiny rows: its files, resuming, and everything a user may get wrong."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from keras_logit_adjust import __main__, data
+from keras_logit_adjust.compare import METHODS, Config, compare, report, run, statistics
+
+TRAINED = ["erm", "class_weight", "la_loss", "la_head"]
+ROWS = ["--train", "train.npz", "--test", "test.npz", "--epochs", "1"]
+CONFIG = Config(train="train.npz", test="test.npz", epochs=1)
+
+
+def write_rows(folder, seed=0):
+    """Files train.npz and test.npz of rows in three classes of 150, 60 and 15 (test: 40, 20, 10)."""
+    rng = np.random.default_rng(seed)
+    for name, counts in (("train", [150, 60, 15]), ("test", [40, 20, 10])):
+        y = rng.permutation(np.repeat([0, 1, 2], counts))
+        np.savez(folder / f"{name}.npz", x=(rng.normal(size=(y.size, 4)) + np.eye(3, 4)[y]).astype("float32"), y=y)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """An empty working folder with the files of rows; unfinished work waits in it too."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    write_rows(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Puts random logits in the place of training, and no figures; holds (seed, method) of the runs it stood in for."""
+    calls = []
+    names = {id(METHODS[name]): name for name in METHODS}
+
+    def train(config, recipe, method, dataset, bar):
+        calls.append((dataset.seed, names[id(method)]))
+        rng = np.random.default_rng([dataset.seed, list(METHODS).index(calls[-1][1])])
+        logits = rng.normal(size=(dataset.test[1].size, dataset.num_classes)).astype("float32")
+        return {"test_logits": logits, "loss": np.array([1.0]), "seconds": np.array(0.5)}
+
+    monkeypatch.setattr(run, "_train", train)
+    monkeypatch.setattr(report, "_figures", lambda results, predictions: {})
+    return calls
+
+
+def read_json(path):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+
+
+# --- real training, once ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of a comparison of all methods, trained for real, and the names it was called with."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        write_rows(folder)
+        names = [*METHODS]
+        assert __main__.main(["compare", *ROWS, "--methods", ", ".join(names), "--seeds", "2", "--output", "out"]) == 0
+    return folder / "out", names
+
+
+def test_every_promised_file_is_there_and_no_half_written_one(finished):
+    output, _ = finished
+    found = sorted(str(path.relative_to(output)) for path in output.rglob("*") if path.is_file())
+    runs = [f"runs/{name}_seed{seed}.npz" for name in TRAINED for seed in (0, 1)]
+    named = ["config.json", "per_class_accuracy.png", "predictions.npz", "report.md", "results.json", "tail.png"]
+    assert found == sorted(named + runs)  # la_posthoc uses the model of erm
+
+
+def test_the_table_follows_from_the_predictions_alone(finished):
+    output, names = finished
+    results = read_json(output / "results.json")
+    with np.load(output / "predictions.npz") as file:
+        stored = dict(file)
+    labels, counts = stored["labels"], stored["class_counts"]
+    with np.load(output.parent / "test.npz") as test:
+        np.testing.assert_array_equal(labels, test["y"])
+    assert counts.tolist() == [[135, 54, 13]] * 2  # 150, 60 and 15 less a tenth, rounded half up
+    assert list(results["methods"]) == names
+    for name in names:
+        logits = [stored[f"{name}_seed{seed}"] for seed in (0, 1)]
+        rows = [statistics.figures(labels, x, n) for x, n in zip(logits, counts, strict=True)]
+        assert results["methods"][name]["seeds"] == rows
+        assert results["methods"][name]["summary"] == statistics.summarize(rows)
+        hits, baseline = (
+            np.stack([stored[f"{key}_seed{seed}"].argmax(axis=-1) == labels for seed in (0, 1)])
+            for key in (name, "erm")
+        )
+        expected = None if name == "erm" else statistics.paired_difference(labels, hits, baseline)
+        assert results["methods"][name]["versus_erm"] == expected
+
+
+def test_post_hoc_logits_are_those_of_erm_less_the_log_prior(finished):
+    with np.load(finished[0] / "predictions.npz") as stored:
+        for seed in (0, 1):
+            shift = stored[f"erm_seed{seed}"] - stored[f"la_posthoc_seed{seed}"]
+            counts = stored["class_counts"][seed]
+            np.testing.assert_allclose(shift, np.tile(np.log(counts / counts.sum()), (70, 1)), atol=1e-5)
+            assert (stored[f"la_loss_seed{seed}"] != stored[f"erm_seed{seed}"]).any()
+
+
+def test_the_report_holds_the_table_its_conditions_and_figures(finished):
+    output, names = finished
+    results, text = read_json(output / "results.json"), (output / "report.md").read_text(encoding="utf-8")
+    assert report.to_markdown(results) in text
+    assert "train.npz, as it is profile, 3 classes, 202 training examples (135 to 13 a class)" in text
+    assert f"validation stratified, 2 seeds, {keras.backend.backend()} backend" in text
+    for name in names:
+        cells = [cell.strip() for cell in text.split(f"| `{name}` ")[1].split("\n")[0].split("|")]
+        method = results["methods"][name]
+        for key, cell in zip(report.COLUMNS, cells[1:], strict=False):
+            figure = method["summary"][key]
+            assert cell == f"{figure['mean']:.1f} ± {figure['std']:.1f}"
+        versus = method["versus_erm"]
+        verdict = "" if versus is None else "none" if versus["low"] <= 0 <= versus["high"] else versus["difference"]
+        assert cells[6].split(" ")[0] == (verdict if isinstance(verdict, str) else f"{verdict:+.1f}")
+    assert "![tail](tail.png)" in text and "![per class accuracy](per_class_accuracy.png)" in text
+
+
+def test_results_name_the_command_and_no_path_that_was_not_typed(finished):
+    output, names = finished
+    results = read_json(output / "results.json")
+    options = "--train train.npz --test test.npz --epochs 1"
+    assert results["command"] == f"keras-logit-adjust compare --methods {','.join(names)} --seeds 2 {options}"
+    for name in ("results.json", "config.json", "report.md"):
+        text = (output / name).read_text(encoding="utf-8")
+        assert str(output.parent) not in text and "/home" not in text and "/root" not in text
+    expected = {**dataclasses.asdict(CONFIG), "backend": keras.backend.backend(), "keras": keras.__version__}
+    assert results["config"] == read_json(output / "config.json") == expected
+    assert len(set(results["split_hashes"])) == 2
+    assert results["train_seconds"].keys() == {f"{name}_seed{seed}" for name in TRAINED for seed in (0, 1)}
+
+
+def test_a_loss_that_diverges_is_reported(monkeypatch, capsys):
+    def not_a_number(y_true, y_pred):
+        return keras.ops.mean(y_pred, axis=-1) * float("nan")
+
+    monkeypatch.setitem(METHODS, "erm", dataclasses.replace(METHODS["erm"], loss=lambda counts: not_a_number))
+    assert __main__.main(["compare", *ROWS, "--methods", "erm", "--seeds", "1"]) == 2
+    assert "the loss of 'cross-entropy (ERM)' is not finite" in capsys.readouterr().err
+
+
+def test_columns_are_standardized_as_the_training_set_has_them(rng):
+    x = np.column_stack([rng.normal(7, 3, 50), np.full(50, 0.1), rng.integers(0, 2, 50)]).astype("float32")
+    scale = run._Standardizer(x)
+    scaled = scale(x)
+    assert scaled.dtype == np.float32
+    np.testing.assert_allclose(scaled[:, [0, 2]].mean(axis=0), 0, atol=1e-6)
+    np.testing.assert_allclose(scaled[:, [0, 2]].std(axis=0), 1, rtol=1e-5)
+    np.testing.assert_allclose(scaled[:, 1], 0, atol=1e-6)
+    # Where a column was constant in training, another value must not become an outlier a million wide.
+    np.testing.assert_allclose(scale(x[:1] + np.float32([0, 1, 0]))[0, 1], 1, rtol=1e-5)
+    images = np.zeros((2, 4, 4, 1), "uint8")
+    assert run._Standardizer(images)(images) is images
+
+
+# --- resuming --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("output", ["out", None])
+def test_an_interrupted_comparison_goes_on_with_the_missing_runs(output, trained, monkeypatch, capsys, folder):
+    train = run._train
+
+    def interrupt_the_third(*arguments):
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        return train(*arguments)
+
+    command = ["compare", *ROWS, "--seeds", "2", *(["--output", output] if output else [])]
+    monkeypatch.setattr(run, "_train", interrupt_the_third)
+    assert __main__.main(command) == 130
+    assert "2 finished runs are kept in" in capsys.readouterr().out
+    assert trained == [(0, "erm"), (0, "class_weight")]
+    monkeypatch.setattr(run, "_train", train)
+    assert __main__.main(command) == 0
+    assert trained[2:] == [(0, "la_loss"), (1, "erm"), (1, "class_weight"), (1, "la_loss")]
+    if output is None:
+        assert not list((folder / "cache").rglob("*.npz"))  # nothing is left behind
+
+
+def test_a_save_that_is_cut_short_leaves_no_run(trained, monkeypatch, capsys):
+    def cut_short(file, **arrays):
+        file.write(b"PK half of it")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(np, "savez_compressed", cut_short)
+        compare(CONFIG, ["erm"], 1, "out")
+    assert "Interrupted. 0 finished runs are kept" in capsys.readouterr().out
+    compare(CONFIG, ["erm"], 1, "out")
+    assert trained == [(0, "erm")] * 2
+
+
+def test_a_finished_comparison_trains_nothing_again(trained):
+    first = compare(CONFIG, seeds=2, output="out")
+    again = compare(CONFIG, seeds=2, output="out")
+    assert len(trained) == 6
+    assert again["methods"] == first["methods"]
+
+
+def test_more_seeds_and_methods_extend_a_folder_and_fewer_leave_it(trained, folder):
+    compare(CONFIG, ["erm"], 1, "out")
+    results = compare(CONFIG, ["la_head", "la_posthoc"], 2, "out")
+    assert trained == [(0, "erm"), (0, "la_head"), (1, "erm"), (1, "la_head")]
+    assert list(results["methods"]) == ["erm", "la_head", "la_posthoc"]
+    assert list(compare(CONFIG, ["erm"], 1, "out")["methods"]) == ["erm"]
+    assert len(trained) == len(list((folder / "out" / "runs").iterdir())) == 4
+
+
+def test_the_returned_results_are_the_stored_ones(trained, folder):
+    returned = compare(CONFIG, ["erm"], 1, "out")
+    assert read_json(folder / "out" / "results.json") == json.loads(json.dumps(returned))
+
+
+def damage(path, how, folder):
+    if how == "truncated":
+        path.write_bytes(path.read_bytes()[:-30])
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "garbage":
+        path.write_text("not an archive")
+    else:
+        with np.load(path) as file:
+            arrays = dict(file)
+        if how == "another shape":
+            arrays["test_logits"] = arrays["test_logits"][:-1]
+        elif how == "another split":
+            arrays["split_hash"] = np.array("0" * 64)
+        else:
+            del arrays["test_logits"]
+        np.savez(path, **arrays)
+
+
+@pytest.mark.parametrize("how", ["truncated", "empty", "garbage", "another shape", "another split", "incomplete"])
+def test_a_damaged_run_is_trained_again(how, trained, folder):
+    first = compare(CONFIG, ["la_loss"], 1, "out")
+    damage(folder / "out" / "runs" / "erm_seed0.npz", how, folder)
+    assert compare(CONFIG, ["la_loss"], 1, "out")["methods"] == first["methods"]
+    assert trained == [(0, "erm"), (0, "la_loss"), (0, "erm")]
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_files_that_changed_under_their_name_are_trained_on_again(part, trained, folder):
+    compare(CONFIG, ["erm"], 1, "out")
+    with np.load(folder / f"{part}.npz") as file:
+        x, y = file["x"], file["y"]
+    x[0, 0] += 1
+    np.savez(folder / f"{part}.npz", x=x, y=y)
+    compare(CONFIG, ["erm"], 1, "out")
+    assert len(trained) == 2
+
+
+OTHERS = {
+    "epochs": 2,
+    "batch_size": 7,
+    "recipe": "paper",
+    "validation": "none",
+    "imbalance_ratio": 3.0,
+    "profile": "step",
+    "model": "cosine",
+    "precision": "mixed_bfloat16",
+}
+
+
+@pytest.mark.parametrize("field", OTHERS)
+@pytest.mark.parametrize("kept", ["config.json", "results.json"])
+def test_a_folder_of_another_configuration_is_refused_naming_the_field(field, kept, trained, folder):
+    compare(CONFIG, ["erm"], 1, "out")
+    for name in {"config.json", "results.json"} - {kept}:
+        (folder / "out" / name).unlink()
+    theirs, mine = getattr(CONFIG, field), OTHERS[field]
+    message = f"another configuration: its {field} is {theirs!r}, this one's is {mine!r}. Choose another --output"
+    with pytest.raises(ValueError, match=message):
+        compare(dataclasses.replace(CONFIG, **{field: mine}), ["erm"], 1, "out")
+    assert len(trained) == 1
+
+
+def test_a_mistyped_option_does_not_claim_the_folder(trained):
+    with pytest.raises(ValueError, match="Unknown data set"):
+        compare(Config(dataset="fashion_mnist"[:-1]), ["erm"], 1, "out")
+    compare(CONFIG, ["erm"], 1, "out")
+    assert trained == [(0, "erm")]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", "7", '{"config": 3}', "\x00"])
+@pytest.mark.parametrize("name", ["config.json", "results.json"])
+def test_a_broken_file_in_the_folder_is_named(name, content, trained, folder):
+    compare(CONFIG, ["erm"], 1, "out")
+    (folder / "out" / name).write_text(content)
+    # A config.json without our fields is well-formed, and another's.
+    message = rf"{name} is broken \(.*\)\. Remove it" if (name, content) != ("config.json", '{"config": 3}') else "its"
+    with pytest.raises(ValueError, match=message):
+        compare(CONFIG, ["erm"], 1, "out")
+
+
+# --- what a user may type ---------------------------------------------------------------------------------------------
+
+
+def test_erm_is_added_first_and_repeated_methods_are_run_once(trained):
+    assert list(compare(CONFIG, ["la_loss", "la_loss"], 1)["methods"]) == ["erm", "la_loss"]
+    assert list(compare(CONFIG, ["la_loss", "erm"], 1)["methods"]) == ["la_loss", "erm"]
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16", "mixed_float16"])
+def test_models_train_at_the_precision_asked_for_and_later_ones_are_unaffected(precision, monkeypatch, trained):
+    train, policies = run._train, []
+    monkeypatch.setattr(run, "_train", lambda *a: policies.append(keras.config.dtype_policy().name) or train(*a))
+    compare(dataclasses.replace(CONFIG, precision=precision), ["erm"], 1)
+    assert policies == [precision]
+    assert keras.config.dtype_policy().name == "float32"
+
+
+def test_a_report_without_matplotlib_says_how_to_get_figures(trained, monkeypatch, capsys, folder):
+    monkeypatch.setattr(report.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(report, "_figures", lambda *_: pytest.fail("drew figures without matplotlib"))
+    compare(CONFIG, ["erm"], 1, "out")
+    assert 'pip install "keras_logit_adjust[plots]"' in capsys.readouterr().out
+    assert "png" not in (folder / "out" / "report.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--dataset", "fashion"], "Unknown data set 'fashion'"),
+        (["--dataset", ""], "Unknown data set ''"),
+        (["--dataset", "cifar10", "--data-dir", "."], "'cifar10' is not on disk under .. Download it once with"),
+        (["--methods", "erm,lda"], "Unknown method 'lda'. Known: erm, class_weight, la_posthoc"),
+        (["--methods", ""], "Unknown method ''. Known: erm"),
+        (["--seeds", "0"], "`seeds` must be an integer of at least 1. Received: seeds=0"),
+        (["--epochs", "0"], "`epochs` must be an integer of at least 1. Received: epochs=0"),
+        (["--batch-size", "-1"], "`batch_size` must be an integer of at least 1. Received: batch_size=-1"),
+        (["--ratio", "0.5"], "`imbalance_ratio` must lie between 1 and"),
+        (["--ratio", "nan"], "every class keeps an example. Received: imbalance_ratio=nan"),
+        (["--train", "train.npz"], "--train and --test go together"),
+        (["--test", "test.npz"], "--train and --test go together"),
+        (["--train", "none.npz", "--test", "test.npz"], "No such file: none.npz. Make one with"),
+        (["--train", "train.npz", "--test", "wide.npz"], "must have one shape. Received x of shape (4,) to train"),
+        (["--train", "wide.npz", "--test", "bad.npz"], "bad.npz is not a NumPy .npz file"),
+        (["--recipe", "released"], "Received data set 'fashion_mnist_lt': use --recipe paper or quick"),
+        (["--model", "linear"], "Model 'linear' does not take images of shape (28, 28, 1): use --model auto"),
+        (["--output", "train.npz"], "--output must be a folder. train.npz is a file"),
+        (["--profile", "pareto"], "argument --profile: invalid choice: 'pareto'"),
+        (["--validation", "random"], "argument --validation: invalid choice: 'random'"),
+        (["--recipe", "slow"], "argument --recipe: invalid choice: 'slow'"),
+        (["--model", "vit"], "argument --model: invalid choice: 'vit'"),
+        (["--precision", "float8"], "argument --precision: invalid choice: 'float8'"),
+        (["--ratio", "many"], "argument --ratio: invalid float value: 'many'"),
+        (["--epochs", "1.5"], "argument --epochs: invalid int value: '1.5'"),
+        (["--nope"], "unrecognized arguments: --nope"),
+    ],
+)
+def test_bad_input_ends_with_status_2_and_one_line_that_says_why(options, message, capsys, folder):
+    np.savez(folder / "wide.npz", x=np.zeros((6, 5)), y=[0, 1, 2] * 2)
+    (folder / "bad.npz").write_text("no archive")
+    try:
+        status = __main__.main(["compare", *options])
+    except SystemExit as stop:  # argparse's own way
+        status = stop.code
+    lines = capsys.readouterr().err.strip().split("\n")
+    assert status == 2
+    assert any(line.startswith("keras-logit-adjust") and message in line for line in lines)
+    assert not any("Traceback" in line for line in lines)
+
+
+@pytest.mark.parametrize("field", ["recipe", "model", "precision"])
+def test_a_config_refuses_a_choice_that_does_not_exist(field):
+    with pytest.raises(ValueError, match=rf"`{field}` must be one of .*Received: {field}='x'"):
+        Config(**{field: "x"})
+
+
+def test_help_names_every_option_and_method():
+    command = [sys.executable, "-m", "keras_logit_adjust", "compare", "--help"]
+    text = subprocess.run(command, capture_output=True, text=True, timeout=200, check=True).stdout
+    for field in dataclasses.fields(Config):
+        assert f"--{field.name.replace('_', '-').replace('imbalance-', '')} " in text
+    for name in (*METHODS, "--output", "--methods", "--seeds", *data.datasets.VALIDATIONS):
+        assert name in text
