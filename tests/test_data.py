@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from keras_logit_adjust import data
@@ -105,6 +105,8 @@ def test_the_largest_class_shrinks_until_the_source_can_serve_the_tail():
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(30, 400), min_size=2, max_size=12), st.integers(1, 20), st.sampled_from(PROFILES))
+@example([60000, 5523, 4873, 151], 244, "zipf")
+@example([60000, 4213, 5989, 3595, 5839, 147], 203, "zipf")
 def test_a_profile_imposed_on_uneven_data_takes_what_it_can(available, ratio, profile):
     y = np.repeat(np.arange(len(available)), available)
     pair = (np.zeros((y.size, 1), "uint8"), y)

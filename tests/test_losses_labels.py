@@ -1,0 +1,284 @@
+"""What the losses make of labels, masks, weights and means, and how they live in a model."""
+
+import keras
+import numpy as np
+import pytest
+import reference
+from gradients import MODES, as_float64, value_and_gradient
+from keras import ops
+
+from keras_logit_adjust import _labels
+from keras_logit_adjust.losses import BinaryLogitAdjustedCrossentropy, LogitAdjustedCrossentropy
+
+COUNTS = [437, 50, 12, 1]
+LOG_PRIOR = reference.log_prior(COUNTS)
+REDUCTIONS = ["sum", "sum_over_batch_size", "mean", "mean_with_sample_weight", "none", None]
+CLOSE = {"rtol": 1e-5, "atol": 1e-6}
+
+
+@pytest.fixture
+def sequences(rng):
+    """Ids [3, 4] and their logits."""
+    return rng.integers(0, 4, (3, 4)).astype("int32"), rng.normal(0, 3, (3, 4, 4)).astype("float32")
+
+
+def shifted(logits, tau=1.0):
+    return (logits + tau * LOG_PRIOR).astype("float32")
+
+
+def with_mask(loss, mask, sample_weight=None):
+    """`loss` on logits that carry a Keras mask."""
+
+    def call(y_true, y_pred):
+        y_pred = y_pred + 0.0  # a tensor of its own, for the mask to hang on
+        y_pred._keras_mask = ops.convert_to_tensor(mask)
+        return loss(y_true, y_pred, sample_weight)
+
+    return call
+
+
+def assert_same(ours, expected):
+    for a, b in zip(ours, expected, strict=True):
+        np.testing.assert_allclose(a, b, **CLOSE)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("ignore_class", [None, 2])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_every_reduction_mask_and_ignored_class_is_kerass(sequences, reduction, masked, ignore_class, mode):
+    ids, logits = sequences
+    ids[0, 0], weight = 2, np.random.default_rng(1).uniform(0, 2, ids.shape).astype("float32")
+    options = {"reduction": reduction, "ignore_class": ignore_class}
+    ours = LogitAdjustedCrossentropy(COUNTS, **options)
+    theirs = keras.losses.SparseCategoricalCrossentropy(from_logits=True, **options)
+    mask = np.array([[1, 1, 1, 0], [1, 0, 1, 1], [0, 0, 0, 0]], "bool") if masked else np.ones((3, 4), "bool")
+    expected = value_and_gradient(with_mask(theirs, mask, weight), ids, shifted(logits))
+    assert_same(value_and_gradient(with_mask(ours, mask, weight), ids, logits, mode), expected)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("weight_shape", [None, (3,), (3, 1)], ids=str)
+def test_weights_of_examples_are_kerass(rng, reduction, weight_shape):
+    ids, logits = np.array([0, 3, 1]), rng.normal(0, 3, (3, 4)).astype("float32")
+    weight = None if weight_shape is None else np.array([0.5, 2.0, 0.0], "float32").reshape(weight_shape)
+    theirs = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=reduction)
+    expected = as_float64(theirs(ids, shifted(logits), weight))
+    for labels in (ids, np.eye(4, dtype="float32")[ids]):
+        ours = LogitAdjustedCrossentropy(COUNTS, reduction=reduction)
+        np.testing.assert_allclose(as_float64(ours(labels, logits, weight)), expected, **CLOSE)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("weight_shape", [(3,), (3, 1), (1, 1), (3, 4)], ids=str)
+def test_a_weight_of_examples_weights_each_of_their_positions(sequences, reduction, weight_shape):
+    ids, logits = sequences
+    weight = np.random.default_rng(1).uniform(0.5, 2, weight_shape).astype("float32")
+    spread = np.broadcast_to(weight if weight.ndim == 2 else weight[:, None], (3, 4))
+    loss = LogitAdjustedCrossentropy(COUNTS, reduction=reduction)
+    expected = as_float64(loss(ids, logits, spread))
+    np.testing.assert_allclose(as_float64(loss(ids, logits, weight)), expected, **CLOSE)
+
+
+def test_means_divide_by_valid_positions_or_by_their_weights(sequences):
+    ids, logits = sequences
+    ids[:, 0], weight = -1, np.array([1.0, 3.0, 0.5])
+    values = reference.over_rows(reference.crossentropy, np.eye(4)[ids[:, 1:]], logits[:, 1:] + LOG_PRIOR)[0]
+    total = (values * weight[:, None]).sum()
+    for reduction, divisor in [("sum", 1), ("sum_over_batch_size", 9), ("mean_with_sample_weight", 3 * weight.sum())]:
+        loss = LogitAdjustedCrossentropy(COUNTS, ignore_class=-1, reduction=reduction)
+        np.testing.assert_allclose(as_float64(loss(ids, logits, weight)), total / divisor, **CLOSE)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("how", ["mask", "ignore_class"])
+@pytest.mark.parametrize("reduction", ["sum_over_batch_size", None])
+def test_what_lies_under_a_mask_does_no_harm(sequences, mode, how, reduction):
+    ids, logits = sequences
+    loss = LogitAdjustedCrossentropy(COUNTS, reduction=reduction, ignore_class=-7)
+    mask = np.ones((3, 4), "bool")
+    mask[0, 1] = mask[2, :] = False
+    clean = value_and_gradient(with_mask(loss, mask), ids, logits)
+    ids[~mask] = -7 if how == "ignore_class" else 99
+    logits[~mask] = np.nan
+    logits[2, 0] = np.inf
+    dirty = loss if how == "ignore_class" else with_mask(loss, mask)
+    assert_same(value_and_gradient(dirty, ids, logits, mode), clean)
+    assert (clean[1][~mask] == 0).all()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_unknown_binary_targets_do_no_harm(rng, mode):
+    logits, targets = rng.normal(0, 3, (3, 4)).astype("float32"), rng.integers(0, 2, (3, 4)).astype("float32")
+    known = np.array([[1, 1, 0, 1], [0, 0, 0, 0], [1, 1, 1, 1]], "bool")
+    scores = logits + reference.log_odds(COUNTS, 1000)
+    value, gradient = 0.0, np.zeros((3, 4))
+    for i in (0, 2):  # the mean over examples that have a known label of the mean over these labels
+        row = reference.sigmoid_crossentropy(targets[i, known[i]], scores[i, known[i]])
+        value, gradient[i, known[i]] = value + row[0] / 2, row[1] / 2
+    targets[~known], logits[~known] = -1, np.nan
+    loss = BinaryLogitAdjustedCrossentropy(COUNTS, 1000, ignore_class=-1)
+    assert_same(value_and_gradient(loss, targets, logits, mode), (value, gradient))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "mean_with_sample_weight", "sum"])
+def test_a_batch_with_nothing_valid_costs_nothing(sequences, mode, reduction):
+    ids, logits = sequences
+    loss = LogitAdjustedCrossentropy(COUNTS, ignore_class=0, reduction=reduction)
+    assert_same(value_and_gradient(loss, 0 * ids, logits, mode), (0.0, np.zeros_like(logits)))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("rows", [0, 3])
+def test_an_empty_batch_costs_nothing(mode, label_smoothing, rows):
+    logits = np.zeros((0, 4), "float32")
+    labels = logits if rows else np.zeros((0,), "int32")
+    loss = LogitAdjustedCrossentropy(COUNTS, label_smoothing=label_smoothing)
+    assert_same(value_and_gradient(loss, labels, logits, mode), (0.0, logits))
+
+
+IMPROPER = [-1, -7, 4, 255, 2**31 - 1, 0.5, -0.25, 3.5, 4.0, np.nan, np.inf, -np.inf]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("label", IMPROPER)
+def test_an_improper_id_gives_nan_and_harms_no_other_row(rng, mode, label, label_smoothing):
+    logits = rng.normal(0, 3, (3, 4)).astype("float32")
+    dtype = "float32" if isinstance(label, float) else "int32"
+    labels = np.array([1, label, 2], dtype)
+    loss = LogitAdjustedCrossentropy(COUNTS, label_smoothing=label_smoothing, reduction=None)
+    value, gradient = value_and_gradient(loss, labels, logits, mode)
+    clean = value_and_gradient(loss, np.array([1, 0, 2]), logits)
+    assert np.isnan(value[1]) and np.isnan(gradient[1]).all()
+    assert_same((value[[0, 2]], gradient[[0, 2]]), (clean[0][[0, 2]], clean[1][[0, 2]]))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("target", [-1.0, 1.5, 2, np.nan])
+def test_a_binary_target_outside_0_and_1_gives_nan(rng, mode, target):
+    loss = BinaryLogitAdjustedCrossentropy(COUNTS, 1000, reduction=None)
+    targets = np.array([[1, 0, 0, 0], [1, target, 0, 0]], "float32")
+    value, gradient = value_and_gradient(loss, targets, rng.normal(size=(2, 4)).astype("float32"), mode)
+    assert np.isfinite(value[0]) and np.isfinite(gradient[0]).all()
+    assert np.isnan(value[1]) and np.isnan(gradient[1, 1])
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int64", "bool"])
+def test_ids_of_every_integer_type_are_read(dtype):
+    ids, logits = np.array([0, 1, 1, 0]), np.eye(4, 300, dtype="float32")
+    loss = LogitAdjustedCrossentropy(np.ones(300), ignore_class=-1)
+    assert_same(value_and_gradient(loss, ids.astype(dtype), logits), value_and_gradient(loss, ids, logits))
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize("floatx", ["float16", "bfloat16", "float32"])
+def test_ids_beyond_the_reach_of_half_precision_stay_exact_through_a_model(floatx, policy):
+    keras.config.set_floatx(floatx)
+    keras.config.set_dtype_policy(policy)
+    logits = np.zeros((2, 3000), "float32")
+    logits[:, 2049] = 20.0
+    loss = LogitAdjustedCrossentropy(np.ones(3000), reduction="sum")
+    model = keras.Sequential([keras.Input((3000,)), keras.layers.Identity()])
+    model.compile(loss=loss)
+    other = np.log(np.exp(20.0) + 2999)
+    for label, expected in [(2049, 2 * (other - 20.0)), (2048, 2 * other), (2050, 2 * other)]:
+        labels = np.array([label, label])
+        np.testing.assert_allclose(as_float64(loss(labels, logits)), expected, rtol=1e-5, atol=1e-5)
+        reported = model.evaluate(logits, labels, verbose=0)  # in `floatx`
+        np.testing.assert_allclose(reported, expected, rtol=1e-2, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["int32", "int64", "float32", "float64"])
+@pytest.mark.parametrize("floatx", ["float16", "bfloat16", "float32"])
+def test_ids_up_to_2_to_the_24_are_settled_exactly(floatx, dtype):
+    keras.config.set_floatx(floatx)
+    ids = np.array([0, 2049, 2**24 - 1, 2**24])
+    settled, proper, _ = _labels.settle_ids(ops.convert_to_tensor(ids.astype(dtype)), (4,), 2**24 + 1, None)
+    assert ops.convert_to_numpy(settled).tolist() == ids.tolist()
+    assert ops.convert_to_numpy(proper).all()
+    _, proper, _ = _labels.settle_ids(ops.convert_to_tensor(ids.astype(dtype)), (4,), 2**24, None)
+    assert ops.convert_to_numpy(proper).tolist() == [True, True, True, False]
+
+
+def test_half_precision_ids_are_compared_with_the_number_of_classes_itself():
+    ids = ops.cast(np.array([2976.0, 2992.0, 3008.0], "float32"), "bfloat16")  # where 2999 would round to 2992
+    settled, proper, _ = _labels.settle_ids(ids, (3,), 2999, None)
+    assert ops.convert_to_numpy(settled).tolist() == [2976, 2992, 0]
+    assert ops.convert_to_numpy(proper).tolist() == [True, True, False]
+
+
+SHAPES = {"(B,)": (), "(B,1)": (1,), "(B,L)": (4,), "(B,T)": (5,), "(B,H,W)": (3, 2), "(B,H,W,1)": (3, 2, 1)}
+
+
+@pytest.mark.parametrize("batch_size", [6, None], ids=["static batch", "unknown batch"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_fit_moves_a_bias_by_label_frequency_less_prior(rng, shape, batch_size):
+    sizes = SHAPES[shape]
+    leading = sizes[:-1] if shape in ("(B,1)", "(B,L)", "(B,H,W,1)") else sizes
+    ids = rng.integers(0, 4, (6, *leading))
+    labels = np.eye(4, dtype="float32")[ids] if shape == "(B,L)" else ids.reshape(6, *sizes)
+    model = keras.Sequential([keras.Input(batch_shape=(batch_size, *leading, 2)), keras.layers.Dense(4)])
+    model.compile(keras.optimizers.SGD(1.0), LogitAdjustedCrossentropy(COUNTS))
+    history = model.fit(np.zeros((6, *leading, 2), "float32"), labels, batch_size=6, verbose=0)
+    frequency = np.bincount(ids.ravel(), minlength=4) / ids.size
+    np.testing.assert_allclose(history.history["loss"], [-(frequency * LOG_PRIOR).sum()], **CLOSE)
+    np.testing.assert_allclose(model.layers[-1].get_weights()[1], frequency - np.exp(LOG_PRIOR), **CLOSE)
+
+
+def test_fit_of_a_multi_label_model_moves_a_bias_by_label_frequency_less_prior():
+    targets = np.array([[1, 0, 1, 0], [1, 0, 0, 1], [0, 0, 1, 0]])
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(4)])
+    model.compile(keras.optimizers.SGD(1.0), BinaryLogitAdjustedCrossentropy(COUNTS, 1000))
+    model.fit(np.zeros((3, 2), "float32"), targets, verbose=0)
+    step = targets.mean(axis=0) - np.array(COUNTS) / 1000
+    np.testing.assert_allclose(model.layers[-1].get_weights()[1], step / 4, **CLOSE)
+
+
+def test_fit_leaves_out_the_steps_that_a_layer_masks():
+    features = np.array([[[1.0], [1.0], [0.0]], [[1.0], [0.0], [0.0]]], "float32")
+    ids = np.array([[0, 3, -7], [1, -7, -7]])
+    layers = [keras.layers.Masking(), keras.layers.Dense(4, kernel_initializer="zeros")]
+    model = keras.Sequential([keras.Input((3, 1)), *layers])
+    model.compile(keras.optimizers.SGD(1.0), LogitAdjustedCrossentropy(COUNTS))
+    model.fit(features, ids, verbose=0)
+    step = np.array([1, 1, 0, 1]) / 3 - np.exp(LOG_PRIOR)
+    np.testing.assert_allclose(model.layers[-1].get_weights()[1], step, **CLOSE)
+
+
+LOSSES = [
+    LogitAdjustedCrossentropy(
+        COUNTS, tau=[0.5, 1, 1.5, 2], label_smoothing=0.1, ignore_class=-1, reduction="sum", name="a"
+    ),
+    BinaryLogitAdjustedCrossentropy(
+        np.array(COUNTS), np.int64(1000), tau=2, label_smoothing=0.1, ignore_class=-1, reduction="mean", name="b"
+    ),
+]
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
+def test_a_saved_model_brings_its_loss_along(rng, tmp_path, loss):
+    rebuilt = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss))
+    assert rebuilt.get_config() == loss.get_config()
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4)])
+    model.compile("sgd", loss)
+    x, y = rng.normal(size=(6, 3)), rng.integers(-1, 2, (6,) if loss.name == "a" else (6, 4))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert type(loaded.loss) is type(loss)
+    assert loaded.loss.get_config() == loss.get_config()
+    assert loaded.evaluate(x, y, verbose=0) == model.evaluate(x, y, verbose=0)
+    logits, y = ops.convert_to_tensor(model.predict(x, verbose=0)), ops.convert_to_tensor(y)
+    np.testing.assert_array_equal(as_float64(rebuilt(y, logits)), as_float64(loss(y, logits)))
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
+def test_a_config_names_every_argument_of_the_constructor_in_plain_values(loss):
+    config = loss.get_config()
+    constructor = type(loss).__init__.__code__
+    assert set(config) == set(constructor.co_varnames[1 : constructor.co_argcount])
+    for value in config.values():
+        for leaf in value if isinstance(value, list) else [value]:
+            assert type(leaf) in (int, float, str, type(None))
