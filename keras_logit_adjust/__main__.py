@@ -4,7 +4,7 @@ import argparse
 import sys
 
 import keras_logit_adjust
-from keras_logit_adjust.compare import METHODS, Config, compare
+from keras_logit_adjust.compare import METHODS, Config, compare, report
 from keras_logit_adjust.compare.recipes import MODELS, RECIPES
 from keras_logit_adjust.compare.run import DEFAULT_METHODS, PRECISIONS
 from keras_logit_adjust.data.datasets import VALIDATIONS
@@ -17,12 +17,15 @@ def main(arguments=None):
     options.pop("command")
     methods, seeds, output = options.pop("methods"), options.pop("seeds"), options.pop("output")
     try:
-        compare(Config(**options), [name.strip() for name in methods.split(",")], seeds, output)
+        results = compare(Config(**options), [name.strip() for name in methods.split(",")], seeds, output)
     except (ValueError, OSError) as error:
         print(f"keras-logit-adjust: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
+    print(report.to_markdown(results))
+    if output:
+        print(f"\nWritten to {output}: report.md, results.json, predictions.npz")
     return 0
 
 
@@ -45,6 +48,7 @@ def _add_compare(parser):
         "--ratio", dest="imbalance_ratio", type=float, default=defaults.imbalance_ratio, help="imbalance ratio (100)"
     )
     where.add_argument("--profile", choices=["auto", "none", *PROFILES], default=defaults.profile)
+    where.add_argument("--max-count", type=int, help="examples of the largest class; by default as many as there are")
     where.add_argument("--validation", choices=VALIDATIONS, default=defaults.validation)
     how = parser.add_argument_group("training")
     how.add_argument("--methods", default=",".join(DEFAULT_METHODS), help=f"comma-separated, of {', '.join(METHODS)}")

@@ -6,6 +6,7 @@ nothing has to be declared; what it cannot say raises before any step runs.
 
 import keras
 from keras import ops
+from keras.src.backend.common import masking
 
 _UNKNOWN = "Give it a static shape with `tf.ensure_shape` or `tensor.set_shape(...)`."
 
@@ -131,7 +132,7 @@ def combine_masks(rank, *masks):
 
 def keras_mask(y_pred):
     """The mask a Keras layer left on its output, or None."""
-    return getattr(y_pred, "_keras_mask", None)
+    return masking.get_keras_mask(y_pred)  # a private name of Keras's: JAX tracers carry no attribute to read
 
 
 def to_tensor(values):

@@ -208,7 +208,7 @@ def _dataset_labels(dataset):
 
 
 def _is_one_example(spec):
-    """Whether a dataset's elements are single examples with one-hot labels: floats, or x and y lead with other sizes."""
+    """Whether a dataset's elements are single examples with one-hot labels: floats, or x and y of other sizes."""
     labels = _labels_of(spec)
     if labels.shape.rank != 1 or labels.shape[0] is None:
         return False

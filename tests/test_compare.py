@@ -235,10 +235,12 @@ def test_a_model_that_does_not_take_the_examples_is_refused(name, shape):
 
 
 def test_a_cosine_model_has_no_room_for_another_head():
-    recipe, head = recipes.find_recipe("quick", "any"), METHODS["la_head"].head(COUNTS)
+    recipe = recipes.find_recipe("quick", "any")
+    heads = {name: METHODS[name].head(COUNTS) for name in ("erm", "la_head")}
     assert recipes.build_model("cosine", (7,), 6, models.dense_head, recipe).name == "linear"
     with pytest.raises(ValueError, match=r"'cosine' has a head of its own: method 'la_head' needs --model linear"):
-        recipes.build_model("cosine", (7,), 6, head, recipe)
+        recipes.check_heads("cosine", heads)
+    recipes.check_heads("linear", heads)
 
 
 # --- methods ---------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_logit_adjust import __main__, data
+from keras_logit_adjust import __main__, __version__, data
 from keras_logit_adjust.compare import METHODS, Config, compare, report, run, statistics
 
 TRAINED = ["erm", "class_weight", "la_loss", "la_head"]
@@ -140,6 +140,7 @@ def test_results_name_the_command_and_no_path_that_was_not_typed(finished):
         text = (output / name).read_text(encoding="utf-8")
         assert str(output.parent) not in text and "/home" not in text and "/root" not in text
     expected = {**dataclasses.asdict(CONFIG), "backend": keras.backend.backend(), "keras": keras.__version__}
+    expected["keras_logit_adjust"] = __version__
     assert results["config"] == read_json(output / "config.json") == expected
     assert len(set(results["split_hashes"])) == 2
     assert results["train_seconds"].keys() == {f"{name}_seed{seed}" for name in TRAINED for seed in (0, 1)}
@@ -156,7 +157,7 @@ def test_a_loss_that_diverges_is_reported(monkeypatch, capsys):
 
 def test_columns_are_standardized_as_the_training_set_has_them(rng):
     x = np.column_stack([rng.normal(7, 3, 50), np.full(50, 0.1), rng.integers(0, 2, 50)]).astype("float32")
-    scale = run._Standardizer(x)
+    scale = run._Scaler(x)
     scaled = scale(x)
     assert scaled.dtype == np.float32
     np.testing.assert_allclose(scaled[:, [0, 2]].mean(axis=0), 0, atol=1e-6)
@@ -164,8 +165,14 @@ def test_columns_are_standardized_as_the_training_set_has_them(rng):
     np.testing.assert_allclose(scaled[:, 1], 0, atol=1e-6)
     # Where a column was constant in training, another value must not become an outlier a million wide.
     np.testing.assert_allclose(scale(x[:1] + np.float32([0, 1, 0]))[0, 1], 1, rtol=1e-5)
-    images = np.zeros((2, 4, 4, 1), "uint8")
-    assert run._Standardizer(images)(images) is images
+
+
+def test_images_reach_the_model_in_the_range_it_takes():
+    images = np.full((2, 4, 4, 1), 51, "uint8")
+    assert run._Scaler(images)(images) is images
+    floats = images.astype("float32")
+    assert run._Scaler(floats)(floats) is floats
+    np.testing.assert_allclose(run._Scaler(images / 255)(images / 255), images, rtol=1e-6)
 
 
 # --- resuming --------------------------------------------------------------------------------------------------------

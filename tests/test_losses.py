@@ -19,7 +19,7 @@ from keras_logit_adjust.losses import (
 
 COUNTS = [437, 50, 12, 1]
 LOG_PRIOR = reference.log_prior(COUNTS)
-TAUS = [0.0, 1.0, 2.5, [0.5, 1.0, 1.5, 2.0]]
+VECTOR = [0.5, 1.0, 1.5, 2.0]
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 
 
@@ -38,7 +38,7 @@ def assert_same(ours, expected, **tolerance):
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("tau", TAUS, ids=str)
+@pytest.mark.parametrize("tau", [1.0, VECTOR], ids=str)
 def test_ids_give_the_value_and_gradient_of_the_formula(rng, mode, tau):
     ids, logits = ids_and_logits(rng, 5, 2)
     ours = value_and_gradient(partial(logit_adjusted_crossentropy, log_prior=LOG_PRIOR, tau=tau), ids, logits, mode)
@@ -58,7 +58,7 @@ def test_values_are_those_of_equation_10(rng, tau):
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("tau", TAUS, ids=str)
+@pytest.mark.parametrize("tau", [1.0, VECTOR], ids=str)
 def test_soft_labels_give_the_value_and_gradient_of_the_formula(rng, mode, tau):
     _, logits = ids_and_logits(rng, 3, 2)
     targets = rng.dirichlet(np.ones(4), (3, 2)).astype("float32")
@@ -72,15 +72,14 @@ def test_soft_labels_give_the_value_and_gradient_of_the_formula(rng, mode, tau):
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
-@pytest.mark.parametrize("tau", TAUS, ids=str)
-def test_binary_targets_give_the_value_and_gradient_of_the_formula(rng, mode, label_smoothing, tau):
+def test_binary_targets_give_the_value_and_gradient_of_the_formula(rng, mode, label_smoothing):
     positives, num_examples = [437, 50, 12, 1], 1000
     logits, targets = rng.normal(0, 3, (5, 4)).astype("float32"), rng.uniform(0, 1, (5, 4)).round().astype("float32")
     targets[0] = [0.25, 0.5, 0.0, 1.0]
     loss = BinaryLogitAdjustedCrossentropy(
-        positives, num_examples, tau=tau, label_smoothing=label_smoothing, reduction=None
+        positives, num_examples, tau=VECTOR, label_smoothing=label_smoothing, reduction=None
     )
-    scores = logits + np.multiply(tau, reference.log_odds(positives, num_examples))
+    scores = logits + np.multiply(VECTOR, reference.log_odds(positives, num_examples))
     smooth = targets * (1 - label_smoothing) + label_smoothing / 2
     expected = reference.over_rows(reference.sigmoid_crossentropy, smooth, scores)
     assert_same(value_and_gradient(loss, targets, logits, mode), expected)
@@ -99,7 +98,7 @@ def test_tau_zero_is_kerass_crossentropy_of_ids(rng, mode):
     ids, logits = ids_and_logits(rng, 7)
     ours = value_and_gradient(LogitAdjustedCrossentropy(COUNTS, tau=0), ids, logits, mode)
     theirs = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    assert_same(ours, value_and_gradient(theirs, ids, logits, mode))
+    assert_same(ours, value_and_gradient(theirs, ids, logits))
 
 
 SOFT_ROWS = {
@@ -116,7 +115,7 @@ def test_tau_zero_is_kerass_crossentropy_of_soft_rows(rng, mode, row):
     _, logits = ids_and_logits(rng, 3)
     targets = np.tile(np.array(SOFT_ROWS[row], "float32"), (3, 1))
     ours = value_and_gradient(LogitAdjustedCrossentropy(COUNTS, tau=0), targets, logits, mode)
-    theirs = value_and_gradient(keras.losses.CategoricalCrossentropy(from_logits=True), targets, logits, mode)
+    theirs = value_and_gradient(keras.losses.CategoricalCrossentropy(from_logits=True), targets, logits)
     np.testing.assert_allclose(ours[0], theirs[0], **CLOSE)
     if targets[0].sum() == 1:  # TensorFlow's kernel returns softmax(f) − t whatever t sums to
         np.testing.assert_allclose(ours[1], theirs[1], **CLOSE)
@@ -159,16 +158,15 @@ def test_ids_and_one_hot_rows_are_the_same_labels(rng, dtype, label_smoothing):
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("tau", [1.0, 2.0])
-def test_one_label_is_the_softmax_of_two_classes(rng, mode, tau):
+def test_one_label_is_the_softmax_of_two_classes(rng, mode):
     ids, logits = np.array([0, 1, 1, 0, 1]), rng.normal(0, 3, (5, 1)).astype("float32")
-    binary = BinaryLogitAdjustedCrossentropy([3], 100, tau=tau)
-    pair = LogitAdjustedCrossentropy([97, 3], tau=tau)
+    binary = BinaryLogitAdjustedCrossentropy([3], 100, tau=2)
+    pair = LogitAdjustedCrossentropy([97, 3], tau=2)
 
     def two_classes(y_true, y_pred):
         return pair(y_true, ops.concatenate([ops.zeros_like(y_pred), y_pred], axis=-1))
 
-    expected = value_and_gradient(two_classes, ids, logits, mode)
+    expected = value_and_gradient(two_classes, ids, logits)
     assert_same(value_and_gradient(binary, ids, logits, mode), expected)
     assert_same(value_and_gradient(binary, ids[:, None], logits, mode), expected)
 

@@ -89,6 +89,13 @@ def resolve_model(name, example_shape):
     return name
 
 
+def check_heads(model_name, heads):
+    """Raise where a method brings a head to the model that has one of its own, before anything is trained."""
+    own = [method for method, head in heads.items() if head is not models.dense_head]
+    if model_name == "cosine" and own:
+        raise ValueError(f"Model 'cosine' has a head of its own: method {own[0]!r} needs --model linear.")
+
+
 def build_model(name, example_shape, num_classes, head, recipe):
     """An uncompiled model for one run."""
     if name == "small_cnn":
@@ -97,6 +104,4 @@ def build_model(name, example_shape, num_classes, head, recipe):
         return models.resnet32(num_classes, example_shape, head, recipe.weight_decay, recipe.augment)
     if name == "linear":
         return models.linear_head(example_shape[0], num_classes, head)
-    if head is not models.dense_head:
-        raise ValueError("Model 'cosine' has a head of its own: method 'la_head' needs --model linear.")
     return models.cosine_head(example_shape[0], num_classes)

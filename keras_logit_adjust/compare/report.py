@@ -38,16 +38,16 @@ def _caption(results):
 def _legend(results):
     return f"""\
 Mean ± standard deviation over seeds, each of which redraws subset and initialization. Balanced error: mean of the
-per-class error rates. Many ≥ 100, few ≤ 20 training examples, medium between. Macro-F1 at the training prior.
-Difference: balanced error less ERM's, with a {statistics.CONFIDENCE:.0%} paired bootstrap interval over test examples
-and seeds; "none" where it holds zero.
+per-class error rates. Many: at least 100 training examples; few: at most 20; medium between. Macro-F1 at the training
+prior. Difference: balanced error less ERM's, with a {statistics.CONFIDENCE:.0%} paired bootstrap interval over test
+examples and seeds; "none" where it holds zero.
 
 Repeat: `{results["command"]}`"""
 
 
 def _cell(figure):
     if figure is None:
-        return "–"
+        return "-"
     deviation = "" if figure["std"] is None else f" ± {figure['std']:.1f}"
     return f"{figure['mean']:.1f}{deviation}"
 
@@ -72,7 +72,6 @@ def write(folder, results, predictions):
     versions = ", ".join(f"{key} {value}" for key, value in results["versions"].items())
     text += [f"Versions: {versions}. Split hashes: {', '.join(h[:12] for h in results['split_hashes'])}."]
     (folder / "report.md").write_text("\n".join(text) + "\n", encoding="utf-8")
-    print(f"Written to {folder}: report.md, results.json, predictions.npz")
 
 
 def _figures(results, predictions):

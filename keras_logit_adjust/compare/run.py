@@ -35,6 +35,7 @@ class Config:
         data_dir: folder of TFDS data.
         imbalance_ratio: the largest count over the smallest.
         profile: as in `kla.data.load`.
+        max_count: as in `kla.data.load`.
         validation: as in `kla.data.load`.
         recipe: "quick", "paper" or "released".
         epochs: overrides the recipe's, stretching its schedule.
@@ -49,6 +50,7 @@ class Config:
     data_dir: str | None = None
     imbalance_ratio: float = 100.0
     profile: str = "auto"
+    max_count: int | None = None
     validation: str = "stratified"
     recipe: str = "quick"
     epochs: int | None = None
@@ -62,7 +64,7 @@ class Config:
         _checks.check_choice(self.recipe, "recipe", recipes.RECIPES)
         _checks.check_choice(self.model, "model", recipes.MODELS)
         _checks.check_choice(self.precision, "precision", PRECISIONS)
-        for name in ("epochs", "batch_size"):
+        for name in ("epochs", "batch_size", "max_count"):
             if getattr(self, name) is not None:
                 _checks.check_integer(getattr(self, name), name, minimum=1)
 
@@ -77,6 +79,7 @@ class Config:
             seed,
             self.data_dir,
             test=self.test,
+            max_count=self.max_count,
         )
         if not all(isinstance(split, (tuple, type(None))) for split in (loaded.train, loaded.validation, loaded.test)):
             raise ValueError(
@@ -106,14 +109,21 @@ def compare(config=None, methods=DEFAULT_METHODS, seeds=3, output=None):
 
     Example:
 
-    >>> results = compare(Config(epochs=1), methods=["la_posthoc"], seeds=1)  # doctest: +SKIP
+    >>> import pathlib, tempfile
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> for name in ("train", "test"):
+    ...     np.savez(folder / name, x=np.eye(2)[[0, 0, 0, 1]], y=[0, 0, 0, 1])
+    >>> files = {"train": str(folder / "train.npz"), "test": str(folder / "test.npz")}
+    >>> results = compare(Config(**files, epochs=1, validation="none"), methods=["la_posthoc"], seeds=1)
+    >>> list(results["methods"])
+    ['erm', 'la_posthoc']
 
     Reference: Menon et al. (2021), §6.2, table 3.
     """
     config = config or Config()
     methods = _check_methods(methods)
     seeds = _checks.check_integer(seeds, "seeds", minimum=1)
-    folder = pathlib.Path(output) if output else _cache_folder(config)
+    folder = pathlib.Path(output) if output else _cache_folder(config, methods, seeds)
     _claim(folder, config)
     started = time.time()
     try:
@@ -124,7 +134,6 @@ def compare(config=None, methods=DEFAULT_METHODS, seeds=3, output=None):
         raise
     results, predictions = _gather(config, methods, seeds, folder, loaded)
     results["seconds"] = round(time.time() - started, 1)
-    print(report.to_markdown(results))
     if output:
         _write_npz(folder / "predictions.npz", predictions)
         _write_text(folder / "results.json", json.dumps(results, indent=1))
@@ -141,16 +150,18 @@ def _check_methods(methods):
     return list(dict.fromkeys(["erm", *methods] if "erm" not in methods else methods))
 
 
-def _cache_folder(config):
-    """Where unfinished work waits when no output folder is given."""
+def _cache_folder(config, methods, seeds):
+    """Where unfinished work of one command waits when no output folder is given."""
     root = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
-    key = hashlib.sha256(json.dumps(_identity(config), sort_keys=True).encode()).hexdigest()
+    command = json.dumps([_identity(config), methods, seeds], sort_keys=True)
+    key = hashlib.sha256(command.encode()).hexdigest()
     return root / "keras_logit_adjust" / key[:16]
 
 
 def _identity(config):
     """What stored runs depend on."""
-    return {**dataclasses.asdict(config), "backend": keras.backend.backend(), "keras": keras.__version__}
+    versions = _versions()
+    return {**dataclasses.asdict(config), **{key: versions[key] for key in ("backend", "keras", "keras_logit_adjust")}}
 
 
 def _claim(folder, config):
@@ -181,6 +192,8 @@ def _train_missing(config, methods, seeds, folder):
     """Train every run that is not on disk; returns the data set of each seed."""
     trainings = list(dict.fromkeys(training_of(name) for name in methods))
     loaded = [config.load(seed) for seed in range(seeds)]
+    model_name = recipes.resolve_model(config.model, loaded[0].train[0].shape[1:])
+    recipes.check_heads(model_name, {name: METHODS[name].head(loaded[0].class_counts) for name in trainings})
     recipe = recipes.find_recipe(config.recipe, config.dataset, config.epochs, config.batch_size)
     todo = [(seed, name) for seed in range(seeds) for name in trainings if not _is_stored(folder, name, loaded[seed])]
     # A log file gets a line now and then, a terminal a bar that moves.
@@ -236,7 +249,7 @@ def _train(config, recipe, method, dataset, bar):
     """Train one model and return its logits on the held-out sets."""
     keras.utils.set_random_seed(dataset.seed)
     counts = dataset.class_counts
-    (x, y), scale = dataset.train, _Standardizer(dataset.train[0])
+    (x, y), scale = dataset.train, _Scaler(dataset.train[0])
     model_name = recipes.resolve_model(config.model, x.shape[1:])
     model = recipes.build_model(model_name, x.shape[1:], counts.size, method.head(counts), recipe)
     model.compile(recipe.optimizer(), method.loss(counts))
@@ -255,18 +268,21 @@ def _train(config, recipe, method, dataset, bar):
     return {**logits, "loss": np.array(history.history["loss"]), "seconds": np.array(seconds)}
 
 
-class _Standardizer:
-    """Columns of features to mean 0 and deviation 1, as the training set has them; images stay as they are."""
+class _Scaler:
+    """Features to mean 0 and deviation 1, as the training set has them; images to [0, 255], which the models take."""
 
     def __init__(self, x):
         self.is_rows = x.ndim == 2
+        self.is_unit = x.dtype.kind == "f" and x.min() >= 0 and x.max() <= 1
         if self.is_rows:
             self.mean, deviation = x.mean(axis=0, dtype="float64"), x.std(axis=0, dtype="float64")
             # A column that is constant in training stays in its own unit: it must not explode where a test row differs.
             self.deviation = np.where(deviation > 1e-9 * (1 + np.abs(self.mean)), deviation, 1.0)
 
     def __call__(self, x):
-        return ((x - self.mean) / self.deviation).astype("float32") if self.is_rows else x
+        if self.is_rows:
+            return ((x - self.mean) / self.deviation).astype("float32")
+        return (255 * x).astype("float32") if self.is_unit else x
 
 
 def _predict(model, x):

@@ -99,7 +99,7 @@ def _read_pair(source, name):
         raise ValueError(
             f"`{name}` must be an .npz file or a pair (x, y). Received: {type(source).__name__}"
         ) from error
-    x, y = np.asarray(x), profiles.check_ids(y)
+    x, y = np.asarray(x), profiles.check_ids(y, f"`y` of `{name}`")
     if x.ndim not in (2, 3, 4) or x.dtype.kind not in "uifb":
         raise ValueError(
             f"`{name}` must be numbers: images [N, height, width, channels] or rows of features [N, columns]. "
@@ -196,15 +196,17 @@ class _TfdsReader:
         self.skip = {image_key: tfds.decode.SkipDecoding()}
 
     def read(self, split):
+        from tqdm.auto import tqdm
+
         labels = self._labels(split)
         shape, dtype = self._example()
         if None in shape or np.prod(shape) * np.dtype(dtype).itemsize * labels.size > MAX_ARRAY_BYTES:
             return self._pairs(split), labels
         images = np.empty((labels.size, *shape), dtype)
-        start = 0
-        for batch, _ in self._pairs(split).batch(1024).as_numpy_iterator():
-            images[start : start + len(batch)] = batch
-            start += len(batch)
+        with tqdm(total=labels.size, desc=f"reading {self.builder.name} {split}", delay=2, unit="image") as bar:
+            for batch, _ in self._pairs(split).batch(1024).as_numpy_iterator():
+                images[bar.n : bar.n + len(batch)] = batch
+                bar.update(len(batch))
         return images, labels
 
     def has_labels(self, split):

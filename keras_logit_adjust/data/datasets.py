@@ -137,6 +137,8 @@ def load(
     _checks.check_choice(profile, "profile", ("auto", "none", *profiles.PROFILES))
     _checks.check_fraction(validation_fraction, "validation_fraction")
     _checks.check_integer(seed, "seed", minimum=0)
+    if validation_fraction == 0:
+        validation = "none"
     source = _find_source(name, data_dir, test)
     title = name if isinstance(name, str) else os.fspath(name) if isinstance(name, os.PathLike) else "arrays"
     if profile == "auto":
@@ -154,12 +156,10 @@ def load(
         raise ValueError(
             f"Every class needs a training example. None at {_checks.name_classes(empty)}: leave such ids out."
         )
-    train, held = _take(source, kept), extra if extra is not None else None
-    if held is None and held_out.size:
-        held = _take(source, held_out)
+    held = _take(source, held_out) if held_out.size else extra
     return LongTailDataset(
         name=title,
-        train=train,
+        train=_take(source, kept),
         validation=held,
         test=_as_split(source.test),
         class_counts=class_counts,
@@ -197,7 +197,7 @@ def _cut(source, chosen, validation, fraction, seed):
     """Indices held out for validation, and validation data the source itself ships (or None)."""
     labels, nothing = source.train[1], np.array([], dtype="int64")
     counts = np.bincount(labels[chosen], minlength=len(source.class_names))
-    if validation == "none" or fraction == 0:
+    if validation == "none":
         return nothing, None
     if validation == "stratified":
         wanted = np.where(counts >= 2, np.maximum(np.floor(counts * fraction + 0.5), 1), 0)
@@ -217,8 +217,8 @@ def _cut(source, chosen, validation, fraction, seed):
 
 
 def _as_split(pair):
-    """Arrays `(x, y)` as they are; of a stream just the `tf.data.Dataset`, which holds the labels too."""
-    return pair[0] if _sources.is_stream(pair) else pair
+    """Copies of arrays `(x, y)`, as sources are kept; of a stream the `tf.data.Dataset`, which holds the labels too."""
+    return pair[0] if _sources.is_stream(pair) else tuple(part.copy() for part in pair)
 
 
 def _take(source, indices):

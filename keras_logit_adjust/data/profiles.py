@@ -103,16 +103,16 @@ def subsample(labels, class_counts, seed):
     return np.sort(order[rank < wanted[labels[order]]])
 
 
-def check_ids(labels):
+def check_ids(labels, name="`labels`"):
     """`labels` as a non-empty int64 vector of ids of at least 0."""
     labels = np.asarray(labels)
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim != 1 or labels.size == 0 or labels.dtype.kind not in "iu":
         raise ValueError(
-            "`labels` must be a non-empty vector of integer class ids. "
+            f"{name} must be a non-empty vector of integer class ids. "
             f"Received shape {labels.shape}, dtype {labels.dtype}. One-hot rows: `labels.argmax(axis=-1)`."
         )
     if labels.min() < 0:
-        raise ValueError(f"`labels` must be class ids of at least 0. Received {labels.min()}.")
+        raise ValueError(f"{name} must be class ids of at least 0. Received {labels.min()}.")
     return labels.astype("int64")
