@@ -8,14 +8,14 @@ import keras
 from keras import ops
 from keras.src.backend.common import masking
 
-_UNKNOWN = "Give it a static shape with `tf.ensure_shape` or `tensor.set_shape(...)`."
+UNKNOWN = "Give it a static shape with `tf.ensure_shape` or `tensor.set_shape(...)`."
 
 
 def static_shape(tensor, name):
     """The static shape of `tensor` as a tuple; unknown rank raises, an unknown dimension is None."""
     shape = tensor.shape
     if getattr(shape, "rank", 0) is None:  # tf.TensorShape(None)
-        raise ValueError(f"`{name}` must have a known rank. Received a tensor of unknown rank. {_UNKNOWN}")
+        raise ValueError(f"`{name}` must have a known rank. Received a tensor of unknown rank. {UNKNOWN}")
     return tuple(shape)
 
 
@@ -25,7 +25,7 @@ def check_width(y_pred, num_classes, name="y_pred"):
     if not shape or shape[-1] is None:
         raise ValueError(
             f"`{name}` must have a last dimension of {num_classes}, one for each class. Received shape {shape}. "
-            f"{_UNKNOWN}"
+            f"{UNKNOWN}"
         )
     if shape[-1] != num_classes:
         raise ValueError(
@@ -45,7 +45,7 @@ def are_ids(y_true, leading, num_classes):
     elif len(shape) == len(leading) + 1 and shape[-1] == num_classes:
         ids, matches = False, shape[:-1]
     else:
-        hint = _UNKNOWN if None in shape[-1:] else ""
+        hint = UNKNOWN if None in shape[-1:] else ""
         raise ValueError(
             f"`y_true` must be class ids of shape {leading} or {(*leading, 1)}, or one-hot rows of shape "
             f"{(*leading, num_classes)}, to go with `y_pred` of shape {(*leading, num_classes)}. "

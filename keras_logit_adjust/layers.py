@@ -205,7 +205,7 @@ class PriorAwareDense(_Adjustment, keras.layers.Dense):
     """
 
     def __init__(self, units, class_counts, tau=1.0, target_prior=None, **kwargs):
-        if kwargs.pop("activation", None) not in (None, "linear"):
+        if keras.activations.get(kwargs.pop("activation", None)) is not keras.activations.linear:
             raise ValueError(
                 "`PriorAwareDense` gives logits and takes no `activation`. Remedy: a loss with `from_logits=True`, and "
                 "a Softmax layer behind the trained model where probabilities are served."

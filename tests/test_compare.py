@@ -243,6 +243,15 @@ def test_a_cosine_model_has_no_room_for_another_head():
     recipes.check_heads("linear", heads)
 
 
+@pytest.mark.parametrize(
+    "num_examples, batch_size, epochs", [(2228, None, 20), (360, None, 120), (50_000, None, 20), (360, 36, 36)]
+)
+def test_a_small_training_set_gets_more_epochs_of_the_quick_recipe(num_examples, batch_size, epochs):
+    recipe = recipes.find_recipe("quick", "any", None, batch_size, num_examples)
+    assert recipe.epochs == epochs
+    assert recipes.find_recipe("quick", "any", 3, batch_size, num_examples).epochs == 3
+
+
 # --- methods ---------------------------------------------------------------------------------------------------------
 
 

@@ -170,9 +170,9 @@ def test_columns_are_standardized_as_the_training_set_has_them(rng):
 def test_images_reach_the_model_in_the_range_it_takes():
     images = np.full((2, 4, 4, 1), 51, "uint8")
     assert run._Scaler(images)(images) is images
-    floats = images.astype("float32")
-    assert run._Scaler(floats)(floats) is floats
-    np.testing.assert_allclose(run._Scaler(images / 255)(images / 255), images, rtol=1e-6)
+    floats = np.linspace(-1, 1, 48).reshape(1, 4, 4, 3)
+    np.testing.assert_allclose(run._Scaler(floats)(floats), 127.5 * (floats + 1), rtol=1e-5)
+    np.testing.assert_allclose(run._Scaler(floats)(0 * floats), 127.5, rtol=1e-6)
 
 
 # --- resuming --------------------------------------------------------------------------------------------------------

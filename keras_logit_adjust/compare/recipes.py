@@ -51,6 +51,8 @@ class Recipe:
         return rate
 
 
+_QUICK_STEPS = 360
+
 # The released code's own ResNet-32 stacks 1×1, 3×3, 1×1 blocks; here both recipes train He's 3×3 blocks.
 _PAPER = Recipe(200, 128, 0.1, 5, ((160, 0.1), (180, 0.01)), momentum=0.9, weight_decay=1e-4, augment=True)
 _RELEASED = {
@@ -63,14 +65,19 @@ _RELEASED = {
 }
 
 
-def find_recipe(name, dataset, epochs=None, batch_size=None):
-    """The recipe called `name`, with its schedule stretched or squeezed to `epochs`."""
+def find_recipe(name, dataset, epochs=None, batch_size=None, num_examples=None):
+    """The recipe called `name`, with its schedule stretched or squeezed to `epochs`.
+
+    "quick" runs 20 epochs, and as many more as a small training set needs for 360 steps: those of the embedded data.
+    """
     if name == "released" and dataset not in _RELEASED:
         raise ValueError(
             f"Recipe 'released' is the paper's code for {' and '.join(_RELEASED)}. Received data set {dataset!r}: use "
             "--recipe paper or quick."
         )
     recipe = {"quick": Recipe(20, learning_rate=2e-3), "paper": _PAPER}.get(name) or _RELEASED[dataset]
+    if epochs is None and name == "quick" and num_examples is not None:
+        epochs = max(recipe.epochs, -(-_QUICK_STEPS // -(-num_examples // (batch_size or recipe.batch_size))))
     if epochs is not None:
         scale = epochs / recipe.epochs
         drops = tuple((round(start * scale), factor) for start, factor in recipe.drops)

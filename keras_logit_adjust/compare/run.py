@@ -194,7 +194,8 @@ def _train_missing(config, methods, seeds, folder):
     loaded = [config.load(seed) for seed in range(seeds)]
     model_name = recipes.resolve_model(config.model, loaded[0].train[0].shape[1:])
     recipes.check_heads(model_name, {name: METHODS[name].head(loaded[0].class_counts) for name in trainings})
-    recipe = recipes.find_recipe(config.recipe, config.dataset, config.epochs, config.batch_size)
+    examples = int(loaded[0].class_counts.sum())
+    recipe = recipes.find_recipe(config.recipe, config.dataset, config.epochs, config.batch_size, examples)
     todo = [(seed, name) for seed in range(seeds) for name in trainings if not _is_stored(folder, name, loaded[seed])]
     # A log file gets a line now and then, a terminal a bar that moves.
     pace = {"mininterval": 0.1 if sys.stderr.isatty() else 20.0, "disable": not todo}
@@ -269,20 +270,20 @@ def _train(config, recipe, method, dataset, bar):
 
 
 class _Scaler:
-    """Features to mean 0 and deviation 1, as the training set has them; images to [0, 255], which the models take."""
+    """What the training set says of the units: columns of features go to mean 0 and deviation 1, images to [0, 255]."""
 
     def __init__(self, x):
-        self.is_rows = x.ndim == 2
-        self.is_unit = x.dtype.kind == "f" and x.min() >= 0 and x.max() <= 1
-        if self.is_rows:
-            self.mean, deviation = x.mean(axis=0, dtype="float64"), x.std(axis=0, dtype="float64")
-            # A column that is constant in training stays in its own unit: it must not explode where a test row differs.
-            self.deviation = np.where(deviation > 1e-9 * (1 + np.abs(self.mean)), deviation, 1.0)
+        if x.ndim == 2:
+            self.shift, self.unit = x.mean(axis=0, dtype="float64"), x.std(axis=0, dtype="float64")
+        elif x.dtype == "uint8":
+            self.shift, self.unit = 0.0, 1.0
+        else:
+            self.shift, self.unit = float(x.min()), (float(x.max()) - float(x.min())) / 255
+        # What is constant in training stays in its own unit: it must not explode where a test example differs.
+        self.unit = np.where(self.unit > 1e-9 * (1 + np.abs(self.shift)), self.unit, 1.0)
 
     def __call__(self, x):
-        if self.is_rows:
-            return ((x - self.mean) / self.deviation).astype("float32")
-        return (255 * x).astype("float32") if self.is_unit else x
+        return x if x.dtype == "uint8" and x.ndim > 2 else ((x - self.shift) / self.unit).astype("float32")
 
 
 def _predict(model, x):

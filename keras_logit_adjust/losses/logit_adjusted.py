@@ -246,9 +246,10 @@ class BinaryLogitAdjustedCrossentropy(_base.MaskedLoss):
         if num_labels == 1 and len(shape) == len(leading):
             y_true = ops.expand_dims(y_true, axis=-1)
         elif len(shape) != len(leading) + 1 or shape[-1] != num_labels:
+            remedy = _labels.UNKNOWN if None in shape[-1:] else "For class ids use `LogitAdjustedCrossentropy`."
             raise ValueError(
                 f"`y_true` must have the shape of `y_pred`, {(*leading, num_labels)}, one target for each label. "
-                f"Received shape {shape}. For class ids use `LogitAdjustedCrossentropy`."
+                f"Received shape {shape}. {remedy}"
             )
         _labels.check_agreement(shape[: len(leading)], leading)
         if self.ignore_class is None:

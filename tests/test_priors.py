@@ -1,0 +1,199 @@
+"""From labels to counts to priors."""
+
+import keras
+import numpy as np
+import pytest
+import reference
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from keras import ops
+
+from keras_logit_adjust import priors
+from keras_logit_adjust.priors import count_classes, log_odds, log_prior, prior
+
+LABELS = [0, 2, 0, 3, 0, 2]
+COUNTS = [3, 0, 2, 1]
+
+
+def test_the_prior_is_the_share_of_each_class_in_float64():
+    share = prior(np.array([90, 9, 1], "float32"))
+    assert share.dtype == np.float64
+    np.testing.assert_allclose(share, [90 / 100, 9 / 100, 1 / 100], rtol=1e-15)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.integers(1, 2**50), min_size=2, max_size=8))
+def test_log_priors_are_those_of_the_formula(counts):
+    np.testing.assert_allclose(log_prior(counts), reference.log_prior(counts), rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(np.exp(log_prior(counts)), prior(counts), rtol=1e-12)
+
+
+def test_a_prior_of_extreme_ratio_keeps_its_logarithm():
+    np.testing.assert_allclose(log_prior([1, 1e300])[0], -300 * np.log(10), rtol=1e-14)
+
+
+def test_smoothing_adds_examples_to_every_class():
+    np.testing.assert_allclose(prior([6, 0, 2], smoothing=0.5), np.array([6.5, 0.5, 2.5]) / 9.5, rtol=1e-15)
+    np.testing.assert_allclose(log_prior([6, 0, 2], smoothing=1), np.log(np.array([7, 1, 3]) / 11), rtol=1e-14)
+    assert prior(prior([6, 0, 2], smoothing=1)).tolist() == prior([6, 0, 2], smoothing=1).tolist()
+
+
+def test_smoothing_of_probabilities_is_refused():
+    with pytest.raises(ValueError, match="needs true counts.*sum to 1: pass the counts they were made from"):
+        prior([0.9, 0.1], smoothing=1)
+
+
+@pytest.mark.parametrize("smoothing", [-1, np.nan, np.inf, "1", True, None])
+def test_bad_smoothing_is_refused(smoothing):
+    with pytest.raises(ValueError, match="`smoothing` must be a finite number ≥ 0. Received: smoothing="):
+        log_prior([3, 1], smoothing=smoothing)
+
+
+@pytest.mark.parametrize("smoothing", [0, 1])
+def test_negative_counts_are_refused_with_or_without_smoothing(smoothing):
+    with pytest.raises(ValueError, match=r"\[-2\.0\] at class 1"):
+        prior([3, -2], smoothing=smoothing)
+
+
+def test_unseen_classes_are_named_with_the_remedy():
+    counts = [1] * 5 + [0] * 12
+    with pytest.raises(ValueError, match=r"classes 5, 6, .*, 12, … \(12 in all\)\. Remedy: .*smoothing=1"):
+        prior(counts)
+
+
+def test_a_sampler_gives_the_prior_it_samples_by():
+    class Sampler:
+        effective_prior = [0.25, 0.75]
+
+    assert prior(Sampler()).tolist() == [0.25, 0.75]
+    np.testing.assert_allclose(log_prior(Sampler()), np.log([0.25, 0.75]), rtol=1e-15)
+
+
+def test_log_odds_are_those_of_the_formula():
+    np.testing.assert_allclose(log_odds([1, 50, 99], 100), reference.log_odds([1, 50, 99], 100), rtol=1e-14)
+
+
+class Batches(keras.utils.PyDataset):
+    """Two batches of (x, y)."""
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return np.zeros((3, 5)), np.array(LABELS)[3 * index : 3 * index + 3]
+
+
+class Column:
+    """What a column of a data frame looks like from outside."""
+
+    shape, dtype = (6,), np.dtype("int64")
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(LABELS, dtype)
+
+    def __iter__(self):
+        raise AssertionError("read as an array")
+
+
+def batches(*columns):
+    return ((np.zeros((3, 5)), np.array(LABELS)[i : i + 3], *columns) for i in (0, 3))
+
+
+SOURCES = {
+    "list": lambda: LABELS,
+    "tuple": lambda: tuple(LABELS),
+    "nested list": lambda: [[0, 2, 0], [3, 0, 2]],
+    "array": lambda: np.array(LABELS),
+    "column [N, 1]": lambda: np.array(LABELS)[:, None],
+    "images": lambda: np.array(LABELS).reshape(1, 3, 2),
+    "bytes": lambda: np.array(LABELS, "uint8"),
+    "whole floats": lambda: np.array(LABELS, "float32"),
+    "one-hot rows": lambda: np.eye(4)[LABELS],
+    "one-hot integers": lambda: np.eye(4, dtype="int64")[LABELS],
+    "one-hot lists": lambda: np.eye(4)[LABELS].tolist(),
+    "one-hot bfloat16": lambda: ops.cast(np.eye(4)[LABELS], "bfloat16"),
+    "one-hot sequences": lambda: np.eye(4)[LABELS].reshape(2, 3, 4),
+    "tensor": lambda: ops.convert_to_tensor(LABELS),
+    "column of a data frame": Column,
+    "PyDataset": lambda: Batches(),
+    "generator of pairs": lambda: batches(),
+    "generator of triples": lambda: batches(np.full(3, 0.5)),
+    "list of pairs": lambda: list(batches()),
+    "pairs in lists": lambda: [list(pair) for pair in batches()],
+    "tensors": lambda: ((x, ops.convert_to_tensor(y)) for x, y in batches()),
+    "one-hot batches": lambda: ((x, np.eye(4)[y]) for x, y in batches()),
+    "batches of labels": lambda: (y for _, y in batches()),
+    "batches of labels in lists": lambda: (y.tolist() for _, y in batches()),
+    "single labels": lambda: iter(LABELS),
+}
+
+
+@pytest.mark.parametrize("num_classes", [None, 4])
+@pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES.keys())
+def test_labels_are_counted_wherever_they_come_from(source, num_classes):
+    counts = count_classes(source(), num_classes=num_classes)
+    assert counts.dtype == np.int64
+    assert counts.tolist() == COUNTS
+
+
+def test_classes_beyond_the_last_label_count_zero():
+    assert count_classes(LABELS, num_classes=6).tolist() == [*COUNTS, 0, 0]
+    assert count_classes(np.array([True, False, True])).tolist() == [1, 2]
+
+
+def test_batches_of_growing_ids_add_up():
+    assert count_classes(iter([np.array([0]), np.array([5, 0]), np.array([1])])).tolist() == [2, 1, 0, 0, 0, 1]
+
+
+def test_soft_rows_add_their_weights():
+    counts = count_classes([[0.75, 0.25, 0], [0.5, 0.25, 0.25]])
+    assert counts.dtype == np.float64
+    np.testing.assert_allclose(counts, [1.25, 0.5, 0.25], rtol=1e-15)
+
+
+def test_float32_rows_of_thirds_still_count_whole_examples():
+    rows = np.full((3000, 3), 1 / 3, "float32")
+    assert count_classes(rows).tolist() == [1000, 1000, 1000]
+
+
+BAD_IDS = {
+    "above": ([0, 4, 1], 4, "below num_classes=4. Received 4 at position 1 of the labels .1 such"),
+    "negative": ([0, 1, -1], None, "at least 0. Received -1 at position 2 of the labels .*Leave out ignored"),
+    "fractional": ([0.0, 0.5], None, "must be integers.*Received 0.5 at position 1"),
+    "nan": ([0.0, np.nan], None, "must be integers.*Received nan at position 1"),
+    "infinite": ([0.0, np.inf], None, "must be integers.*Received inf at position 1"),
+    "batch": (iter([np.array([0]), np.array([1, 7])]), 2, "Received 7 at position 1 of batch 1"),
+    "words": (np.array(["a", "b"]), None, "integer class ids or one-hot rows.*map class names to ids"),
+    "multi-hot": ([[1.0, 1.0, 0.0]], None, r"each in \[0, 1\] and summing to one.*shape \(1, 3\).*Multi-label"),
+    "rows too narrow": (np.eye(3)[LABELS[:2]], 4, r"num_classes=4 wide.*shape \(2, 3\)"),
+    "nothing": ([], None, "found no labels in the list"),
+    "empty": (np.zeros((0,), "int32"), 3, "found no labels in the ndarray"),
+    "counts": ({"cat": 3}, None, "labels, a dataset or an iterable.*dict.*pass them as a list"),
+    "a number": (7, None, "labels, a dataset or an iterable.*int"),
+    "a single x": ([(np.zeros(2),)], None, r"must be \(x, y\) or \(x, y, sample_weight\).*tuple of length 1"),
+    "dicts": (iter([{"x": 1, "y": 0}]), None, r"must be \(x, y\).*dict"),
+    "several outputs": (iter([(0, {"a": 1})]), None, r"must be \(x, y\).*one array of labels.*dict"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_IDS.values(), ids=BAD_IDS.keys())
+def test_labels_that_cannot_be_counted_are_refused(case):
+    labels, num_classes, match = case
+    with pytest.raises(ValueError, match=match):
+        count_classes(labels, num_classes=num_classes)
+
+
+@pytest.mark.parametrize("num_classes", [1, 0, -3, 2.0, True, "4"])
+def test_a_bad_number_of_classes_is_refused(num_classes):
+    with pytest.raises(ValueError, match="`num_classes` must be an integer of at least 2. Received: num_classes="):
+        count_classes(LABELS, num_classes=num_classes)
+
+
+def test_a_long_count_shows_a_progress_bar(monkeypatch, capsys):
+    assert count_classes(Batches()).tolist() == COUNTS
+    assert capsys.readouterr().out == ""
+    monkeypatch.setattr(priors, "_QUIET_SECONDS", -1)
+    assert count_classes(Batches()).tolist() == COUNTS
+    assert "2/2" in capsys.readouterr().out
+    assert count_classes(batches()).tolist() == COUNTS  # of unknown length
+    assert "2/Unknown" in capsys.readouterr().out
