@@ -175,6 +175,20 @@ def test_images_reach_the_model_in_the_range_it_takes():
     np.testing.assert_allclose(run._Scaler(floats)(0 * floats), 127.5, rtol=1e-6)
 
 
+def test_every_run_is_trained_under_the_precision_asked_for(monkeypatch):
+    seen, build = [], run.recipes.build_model
+
+    def build_model(*args):
+        seen.append(keras.config.dtype_policy().name)
+        return build(*args)
+
+    monkeypatch.setattr(run.recipes, "build_model", build_model)
+    before = keras.config.dtype_policy()
+    compare(dataclasses.replace(CONFIG, precision="mixed_bfloat16"), ["erm", "class_weight", "la_loss"], 2)
+    assert seen == ["mixed_bfloat16"] * 6
+    assert keras.config.dtype_policy() == before
+
+
 # --- resuming --------------------------------------------------------------------------------------------------------
 
 

@@ -265,7 +265,6 @@ def _train(config, recipe, method, dataset, bar):
     logits = {"test_logits": _predict(model, scale(dataset.test[0]))}
     if dataset.validation is not None:
         logits["validation_logits"] = _predict(model, scale(dataset.validation[0]))
-    keras.backend.clear_session()
     return {**logits, "loss": np.array(history.history["loss"]), "seconds": np.array(seconds)}
 
 
