@@ -1,6 +1,7 @@
 """The command line: `python -m keras_logit_adjust` and `keras-logit-adjust`. Argument parsing only."""
 
 import argparse
+import logging
 import sys
 
 import keras_logit_adjust
@@ -15,6 +16,8 @@ def main(arguments=None):
     """Run the command line; returns its exit status: 0, 2 for bad input, 130 when interrupted."""
     options = vars(_parser().parse_args(arguments))
     options.pop("command")
+    # Every run is a new model: TensorFlow's advice on retracing would cut through the progress bar.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     methods, seeds, output = options.pop("methods"), options.pop("seeds"), options.pop("output")
     try:
         results = compare(Config(**options), [name.strip() for name in methods.split(",")], seeds, output)
