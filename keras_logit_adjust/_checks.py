@@ -113,6 +113,18 @@ def as_tau(tau, num_classes):
     return tau
 
 
+def as_class_vector(values, name, num_classes, default=None, positive=False):
+    """`values` as a float64 vector `[num_classes]`, `default` everywhere where it is None."""
+    vector = np.full(num_classes, default) if values is None and default is not None else as_vector(values, name)
+    check_length(vector, num_classes, name, "class_counts")
+    if positive and (bad := vector <= 0).any():
+        raise ValueError(
+            f"Every number in `{name}` must be greater than zero. "
+            f"Received {vector[bad][:_SHOWN].tolist()} at {name_classes(bad)}."
+        )
+    return vector
+
+
 def check_length(vector, num_classes, name, other):
     """Raise unless `vector` has one number for each of the `num_classes` classes that `other` has."""
     if vector.size != num_classes:
@@ -127,6 +139,15 @@ def check_integer(value, name, minimum):
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < minimum:
         raise ValueError(f"`{name}` must be an integer of at least {minimum}. Received: {name}={value!r}")
     return int(value)
+
+
+def check_number(value, name, minimum, maximum=math.inf):
+    """`value` as a finite float in [minimum, maximum]."""
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_number or not minimum <= value <= maximum:
+        upper = "" if maximum == math.inf else f" and at most {maximum}"
+        raise ValueError(f"`{name}` must be a number of at least {minimum}{upper}. Received: {name}={value!r}")
+    return float(value)
 
 
 def check_fraction(value, name):

@@ -6,7 +6,7 @@ nothing has to be declared; what it cannot say raises before any step runs.
 
 import keras
 from keras import ops
-from keras.src.backend.common import masking
+from keras.src.backend.common import masking, tensor_attributes
 
 UNKNOWN = "Give it a static shape with `tf.ensure_shape` or `tensor.set_shape(...)`."
 
@@ -53,6 +53,14 @@ def are_ids(y_true, leading, num_classes):
         )
     check_agreement(matches, leading)
     return ids
+
+
+def refuse_ignored_rows(ignore_class):
+    """Raise where `ignore_class` was given and the labels turned out to be rows."""
+    if ignore_class is not None:
+        raise ValueError(
+            "`ignore_class` goes with class ids. Received one-hot labels: give ignored rows a weight of 0."
+        )
 
 
 def check_agreement(labels, predictions):
@@ -133,6 +141,16 @@ def combine_masks(rank, *masks):
 def keras_mask(y_pred):
     """The mask a Keras layer left on its output, or None."""
     return masking.get_keras_mask(y_pred)  # a private name of Keras's: JAX tracers carry no attribute to read
+
+
+def set_logit_bound(logits, bound):
+    """Note on `logits` that they lie in [−bound, bound], for the loss that will see them."""
+    tensor_attributes.set_tensor_attr(logits, "_kla_logit_bound", bound)
+
+
+def logit_bound(logits):
+    """What `set_logit_bound` noted, or None."""
+    return tensor_attributes.get_tensor_attr(logits, "_kla_logit_bound")
 
 
 def to_tensor(values):

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_logit_adjust import _checks, priors
+from keras_logit_adjust import _checks, _labels, priors
 from keras_logit_adjust.losses import _base
 
 MAX_CLASSES_IN_CONFIG = 10_000
@@ -271,7 +271,8 @@ class CosineDense(keras.layers.Layer):
     """A cosine head, `s · (w_y · x) / (‖w_y‖ ‖x‖)`: it emits logits that are scaled already.
 
     Give its output to losses as it is; LDAM's margins are then in logit units, and scaling again would be an error.
-    The scale bounds what the head can say: with `s` below `log(π_max/π_min)` it cannot express the prior.
+    The scale bounds what the head can say: with `s` below `log(π_max/π_min)` it cannot express the prior, and an
+    adjusted loss warns of it.
 
     Args:
         units: number of classes `L`.
@@ -310,7 +311,9 @@ class CosineDense(keras.layers.Layer):
     def call(self, inputs):
         features = _normalize(_base.at_least_float32(inputs), axis=-1)
         kernel = _normalize(_base.at_least_float32(ops.convert_to_tensor(self.kernel)), axis=0)
-        return self.scale * ops.matmul(features, kernel)
+        logits = self.scale * ops.matmul(features, kernel)
+        _labels.set_logit_bound(logits, self.scale)
+        return logits
 
     def compute_output_spec(self, inputs):
         dtype = keras.backend.result_type(self.compute_dtype, "float32")

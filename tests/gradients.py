@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 from keras import ops
+from keras.src.backend import set_keras_mask
 
 BACKEND = keras.backend.backend()
 MODES = {"tensorflow": ["eager", "graph", "xla"], "jax": ["eager", "jit"], "torch": ["eager"]}[BACKEND]
@@ -17,6 +18,17 @@ def value_and_gradient(loss, y_true, logits, mode="eager"):
 
 def as_float64(tensor):
     return np.asarray(ops.convert_to_numpy(tensor)).astype("float64")
+
+
+def with_mask(loss, mask, sample_weight=None):
+    """`loss` on logits that carry a Keras mask."""
+
+    def call(y_true, y_pred):
+        y_pred = y_pred + 0.0  # a tensor of its own, for the mask to hang on
+        set_keras_mask(y_pred, ops.convert_to_tensor(mask))
+        return loss(y_true, y_pred, sample_weight)
+
+    return call
 
 
 def _with_tensorflow(loss, y_true, logits, mode):

@@ -9,7 +9,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_logit_adjust.losses import BinaryLogitAdjustedCrossentropy, LogitAdjustedCrossentropy
+from keras_logit_adjust.losses import (
+    BinaryLogitAdjustedCrossentropy,
+    FocalCrossentropy,
+    LogitAdjustedCrossentropy,
+    VectorScalingCrossentropy,
+)
 
 COUNTS = [50, 10, 5, 2]
 REDUCTIONS = ["sum", "sum_over_batch_size", "mean_with_sample_weight"]
@@ -29,12 +34,22 @@ def multi_label():
     return BinaryLogitAdjustedCrossentropy(COUNTS, 100)
 
 
+def scaled():
+    return VectorScalingCrossentropy(COUNTS, gamma=0.2, ignore_class=-1)
+
+
+def focal():
+    return FocalCrossentropy(class_weight=[1, 2, 3, 4], ignore_class=-1, reduction="mean_with_sample_weight")
+
+
 CASES = {
     **{r: (adjusted(r), x, ids, None) for r in REDUCTIONS},
     **{f"{r} weighted": (adjusted(r), x, ids, weight) for r in REDUCTIONS},
     **{f"{r} ignored": (adjusted(r, ignore_class=-1), x, ignored, weight) for r in REDUCTIONS},
     "masked": (adjusted("sum_over_batch_size"), padded, np.repeat(ids[:, None], 3, axis=1), weight),
     "one-hot": (adjusted("sum_over_batch_size"), x, np.eye(4)[ids], None),
+    "pairwise margins": (scaled, x, ignored, weight),
+    "focal": (focal, x, ignored, weight),
     "multi-label": (multi_label, x, np.eye(4)[ids], None),
 }
 

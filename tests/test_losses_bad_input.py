@@ -5,8 +5,15 @@ import numpy as np
 import pytest
 
 from keras_logit_adjust.losses import (
+    AdaptiveMarginCrossentropy,
     BinaryLogitAdjustedCrossentropy,
+    ClassBalancedCrossentropy,
+    EqualizedCrossentropy,
+    FocalCrossentropy,
     LogitAdjustedCrossentropy,
+    PairwiseMarginCrossentropy,
+    VectorScalingCrossentropy,
+    class_balanced_weights,
     logit_adjusted_crossentropy,
 )
 
@@ -168,3 +175,171 @@ def test_a_name_alone_does_not_make_a_loss_that_needs_counts():
     assert keras.losses.get(config).get_config()["class_counts"] == COUNTS
     with pytest.raises(ValueError, match="logit_adjusted_crossentropy"):
         keras.losses.get("logit_adjusted_crossentropy")
+
+
+FAMILY = {
+    "pairwise": PairwiseMarginCrossentropy,
+    "balanced": PairwiseMarginCrossentropy.balanced,
+    "consistent": lambda counts, **options: PairwiseMarginCrossentropy.fisher_consistent(counts, [1, 1, 1], **options),
+    "adjusted and adaptive": PairwiseMarginCrossentropy.logit_adjusted_adaptive,
+    "adaptive": AdaptiveMarginCrossentropy,
+    "equalized": EqualizedCrossentropy,
+    "vector-scaling": VectorScalingCrossentropy,
+    "class-balanced": ClassBalancedCrossentropy,
+}
+each_member = pytest.mark.parametrize("build", FAMILY.values(), ids=FAMILY.keys())
+
+
+@cases(BAD_COUNTS)
+@each_member
+def test_bad_class_counts_are_refused_by_the_whole_family(build, case):
+    counts, match = case
+    with pytest.raises(ValueError, match=match):
+        build(counts)
+
+
+@cases(BAD_OPTIONS)
+@pytest.mark.parametrize("build", [*FAMILY.values(), lambda counts, **options: FocalCrossentropy(**options)])
+def test_bad_options_are_refused_by_the_whole_family(build, case):
+    options, match = case
+    with pytest.raises(ValueError, match=match):
+        build(COUNTS, **options)
+
+
+@cases(BAD_TAU)
+@pytest.mark.parametrize("build", [FAMILY["vector-scaling"], FAMILY["adjusted and adaptive"]])
+def test_a_bad_tau_is_refused_by_the_family(build, case):
+    tau, match = case
+    with pytest.raises(ValueError, match=match):
+        build(COUNTS, tau=tau)
+
+
+BAD_VECTORS = {
+    "short": ([1, 2], r"`{0}` must have one number for each class: class_counts has 3 classes, `{0}` has 2"),
+    "scalar": (2.0, r"`{0}`.*one number for each class.*shape \(\)"),
+    "table": ([[1, 2, 3]], r"`{0}`.*one number for each class.*shape \(1, 3\)"),
+    "nan": ([1, np.nan, 3], r"`{0}` must be finite.*\[nan\] at class 1"),
+    "infinite": ([1, 2, np.inf], r"`{0}` must be finite.*\[inf\] at class 2"),
+    "strings": (["1", "2", "3"], r"`{0}` must be a list or vector of numbers.*'1'"),
+}
+NOT_POSITIVE = {
+    "zero": ([1, 0, 0], r"`{0}` must be greater than zero.*\[0\.0, 0\.0\] at classes 1, 2"),
+    "negative": ([1, 2, -3], r"`{0}` must be greater than zero.*\[-3\.0\] at class 2"),
+}
+
+
+@cases(BAD_VECTORS)
+@pytest.mark.parametrize("name", ["class_weight", "label_margin", "rival_margin", "logit_scale"])
+def test_bad_vectors_of_the_family_are_refused(name, case):
+    vector, match = case
+    with pytest.raises(ValueError, match=match.format(name)):
+        PairwiseMarginCrossentropy(COUNTS, **{name: vector})
+
+
+@cases(NOT_POSITIVE)
+@pytest.mark.parametrize("name", ["class_weight", "logit_scale"])
+def test_weights_and_scales_that_are_not_positive_are_refused(name, case):
+    vector, match = case
+    with pytest.raises(ValueError, match=match.format(name)):
+        PairwiseMarginCrossentropy(COUNTS, **{name: vector})
+
+
+@cases({**BAD_VECTORS, **NOT_POSITIVE})
+def test_a_bad_delta_is_refused(case):
+    delta, match = case
+    with pytest.raises(ValueError, match=match.format("delta")):
+        PairwiseMarginCrossentropy.fisher_consistent(COUNTS, delta)
+
+
+@cases({key: case for key, case in {**BAD_VECTORS, **NOT_POSITIVE}.items() if key != "short"})
+def test_bad_weights_of_focal_loss_are_refused(case):
+    weight, match = case
+    with pytest.raises(ValueError, match=match.format("class_weight")):
+        FocalCrossentropy(class_weight=weight)
+
+
+NO_NUMBER = [np.nan, np.inf, "1", True, None, [1.0]]
+
+
+@pytest.mark.parametrize("gamma", [-0.5, *NO_NUMBER], ids=str)
+def test_a_bad_gamma_is_refused(gamma):
+    for build in (FocalCrossentropy, FAMILY["vector-scaling"]):
+        with pytest.raises(ValueError, match="`gamma` must be a number of at least 0.*Received: gamma="):
+            build(**({} if build is FocalCrossentropy else {"class_counts": COUNTS}), gamma=gamma)
+
+
+@pytest.mark.parametrize("max_margin", [-1.0, *NO_NUMBER], ids=str)
+def test_a_bad_margin_is_refused(max_margin):
+    builds = [FAMILY["adaptive"], FAMILY["adjusted and adaptive"]]
+    for build in builds[:1] if max_margin is None else builds:  # None is the paper's margin in the second
+        with pytest.raises(ValueError, match="`max_margin` must be a number of at least 0.*Received: max_margin="):
+            build(COUNTS, max_margin=max_margin)
+
+
+@pytest.mark.parametrize("beta", [-0.1, 1.0, 1.5, np.nan, "0.9", True, None], ids=str)
+def test_a_beta_outside_0_and_1_is_refused(beta):
+    for build in (class_balanced_weights, ClassBalancedCrossentropy):
+        with pytest.raises(ValueError, match=r"`beta` must be a number in \[0, 1\)\. Received: beta="):
+            build(COUNTS, beta=beta)
+
+
+@pytest.mark.parametrize("build", [class_balanced_weights, ClassBalancedCrossentropy])
+def test_probabilities_have_no_effective_number_of_examples(build):
+    with pytest.raises(ValueError, match="numbers of examples here, not probabilities.*sum to 1: multiply them by"):
+        build([0.5, 0.3, 0.2])
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1.1, np.nan, "0.1", True], ids=str)
+def test_a_threshold_that_is_no_prior_is_refused(threshold):
+    with pytest.raises(ValueError, match="`threshold` must be.*at most 1.*Received: threshold="):
+        EqualizedCrossentropy(COUNTS, threshold=threshold)
+
+
+@pytest.mark.parametrize("gamma", [-0.1, 1.0, np.nan, "0.5"], ids=str)
+def test_a_share_of_rivals_left_out_must_leave_some(gamma):
+    with pytest.raises(ValueError, match=r"`gamma` must be a number in \[0, 1\)\. Received: gamma="):
+        EqualizedCrossentropy(COUNTS, gamma=gamma)
+
+
+@pytest.mark.parametrize("form", ["Threshold", "", None, 3], ids=str)
+def test_an_unknown_form_is_refused_with_those_that_exist(form):
+    with pytest.raises(ValueError, match="`form` must be one of 'threshold', 'prior'. Received: form="):
+        EqualizedCrossentropy(COUNTS, form=form)
+
+
+@cases(BAD_SHAPES)
+@each_member
+def test_labels_and_logits_that_do_not_fit_are_refused_by_the_family(build, case):
+    labels, logits, match = case
+    with pytest.raises(ValueError, match=match):
+        build(COUNTS)(np.zeros(labels, "int32"), np.zeros(logits, "float32"))
+
+
+def test_an_ignored_class_among_one_hot_labels_is_refused_by_the_family():
+    for loss in (PairwiseMarginCrossentropy(COUNTS, ignore_class=0), FocalCrossentropy(ignore_class=0)):
+        with pytest.raises(ValueError, match="`ignore_class` goes with class ids.*one-hot.*weight of 0"):
+            loss(np.eye(3), np.zeros((3, 3)))
+
+
+def test_focal_loss_says_what_it_has_weights_for():
+    with pytest.raises(ValueError, match=r"`y_pred` of shape \(4, 2\) has 2 classes, `class_weight` has 3"):
+        FocalCrossentropy(class_weight=[1, 2, 3])(np.zeros(4, "int32"), np.zeros((4, 2), "float32"))
+
+
+@pytest.mark.parametrize("shape", [(4, 1), ()], ids=str)
+def test_focal_loss_refuses_logits_of_fewer_than_two_classes(shape):
+    with pytest.raises(ValueError, match=r"`y_pred` must be logits \[..., L\] of at least two classes.*Received shape"):
+        FocalCrossentropy()(np.zeros(shape[:1], "int32"), np.zeros(shape, "float32"))
+
+
+@pytest.mark.parametrize("argument", ["class_weight", "label_margin", "rival_margin", "logit_scale"])
+@pytest.mark.parametrize("member", [AdaptiveMarginCrossentropy, EqualizedCrossentropy, VectorScalingCrossentropy])
+def test_a_named_member_takes_no_vector_that_its_config_would_lose(member, argument):
+    with pytest.raises(TypeError, match=f"unexpected keyword argument '{argument}'"):
+        member(COUNTS, **{argument: [1, 2, 3]})
+
+
+@pytest.mark.parametrize("member", [AdaptiveMarginCrossentropy, EqualizedCrossentropy, VectorScalingCrossentropy])
+def test_a_consistent_member_is_the_same_whichever_class_it_is_asked_of(member):
+    expected = PairwiseMarginCrossentropy.balanced(COUNTS).get_config()
+    assert member.balanced(COUNTS).get_config() == expected

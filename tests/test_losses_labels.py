@@ -1,15 +1,21 @@
 """What the losses make of labels, masks, weights and means, and how they live in a model."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
 import reference
-from gradients import MODES, as_float64, value_and_gradient
+from gradients import MODES, as_float64, value_and_gradient, with_mask
 from keras import ops
-from keras.src.backend import set_keras_mask
 
 from keras_logit_adjust import _labels
-from keras_logit_adjust.losses import BinaryLogitAdjustedCrossentropy, LogitAdjustedCrossentropy
+from keras_logit_adjust.layers import CosineDense
+from keras_logit_adjust.losses import (
+    BinaryLogitAdjustedCrossentropy,
+    LogitAdjustedCrossentropy,
+    PairwiseMarginCrossentropy,
+)
 
 COUNTS = [437, 50, 12, 1]
 LOG_PRIOR = reference.log_prior(COUNTS)
@@ -25,17 +31,6 @@ def sequences(rng):
 
 def shifted(logits, tau=1.0):
     return (logits + tau * LOG_PRIOR).astype("float32")
-
-
-def with_mask(loss, mask, sample_weight=None):
-    """`loss` on logits that carry a Keras mask."""
-
-    def call(y_true, y_pred):
-        y_pred = y_pred + 0.0  # a tensor of its own, for the mask to hang on
-        set_keras_mask(y_pred, ops.convert_to_tensor(mask))
-        return loss(y_true, y_pred, sample_weight)
-
-    return call
 
 
 def assert_same(ours, expected):
@@ -286,3 +281,20 @@ def test_a_config_names_every_argument_of_the_constructor_in_plain_values(loss):
     for value in config.values():
         for leaf in value if isinstance(value, list) else [value]:
             assert type(leaf) in (int, float, str, type(None))
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("family", [False, True])
+def test_an_adjusted_loss_warns_of_a_cosine_head_too_narrow_for_the_prior(family, nested):
+    adjustment = np.array(LOG_PRIOR)
+    loss = LogitAdjustedCrossentropy(COUNTS)
+    if family:
+        loss = PairwiseMarginCrossentropy(COUNTS, None, -adjustment, adjustment)
+    x, y = np.ones((4, 2), "float32"), np.array([0, 1, 2, 3])
+    for scale, warns in ((1.0, True), (np.ptp(adjustment) + 0.1, False)):
+        model = keras.Sequential([keras.Input((2,)), CosineDense(4, scale=scale)])
+        model = keras.Sequential([keras.Input((2,)), model]) if nested else model
+        model.compile("sgd", loss)
+        message = r"cosine head and lie in \[−1, 1\]; the adjustment spans 6\.08.*scale of at least 6\.08"
+        with pytest.warns(UserWarning, match=message) if warns else contextlib.nullcontext():
+            model.fit(x, y, verbose=0)

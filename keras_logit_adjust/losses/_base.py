@@ -5,16 +5,26 @@ under `tf.distribute`, divides a local mean by the number of replicas, which is 
 shares of a batch. This base overrides that one method and leaves the rest of Keras's contract as it is.
 """
 
+import warnings
+
 import keras
+import numpy as np
 from keras import ops
 
-from keras_logit_adjust import _labels
+from keras_logit_adjust import _checks, _labels
 
 _MEANS = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
 
 
 class MaskedLoss(keras.losses.Loss):
-    """A Keras loss whose subclasses give per-position values and their validity: `values_and_mask(y_true, y_pred)`."""
+    """A Keras loss whose subclasses give per-position values and their validity: `values_and_mask(y_true, y_pred)`.
+
+    Attributes:
+        stage_weight: what `kla.callbacks.DeferredReweighting` multiplies the class weights by, `[L]` or None: a state
+            of training, not part of the config.
+    """
+
+    stage_weight = None
 
     def __init__(self, reduction="sum_over_batch_size", name=None):
         super().__init__(name=name, reduction=reduction)
@@ -22,6 +32,13 @@ class MaskedLoss(keras.losses.Loss):
     def values_and_mask(self, y_true, y_pred):
         """Per-position values, and a boolean mask of the positions that count (None where all do)."""
         raise NotImplementedError
+
+    def reweighted(self, class_weight=None):
+        """`class_weight` (None: 1) times the weights of the training stage; None where both are."""
+        if class_weight is None or self.stage_weight is None:
+            return self.stage_weight if class_weight is None else class_weight
+        _checks.check_length(self.stage_weight, class_weight.size, "weights", f"loss {self.name!r}")
+        return class_weight * self.stage_weight
 
     def call(self, y_true, y_pred):
         values, mask = self.values_and_mask(_labels.to_tensor(y_true), _labels.to_tensor(y_pred))
@@ -47,14 +64,27 @@ class MaskedLoss(keras.losses.Loss):
 
 def at_least_float32(tensor):
     """`tensor` in float32, or as it is where it is float64: half precision never enters a log-sum-exp."""
-    dtype = keras.backend.result_type(keras.backend.standardize_dtype(tensor.dtype), "float32")
-    return ops.cast(tensor, dtype)
+    # Not by `result_type`, which is float32 for float64 on torch.
+    is_double = keras.backend.standardize_dtype(tensor.dtype) == "float64"
+    return tensor if is_double else ops.cast(tensor, "float32")
 
 
 def zero_masked(y_pred, mask):
     """Zeros in place of masked logits, so that NaN or infinite padding has no gradient either."""
     mask = _labels.expand_right(ops.cast(mask, "bool"), len(y_pred.shape), "mask")
     return ops.where(mask, y_pred, ops.zeros_like(y_pred))
+
+
+def warn_of_bounded_logits(y_pred, adjustment):
+    """Warn where a cosine head is too narrow for the prior that an adjusted loss has it learn."""
+    bound = _labels.logit_bound(y_pred)
+    if bound is not None and bound < np.ptp(adjustment):
+        needed = f"{np.ptp(adjustment):.3g}"
+        warnings.warn(
+            f"The logits come from a cosine head and lie in [−{bound:g}, {bound:g}]; the adjustment spans {needed}, "
+            f"which they cannot express. Give `CosineDense` a scale of at least {needed} (30 is usual).",
+            stacklevel=2,
+        )
 
 
 def _reduce(values, mask, weight, reduction):

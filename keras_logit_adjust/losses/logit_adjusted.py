@@ -50,20 +50,17 @@ def logit_adjusted_crossentropy(y_true, y_pred, log_prior, *, tau=1.0, label_smo
     return values if mask is None else ops.where(mask, values, ops.zeros_like(values))
 
 
-def _adjusted_values(y_true, y_pred, adjustment, label_smoothing, ignore_class):
-    """Values and mask of the softmax cross-entropy of `y_pred + adjustment`."""
+def _adjusted_values(y_true, y_pred, adjustment, label_smoothing, ignore_class, class_weight=None):
+    """Values and mask of the softmax cross-entropy of `y_pred + adjustment`, label y weighing `class_weight[y]`."""
     y_true, y_pred = _labels.to_tensor(y_true), _labels.to_tensor(y_pred)
     leading = _labels.check_width(y_pred, adjustment.size)
     if not _labels.are_ids(y_true, leading, adjustment.size):
-        if ignore_class is not None:
-            raise ValueError(
-                "`ignore_class` goes with class ids. Received one-hot labels: give ignored rows a weight of 0."
-            )
-        return _soft_values(y_true, _adjust(y_pred, adjustment), label_smoothing), None
+        _labels.refuse_ignored_rows(ignore_class)
+        return _soft_values(y_true, _adjust(y_pred, adjustment), label_smoothing, class_weight), None
     ids, proper, kept = _labels.settle_ids(y_true, leading, adjustment.size, ignore_class)
     if kept is not None:
         y_pred = _base.zero_masked(y_pred, kept)
-    values = _id_values(ids, _adjust(y_pred, adjustment), label_smoothing)
+    values = _id_values(ids, _adjust(y_pred, adjustment), label_smoothing, class_weight)
     # A factor of NaN, not a constant: the gradient of an improper label must not pass for one of class 0.
     return values * ops.where(proper, ops.ones_like(values), np.nan), kept
 
@@ -73,7 +70,12 @@ def _adjust(y_pred, adjustment):
     return logits + ops.convert_to_tensor(adjustment, dtype=logits.dtype)
 
 
-def _id_values(ids, logits, label_smoothing):
+def _id_values(ids, logits, label_smoothing, class_weight):
+    if class_weight is not None:
+        if label_smoothing:  # weighs every class of the smoothed target by its own weight
+            return _soft_values(ops.one_hot(ids, logits.shape[-1]), logits, label_smoothing, class_weight)
+        weight = ops.take(ops.convert_to_tensor(class_weight, dtype=logits.dtype), ids)
+        return weight * _id_values(ids, logits, label_smoothing, None)
     if not label_smoothing and _runs_op_by_op():
         return ops.sparse_categorical_crossentropy(ids, logits, from_logits=True)
     scores, log_total = _log_softmax_parts(logits)
@@ -93,17 +95,19 @@ def _runs_op_by_op():
 
 
 def _log_softmax_parts(logits):
-    """`z = g − max g` and `log Σ exp z`, whose difference is `−log softmax(g)` without cancellation."""
+    """`z = g − max g` and `log Σ exp z`, whose difference is `−log softmax(g)`, however large the logits are."""
     # An initial value, for without one Keras refuses an empty batch.
     shifted = logits - ops.stop_gradient(ops.max(logits, axis=-1, keepdims=True, initial=-np.inf))
     return shifted, ops.log(ops.sum(ops.exp(shifted), axis=-1))
 
 
-def _soft_values(targets, logits, label_smoothing):
+def _soft_values(targets, logits, label_smoothing, class_weight):
     scores, log_total = _log_softmax_parts(logits)
     targets = ops.cast(targets, scores.dtype)
     if label_smoothing:
         targets = targets * (1.0 - label_smoothing) + label_smoothing / targets.shape[-1]
+    if class_weight is not None:
+        targets = targets * ops.convert_to_tensor(class_weight, dtype=targets.dtype)
     costs = ops.expand_dims(log_total, -1) - scores
     # A logit of −inf costs nothing where its target is 0; selecting inside keeps the gradient finite too.
     costs = ops.where(ops.equal(targets, 0.0), ops.zeros_like(costs), costs)
@@ -159,7 +163,9 @@ class LogitAdjustedCrossentropy(_base.MaskedLoss):
         self.adjustment = self.tau * priors.log_prior(self.class_counts)
 
     def values_and_mask(self, y_true, y_pred):
-        return _adjusted_values(y_true, y_pred, self.adjustment, self.label_smoothing, self.ignore_class)
+        _base.warn_of_bounded_logits(y_pred, self.adjustment)
+        options = (self.label_smoothing, self.ignore_class, self.reweighted())
+        return _adjusted_values(y_true, y_pred, self.adjustment, *options)
 
     def get_config(self):
         return {
@@ -232,6 +238,8 @@ class BinaryLogitAdjustedCrossentropy(_base.MaskedLoss):
         # Two softplus terms keep full relative precision where softplus(f) − t·f cancels.
         values = targets * ops.softplus(-logits) + (1.0 - targets) * ops.softplus(logits)
         values = values * ops.where(proper, ops.ones_like(values), np.nan)
+        if self.stage_weight is not None:
+            values = values * ops.convert_to_tensor(self.stage_weight, dtype=values.dtype)
         if known is None:
             return ops.mean(values, axis=-1), None
         values = ops.where(known, values, ops.zeros_like(values))

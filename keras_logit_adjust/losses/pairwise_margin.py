@@ -1,0 +1,359 @@
+"""The family of losses with pairwise margins (Menon et al., 2021, §5.1, equation 11) and its named members.
+
+`ℓ(y, f) = α_y · log[1 + Σ_{y'≠y} e^{Δ_yy'} · e^{f_y' − f_y}]` with `Δ_yy' = u_y + v_y'`: every loss that the paper
+compares is a choice of weight `α`, label margin `u` and rival margin `v`. They differ in what they look at: `u` of LDAM
+knows the label's frequency, `v` of the equalized loss the rival's; only the adjusted loss weighs one against the other.
+"""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_logit_adjust import _checks, priors
+from keras_logit_adjust.losses import _base, _rivals
+
+
+@keras.saving.register_keras_serializable(package="keras_logit_adjust")
+class PairwiseMarginCrossentropy(_base.MaskedLoss):
+    """Softmax cross-entropy with pairwise margins, `α_y · log[1 + Σ_{y'≠y} e^{u_y + v_y'} · e^{s_y'·f_y' − s_y·f_y}]`.
+
+    All margins at zero and all weights at one is plain cross-entropy. For soft labels `t` it is `Σ_y t_y·ℓ(y, f)`,
+    label smoothing included. Costs O(batch × classes) whatever the margins.
+
+    Args:
+        class_counts: `[L]` training examples of each class (or probabilities), all > 0; or an object with an
+            `effective_prior`. The formula uses just the vectors below; the counts say what they are measured against
+            (`kla.is_fisher_consistent`).
+        class_weight: `α`, `[L]` numbers > 0; 1 by default.
+        label_margin: `u`, `[L]` numbers: how much the odds of an error of each class are raised; 0 by default.
+        rival_margin: `v`, `[L]` numbers: how much each class is raised as a rival of others; 0 by default.
+        logit_scale: `s`, `[L]` numbers > 0 that multiply the logits first; 1 by default.
+        label_smoothing: share ε in [0, 1) of the target spread evenly over all classes.
+        ignore_class: a class id whose positions are left out of value, gradient and mean (ids only).
+        reduction: as in `keras.losses.Loss`; a mean is over valid positions, under `tf.distribute` over all replicas.
+        name: name of the loss.
+
+    Call arguments: as in `LogitAdjustedCrossentropy`.
+
+    Raises:
+        ValueError: for vectors of another length than the counts, weights or scales that are not > 0, margins that are
+            not finite.
+
+    Example:
+
+    >>> import numpy as np
+    >>> loss = PairwiseMarginCrossentropy([75, 25], class_weight=[1, 3], label_margin=[0, np.log(2)])
+    >>> values = [float(loss(np.array([y]), np.zeros((1, 2)))) for y in (0, 1)]
+    >>> [round(x, 4) for x in values]  # log 2 and 3·log(1 + 2)
+    [0.6931, 3.2958]
+
+    Reference: Menon et al. (2021), §5.1, equation 11.
+    """
+
+    def __init__(
+        self,
+        class_counts,
+        class_weight=None,
+        label_margin=None,
+        rival_margin=None,
+        logit_scale=None,
+        label_smoothing=0.0,
+        ignore_class=None,
+        reduction="sum_over_batch_size",
+        name="pairwise_margin_crossentropy",
+    ):
+        super().__init__(reduction=reduction, name=name)
+        self.class_counts = _checks.as_counts(class_counts)
+        size = self.class_counts.size
+        self.class_weight = _checks.as_class_vector(class_weight, "class_weight", size, default=1.0, positive=True)
+        self.label_margin = _checks.as_class_vector(label_margin, "label_margin", size, default=0.0)
+        self.rival_margin = _checks.as_class_vector(rival_margin, "rival_margin", size, default=0.0)
+        self.logit_scale = _checks.as_class_vector(logit_scale, "logit_scale", size, default=1.0, positive=True)
+        self.label_smoothing = _checks.check_fraction(label_smoothing, "label_smoothing")
+        self.ignore_class = _checks.check_ignore_class(ignore_class)
+
+    @staticmethod
+    def fisher_consistent(class_counts, delta, name="fisher_consistent_crossentropy", **kwargs):
+        """The consistent member for any `δ > 0` of Theorem 1: `α_y = δ_y/π_y`, `Δ_yy' = log(δ_y'/δ_y)`.
+
+        `δ = π` is the logit-adjusted loss at τ = 1, `δ = 1` the balanced loss; each minimizer is Bayes-optimal for the
+        balanced error.
+
+        Args:
+            class_counts: as in `PairwiseMarginCrossentropy`.
+            delta: `[L]` numbers > 0.
+            name: name of the loss.
+            **kwargs: `label_smoothing`, `ignore_class`, `reduction`.
+
+        Returns:
+            A `PairwiseMarginCrossentropy`.
+
+        Raises:
+            ValueError: for a δ that is not > 0 or of another length.
+
+        Example:
+
+        >>> loss = PairwiseMarginCrossentropy.fisher_consistent([75, 25], delta=[1, 1])
+        >>> loss.class_weight.round(4).tolist()  # 1/π
+        [1.3333, 4.0]
+
+        Reference: Menon et al. (2021), §5.1, Theorem 1.
+        """
+        prior = priors.prior(class_counts)
+        delta = _checks.as_class_vector(delta, "delta", prior.size, positive=True)
+        margin = np.log(delta)
+        return PairwiseMarginCrossentropy(class_counts, delta / prior, -margin, margin, name=name, **kwargs)
+
+    @staticmethod
+    def balanced(class_counts, name="balanced_crossentropy", **kwargs):
+        """The balanced loss, cross-entropy with `α_y = 1/(L·π_y)`: Theorem 1 with `δ = 1/L`.
+
+        Args:
+            class_counts: as in `PairwiseMarginCrossentropy`.
+            name: name of the loss.
+            **kwargs: `label_smoothing`, `ignore_class`, `reduction`.
+
+        Returns:
+            A `PairwiseMarginCrossentropy` whose weights average 1 over the training set.
+
+        Raises:
+            ValueError: for counts that do not fit.
+
+        Example:
+
+        >>> PairwiseMarginCrossentropy.balanced([75, 25]).class_weight.round(4).tolist()
+        [0.6667, 2.0]
+
+        Reference: Menon et al. (2021), §3, and §5.1, Theorem 1.
+        """
+        size = _checks.as_counts(class_counts).size
+        return PairwiseMarginCrossentropy.fisher_consistent(
+            class_counts, np.full(size, 1.0 / size), name=name, **kwargs
+        )
+
+    @staticmethod
+    def logit_adjusted_adaptive(
+        class_counts, tau=1.0, max_margin=None, name="logit_adjusted_adaptive_crossentropy", **kwargs
+    ):
+        """Logit-adjusted and adaptive in one, `Δ_yy' = τ·log(π_y'/π_y) + m_y`: the margins of both, added.
+
+        Args:
+            class_counts: as in `PairwiseMarginCrossentropy`.
+            tau: strength of the adjustment, a number or a vector `[L]`.
+            max_margin: the largest `m_y = max_margin·(n_min/n_y)^¼`, in logit units. By default the paper's
+                `m_y = π_y^{−¼}`, which reaches 21.6 for the rarest class of iNaturalist.
+            name: name of the loss.
+            **kwargs: `label_smoothing`, `ignore_class`, `reduction`.
+
+        Returns:
+            A `PairwiseMarginCrossentropy`.
+
+        Raises:
+            ValueError: for counts, τ or a margin that do not fit.
+
+        Example:
+
+        >>> loss = PairwiseMarginCrossentropy.logit_adjusted_adaptive([75, 25])
+        >>> loss.label_margin.round(4).tolist()  # −log ¾ + ¾^(−¼), −log ¼ + ¼^(−¼)
+        [1.3622, 2.8005]
+
+        Reference: Menon et al. (2021), §6.2.
+        """
+        prior = priors.prior(class_counts)
+        adjustment = _checks.as_tau(tau, prior.size) * priors.log_prior(class_counts)
+        largest = prior.min() ** -0.25 if max_margin is None else max_margin
+        margin = adaptive_margins(class_counts, largest)
+        return PairwiseMarginCrossentropy(class_counts, None, margin - adjustment, adjustment, name=name, **kwargs)
+
+    def values_and_mask(self, y_true, y_pred):
+        _base.warn_of_bounded_logits(y_pred, self.rival_margin)
+        margins = (self.label_margin, self.rival_margin, self.logit_scale)
+        weight = self.reweighted(self.class_weight)
+        return _rivals.rival_costs(
+            y_true, y_pred, margins, ops.softplus, weight, self.label_smoothing, self.ignore_class
+        )
+
+    def get_config(self):
+        return {
+            "class_counts": self.class_counts.tolist(),
+            "class_weight": self.class_weight.tolist(),
+            "label_margin": self.label_margin.tolist(),
+            "rival_margin": self.rival_margin.tolist(),
+            "logit_scale": self.logit_scale.tolist(),
+            **self._options(),
+        }
+
+    def _options(self):
+        """The part of the config that every member has."""
+        return {
+            "label_smoothing": self.label_smoothing,
+            "ignore_class": self.ignore_class,
+            **super().get_config(),
+        }
+
+
+def adaptive_margins(class_counts, max_margin):
+    """LDAM's margins, `m_y = max_margin·(n_min/n_y)^¼`: the rarest class has the largest."""
+    counts = _checks.as_counts(class_counts)
+    return _checks.check_number(max_margin, "max_margin", minimum=0.0) * (counts.min() / counts) ** 0.25
+
+
+@keras.saving.register_keras_serializable(package="keras_logit_adjust")
+class AdaptiveMarginCrossentropy(PairwiseMarginCrossentropy):
+    """Label-distribution-aware margins (LDAM): `Δ_yy' = m_y = max_margin·(n_min/n_y)^¼`, the same for every rival.
+
+    Margins are in logit units, on logits that are scaled already. LDAM's own `s·(x_y − m)` on cosines `x` is this loss
+    on the logits `s·x` of `kla.layers.CosineDense(units, scale=s)` with `max_margin = s·m`; scaling again would be an
+    error. Not Fisher consistent on uneven priors.
+
+    Args:
+        class_counts: as in `PairwiseMarginCrossentropy`.
+        max_margin: margin of the rarest class in logit units; 15 is LDAM's 0.5 at its scale of 30.
+        label_smoothing: as in `PairwiseMarginCrossentropy`, like the other arguments.
+        ignore_class: as there.
+        reduction: as there.
+        name: name of the loss.
+
+    Raises:
+        ValueError: for counts that do not fit, a margin that is negative or not finite.
+
+    Example:
+
+    >>> AdaptiveMarginCrossentropy([1600, 100], max_margin=2).label_margin.tolist()
+    [1.0, 2.0]
+
+    Reference: Cao et al. (2019), LDAM, §3, equations 12 and 13; Menon et al. (2021), §3.
+    """
+
+    def __init__(
+        self,
+        class_counts,
+        max_margin=15.0,
+        label_smoothing=0.0,
+        ignore_class=None,
+        reduction="sum_over_batch_size",
+        name="adaptive_margin_crossentropy",
+    ):
+        margins = {"label_margin": adaptive_margins(class_counts, max_margin)}
+        options = {"label_smoothing": label_smoothing, "ignore_class": ignore_class, "reduction": reduction}
+        super().__init__(class_counts, **margins, **options, name=name)
+        self.max_margin = float(max_margin)
+
+    def get_config(self):
+        return {"class_counts": self.class_counts.tolist(), "max_margin": self.max_margin, **self._options()}
+
+
+@keras.saving.register_keras_serializable(package="keras_logit_adjust")
+class EqualizedCrossentropy(PairwiseMarginCrossentropy):
+    """Equalized (softmax equalization) loss, `Δ_yy' = log F(π_y')`: rare classes count less as rivals.
+
+    With form "threshold" `F(π) = 1` where `π ≥ λ` and `1 − γ` below; with "prior" `F(π) = π`. Deviation: the original
+    drops a rare rival at random with probability γ, which can be a margin of −∞; `F` is the expectation of its weight.
+    Not Fisher consistent on uneven priors.
+
+    Args:
+        class_counts: as in `PairwiseMarginCrossentropy`.
+        threshold: λ in [0, 1], the prior below which a class is rare; by default `0.3 / L`, which is Tan's 0.003 at 100
+            classes.
+        gamma: γ in [0, 1).
+        form: "threshold" or "prior", which uses neither λ nor γ.
+        label_smoothing: as in `PairwiseMarginCrossentropy`, like the other arguments.
+        ignore_class: as there.
+        reduction: as there.
+        name: name of the loss.
+
+    Raises:
+        ValueError: for a threshold outside [0, 1], γ outside [0, 1), an unknown form, counts that do not fit.
+
+    Example:
+
+    >>> loss = EqualizedCrossentropy([90, 9, 1], threshold=0.05, gamma=0.75)
+    >>> np.exp(loss.rival_margin).tolist()
+    [1.0, 1.0, 0.25]
+
+    Reference: Tan et al. (2020), equalization loss, §3 and appendix (softmax form); Menon et al. (2021), §3.
+    """
+
+    def __init__(
+        self,
+        class_counts,
+        threshold=None,
+        gamma=0.95,
+        form="threshold",
+        label_smoothing=0.0,
+        ignore_class=None,
+        reduction="sum_over_batch_size",
+        name="equalized_crossentropy",
+    ):
+        prior = priors.prior(class_counts)
+        if threshold is None:
+            threshold = 0.3 / prior.size
+        self.threshold = _checks.check_number(threshold, "threshold", minimum=0.0, maximum=1.0)
+        self.gamma = _checks.check_fraction(gamma, "gamma")
+        self.form = _checks.check_choice(form, "form", ("threshold", "prior"))
+        weight = prior if form == "prior" else np.where(prior < self.threshold, 1.0 - self.gamma, 1.0)
+        options = {"label_smoothing": label_smoothing, "ignore_class": ignore_class, "reduction": reduction}
+        super().__init__(class_counts, rival_margin=np.log(weight), **options, name=name)
+
+    def get_config(self):
+        return {
+            "class_counts": self.class_counts.tolist(),
+            "threshold": self.threshold,
+            "gamma": self.gamma,
+            "form": self.form,
+            **self._options(),
+        }
+
+
+@keras.saving.register_keras_serializable(package="keras_logit_adjust")
+class VectorScalingCrossentropy(PairwiseMarginCrossentropy):
+    """Vector-scaling (VS) loss: cross-entropy of `s_y·f_y + τ·log π_y` with `s_y = (n_y/n_max)^γ`.
+
+    Multiplicative factors act where training runs on after every example is fitted, additive ones before. `τ = 0` is
+    the class-dependent temperature (CDT) loss, `γ = 0` the logit-adjusted loss. Predict with the plain `argmax f`.
+
+    Args:
+        class_counts: as in `PairwiseMarginCrossentropy`.
+        gamma: γ ≥ 0, strength of the multiplicative part.
+        tau: strength of the additive part, a number or a vector `[L]`.
+        label_smoothing: as in `PairwiseMarginCrossentropy`, like the other arguments.
+        ignore_class: as there.
+        reduction: as there.
+        name: name of the loss.
+
+    Raises:
+        ValueError: for counts, γ or τ that do not fit.
+
+    Example:
+
+    >>> VectorScalingCrossentropy([1600, 100], gamma=0.5).logit_scale.tolist()
+    [1.0, 0.25]
+
+    Reference: Kini et al. (2021), VS-loss, equation 2; Ye et al. (2020), CDT.
+    """
+
+    def __init__(
+        self,
+        class_counts,
+        gamma=0.1,
+        tau=1.0,
+        label_smoothing=0.0,
+        ignore_class=None,
+        reduction="sum_over_batch_size",
+        name="vector_scaling_crossentropy",
+    ):
+        counts = _checks.as_counts(class_counts)
+        self.gamma = _checks.check_number(gamma, "gamma", minimum=0.0)
+        self.tau = _checks.as_tau(tau, counts.size)
+        adjustment = self.tau * priors.log_prior(counts)
+        scale = (counts / counts.max()) ** self.gamma
+        options = {"label_smoothing": label_smoothing, "ignore_class": ignore_class, "reduction": reduction}
+        super().__init__(counts, None, -adjustment, adjustment, scale, **options, name=name)
+
+    def get_config(self):
+        return {
+            "class_counts": self.class_counts.tolist(),
+            "gamma": self.gamma,
+            "tau": self.tau.tolist(),
+            **self._options(),
+        }

@@ -1,0 +1,166 @@
+"""Losses that weigh examples instead of shifting logits: by the frequency of their class, or by how hard they are.
+
+Weights decide which examples are fitted first; once a flexible model fits them all, they no longer matter much. That is
+the paper's reason (§3) to move the logits instead.
+"""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_logit_adjust import _checks
+from keras_logit_adjust.losses import _base, _rivals
+from keras_logit_adjust.losses.pairwise_margin import PairwiseMarginCrossentropy
+
+# Log-odds of an error from which on (1 − p)^γ is 1 to the last digit; at infinity its gradient would be 0·∞.
+_CERTAIN = 80.0
+
+
+def class_balanced_weights(class_counts, beta=0.9999):
+    """Weights by effective number of examples, `α_y ∝ (1 − β)/(1 − β^{n_y})`, normalized to sum L.
+
+    `β = 0` weighs all classes alike, `β → 1` by inverse frequency.
+
+    Args:
+        class_counts: `[L]` training examples of each class (true counts, not probabilities).
+        beta: β in [0, 1).
+
+    Returns:
+        Float64 array `[L]` that sums to L.
+
+    Raises:
+        ValueError: for β outside [0, 1), or probabilities in place of counts.
+
+    Example:
+
+    >>> class_balanced_weights([2, 1], beta=0.5).round(4).tolist()  # ½/¾ and ½/½, times 2/(⅔ + 1)
+    [0.8, 1.2]
+
+    Reference: Cui et al. (2019), class-balanced loss, §3.2 and §4.
+    """
+    counts = _checks.as_true_counts(class_counts)
+    beta = _checks.check_fraction(beta, "beta")
+    if beta == 0.0:
+        return np.ones(counts.size)
+    # 1 − β^n by way of expm1 and log1p: at β = 0.999999 and n = 1 the difference itself would lose ten digits.
+    weights = 1.0 / -np.expm1(counts * np.log1p(beta - 1.0))
+    return weights * (counts.size / weights.sum())
+
+
+@keras.saving.register_keras_serializable(package="keras_logit_adjust")
+class ClassBalancedCrossentropy(PairwiseMarginCrossentropy):
+    """Class-balanced cross-entropy, `α_y · −log softmax(f)_y` with `α_y ∝ (1 − β)/(1 − β^{n_y})`, normalized to sum L.
+
+    Args:
+        class_counts: `[L]` training examples of each class (true counts, not probabilities).
+        beta: β in [0, 1).
+        label_smoothing: as in `PairwiseMarginCrossentropy`, like the other arguments.
+        ignore_class: as there.
+        reduction: as there.
+        name: name of the loss.
+
+    Raises:
+        ValueError: for β outside [0, 1), or probabilities in place of counts.
+
+    Example:
+
+    >>> ClassBalancedCrossentropy([2, 1], beta=0.5).class_weight.round(4).tolist()
+    [0.8, 1.2]
+
+    Reference: Cui et al. (2019), class-balanced loss, §4.
+    """
+
+    def __init__(
+        self,
+        class_counts,
+        beta=0.9999,
+        label_smoothing=0.0,
+        ignore_class=None,
+        reduction="sum_over_batch_size",
+        name="class_balanced_crossentropy",
+    ):
+        options = {"label_smoothing": label_smoothing, "ignore_class": ignore_class, "reduction": reduction}
+        super().__init__(class_counts, class_balanced_weights(class_counts, beta), **options, name=name)
+        self.beta = float(beta)
+
+    def get_config(self):
+        return {"class_counts": self.class_counts.tolist(), "beta": self.beta, **self._options()}
+
+
+@keras.saving.register_keras_serializable(package="keras_logit_adjust")
+class FocalCrossentropy(_base.MaskedLoss):
+    """Focal loss of a softmax, `−α_y·(1 − p_y)^γ·log p_y` with `p = softmax(f)`.
+
+    Computed from the log-odds of an error in the log domain: nothing is clipped, and the gradient is finite for γ < 1
+    too, where the textbook form divides by `1 − p`. Soft labels give `Σ_y t_y·ℓ(y, f)`.
+
+    Args:
+        gamma: γ ≥ 0; 0 is cross-entropy.
+        class_weight: `α`, `[L]` numbers > 0; 1 by default.
+        label_smoothing: share ε in [0, 1) of the target spread evenly over all classes.
+        ignore_class: a class id whose positions are left out of value, gradient and mean (ids only).
+        reduction: as in `keras.losses.Loss`.
+        name: name of the loss.
+
+    Call arguments: as in `LogitAdjustedCrossentropy`; the number of classes is that of `y_pred`.
+
+    Raises:
+        ValueError: for a γ that is negative or not finite, weights that are not > 0 or do not go with the logits.
+
+    Example:
+
+    >>> import numpy as np
+    >>> loss = FocalCrossentropy(gamma=2)
+    >>> round(float(loss(np.array([0]), np.zeros((1, 2)))), 4)  # (1 − ½)²·log 2
+    0.1733
+
+    Reference: Lin et al. (2017), focal loss, §3.2, equation 5, for a softmax.
+    """
+
+    def __init__(
+        self,
+        gamma=2.0,
+        class_weight=None,
+        label_smoothing=0.0,
+        ignore_class=None,
+        reduction="sum_over_batch_size",
+        name="focal_crossentropy",
+    ):
+        super().__init__(reduction=reduction, name=name)
+        self.gamma = _checks.check_number(gamma, "gamma", minimum=0.0)
+        self.class_weight = None
+        if class_weight is not None:
+            size = _checks.as_vector(class_weight, "class_weight").size
+            self.class_weight = _checks.as_class_vector(class_weight, "class_weight", size, positive=True)
+        self.label_smoothing = _checks.check_fraction(label_smoothing, "label_smoothing")
+        self.ignore_class = _checks.check_ignore_class(ignore_class)
+
+    def values_and_mask(self, y_true, y_pred):
+        num_classes = self._num_classes(y_pred)
+        weight = np.ones(num_classes) if self.class_weight is None else self.class_weight
+        _checks.check_length(weight, num_classes, "class_weight", f"`y_pred` of shape {tuple(y_pred.shape)}")
+        plain = (np.zeros(weight.size), np.zeros(weight.size), np.ones(weight.size))
+        weight = self.reweighted(weight)
+        return _rivals.rival_costs(y_true, y_pred, plain, self._cost, weight, self.label_smoothing, self.ignore_class)
+
+    def _cost(self, error_log_odds):
+        """`(1 − p)^γ·(−log p)`: both logarithms are softplus terms of the log-odds of an error."""
+        is_certain = error_log_odds > _CERTAIN
+        moderate = ops.where(is_certain, ops.zeros_like(error_log_odds), error_log_odds)
+        product = ops.exp(-self.gamma * ops.softplus(-moderate)) * ops.softplus(moderate)
+        return ops.where(is_certain, ops.softplus(error_log_odds), product)
+
+    def _num_classes(self, y_pred):
+        shape = tuple(y_pred.shape)
+        if not shape or shape[-1] is None or shape[-1] < 2:
+            raise ValueError(f"`y_pred` must be logits [..., L] of at least two classes. Received shape {shape}.")
+        return shape[-1]
+
+    def get_config(self):
+        return {
+            "gamma": self.gamma,
+            "class_weight": None if self.class_weight is None else self.class_weight.tolist(),
+            "label_smoothing": self.label_smoothing,
+            "ignore_class": self.ignore_class,
+            **super().get_config(),
+        }
