@@ -2,7 +2,21 @@
 
 __version__ = "0.1.0"
 
-from keras_logit_adjust import data, layers, losses, metrics, models, posthoc, priors
-from keras_logit_adjust.posthoc import adjust, fold_into_bias
+from keras_logit_adjust import callbacks, data, layers, losses, metrics, models, posthoc, priors
+from keras_logit_adjust.losses import is_fisher_consistent
+from keras_logit_adjust.posthoc import adjust, fold_into_bias, normalize_weights
 
-__all__ = ["adjust", "data", "fold_into_bias", "layers", "losses", "metrics", "models", "posthoc", "priors"]
+__all__ = [
+    "adjust",
+    "callbacks",
+    "data",
+    "fold_into_bias",
+    "is_fisher_consistent",
+    "layers",
+    "losses",
+    "metrics",
+    "models",
+    "normalize_weights",
+    "posthoc",
+    "priors",
+]

@@ -20,8 +20,9 @@ LAYERS = (
     ("losses",),
     ("layers", "metrics"),
     ("models", "data"),
-    ("posthoc", "plots"),
+    ("posthoc", "plots", "callbacks"),
     ("compare",),
+    ("studies",),
     ("__init__", "__main__"),
 )
 
@@ -91,6 +92,14 @@ def test_public_names_are_listed_and_documented():
 CONFIGURED = [
     kla.losses.LogitAdjustedCrossentropy([5, 3, 1], tau=[1, 2, 3], label_smoothing=0.1, reduction="sum", name="a"),
     kla.losses.BinaryLogitAdjustedCrossentropy([5, 3, 1], 10, tau=2, ignore_class=-1, name="b"),
+    kla.losses.PairwiseMarginCrossentropy(
+        [5, 3, 1], [1, 2, 3], [0, 1, 2], [2, 1, 0], [1, 0.5, 2], 0.1, name="pairwise"
+    ),
+    kla.losses.AdaptiveMarginCrossentropy([5, 3, 1], max_margin=2, label_smoothing=0.1, name="adaptive"),
+    kla.losses.EqualizedCrossentropy([5, 3, 1], threshold=0.2, gamma=0.5, ignore_class=-1, name="equalized"),
+    kla.losses.VectorScalingCrossentropy([5, 3, 1], gamma=0.3, tau=[1, 2, 3], reduction="sum", name="scaled"),
+    kla.losses.ClassBalancedCrossentropy([5, 3, 1], beta=0.9, reduction=None, name="class_balanced"),
+    kla.losses.FocalCrossentropy(gamma=1, class_weight=[1, 2, 3], label_smoothing=0.1, name="focal"),
     kla.layers.LogitAdjustment([5, 3, 1], tau=0.5, target_prior=[1, 1, 2], name="c"),
     kla.layers.PriorAwareDense(3, [5, 3, 1], tau=0.5, use_bias=False, name="d"),
     kla.layers.CosineDense(3, scale=7, name="e"),

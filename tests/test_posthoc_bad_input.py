@@ -262,7 +262,7 @@ def quantized(activation):
 
 @pytest.mark.parametrize("activation", [None, "softmax"])
 def test_a_quantized_head_is_not_folded(activation):
-    with pytest.raises(ValueError, match="'head' is quantized. Fold before quantizing"):
+    with pytest.raises(ValueError, match="'head' is quantized. Do this before quantizing"):
         kla.fold_into_bias(quantized(activation), COUNTS)
 
 
@@ -272,3 +272,51 @@ def test_quantized_logits_are_adjusted_and_a_quantized_fused_activation_is_refus
     np.testing.assert_allclose(keras.ops.convert_to_numpy(kla.adjust(model, COUNTS)(data)), expected, rtol=1e-5)
     with pytest.raises(ValueError, match="'head' is quantized and applies its activation itself. Adjust .* before"):
         kla.adjust(quantized("softmax"), COUNTS)
+
+
+def trained_with(loss):
+    model = plain()
+    model.compile("sgd", loss)
+    return model
+
+
+@pytest.mark.parametrize("make", [*MAKERS, kla.normalize_weights])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        kla.losses.PairwiseMarginCrossentropy.balanced(COUNTS),
+        kla.losses.PairwiseMarginCrossentropy.fisher_consistent(COUNTS, delta=[1, 2, 3]),
+        kla.losses.PairwiseMarginCrossentropy.logit_adjusted_adaptive(COUNTS),
+        kla.losses.VectorScalingCrossentropy(COUNTS),
+        kla.losses.ClassBalancedCrossentropy(COUNTS),
+        kla.losses.EqualizedCrossentropy(COUNTS),
+        kla.losses.EqualizedCrossentropy(COUNTS, form="prior"),
+        kla.losses.FocalCrossentropy(class_weight=[1, 2, 3]),
+    ],
+    ids=lambda loss: loss.name,
+)
+def test_a_model_trained_with_a_loss_that_treats_classes_unlike_is_refused(loss, make):
+    message = f"corrected twice: .*adjusted loss {type(loss).__name__}. .*allow_double_correction=True"
+    with pytest.raises(ValueError, match=message):
+        make(trained_with(loss), class_counts=COUNTS)
+    make(trained_with(loss), class_counts=COUNTS, allow_double_correction=True)
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize(
+    "loss",
+    [
+        kla.losses.AdaptiveMarginCrossentropy(COUNTS),
+        kla.losses.FocalCrossentropy(),
+        kla.losses.FocalCrossentropy(class_weight=[2, 2, 2]),
+        kla.losses.LogitAdjustedCrossentropy(COUNTS, tau=0.0),
+        kla.losses.ClassBalancedCrossentropy(COUNTS, beta=0.0),
+        kla.losses.VectorScalingCrossentropy(COUNTS, gamma=0.0, tau=0.0),
+        kla.losses.PairwiseMarginCrossentropy.balanced([7, 7, 7]),
+    ],
+    ids=lambda loss: loss.name,
+)
+def test_a_model_trained_with_a_loss_that_treats_classes_alike_is_adjusted(loss, make):
+    model, data = trained_with(loss), np.ones((2, WIDTH), "float32")
+    expected = keras.ops.convert_to_numpy(model(data)) - np.log(np.array(COUNTS) / 100)
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(make(model, COUNTS)(data)), expected, rtol=1e-5, atol=1e-6)

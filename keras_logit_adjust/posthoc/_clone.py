@@ -1,4 +1,4 @@
-"""A copy of a trained graph, state included, whose head has a bias.
+"""A copy of a trained graph, state included, whose head is free to change.
 
 `keras.models.clone_model` copies a compiled model with its compilation, and `set_weights` leaves out what is state but
 not weights (the statistics of `Normalization`, the vocabulary of a lookup): so both go layer by layer here.
@@ -13,8 +13,8 @@ from keras import ops
 from keras_logit_adjust.posthoc import _head
 
 
-def clone_with_bias(model, head):
-    """An uncompiled copy of `model`, and the bias of its copy of the layer `head`: zeros where that had none."""
+def clone_with_head(model, head, use_bias):
+    """An uncompiled copy of `model`, and its copy of the layer `head`, whose bias is zeros where it had none."""
     copies = {}
 
     def copy(layer):
@@ -25,7 +25,7 @@ def clone_with_bias(model, head):
     def _clone_layer(layer):
         config = layer.get_config()
         if layer is head:
-            config["use_bias"] = True
+            config["use_bias"] = use_bias
         return type(layer).from_config(config)
 
     clone = _clone_graph(model, copy)
@@ -34,7 +34,7 @@ def clone_with_bias(model, head):
             _copy_head(layer, twin)
         elif isinstance(layer, keras.Layer) and not _head.is_graph(layer):
             _copy_state(layer, twin)
-    return clone, copies[id(head)][1].bias
+    return clone, copies[id(head)][1]
 
 
 def _clone_graph(model, copy):
@@ -54,9 +54,11 @@ def _input_like(tensor, copy):
 
 
 def _copy_head(layer, twin):
-    twin.bias.assign(np.zeros(twin.bias.shape))
+    if twin.use_bias:
+        twin.bias.assign(np.zeros(twin.bias.shape))
     for name, variable in _head.variables_of(layer):
-        getattr(twin, name).assign(ops.convert_to_numpy(variable))
+        if name != "bias" or twin.use_bias:
+            getattr(twin, name).assign(ops.convert_to_numpy(variable))
 
 
 def _copy_state(layer, twin):

@@ -186,6 +186,22 @@ def sharers(model, layer):
             yield other
 
 
+def check_own_head(model, layer, way_out):
+    """Raise where a copy of `model` could not have the head `layer` changed alone: `way_out` says what to do then."""
+    if len(list(uses_of(model, layer))) > 1:
+        raise ValueError(
+            f"Head {layer.name!r} is used more than once in {model.name!r}: its weights serve both. {way_out}"
+        )
+    other = next(sharers(model, layer), None)
+    if other is not None:
+        raise ValueError(
+            f"Head {layer.name!r} is tied: it shares a variable with layer {other.name!r}, and a copy would part them. "
+            + way_out
+        )
+    if layer.quantization_mode is not None:
+        raise ValueError(f"Head {layer.name!r} is quantized. Do this before quantizing. {way_out}")
+
+
 def check_not_adjusted(model, allow_double_correction):
     """Raise where the prior of `model` was corrected already, as far as a model shows it."""
     if allow_double_correction:
@@ -198,10 +214,22 @@ def check_not_adjusted(model, allow_double_correction):
         )
 
 
+def _corrects_prior(loss):
+    """Whether a loss shifts or scales logits by class or weighs classes. Margins of the label alone correct nothing."""
+    uneven = (getattr(loss, name, None) for name in ("rival_margin", "class_weight", "logit_scale"))
+    return bool(
+        np.any(getattr(loss, "adjustment", 0)) or any(np.ptp(vector) > 0 for vector in uneven if _given(vector))
+    )
+
+
+def _given(vector):
+    return vector is not None
+
+
 def _corrections(model):
     losses = [getattr(part, "loss", None) for part in model._flatten_layers() if isinstance(part, keras.Model)]
     for loss in keras.tree.flatten(losses):
-        if isinstance(loss, _base.MaskedLoss) and np.any(getattr(loss, "adjustment", 0)):
+        if isinstance(loss, _base.MaskedLoss) and _corrects_prior(loss):
             yield f"was compiled with the adjusted loss {type(loss).__name__}"
     for layer in model._flatten_layers():
         if isinstance(layer, layers.PriorAwareDense):

@@ -248,26 +248,15 @@ def fold_into_bias(
     head = _head.find_head(model)
     _check_foldable(model, head)
     layer = _adjustment_layer(head.width, head.output, class_counts, tau, target_prior, num_examples)
-    folded, bias = _clone.clone_with_bias(model, head.layer)
+    folded, twin = _clone.clone_with_head(model, head.layer, use_bias=True)
     # In float64, and rounded once.
-    bias.assign(ops.convert_to_numpy(bias).astype("float64") - layer.values)
+    twin.bias.assign(ops.convert_to_numpy(twin.bias).astype("float64") - layer.values)
     return folded
 
 
 def _check_foldable(model, head):
     layer, way_out = head.layer, "Use `kla.adjust`, which adds a layer behind it instead."
-    if len(list(_head.uses_of(model, layer))) > 1:
-        raise ValueError(
-            f"Head {layer.name!r} is used more than once in {model.name!r}: its bias serves both. {way_out}"
-        )
-    other = next(_head.sharers(model, layer), None)
-    if other is not None:
-        raise ValueError(
-            f"Head {layer.name!r} is tied: it shares a variable with layer {other.name!r}, and a copy would part them. "
-            + way_out
-        )
-    if layer.quantization_mode is not None:
-        raise ValueError(f"Head {layer.name!r} is quantized. Fold before quantizing, or use `kla.adjust`.")
+    _head.check_own_head(model, layer, way_out)
     if layer.compute_dtype in ("float16", "bfloat16"):
         raise ValueError(
             f"Head {layer.name!r} adds its bias in {layer.compute_dtype}, which would round the prior (−36.9 becomes "

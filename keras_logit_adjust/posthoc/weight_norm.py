@@ -1,0 +1,104 @@
+"""Weight normalization: the correction that logit adjustment is compared with, and what it rests on.
+
+Under SGD with momentum the norms of a head's class weights follow the prior, so dividing by them helps rare classes.
+Under Adam they do not, and the division corrects nothing (Menon et al., 2021, §3, Figure 1).
+"""
+
+import numpy as np
+from keras import ops
+
+from keras_logit_adjust import _checks, priors
+from keras_logit_adjust.posthoc import _clone, _head
+
+_WAY_OUT = "Give `normalize_weights` a model whose head is its own."
+
+
+def normalize_weights(model, tau=1.0, by="norm", class_counts=None, bias="keep", *, allow_double_correction=False):
+    """A copy of the model that predicts with `w_yᵀΦ(x) / ν_y^τ (+ b_y)`, `ν_y = ‖w_y‖₂` or `ν_y = π_y`.
+
+    Not logit adjustment, which subtracts: a negative logit divided by a small norm gets smaller, not larger, so the
+    rule is not consistent for the balanced error. The model given is not changed and shares no weight with the copy.
+
+    Args:
+        model: a trained Functional or Sequential `keras.Model` with one Dense or convolution head of `L ≥ 2` units.
+        tau: exponent, a number or a vector `[L]`; 0 changes nothing (with the bias kept), 1 makes all norms one.
+        by: "norm" divides by the norm of each class's weights, "prior" by its prior.
+        class_counts: `[L]` training examples of each class, for `by="prior"` only.
+        bias: "keep" leaves the head's bias as it is, "drop" leaves it out, as the original code does.
+        allow_double_correction: normalize even a model whose prior was corrected already, as in `kla.adjust`.
+
+    Returns:
+        A new, uncompiled model.
+
+    Raises:
+        ValueError: for a head that cannot be normalized: none found, one unit, used twice, tied or quantized, weights
+            that are all zero; for `by="prior"` without counts; for a prior that would be corrected twice.
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, use_bias=False)])
+    >>> model.layers[0].set_weights([np.array([[3.0, 0.0], [4.0, 2.0]])])
+    >>> normalize_weights(model).layers[0].get_weights()[0].round(4).tolist()  # columns over 5 and over 2
+    [[0.6, 0.0], [0.8, 1.0]]
+
+    Reference: Kang et al. (2020), §4.3, τ-normalized; Menon et al. (2021), §3, equation 4.
+    """
+    _head.require_model(model)
+    _checks.check_choice(by, "by", ("norm", "prior"))
+    _checks.check_choice(bias, "bias", ("keep", "drop"))
+    _head.check_not_adjusted(model, allow_double_correction)
+    head = _find_head(model)
+    if by == "norm" and class_counts is not None:
+        raise ValueError('`class_counts` go with `by="prior"`. Received them with by="norm": leave them out.')
+    size = _own_norms(head.layer) if by == "norm" else _prior(class_counts, head.width)
+    divisor = size ** _checks.as_tau(tau, head.width)
+    copy, twin = _clone.clone_with_head(model, head.layer, head.layer.use_bias and bias == "keep")
+    for name, variable in _head.variables_of(twin):
+        if name in ("_kernel", "lora_kernel_b"):  # a low-rank part adds to the kernel through its second factor
+            variable.assign(ops.convert_to_numpy(variable).astype("float64") / divisor)
+    return copy
+
+
+def class_norms(layer):
+    """`‖w_y‖₂` of every class of a Dense or convolution layer, `[L]` in float64."""
+    kernel = ops.convert_to_numpy(layer.kernel).astype("float64")
+    return np.sqrt(np.square(kernel).sum(axis=tuple(range(kernel.ndim - 1))))
+
+
+def _own_norms(layer):
+    """`class_norms`, after checking that one can divide by them."""
+    norms = class_norms(layer)
+    for bad, what in ((norms == 0, "of norm 0"), (~np.isfinite(norms), "that are not finite")):
+        if bad.any():
+            raise ValueError(
+                f"Class weights {what} cannot be normalized. Head {layer.name!r} has them at "
+                f"{_checks.name_classes(bad)}: train it first."
+            )
+    return norms
+
+
+def _find_head(model):
+    if not _head.is_graph(model):
+        raise ValueError(
+            f"Only the head of a Functional or Sequential model can be normalized; {model.name!r} is subclassed."
+        )
+    try:
+        head = _head.find_head(model)
+    except _head.NoHeadError as error:
+        raise ValueError(
+            f"`normalize_weights` divides the weights of a Dense or convolution head, which {model.name!r} has not "
+            "(a cosine head is normalized already)."
+        ) from error
+    if head.width < 2:
+        raise ValueError(f"Head {head.layer.name!r} has one unit: there are no class weights to compare.")
+    _head.check_own_head(model, head.layer, _WAY_OUT)
+    return head
+
+
+def _prior(class_counts, num_classes):
+    if class_counts is None:
+        raise ValueError('`by="prior"` divides by the class prior: give `class_counts` too.')
+    prior = priors.prior(class_counts)
+    _checks.check_length(prior, num_classes, "class_counts", "the head")
+    return prior
