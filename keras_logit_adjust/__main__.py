@@ -5,8 +5,9 @@ import logging
 import sys
 
 import keras_logit_adjust
-from keras_logit_adjust.compare import METHODS, Config, compare, report
-from keras_logit_adjust.compare.recipes import MODELS, RECIPES
+from keras_logit_adjust import studies
+from keras_logit_adjust.compare import GROUPS, METHODS, Config, compare, report
+from keras_logit_adjust.compare.recipes import MODELS, OPTIMIZERS, RECIPES
 from keras_logit_adjust.compare.run import DEFAULT_METHODS, PRECISIONS
 from keras_logit_adjust.data.datasets import VALIDATIONS
 from keras_logit_adjust.data.profiles import PROFILES
@@ -15,32 +16,67 @@ from keras_logit_adjust.data.profiles import PROFILES
 def main(arguments=None):
     """Run the command line; returns its exit status: 0, 2 for bad input, 130 when interrupted."""
     options = vars(_parser().parse_args(arguments))
-    options.pop("command")
+    command = {"compare": _compare, "study": _study}[options.pop("command")]
     # Every run is a new model: TensorFlow's advice on retracing would cut through the progress bar.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
-    methods, seeds, output = options.pop("methods"), options.pop("seeds"), options.pop("output")
+    output = options.pop("output")
     try:
-        results = compare(Config(**options), [name.strip() for name in methods.split(",")], seeds, output)
+        text, files = command(options, output)
     except (ValueError, OSError) as error:
         print(f"keras-logit-adjust: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
-    print(report.to_markdown(results))
+    print(text)
     if output:
-        print(f"\nWritten to {output}: report.md, results.json, predictions.npz")
+        print(f"\nWritten to {output}: {files}")
     return 0
+
+
+def _compare(options, output):
+    methods, seeds = options.pop("methods"), options.pop("seeds")
+    results = compare(Config(**options), methods, seeds, output)
+    return report.to_markdown(results), "report.md, results.json, predictions.npz"
+
+
+def _study(options, output):
+    name = options.pop("study")
+    own = {key: options.pop(key) for key in ("methods", "seeds", "sizes", "trials", "seed") if key in options}
+    if options:
+        own["config"] = Config(**options)
+    return studies.to_markdown(studies.run_study(name, output, **own)), "report.md, results.json, figure.png"
 
 
 def _parser():
     parser = argparse.ArgumentParser(prog="keras-logit-adjust", description=keras_logit_adjust.__doc__)
     parser.add_argument("--version", action="version", version=keras_logit_adjust.__version__)
     commands = parser.add_subparsers(dest="command", required=True)
-    _add_compare(commands.add_parser("compare", help="train methods on a long tail and compare them"))
+    comparison = commands.add_parser("compare", help="train methods on a long tail and compare them")
+    _add_data(comparison)
+    _add_training(comparison, DEFAULT_METHODS)
+    _add_output(comparison, "results.json, predictions.npz, report.md and figures")
+    _add_studies(commands.add_parser("study", help="run one of the paper's findings").add_subparsers(dest="study"))
     return parser
 
 
-def _add_compare(parser):
+def _add_studies(commands):
+    commands.required = True
+    for name, study in studies.STUDIES.items():
+        text = study.__doc__.split("\n", 1)[0]
+        parser = commands.add_parser(name, help=text, description=text)
+        if name == "consistency":
+            parser.add_argument("--sizes", type=int, nargs="+", default=study.SIZES, help="training examples")
+            parser.add_argument("--trials", type=int, default=100, help="samples of each size (100)")
+            parser.add_argument("--seed", type=int, default=0)
+        else:
+            _add_data(parser)
+            _add_training(parser, getattr(study, "DEFAULT_METHODS", None), name != "weight-norms")
+        if name == "label-noise":
+            parser.set_defaults(label_noise=study.SHARE)
+        _add_output(parser, "results.json, report.md and the figure")
+
+
+def _add_data(parser):
     defaults = Config()
     where = parser.add_argument_group("data")
     where.add_argument("--dataset", default=defaults.dataset, help="%(default)s, cifar10_lt, cifar100_lt, a TFDS name")
@@ -53,17 +89,32 @@ def _add_compare(parser):
     where.add_argument("--profile", choices=["auto", "none", *PROFILES], default=defaults.profile)
     where.add_argument("--max-count", type=int, help="examples of the largest class; by default as many as there are")
     where.add_argument("--validation", choices=VALIDATIONS, default=defaults.validation)
+    noise = "of the largest class, labeled as the smallest in training (%(default)s)"
+    where.add_argument("--label-noise", type=float, default=defaults.label_noise, metavar="SHARE", help=noise)
+
+
+def _add_training(parser, methods, has_optimizer=True):
+    defaults = Config()
     how = parser.add_argument_group("training")
-    how.add_argument("--methods", default=",".join(DEFAULT_METHODS), help=f"comma-separated, of {', '.join(METHODS)}")
+    if methods is not None:
+        names = f"comma-separated, of {', '.join(METHODS)}; paper is table 3: {', '.join(GROUPS['paper'])}"
+        how.add_argument("--methods", type=_names, default=methods, help=names)
     how.add_argument("--seeds", type=int, default=3, help="how many; each redraws subset and initialization (3)")
     how.add_argument("--recipe", choices=RECIPES, default=defaults.recipe)
+    if has_optimizer:
+        how.add_argument("--optimizer", choices=OPTIMIZERS, default=defaults.optimizer, help="instead of the recipe's")
     how.add_argument("--epochs", type=int, help="instead of the recipe's; its schedule is stretched")
     how.add_argument("--batch-size", type=int, help="instead of the recipe's")
     how.add_argument("--model", choices=MODELS, default=defaults.model)
     how.add_argument("--precision", choices=PRECISIONS, default=defaults.precision)
-    parser.add_argument(
-        "--output", metavar="DIR", help="keep results.json, predictions.npz, report.md and figures here"
-    )
+
+
+def _add_output(parser, files):
+    parser.add_argument("--output", metavar="DIR", help=f"keep {files} here")
+
+
+def _names(text):
+    return [name.strip() for name in text.split(",")]
 
 
 if __name__ == "__main__":

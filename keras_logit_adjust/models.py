@@ -15,6 +15,11 @@ def dense_head(units):
     return layers.Dense(units, dtype="float32", name="head")
 
 
+def cosine_dense_head(units):
+    """The output layer of LDAM: cosines times 30."""
+    return CosineDense(units, scale=30.0, name="head")
+
+
 def small_cnn(input_shape, num_classes, head=dense_head):
     """Two convolutions and a hidden layer: for small images, minutes on a laptop.
 

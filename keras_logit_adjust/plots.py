@@ -2,11 +2,13 @@
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 # Okabe and Ito's palette is safe for color-blind readers; markers and dashes tell the series apart in gray.
 _COLORS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#0072B2", "#CC79A7", "#F0E442")
 _MARKERS = "osD^vPX*"
 _SIZE = (5.5, 3.5)
+_LEVEL_LABELS = 5  # names on an axis that fit side by side
 
 
 def class_counts(counts):
@@ -23,7 +25,7 @@ def class_counts(counts):
     >>> class_counts([100, 10, 1]).axes[0].get_ylabel()
     'training examples'
     """
-    figure, axes = _new_figure()
+    figure, (axes,) = _new_figure()
     ordered = np.sort(np.asarray(counts))[::-1]
     axes.bar(np.arange(1, ordered.size + 1), ordered, width=0.8 if ordered.size < 50 else 1.0, color=_COLORS[5])
     axes.set(yscale="log", xlabel="class, by frequency", ylabel="training examples")
@@ -48,21 +50,164 @@ def per_class_accuracy(counts, recalls):
     >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     ['erm']
     """
-    figure, axes = _new_figure()
+    figure, (axes,) = _new_figure()
     order = np.argsort(counts)[::-1]
     for i, (name, values) in enumerate(recalls.items()):
-        style = {"color": _COLORS[i % len(_COLORS)], "marker": _MARKERS[i % len(_MARKERS)], "markersize": 4}
-        line = ("-", "--", "-.", ":")[i % 4]
-        axes.plot(np.asarray(counts)[order], 100 * np.asarray(values)[order], linestyle=line, label=name, **style)
+        axes.plot(np.asarray(counts)[order], 100 * np.asarray(values)[order], label=name, **_style(i))
     axes.set(xscale="log", xlabel="training examples of the class", ylabel="accuracy on the class (%)", ylim=(0, 100))
     axes.legend(frameon=False)
     return figure
 
 
-def _new_figure():
-    figure = Figure(figsize=_SIZE, layout="constrained")
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", alpha=0.3)
-    axes.set_axisbelow(True)
+def class_norms(counts, norms):
+    """Norms of class weights against class frequency, an axis for each way of training.
+
+    Args:
+        counts: `[L]` training examples of each class.
+        norms: `{title: [seeds, L] norms}`.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+
+    Example:
+
+    >>> figure = class_norms([100, 10], {"SGD": [[2.0, 1.0]], "Adam": [[1.0, 1.5]]})
+    >>> [axes.get_title() for axes in figure.axes]
+    ['SGD', 'Adam']
+
+    Reference: Menon et al. (2021), Figure 1.
+    """
+    figure, axes = _new_figure(len(norms))
+    order = np.argsort(counts)[::-1]
+    for i, (title, values) in enumerate(norms.items()):
+        values = np.asarray(values)[:, order]
+        for row in values:
+            axes[i].plot(np.asarray(counts)[order], row, color="#999999", linewidth=0.8)
+        mean = values.mean(axis=0)
+        axes[i].plot(np.asarray(counts)[order], mean, color=_COLORS[5], marker=_MARKERS[0], markersize=4)
+        axes[i].set(xscale="log", title=title, xlabel="training examples of the class")
+    axes[0].set_ylabel("norm of the class weights")
+    return figure
+
+
+def error_by_sample_size(sizes, errors, lines):
+    """Balanced error against the number of training examples, with deviations over trials.
+
+    Args:
+        sizes: `[S]` numbers of training examples.
+        errors: `{title: {"mean": [S], "std": [S]}}` in percent.
+        lines: `{title: percent}`, limits drawn as lines across.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+
+    Example:
+
+    >>> figure = error_by_sample_size([10, 100], {"ERM": {"mean": [30, 20], "std": [2, 1]}}, {"Bayes": 8})
+    >>> figure.axes[0].get_xscale()
+    'log'
+
+    Reference: Menon et al. (2021), §6.1.
+    """
+    figure, (axes,) = _new_figure()
+    for i, (title, found) in enumerate(errors.items()):
+        style = _style(i)
+        mean, deviation = np.asarray(found["mean"]), np.asarray(found["std"])
+        axes.plot(sizes, mean, label=title, **style)
+        axes.fill_between(sizes, mean - deviation, mean + deviation, color=style["color"], alpha=0.12, linewidth=0)
+    for title, value in lines.items():
+        axes.axhline(value, color="#666666", linewidth=0.8, linestyle=(0, (1, 1)))
+        beside = axes.get_yaxis_transform()
+        axes.text(1.02, value, title.replace(", ", "\n"), transform=beside, va="center", fontsize="small")
+    axes.set(xscale="log", xlabel="training examples", ylabel="balanced error (%)", ylim=(0, None))
+    figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize="small")
+    return figure
+
+
+def group_accuracy(groups, buckets):
+    """Bars of the accuracy of groups of classes beside lines over buckets of classes by frequency.
+
+    Args:
+        groups: `{method: {group: {"mean": …, "std": … or None}}}` in percent.
+        buckets: `{method: [B]}` in percent, the most frequent bucket first.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+
+    Example:
+
+    >>> groups = {"erm": {"many": {"mean": 80, "std": 1}, "few": {"mean": 20, "std": None}}}
+    >>> figure = group_accuracy(groups, {"erm": [80, 20]})
+    >>> [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
+    ['many', 'few']
+
+    Reference: Menon et al. (2021), §6.2 and appendix E.4.
+    """
+    figure, (bars, curves) = _new_figure(2)
+    width = 0.8 / len(groups)
+    for i, (method, found) in enumerate(groups.items()):
+        style = _style(i)
+        place = np.arange(len(found)) + (i - (len(groups) - 1) / 2) * width
+        deviation = [0.0 if value["std"] is None else value["std"] for value in found.values()]
+        means = [value["mean"] for value in found.values()]
+        bars.bar(
+            place, means, width, yerr=deviation, color=style["color"], edgecolor="white", error_kw={"linewidth": 0.8}
+        )
+        curves.plot(np.arange(1, len(buckets[method]) + 1), buckets[method], label=method, **style)
+    names = list(next(iter(groups.values())))
+    bars.set_xticks(np.arange(len(names)), names)
+    bars.set(xlabel="classes by training examples", ylabel="accuracy (%)", ylim=(0, 100))
+    curves.xaxis.set_major_locator(MaxNLocator(integer=True))
+    curves.set(xlabel="bucket of classes, most frequent first", ylim=(0, 100))
+    figure.legend(
+        *curves.get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False, fontsize="small"
+    )
+    return figure
+
+
+def label_noise(head_as_tail):
+    """The share of a frequent class that is taken for a rare one, trained on clean and on noisy labels.
+
+    Args:
+        head_as_tail: `{method: (clean, noisy)}` in percent.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+
+    Example:
+
+    >>> figure = label_noise({"erm": (0.1, 0.5), "la_loss": (1.0, 6.0)})
+    >>> [text.get_text() for text in figure.legends[0].get_texts()]
+    ['clean labels', 'noisy labels']
+    """
+    figure, (axes,) = _new_figure()
+    place = np.arange(len(head_as_tail))
+    for i, (title, hatch) in enumerate((("clean labels", ""), ("noisy labels", "//"))):
+        values = [pair[i] for pair in head_as_tail.values()]
+        axes.bar(
+            place + (i - 0.5) * 0.4, values, 0.4, label=title, color=_COLORS[(2, 4)[i]], hatch=hatch, edgecolor="white"
+        )
+    axes.set_xticks(place, list(head_as_tail), rotation=90 if place.size > _LEVEL_LABELS else 0)
+    axes.set(xlabel="method", ylabel="frequent class taken for the rare one (%)")
+    figure.legend(loc="outside upper center", ncols=2, frameon=False)
+    return figure
+
+
+def _style(i):
+    """Color, marker and line of the i-th series: told apart in gray too."""
+    return {
+        "color": _COLORS[i % len(_COLORS)],
+        "marker": _MARKERS[i % len(_MARKERS)],
+        "markersize": 4,
+        "linestyle": ("-", "--", "-.", ":")[(i + i // len(_COLORS)) % 4],
+    }
+
+
+def _new_figure(panels=1):
+    figure = Figure(figsize=(_SIZE[0] * (1 + 0.5 * (panels - 1)), _SIZE[1]), layout="constrained")
+    axes = figure.subplots(1, panels, sharey=panels > 1, squeeze=False)[0]
+    for panel in axes:
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.grid(axis="y", alpha=0.3)
+        panel.set_axisbelow(True)
     return figure, axes

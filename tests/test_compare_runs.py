@@ -8,30 +8,17 @@ import sys
 import keras
 import numpy as np
 import pytest
+from rows import CONFIG, ROWS, enter_folder_of_rows, read_json, write_rows
 
 from keras_logit_adjust import __main__, __version__, data
-from keras_logit_adjust.compare import METHODS, Config, compare, report, run, statistics
+from keras_logit_adjust.compare import GROUPS, METHODS, Config, compare, report, statistics, training
 
-TRAINED = ["erm", "class_weight", "la_loss", "la_head"]
-ROWS = ["--train", "train.npz", "--test", "test.npz", "--epochs", "1"]
-CONFIG = Config(train="train.npz", test="test.npz", epochs=1)
-
-
-def write_rows(folder, seed=0):
-    """Files train.npz and test.npz of rows in three classes of 150, 60 and 15 (test: 40, 20, 10)."""
-    rng = np.random.default_rng(seed)
-    for name, counts in (("train", [150, 60, 15]), ("test", [40, 20, 10])):
-        y = rng.permutation(np.repeat([0, 1, 2], counts))
-        np.savez(folder / f"{name}.npz", x=(rng.normal(size=(y.size, 4)) + np.eye(3, 4)[y]).astype("float32"), y=y)
+TRAINED = [name for name in METHODS if METHODS[name].trained_as is None]
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    """An empty working folder with the files of rows; unfinished work waits in it too."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    write_rows(tmp_path)
-    return tmp_path
+    return enter_folder_of_rows(tmp_path, monkeypatch)
 
 
 @pytest.fixture
@@ -44,18 +31,14 @@ def trained(monkeypatch):
         calls.append((dataset.seed, names[id(method)]))
         rng = np.random.default_rng([dataset.seed, list(METHODS).index(calls[-1][1])])
         logits = rng.normal(size=(dataset.test[1].size, dataset.num_classes)).astype("float32")
-        return {"test_logits": logits, "loss": np.array([1.0]), "seconds": np.array(0.5)}
+        kept = {"test_logits": logits, "loss": np.array([1.0]), "seconds": np.array(0.5)}
+        if dataset.validation is not None:
+            kept["validation_logits"] = rng.normal(size=(dataset.validation[1].size, dataset.num_classes))
+        return {**kept, "class_norms": np.ones(dataset.num_classes), "bias": np.zeros(dataset.num_classes)}
 
-    monkeypatch.setattr(run, "_train", train)
+    monkeypatch.setattr(training, "train", train)
     monkeypatch.setattr(report, "_figures", lambda results, predictions: {})
     return calls
-
-
-def read_json(path):
-    def refuse(constant):
-        raise AssertionError(f"{constant} is no JSON")
-
-    return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
 
 
 # --- real training, once ---------------------------------------------------------------------------------------------
@@ -157,7 +140,7 @@ def test_a_loss_that_diverges_is_reported(monkeypatch, capsys):
 
 def test_columns_are_standardized_as_the_training_set_has_them(rng):
     x = np.column_stack([rng.normal(7, 3, 50), np.full(50, 0.1), rng.integers(0, 2, 50)]).astype("float32")
-    scale = run._Scaler(x)
+    scale = training.Scaler(x)
     scaled = scale(x)
     assert scaled.dtype == np.float32
     np.testing.assert_allclose(scaled[:, [0, 2]].mean(axis=0), 0, atol=1e-6)
@@ -169,20 +152,20 @@ def test_columns_are_standardized_as_the_training_set_has_them(rng):
 
 def test_images_reach_the_model_in_the_range_it_takes():
     images = np.full((2, 4, 4, 1), 51, "uint8")
-    assert run._Scaler(images)(images) is images
+    assert training.Scaler(images)(images) is images
     floats = np.linspace(-1, 1, 48).reshape(1, 4, 4, 3)
-    np.testing.assert_allclose(run._Scaler(floats)(floats), 127.5 * (floats + 1), rtol=1e-5)
-    np.testing.assert_allclose(run._Scaler(floats)(0 * floats), 127.5, rtol=1e-6)
+    np.testing.assert_allclose(training.Scaler(floats)(floats), 127.5 * (floats + 1), rtol=1e-5)
+    np.testing.assert_allclose(training.Scaler(floats)(0 * floats), 127.5, rtol=1e-6)
 
 
 def test_every_run_is_trained_under_the_precision_asked_for(monkeypatch):
-    seen, build = [], run.recipes.build_model
+    seen, build = [], training.recipes.build_model
 
     def build_model(*args):
         seen.append(keras.config.dtype_policy().name)
         return build(*args)
 
-    monkeypatch.setattr(run.recipes, "build_model", build_model)
+    monkeypatch.setattr(training.recipes, "build_model", build_model)
     before = keras.config.dtype_policy()
     compare(dataclasses.replace(CONFIG, precision="mixed_bfloat16"), ["erm", "class_weight", "la_loss"], 2)
     assert seen == ["mixed_bfloat16"] * 6
@@ -194,7 +177,7 @@ def test_every_run_is_trained_under_the_precision_asked_for(monkeypatch):
 
 @pytest.mark.parametrize("output", ["out", None])
 def test_an_interrupted_comparison_goes_on_with_the_missing_runs(output, trained, monkeypatch, capsys, folder):
-    train = run._train
+    train = training.train
 
     def interrupt_the_third(*arguments):
         if len(trained) == 2:
@@ -202,11 +185,11 @@ def test_an_interrupted_comparison_goes_on_with_the_missing_runs(output, trained
         return train(*arguments)
 
     command = ["compare", *ROWS, "--seeds", "2", *(["--output", output] if output else [])]
-    monkeypatch.setattr(run, "_train", interrupt_the_third)
+    monkeypatch.setattr(training, "train", interrupt_the_third)
     assert __main__.main(command) == 130
     assert "2 finished runs are kept in" in capsys.readouterr().out
     assert trained == [(0, "erm"), (0, "class_weight")]
-    monkeypatch.setattr(run, "_train", train)
+    monkeypatch.setattr(training, "train", train)
     assert __main__.main(command) == 0
     assert trained[2:] == [(0, "la_loss"), (1, "erm"), (1, "class_weight"), (1, "la_loss")]
     if output is None:
@@ -288,7 +271,9 @@ def test_files_that_changed_under_their_name_are_trained_on_again(part, trained,
 OTHERS = {
     "epochs": 2,
     "batch_size": 7,
+    "label_noise": 0.1,
     "recipe": "paper",
+    "optimizer": "sgd",
     "validation": "none",
     "imbalance_ratio": 3.0,
     "profile": "step",
@@ -338,8 +323,8 @@ def test_erm_is_added_first_and_repeated_methods_are_run_once(trained):
 
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16", "mixed_float16"])
 def test_models_train_at_the_precision_asked_for_and_later_ones_are_unaffected(precision, monkeypatch, trained):
-    train, policies = run._train, []
-    monkeypatch.setattr(run, "_train", lambda *a: policies.append(keras.config.dtype_policy().name) or train(*a))
+    train, policies = training.train, []
+    monkeypatch.setattr(training, "train", lambda *a: policies.append(keras.config.dtype_policy().name) or train(*a))
     compare(dataclasses.replace(CONFIG, precision=precision), ["erm"], 1)
     assert policies == [precision]
     assert keras.config.dtype_policy().name == "float32"
@@ -359,7 +344,12 @@ def test_a_report_without_matplotlib_says_how_to_get_figures(trained, monkeypatc
         (["--dataset", "fashion"], "Unknown data set 'fashion'"),
         (["--dataset", ""], "Unknown data set ''"),
         (["--dataset", "cifar10", "--data-dir", "."], "'cifar10' is not on disk under .. Download it once with"),
-        (["--methods", "erm,lda"], "Unknown method 'lda'. Known: erm, class_weight, la_posthoc"),
+        (["--methods", "erm,lda"], "Unknown method 'lda'. Known: erm, class_weight, class_balanced, focal"),
+        (
+            ["--methods", "la_posthoc_tuned", "--validation", "none"],
+            "'la_posthoc_tuned' chooses τ on the validation set",
+        ),
+        (["--label-noise", "1"], "`label_noise` must be a number in [0, 1). Received: label_noise=1.0"),
         (["--methods", ""], "Unknown method ''. Known: erm"),
         (["--seeds", "0"], "`seeds` must be an integer of at least 1. Received: seeds=0"),
         (["--epochs", "0"], "`epochs` must be an integer of at least 1. Received: epochs=0"),
@@ -371,11 +361,12 @@ def test_a_report_without_matplotlib_says_how_to_get_figures(trained, monkeypatc
         (["--train", "none.npz", "--test", "test.npz"], "No such file: none.npz. Make one with"),
         (["--train", "train.npz", "--test", "wide.npz"], "must have one shape. Received x of shape (4,) to train"),
         (["--train", "wide.npz", "--test", "bad.npz"], "bad.npz is not a NumPy .npz file"),
-        (["--recipe", "released"], "Received data set 'fashion_mnist_lt': use --recipe paper or quick"),
+        (["--recipe", "released"], "Received data set 'fashion_mnist_lt': use --recipe paper, strong or quick"),
         (["--model", "linear"], "Model 'linear' does not take images of shape (28, 28, 1): use --model auto"),
         (["--output", "train.npz"], "--output must be a folder. train.npz is a file"),
         (["--profile", "pareto"], "argument --profile: invalid choice: 'pareto'"),
         (["--validation", "random"], "argument --validation: invalid choice: 'random'"),
+        (["--optimizer", "lamb"], "argument --optimizer: invalid choice: 'lamb'"),
         (["--recipe", "slow"], "argument --recipe: invalid choice: 'slow'"),
         (["--model", "vit"], "argument --model: invalid choice: 'vit'"),
         (["--precision", "float8"], "argument --precision: invalid choice: 'float8'"),
@@ -397,7 +388,7 @@ def test_bad_input_ends_with_status_2_and_one_line_that_says_why(options, messag
     assert not any("Traceback" in line for line in lines)
 
 
-@pytest.mark.parametrize("field", ["recipe", "model", "precision"])
+@pytest.mark.parametrize("field", ["recipe", "optimizer", "model", "precision"])
 def test_a_config_refuses_a_choice_that_does_not_exist(field):
     with pytest.raises(ValueError, match=rf"`{field}` must be one of .*Received: {field}='x'"):
         Config(**{field: "x"})
@@ -408,5 +399,5 @@ def test_help_names_every_option_and_method():
     text = subprocess.run(command, capture_output=True, text=True, timeout=200, check=True).stdout
     for field in dataclasses.fields(Config):
         assert f"--{field.name.replace('_', '-').replace('imbalance-', '')} " in text
-    for name in (*METHODS, "--output", "--methods", "--seeds", *data.datasets.VALIDATIONS):
+    for name in (*METHODS, *GROUPS, "--output", "--methods", "--seeds", *data.datasets.VALIDATIONS):
         assert name in text

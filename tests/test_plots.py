@@ -1,10 +1,13 @@
 """Figures: their axes, scales and series hold what they were given; no pixel is compared."""
 
+import copy
+
 import numpy as np
 import pytest
 
 pytest.importorskip("matplotlib")
 
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from keras_logit_adjust import plots
@@ -63,3 +66,104 @@ def test_a_figure_changes_nothing_it_was_given():
 def test_figures_save_without_a_display(tmp_path):
     plots.per_class_accuracy(COUNTS, RECALLS).savefig(tmp_path / "figure.png")
     assert (tmp_path / "figure.png").read_bytes()[:4] == b"\x89PNG"
+
+
+# --- figures of the studies ------------------------------------------------------------------------------------------
+
+NORMS = {"SGD": [[1.0, 3.0, 2.0], [2.0, 5.0, 4.0]], "Adam": [[9.0, 7.0, 8.0], [9.0, 8.0, 7.0]]}
+ERRORS = {"ERM": {"mean": [30.0, 20.0], "std": [4.0, 1.0]}, "adjusted": {"mean": [12.0, 9.0], "std": [3.0, 0.5]}}
+BARS = {
+    "erm": {"many": {"mean": 80.0, "std": 2.0}, "few": {"mean": 20.0, "std": None}},
+    "la_loss": {"many": {"mean": 75.0, "std": 1.0}, "few": {"mean": 60.0, "std": 3.0}},
+}
+BUCKETS = {"erm": [80.0, 50.0, 20.0], "la_loss": [75.0, 70.0, 60.0]}
+SHARES = {"erm": (0.5, 1.5), "la_posthoc": (2.0, 8.0), "la_loss": [3.0, 9.0]}
+
+
+def test_norms_are_drawn_against_frequency_with_a_line_for_each_seed_and_their_mean():
+    axes = plots.class_norms(COUNTS, NORMS).axes
+    assert [(ax.get_title(), ax.get_xscale(), ax.get_yscale()) for ax in axes] == [
+        ("SGD", "log", "linear"),
+        ("Adam", "log", "linear"),
+    ]
+    assert {ax.get_xlabel() for ax in axes} == {"training examples of the class"}
+    assert axes[0].get_ylabel() == "norm of the class weights"
+    for ax, norms in zip(axes, NORMS.values(), strict=True):
+        expected = [*norms, [(a + b) / 2 for a, b in zip(*norms, strict=True)]]
+        assert [line.get_xdata().tolist() for line in ax.lines] == [[500, 50, 5]] * 3
+        assert [line.get_ydata().tolist() for line in ax.lines] == [[y[1], y[2], y[0]] for y in expected]
+        assert ax.lines[-1].get_marker() == "o" and ax.lines[0].get_marker() in ("", "None", None)
+
+
+@pytest.mark.parametrize("titles", [("SGD", "Adam"), ("Adam", "SGD"), ("Adam",)])
+def test_axes_of_norms_have_one_scale_that_shows_all_of_them(titles):
+    figure = plots.class_norms(COUNTS, {title: NORMS[title] for title in titles})
+    norms = [norm for title in titles for row in NORMS[title] for norm in row]
+    assert len(figure.axes) == len(titles) and len({axes.get_ylim() for axes in figure.axes}) == 1
+    low, high = figure.axes[0].get_ylim()
+    assert low <= min(norms) < max(norms) <= high
+
+
+def test_errors_are_drawn_by_sample_size_with_their_deviations_and_limits_across():
+    axes = only_axes(plots.error_by_sample_size([100, 1000], ERRORS, {"Bayes": 8.0, "limit": 18.0}))
+    assert (axes.get_xscale(), axes.get_yscale(), axes.get_ylim()[0]) == ("log", "linear", 0)
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("training examples", "balanced error (%)")
+    series, limits = axes.lines[:2], axes.lines[2:]
+    (legend,) = axes.figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == list(ERRORS)
+    for line, band, (title, found) in zip(series, axes.collections, ERRORS.items(), strict=True):
+        assert line.get_label() == title and line.get_xdata().tolist() == [100, 1000]
+        assert line.get_ydata().tolist() == found["mean"]
+        ends = {(x, m + sign * s) for x, m, s in zip([100, 1000], *found.values(), strict=True) for sign in (-1, 1)}
+        assert {tuple(point) for point in band.get_paths()[0].vertices.tolist()} == ends
+    assert [line.get_ydata() for line in limits] == [[8.0, 8.0], [18.0, 18.0]]
+    assert [(text.get_text(), text.get_position()[1]) for text in axes.texts] == [("Bayes", 8.0), ("limit", 18.0)]
+
+
+def test_groups_are_bars_with_deviations_beside_lines_over_the_buckets():
+    bars, curves = plots.group_accuracy(BARS, BUCKETS).axes
+    assert [tick.get_text() for tick in bars.get_xticklabels()] == ["many", "few"]
+    assert bars.get_ylim() == curves.get_ylim() == (0, 100)
+    assert (bars.get_xlabel(), bars.get_ylabel()) == ("classes by training examples", "accuracy (%)")
+    assert curves.get_xlabel() == "bucket of classes, most frequent first"
+    drawn = [[bar.get_height() for bar in bars.patches[i : i + 2]] for i in (0, 2)]
+    assert drawn == [[80.0, 20.0], [75.0, 60.0]]
+    places = [bar.get_x() + bar.get_width() / 2 for bar in bars.patches]
+    np.testing.assert_allclose(places, [-0.2, 0.8, 0.2, 1.2])  # two bars of 0.4 around 0 and around 1
+    whiskers = [np.ptp(path.vertices[:, 1]) for c in bars.collections for path in c.get_paths()]
+    assert whiskers == pytest.approx([4.0, 0.0, 2.0, 6.0])
+    assert [list(line.get_ydata()) for line in curves.lines] == list(BUCKETS.values())
+    assert [list(line.get_xdata()) for line in curves.lines] == [[1, 2, 3]] * 2
+    (legend,) = bars.figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == list(BARS)
+
+
+def test_bars_and_lines_of_a_method_have_one_color():
+    bars, curves = plots.group_accuracy(BARS, BUCKETS).axes
+    colors = [to_hex(bar.get_facecolor()) for bar in bars.patches[::2]]
+    assert colors == [to_hex(line.get_color()) for line in curves.lines] and len(set(colors)) == 2
+
+
+def test_noise_is_a_pair_of_bars_for_each_method_told_apart_in_gray():
+    axes = only_axes(plots.label_noise(SHARES))
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == list(SHARES)
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("method", "frequent class taken for the rare one (%)")
+    assert axes.get_yscale() == "linear"
+    clean, noisy = axes.containers
+    assert [bar.get_height() for bar in clean] == [0.5, 2.0, 3.0]
+    assert [bar.get_height() for bar in noisy] == [1.5, 8.0, 9.0]
+    for i, pair in enumerate(zip(clean, noisy, strict=True)):
+        assert [bar.get_x() + bar.get_width() / 2 for bar in pair] == pytest.approx([i - 0.2, i + 0.2])
+    (legend,) = axes.figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["clean labels", "noisy labels"]
+    assert {bar.get_hatch() for bar in clean} != {bar.get_hatch() for bar in noisy}
+
+
+def test_figures_of_studies_change_nothing_they_were_given():
+    given = (COUNTS, NORMS, ERRORS, BARS, BUCKETS, SHARES)
+    before = copy.deepcopy(given)
+    plots.class_norms(COUNTS, NORMS)
+    plots.error_by_sample_size([100, 1000], ERRORS, {"Bayes": 8.0})
+    plots.group_accuracy(BARS, BUCKETS)
+    plots.label_noise(SHARES)
+    assert given == before

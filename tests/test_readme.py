@@ -8,9 +8,11 @@ import re
 
 import pytest
 
+from keras_logit_adjust import studies
 from keras_logit_adjust.compare import report
 
 ROOT = pathlib.Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
 README = (ROOT / "README.md").read_text()
 NUMBER = re.compile(r"(?<![\w.])-?\d+\.\d+")
 # Trained weights differ between machines; everything else is printed exactly.
@@ -42,11 +44,28 @@ def assert_same(printed, expected, tolerance):
         assert abs(float(ours) - float(shown)) <= tolerance, (ours, shown)
 
 
-def test_the_table_is_the_committed_result():
-    results = json.loads((ROOT / "benchmarks" / "results" / "compare_fashion_mnist_lt.json").read_text())
-    shown = README.split("<!-- compare:begin -->")[1].split("<!-- compare:end -->")[0].strip()
+def shown(name):
+    return README.split(f"<!-- {name}:begin -->")[1].split(f"<!-- {name}:end -->")[0].strip()
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("compare", "compare_fashion_mnist_lt.json"),
+        ("methods", "methods_fashion_mnist_lt.json"),
+        ("cifar100", "compare_cifar100_lt.json"),
+    ],
+)
+def test_the_tables_are_the_committed_results(name, file):
+    results = json.loads((RESULTS / file).read_text())
     machine = results["versions"]["machine"]
-    assert shown == f"{report.to_markdown(results)}\n\nMachine: {machine}; {results['seconds']:.0f} s."
+    assert shown(name) == f"{report.to_markdown(results)}\n\nMachine: {machine}; {results['seconds']:.0f} s."
+
+
+@pytest.mark.parametrize("name", ["weight-norms", "consistency", "label-noise"])
+def test_the_studies_are_the_committed_results(name):
+    results = json.loads((RESULTS / f"study_{name.replace('-', '_')}.json").read_text())
+    assert results["study"] == name and shown(name) == studies.to_markdown(results)
 
 
 def test_there_are_exactly_two_set_up_commands():

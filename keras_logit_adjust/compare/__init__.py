@@ -1,6 +1,6 @@
 """Train every method on the same long tail and compare them pair by pair."""
 
-from keras_logit_adjust.compare.methods import METHODS, Method
+from keras_logit_adjust.compare.methods import GROUPS, METHODS, Method
 from keras_logit_adjust.compare.run import Config, compare
 
-__all__ = ["METHODS", "Config", "Method", "compare"]
+__all__ = ["GROUPS", "METHODS", "Config", "Method", "compare"]

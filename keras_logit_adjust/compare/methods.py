@@ -7,9 +7,19 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
-from keras_logit_adjust import models, priors
+from keras_logit_adjust import losses, models, priors
+from keras_logit_adjust.callbacks import DeferredReweighting
 from keras_logit_adjust.layers import PriorAwareDense
-from keras_logit_adjust.losses import LogitAdjustedCrossentropy
+from keras_logit_adjust.losses import PairwiseMarginCrossentropy
+
+_DEFERRED_FROM = 0.8  # share of the epochs before the weights come: LDAM's 160 of 200
+
+
+def cross_entropy(class_counts, label_smoothing=0.0):
+    """Keras's own, for ids; with label smoothing for rows, which is what such a recipe feeds."""
+    if label_smoothing:
+        return keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing)
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,19 +28,27 @@ class Method:
 
     Attributes:
         title: the row's name in a report.
-        loss: class_counts → the loss to compile with.
+        loss: (class_counts, label_smoothing=…) → the loss to compile with.
         head: class_counts → a callable that makes the output layer from the number of classes.
         class_weight: class_counts → weights `{class: weight}` for `fit`, or None.
+        callbacks: (class_counts, epochs) → callbacks for `fit`.
+        retrains_head: whether the head is trained anew on class-balanced batches in the end (cRT).
         trained_as: the row whose trained model this one uses, where it needs none of its own.
-        transform: (logits `[N, L]`, class_counts) → logits, after training.
+        correct: (logits `[N, L]`, run, class_counts, τ) → logits, after training; `run` is what training kept.
+        tuned_on: where τ is chosen, "validation" or "test" (an oracle); None for τ = 1.
+        needs_dense: whether it works on the weights of a dense head.
     """
 
     title: str
-    loss: Callable = lambda class_counts: keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    loss: Callable = cross_entropy
     head: Callable = lambda class_counts: models.dense_head
     class_weight: Callable | None = None
+    callbacks: Callable = lambda class_counts, epochs: []
+    retrains_head: bool = False
     trained_as: str | None = None
-    transform: Callable = lambda logits, class_counts: logits
+    correct: Callable = lambda logits, run, class_counts, tau: logits
+    tuned_on: str | None = None
+    needs_dense: bool = False
 
 
 def balanced_weights(class_counts):
@@ -39,9 +57,14 @@ def balanced_weights(class_counts):
     return dict(enumerate(weights.tolist()))
 
 
-def subtract_log_prior(logits, class_counts):
-    """Post-hoc adjustment at τ = 1 (Menon et al., 2021, equation 9)."""
-    return (logits - priors.log_prior(class_counts)).astype("float32")
+def subtract_log_prior(logits, run, class_counts, tau):
+    """Post-hoc adjustment (Menon et al., 2021, equation 9)."""
+    return (logits - tau * priors.log_prior(class_counts)).astype("float32")
+
+
+def divide_by_norms(logits, run, class_counts, tau):
+    """Weight normalization without the bias, as `kla.normalize_weights(…, bias="drop")` (Kang et al., 2020)."""
+    return ((logits.astype("float64") - run["bias"]) / run["class_norms"] ** tau).astype("float32")
 
 
 def prior_aware_head(class_counts):
@@ -49,12 +72,62 @@ def prior_aware_head(class_counts):
     return lambda units: PriorAwareDense(units, np.asarray(class_counts), dtype="float32", name="head")
 
 
+def cosine_head(class_counts):
+    """LDAM's normalized head; its scale times 0.5 is the margin of the rarest class."""
+    return models.cosine_dense_head
+
+
+def deferred_weights(class_counts, epochs):
+    """LDAM's schedule: weights by effective number in the last fifth of training, at least in the last epoch."""
+    start = min(round(_DEFERRED_FROM * epochs), epochs - 1)
+    return [DeferredReweighting({start: losses.class_balanced_weights(class_counts)})]
+
+
+_ADAPTIVE = Method("adaptive margins (LDAM), cosine head", loss=losses.AdaptiveMarginCrossentropy, head=cosine_head)
+_POSTHOC = Method("logit adjustment, post hoc", trained_as="erm", correct=subtract_log_prior)
+_WEIGHT_NORM = Method("weight normalization", trained_as="erm", correct=divide_by_norms, needs_dense=True)
+
+
+def _tuned(method, where):
+    note = {"validation": "τ by validation", "test": "oracle τ, chosen on the test set"}[where]
+    return dataclasses.replace(method, title=f"{method.title}, {note}", tuned_on=where)
+
+
 METHODS = {
     "erm": Method("cross-entropy (ERM)"),
     "class_weight": Method("balanced class_weight", class_weight=balanced_weights),
-    "la_posthoc": Method("logit adjustment, post hoc", trained_as="erm", transform=subtract_log_prior),
-    "la_loss": Method("logit-adjusted loss", loss=LogitAdjustedCrossentropy),
+    "class_balanced": Method("class-balanced loss", loss=losses.ClassBalancedCrossentropy),
+    "focal": Method("focal loss", loss=lambda class_counts, **options: losses.FocalCrossentropy(**options)),
+    "weight_norm": _WEIGHT_NORM,
+    "weight_norm_tuned": _tuned(_WEIGHT_NORM, "validation"),
+    "weight_norm_oracle": _tuned(_WEIGHT_NORM, "test"),
+    "crt": Method("classifier retraining (cRT)", retrains_head=True),
+    "adaptive": _ADAPTIVE,
+    "adaptive_drw": dataclasses.replace(_ADAPTIVE, title=f"{_ADAPTIVE.title}, DRW", callbacks=deferred_weights),
+    "equalized": Method("equalized loss", loss=losses.EqualizedCrossentropy),
+    "vector_scaling": Method("vector-scaling loss", loss=losses.VectorScalingCrossentropy),
+    "la_posthoc": _POSTHOC,
+    "la_posthoc_tuned": _tuned(_POSTHOC, "validation"),
+    "la_posthoc_oracle": _tuned(_POSTHOC, "test"),
+    "la_loss": Method("logit-adjusted loss", loss=losses.LogitAdjustedCrossentropy),
+    "la_loss_adaptive": Method(
+        "logit-adjusted + adaptive loss", loss=PairwiseMarginCrossentropy.logit_adjusted_adaptive
+    ),
     "la_head": Method("prior-aware head", head=prior_aware_head),
+}
+
+# Names for several rows at once. "paper" is table 3, in its order; the paper's τ* saw the test set, ours does not.
+GROUPS = {
+    "paper": (
+        "erm",
+        "weight_norm",
+        "weight_norm_tuned",
+        "adaptive",
+        "equalized",
+        "la_posthoc",
+        "la_posthoc_tuned",
+        "la_loss",
+    )
 }
 
 

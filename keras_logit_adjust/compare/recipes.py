@@ -1,12 +1,14 @@
 """How the models are trained: configuration of what Keras ships, nothing more."""
 
 import dataclasses
+import math
 
 import keras
 
 from keras_logit_adjust import models
 
-RECIPES = ("quick", "paper", "released")
+RECIPES = ("quick", "paper", "released", "strong")
+OPTIMIZERS = ("auto", "sgd", "adam")
 MODELS = ("auto", "small_cnn", "resnet32", "linear", "cosine")
 
 
@@ -24,6 +26,10 @@ class Recipe:
         nesterov: whether SGD looks ahead.
         weight_decay: `λ` of the penalty `λ/2·‖w‖²`, in the models that have one.
         augment: whether images are shifted and mirrored, in the models that can.
+        cosine: whether the rate falls from the peak to 0 along half a cosine.
+        label_smoothing: share of the target spread over all classes; examples are then fed with rows for labels.
+        mix: whether batches are augmented and mixed (MixUp, CutMix); needs label rows.
+        average: momentum of the averaged weights that are kept in the end, or None.
     """
 
     epochs: int
@@ -35,12 +41,17 @@ class Recipe:
     nesterov: bool = False
     weight_decay: float = 0.0
     augment: bool = False
+    cosine: bool = False
+    label_smoothing: float = 0.0
+    mix: bool = False
+    average: float | None = None
 
     def optimizer(self):
         """A new optimizer."""
+        options = {} if self.average is None else {"use_ema": True, "ema_momentum": self.average}
         if self.momentum is None:
-            return keras.optimizers.Adam(self.learning_rate)
-        return keras.optimizers.SGD(self.learning_rate, momentum=self.momentum, nesterov=self.nesterov)
+            return keras.optimizers.Adam(self.learning_rate, **options)
+        return keras.optimizers.SGD(self.learning_rate, momentum=self.momentum, nesterov=self.nesterov, **options)
 
     def rate(self, epoch):
         """The learning rate of an epoch, counted from 0."""
@@ -48,13 +59,29 @@ class Recipe:
         for start, factor in self.drops:
             if epoch >= start:
                 rate = self.learning_rate * factor
+        if self.cosine and epoch >= self.warmup:
+            rate *= 0.5 * (1 + math.cos(math.pi * (epoch - self.warmup) / (self.epochs - self.warmup)))
         return rate
 
 
 _QUICK_STEPS = 360
+_ADAM_RATE, _SGD_RATE = 1e-3, 0.02
 
 # The released code's own ResNet-32 stacks 1×1, 3×3, 1×1 blocks; here both recipes train He's 3×3 blocks.
 _PAPER = Recipe(200, 128, 0.1, 5, ((160, 0.1), (180, 0.01)), momentum=0.9, weight_decay=1e-4, augment=True)
+# The same baseline for every method: what a practitioner would train with today, in layers that Keras ships.
+_STRONG = Recipe(
+    epochs=200,
+    learning_rate=0.1,
+    warmup=5,
+    momentum=0.9,
+    nesterov=True,
+    weight_decay=5e-4,
+    cosine=True,
+    label_smoothing=0.1,
+    mix=True,
+    average=0.99,
+)
 _RELEASED = {
     "cifar10_lt": dataclasses.replace(
         _PAPER, epochs=1241, warmup=20, drops=((604, 0.1), (926, 0.01), (1128, 0.001)), nesterov=True
@@ -65,24 +92,33 @@ _RELEASED = {
 }
 
 
-def find_recipe(name, dataset, epochs=None, batch_size=None, num_examples=None):
-    """The recipe called `name`, with its schedule stretched or squeezed to `epochs`.
+def find_recipe(name, dataset, epochs=None, batch_size=None, num_examples=None, optimizer="auto"):
+    """The recipe called `name`, with its schedule stretched or squeezed to `epochs`, and `optimizer` for its own.
 
     "quick" runs 20 epochs, and as many more as a small training set needs for 360 steps: those of the embedded data.
     """
     if name == "released" and dataset not in _RELEASED:
         raise ValueError(
             f"Recipe 'released' is the paper's code for {' and '.join(_RELEASED)}. Received data set {dataset!r}: use "
-            "--recipe paper or quick."
+            "--recipe paper, strong or quick."
         )
-    recipe = {"quick": Recipe(20, learning_rate=2e-3), "paper": _PAPER}.get(name) or _RELEASED[dataset]
+    known = {"quick": Recipe(20, learning_rate=2e-3), "paper": _PAPER, "strong": _STRONG}
+    recipe = known.get(name) or _RELEASED[dataset]
     if epochs is None and name == "quick" and num_examples is not None:
         epochs = max(recipe.epochs, -(-_QUICK_STEPS // -(-num_examples // (batch_size or recipe.batch_size))))
-    if epochs is not None:
-        scale = epochs / recipe.epochs
-        drops = tuple((round(start * scale), factor) for start, factor in recipe.drops)
-        recipe = dataclasses.replace(recipe, epochs=epochs, warmup=round(recipe.warmup * scale), drops=drops)
+    recipe = recipe if epochs is None else stretch(recipe, epochs)
+    if optimizer == "adam" and recipe.momentum is not None:
+        recipe = dataclasses.replace(recipe, momentum=None, learning_rate=_ADAM_RATE)
+    elif optimizer == "sgd" and recipe.momentum is None:
+        recipe = dataclasses.replace(recipe, momentum=0.9, learning_rate=_SGD_RATE)
     return recipe if batch_size is None else dataclasses.replace(recipe, batch_size=batch_size)
+
+
+def stretch(recipe, epochs):
+    """The recipe with its schedule stretched or squeezed to `epochs`."""
+    scale = epochs / recipe.epochs
+    drops = tuple((round(start * scale), factor) for start, factor in recipe.drops)
+    return dataclasses.replace(recipe, epochs=epochs, warmup=round(recipe.warmup * scale), drops=drops)
 
 
 def resolve_model(name, example_shape):
@@ -96,11 +132,13 @@ def resolve_model(name, example_shape):
     return name
 
 
-def check_heads(model_name, heads):
-    """Raise where a method brings a head to the model that has one of its own, before anything is trained."""
-    own = [method for method, head in heads.items() if head is not models.dense_head]
-    if model_name == "cosine" and own:
-        raise ValueError(f"Model 'cosine' has a head of its own: method {own[0]!r} needs --model linear.")
+def check_heads(model_name, heads, needing_dense=()):
+    """Raise where a method does not go with the model that has a head of its own, before anything is trained."""
+    if model_name != "cosine":
+        return
+    own = [name for name, head in heads.items() if head not in (models.dense_head, models.cosine_dense_head)]
+    for name in (*own, *needing_dense):
+        raise ValueError(f"Model 'cosine' has a head of its own: method {name!r} needs --model linear.")
 
 
 def build_model(name, example_shape, num_classes, head, recipe):

@@ -1,0 +1,105 @@
+"""Running a study: a folder for what is finished, then its table, its figure and its numbers."""
+
+import importlib.util
+import json
+import pathlib
+import shlex
+import shutil
+
+import keras
+
+from keras_logit_adjust import _checks
+from keras_logit_adjust.compare import Config, storage
+from keras_logit_adjust.compare.run import options_of
+from keras_logit_adjust.studies import consistency, groups, label_noise, weight_norms
+
+# Each has run(folder, **options) → results, to_markdown(results) and figure(results).
+STUDIES = {
+    "weight-norms": weight_norms,
+    "consistency": consistency,
+    "groups": groups,
+    "label-noise": label_noise,
+}
+
+
+def run_study(name, output=None, **options):
+    """Run one of the paper's findings and return its results.
+
+    What is finished is written to disk at once: after an interruption the same call goes on from there.
+
+    Args:
+        name: "weight-norms" (§3, Figure 1), "consistency" (§6.1), "groups" (appendix E.4) or "label-noise".
+        output: folder for report.md, results.json and the figure; none are kept by default.
+        **options: of the study: `config` (a `keras_logit_adjust.compare.Config`), `methods` (not of "weight-norms") and
+            `seeds`; of "consistency" `sizes`, `trials`, `steps` and `seed`.
+
+    Returns:
+        A dict of plain values, as in results.json.
+
+    Raises:
+        ValueError: for an unknown study, a folder that holds something else, data that does not fit.
+
+    Example:
+
+    >>> results = run_study("consistency", sizes=[100], trials=2, steps=5)
+    >>> list(results["balanced_error"])
+    ['erm', 'adaptive', 'equalized', 'weight_norm', 'la']
+
+    Reference: Menon et al. (2021), §3, §6.1 and appendix E.4.
+    """
+    study = STUDIES[_checks.check_choice(name, "study", tuple(STUDIES))]
+    backend = keras.backend.backend()
+    folder = pathlib.Path(output) if output else storage.cache_folder("study", name, backend, str(options))
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--output must be a folder. {folder} is a file.")
+    _refuse_other_content(folder, name)
+    results = {"study": name, "versions": storage.versions(), "command": _command(name, **options)}
+    results.update(study.run(folder, **options))
+    if output:
+        _write(study, folder, results)
+    else:
+        shutil.rmtree(folder)
+    return results
+
+
+def _refuse_other_content(folder, name):
+    """Raise where the folder holds the results of another command."""
+    path = folder / "results.json"
+    if not path.exists():
+        return
+    try:
+        theirs = json.loads(path.read_text(encoding="utf-8")).get("study", "of compare")
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{path} is broken ({error}). Remove it, or choose another --output.") from error
+    if theirs != name:
+        raise ValueError(f"{folder} holds results of another command, {theirs}. Choose another --output.")
+
+
+def _command(name, config=None, methods=None, seeds=None, **own):
+    """The command that repeats a study (`steps` is no option of it)."""
+    words = ["keras-logit-adjust", "study", name, *options_of(config or Config(), methods, seeds)]
+    for key, value in own.items():
+        values = value if isinstance(value, (list, tuple)) else [value]
+        words += [f"--{key}", *map(str, values)] * (key != "steps")
+    return shlex.join(words)
+
+
+def to_markdown(results):
+    """The table of a study's results."""
+    return STUDIES[results["study"]].to_markdown(results)
+
+
+def _write(study, folder, results):
+    storage.write_text(folder / "results.json", json.dumps(results, indent=1, allow_nan=False))
+    text = [f"# Study: {results['study']}", "", study.to_markdown(results), ""]
+    if importlib.util.find_spec("matplotlib") is None:
+        print('No figure: matplotlib is missing. pip install "keras_logit_adjust[plots]" and repeat the command.')
+    else:
+        study.figure(results).savefig(folder / "figure.png", dpi=150)
+        text += ["![figure](figure.png)", ""]
+    text += [
+        f"Repeat: `{results['command']}`",
+        "",
+        f"Versions: {', '.join(f'{key} {value}' for key, value in results['versions'].items())}.",
+    ]
+    storage.write_text(folder / "report.md", "\n".join(text) + "\n")

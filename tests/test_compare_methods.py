@@ -1,0 +1,423 @@
+"""The rows of the table: what each is trained with, what is done to its logits, and what stands beside it in print."""
+
+import dataclasses
+import re
+import types
+
+import keras
+import numpy as np
+import pytest
+import reference
+from rows import CONFIG, ROWS, enter_folder_of_rows, read_json
+from scipy.stats import chisquare
+
+import keras_logit_adjust as kla
+from keras_logit_adjust import __main__, data, layers
+from keras_logit_adjust.compare import METHODS, Config, compare, feeding, recipes, report, run, training, tuning
+from keras_logit_adjust.compare.published import published_error
+
+TUNED, ORACLES = ("weight_norm_tuned", "la_posthoc_tuned"), ("weight_norm_oracle", "la_posthoc_oracle")
+TABLE_3 = ["erm", "weight_norm", TUNED[0], "adaptive", "equalized", "la_posthoc", TUNED[1], "la_loss"]
+COUNTS = np.array([900, 90, 9, 1])
+PRIOR = COUNTS / COUNTS.sum()
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "_figures", lambda results, predictions: {})
+    return enter_folder_of_rows(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Puts random logits in the place of training; holds the names of the runs it stood in for."""
+    calls, names = [], {id(METHODS[name]): name for name in METHODS}
+
+    def train(config, recipe, method, dataset, bar):
+        calls.append(names[id(method)])
+        rng, size = np.random.default_rng([dataset.seed, len(calls)]), dataset.num_classes
+        kept = {key: rng.normal(size=(getattr(dataset, key)[1].size, size)) for key in ("test", "validation")}
+        arrays = {f"{key}_logits": values.astype("float32") for key, values in kept.items()}
+        head = {"class_norms": rng.uniform(0.5, 2, size), "bias": rng.normal(size=size)}
+        return {**arrays, **head, "loss": np.array([1.0]), "seconds": np.array(0.5)}
+
+    monkeypatch.setattr(training, "train", train)
+    return calls
+
+
+@pytest.fixture
+def built(monkeypatch):
+    """The models that a comparison trains for real."""
+    models, build = [], recipes.build_model
+    monkeypatch.setattr(recipes, "build_model", lambda *args: models.append(build(*args)) or models[-1])
+    return models
+
+
+# --- what a row is trained with --------------------------------------------------------------------------------------
+
+
+def test_paper_is_the_eight_rows_of_table_3_in_its_order(trained, folder):
+    assert __main__.main(["compare", *ROWS, "--methods", "paper", "--seeds", "1", "--output", "out"]) == 0
+    assert list(read_json(folder / "out" / "results.json")["methods"]) == TABLE_3
+    assert trained == ["erm", "adaptive", "equalized", "la_loss"]
+    rows = re.findall(r"^\| `(\w+)`", (folder / "out" / "report.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert rows == TABLE_3
+
+
+def test_a_group_goes_with_other_names_and_repeats_none(trained):
+    assert list(compare(CONFIG, ["la_head", "paper", "erm"], 1)["methods"]) == ["la_head", *TABLE_3]
+
+
+def plainly(scores_of_label, targets, logits):
+    return reference.softmax_form(targets, logits, scores_of_label)
+
+
+def class_balanced(targets, logits):
+    weights = reference.class_balanced_weights(COUNTS, 0.9999)
+    return reference.pairwise_crossentropy(targets, logits, weights, np.zeros((4, 4)), np.ones(4))
+
+
+def focal(targets, logits):
+    return reference.focal_crossentropy(targets, logits, 2.0, np.ones(4))
+
+
+def ldam(targets, logits):
+    return plainly(lambda y, f: reference.ldam_scores(y, f / 30, COUNTS, 30, 0.5), targets, logits)
+
+
+def equalized(targets, logits):
+    def rival_weight(prior):
+        return 1.0 if prior >= 0.3 / 4 else 1 - 0.95
+
+    return plainly(lambda y, f: reference.equalized_scores(y, f, COUNTS, rival_weight), targets, logits)
+
+
+def vector_scaling(targets, logits):
+    return plainly(lambda y, f: reference.vector_scaling_scores(y, f, COUNTS, 0.1, 1.0), targets, logits)
+
+
+def adjusted(targets, logits):
+    values = [reference.adjusted_crossentropy(y, logits, COUNTS, 1.0) for y in range(4)]
+    return np.dot(targets, values), None
+
+
+def adjusted_adaptive(targets, logits):
+    margin = reference.adjusted_adaptive_margin(COUNTS)
+    return reference.pairwise_crossentropy(targets, logits, np.ones(4), margin, np.ones(4))
+
+
+LOSSES = {
+    **dict.fromkeys(("erm", "class_weight", "crt", "la_head"), reference.crossentropy),
+    "class_balanced": class_balanced,
+    "focal": focal,
+    **dict.fromkeys(("adaptive", "adaptive_drw"), ldam),
+    "equalized": equalized,
+    "vector_scaling": vector_scaling,
+    "la_loss": adjusted,
+    "la_loss_adaptive": adjusted_adaptive,
+}
+
+
+def test_every_row_is_trained_here_or_uses_the_model_of_erm():
+    assert LOSSES.keys() == {name for name, method in METHODS.items() if method.trained_as is None}
+    assert {METHODS[name].trained_as for name in METHODS.keys() - LOSSES.keys()} == {"erm"}
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_row_has_the_loss_its_title_names_smoothed_or_not(name, smoothing, rng):
+    ids, logits = np.array([0, 3, 2, 1, 0]), rng.normal(0, 3, (5, 4)).astype("float32")
+    rows = np.eye(4, dtype="float32")[ids]
+    options = {"label_smoothing": smoothing} if smoothing else {}
+    found = METHODS[name].loss(COUNTS, **options)(rows if smoothing else ids, logits)
+    targets = rows * (1 - smoothing) + smoothing / 4
+    expected = np.mean([LOSSES[name](t, f.astype("float64"))[0] for t, f in zip(targets, logits, strict=True)])
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(found), expected, rtol=2e-5)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_heads_are_dense_but_for_ldams_cosines_times_30_and_the_one_that_knows_the_prior(name, rng):
+    head = METHODS[name].head(COUNTS)(4)
+    x = rng.normal(size=(5, 3)).astype("float32")
+    found = keras.ops.convert_to_numpy(head(x)).astype("float64")
+    kernel, *bias = (w.astype("float64") for w in head.get_weights()[:2])
+    expected = x @ kernel
+    if name in ("adaptive", "adaptive_drw"):
+        assert isinstance(head, layers.CosineDense)
+        expected *= 30 / np.linalg.norm(x, axis=1, keepdims=True) / np.linalg.norm(kernel, axis=0)
+    else:
+        assert type(head) is (layers.PriorAwareDense if name == "la_head" else keras.layers.Dense)
+        expected += bias[0] if name != "la_head" else 0
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    if name == "la_head":
+        shift = keras.ops.convert_to_numpy(head(x, training=True)) - found
+        np.testing.assert_allclose(shift, np.tile(np.log(PRIOR), (5, 1)), rtol=1e-5, atol=1e-5)
+
+
+def test_the_margin_of_the_rarest_class_is_half_the_scale_of_the_cosine_head():
+    for name in ("adaptive", "adaptive_drw"):
+        scale = METHODS[name].head(COUNTS)(4).scale
+        margins = [0.5 * scale * (COUNTS.min() / n) ** 0.25 for n in COUNTS]
+        np.testing.assert_allclose(METHODS[name].loss(COUNTS).label_margin, margins, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("epochs", "start"), [(200, 160), (10, 8), (3, 2)])
+def test_deferred_weights_by_effective_number_start_at_four_fifths_of_training(epochs, start):
+    for name in METHODS.keys() - {"adaptive_drw"}:
+        assert METHODS[name].callbacks(COUNTS, epochs) == []
+    (callback,) = METHODS["adaptive_drw"].callbacks(COUNTS, epochs)
+    assert list(callback.stages) == [start] and callback.weights_at(start - 1) is None
+    np.testing.assert_allclose(callback.weights_at(epochs), reference.class_balanced_weights(COUNTS, 0.9999))
+
+
+# --- weight normalization and classifier retraining, for real --------------------------------------------------------
+
+
+def test_weight_normalization_is_the_packages_own_without_a_bias(built, folder):
+    compare(CONFIG, ["weight_norm"], 1, "out")
+    dataset, (model,) = CONFIG.load(0), built
+    assert np.abs(model.layers[-1].get_weights()[1]).max() > 1e-3
+    x = training.Scaler(dataset.train[0])(dataset.test[0])
+    normalized = kla.normalize_weights(model, bias="drop").predict(x, verbose=0)
+    with np.load(folder / "out" / "predictions.npz") as stored:
+        np.testing.assert_allclose(stored["weight_norm_seed0"], normalized, rtol=1e-4, atol=1e-5)
+        norms = np.linalg.norm(model.layers[-1].get_weights()[0].astype("float64"), axis=0)
+        np.testing.assert_allclose(stored["class_norms_erm_seed0"], norms, rtol=1e-12)
+
+
+@pytest.mark.parametrize("tau", [0.0, 0.5, 2.0])
+def test_weight_normalization_divides_by_a_power_of_the_norms_what_is_not_bias(tau, rng):
+    features, kernel, bias = rng.normal(size=(6, 3)), rng.normal(size=(3, 4)), rng.normal(size=4)
+    norms = [np.sqrt(sum(w**2 for w in column)) for column in kernel.T]
+    kept = {"bias": bias, "class_norms": np.array(norms)}
+    found = METHODS["weight_norm"].correct((features @ kernel + bias).astype("float32"), kept, COUNTS, tau)
+    expected = [[features[i] @ kernel[:, c] / norms[c] ** tau for c in range(4)] for i in range(6)]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("recipe_epochs", [2, 30])
+def test_retraining_gives_a_new_head_on_features_that_stay(recipe_epochs, rng, monkeypatch):
+    monkeypatch.setattr(training, "RETRAINING_EPOCHS", 3)
+    inputs = keras.Input((4,))
+    features = keras.layers.BatchNormalization()(keras.layers.Dense(5, activation="relu")(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(3, name="head")(features))
+    model.layers[-1].set_weights([np.full((5, 3), 1e6), np.full(3, 1e6)])
+    before = [w.copy() for layer in model.layers[:-1] for w in layer.get_weights()]
+    recipe = recipes.Recipe(recipe_epochs, batch_size=8, learning_rate=1e-3)
+    x, y = rng.normal(size=(30, 4)).astype("float32"), np.repeat([0, 1, 2], [20, 7, 3])
+    bar = types.SimpleNamespace(set_postfix=lambda **_: None, update=lambda: bar.steps.append(1), steps=[])
+    own = feeding.Training(x, y, recipe, 3, 0, balanced=True)
+    losses = training._retrain_head(model, recipe, own, np.array([20, 7, 3]), bar)
+    assert len(losses) == len(bar.steps) == min(3, recipe_epochs)
+    after = [w for layer in model.layers[:-1] for w in layer.get_weights()]
+    assert all((a == b).all() for a, b in zip(after, before, strict=True)) and len(after) == 6
+    assert np.abs(model.layers[-1].get_weights()[0]).max() < 2  # none of the old head is left
+
+
+def test_balanced_batches_draw_every_class_and_every_example_of_it_alike(rng):
+    y = rng.permutation(np.repeat([0, 1, 2], [150, 30, 20]))
+    recipe = recipes.Recipe(1, batch_size=64)
+    batches = feeding.Training(np.arange(200), y, recipe, 3, 0, balanced=True).fit_arguments()["x"]
+    drawn = []
+    for _ in range(30):
+        batches.on_epoch_begin()
+        drawn += [batches[i][0] for i in range(len(batches))]
+        batches.on_epoch_end()
+    drawn = np.concatenate(drawn)
+    assert drawn.size == 30 * 200
+    assert chisquare(np.bincount(y[drawn])).pvalue > 1e-3
+    for c in range(3):
+        assert chisquare(np.bincount(drawn, minlength=200)[y == c]).pvalue > 1e-3
+
+
+def test_only_retraining_draws_by_class_and_it_is_counted_in_the_epochs(monkeypatch, folder):
+    asked, plain = [], feeding.Training
+    monkeypatch.setattr(feeding, "Training", lambda *a, **options: asked.append(options) or plain(*a, **options))
+    compare(dataclasses.replace(CONFIG, epochs=2), ["erm", "crt"], 1, "out")
+    assert asked == [{}, {}, {"balanced": True}]
+    with np.load(folder / "out" / "runs" / "crt_seed0.npz") as stored:
+        assert stored["loss"].shape == (2 + 2,)
+    recipe = recipes.Recipe(50)
+    expected = {name: 50 + (10 if name == "crt" else 0) for name in METHODS}
+    assert {name: training.epochs_of(METHODS[name], recipe) for name in METHODS} == expected
+
+
+@pytest.mark.parametrize("name", ["weight_norm", *TUNED[:1], *ORACLES[:1], "la_head"])
+def test_what_needs_a_dense_head_is_refused_with_the_cosine_model_before_training(name, trained, capsys):
+    assert __main__.main(["compare", *ROWS, "--methods", name, "--model", "cosine"]) == 2
+    assert f"'cosine' has a head of its own: method '{name}' needs --model linear" in capsys.readouterr().err
+    assert trained == []
+
+
+def test_adaptive_margins_train_with_the_cosine_model_which_is_the_linear_one_under_their_head(built):
+    compare(dataclasses.replace(CONFIG, model="cosine"), ["adaptive", "la_posthoc"], 1)
+    assert [type(model.layers[-1]) for model in built] == [layers.CosineDense] * 2
+    own = recipes.build_model("linear", (4,), 3, METHODS["adaptive"].head(COUNTS), recipes.Recipe(1))
+    kernel = np.ones((4, 3)) * [1, 2, 3]
+    x = np.arange(8.0, dtype="float32").reshape(2, 4)
+    for model in (built[0], own):
+        model.layers[-1].set_weights([kernel])
+    np.testing.assert_array_equal(built[0].predict(x, verbose=0), own.predict(x, verbose=0))
+
+
+# --- choosing τ ------------------------------------------------------------------------------------------------------
+
+
+def chosen_by_a_loop(logits_at, labels):
+    """Of 0, 0.05, …, 3 the best by the mean recall of classes that occur, and of equals the one nearest 1."""
+    best, best_score = None, -1.0
+    for tau in sorted((step / 20 for step in range(61)), key=lambda tau: (round(abs(tau - 1), 9), tau)):
+        predicted = np.argmax(logits_at(tau), axis=1)
+        score = np.mean([np.mean(predicted[labels == c] == c) for c in np.unique(labels)])
+        if score > best_score + 1e-12:
+            best, best_score = tau, score
+    return best
+
+
+def logits_by_hand(name, logits, kept, counts):
+    """What a row makes of logits at a τ."""
+    if name.startswith("weight_norm"):
+        return lambda tau: (logits.astype("float64") - kept["bias"]) / kept["class_norms"] ** tau
+    return lambda tau: logits.astype("float64") - tau * np.log(counts / counts.sum())
+
+
+@pytest.mark.parametrize("name", [*TUNED, *ORACLES])
+def test_tuned_rows_look_at_validation_data_alone_and_oracles_at_the_test_set(name, trained, folder):
+    method, other = METHODS[name], {**dict.fromkeys(TUNED, "test"), **dict.fromkeys(ORACLES, "validation")}[name]
+    results = compare(CONFIG, [name], 6, "out")
+    assert ("oracle" in method.title) == (name in ORACLES)
+    taus, moved = results["methods"][name]["tau"], []
+    for seed in range(6):
+        dataset = CONFIG.load(seed)
+        own = "validation" if other == "test" else "test"
+        with np.load(folder / "out" / "runs" / f"erm_seed{seed}.npz") as file:
+            kept = dict(file)
+        labels = getattr(dataset, own)[1]
+        logits_at = logits_by_hand(name, kept[f"{own}_logits"], kept, dataset.class_counts)
+        assert taus[seed] == pytest.approx(chosen_by_a_loop(logits_at, labels))
+        final = logits_by_hand(name, kept["test_logits"], kept, dataset.class_counts)(taus[seed])
+        with np.load(folder / "out" / "predictions.npz") as stored:
+            np.testing.assert_allclose(stored[f"{name}_seed{seed}"], final, rtol=1e-5, atol=1e-5)
+        kept[f"{other}_logits"] = np.roll(kept[f"{other}_logits"], 1, axis=0)
+        moved.append(tuning.corrected(method, kept, dataset.class_counts, dataset)[1])
+    assert moved == taus and len(set(taus)) > 2
+
+
+@pytest.mark.parametrize(
+    ("right_at", "chosen"), [({0.5, 1.2, 2.0}, 1.2), ({0.8, 1.2}, 0.8), ({0.0, 3.0}, 0.0), (set(), 1.0), ({2.95}, 2.95)]
+)
+def test_of_equally_good_taus_the_one_nearest_1_is_taken_then_the_smaller(right_at, chosen):
+    labels = np.array([0, 1, 1])
+
+    def logits_at(tau):
+        return np.eye(2)[labels if round(float(tau), 9) in right_at else [0, 0, 0]]
+
+    assert tuning.choose_tau(logits_at, labels) == pytest.approx(chosen)
+    np.testing.assert_allclose(tuning.GRID, [k / 20 for k in range(61)], atol=1e-15)
+
+
+def test_classes_without_validation_examples_are_left_out_of_the_choice():
+    # Class 2 has none: at 0.5 class 1 is right and a third of class 0, at 2 class 0 is right and class 1 is not.
+    labels = np.array([0, 0, 0, 1])
+    predicted = {0.5: [0, 2, 2, 1], 2.0: [0, 0, 0, 2]}
+
+    def logits_at(tau):
+        return np.eye(3)[predicted.get(round(float(tau), 9), [2, 2, 2, 2])]
+
+    assert tuning.choose_tau(logits_at, labels) == 0.5
+
+
+def test_the_report_lists_every_tau_that_was_chosen_and_no_other(trained, folder):
+    results = compare(CONFIG, ["paper", *ORACLES], 2, "out")["methods"]
+    assert {name for name, found in results.items() if "tau" in found} == {*TUNED, *ORACLES}
+    assert read_json(folder / "out" / "results.json")["methods"] == results
+    listed = "; ".join(
+        f"`{name}` {results[name]['tau'][0]:.2f}, {results[name]['tau'][1]:.2f}"
+        for name in results
+        if "tau" in results[name]
+    )
+    assert f"\nτ for each seed: {listed}.\n" in (folder / "out" / "report.md").read_text(encoding="utf-8")
+
+
+def test_oracles_are_rows_of_their_own_that_must_be_asked_for(trained):
+    assert {name for name, method in METHODS.items() if method.tuned_on == "test"} == set(ORACLES)
+    named = {*compare(CONFIG, ["paper"], 1)["methods"], *compare(CONFIG, seeds=1)["methods"]}
+    assert not named & set(ORACLES) and named >= set(TUNED)
+
+
+# --- published numbers -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("dataset", "profile", "method", "error"),
+    [
+        ("cifar10_lt", "exponential", "erm", 27.16),
+        ("cifar10_lt", "exponential", "weight_norm", 24.02),
+        ("cifar10_lt", "exponential", "weight_norm_tuned", 21.50),
+        ("cifar10_lt", "exponential", "weight_norm_oracle", 21.50),
+        ("cifar10_lt", "exponential", "la_posthoc_tuned", 19.08),
+        ("cifar100_lt", "exponential", "adaptive", 60.40),
+        ("cifar100_lt", "exponential", "equalized", 57.26),
+        ("cifar100_lt", "exponential", "la_posthoc_oracle", 57.90),
+        ("cifar100_lt", "exponential", "la_loss", 56.11),
+        ("cifar10_lt", "step", "adaptive", 34.61),
+        ("cifar10_lt", "step", "la_loss", 27.57),
+        ("cifar100_lt", "step", "la_posthoc", 55.82),
+        ("cifar100_lt", "step", "la_posthoc_tuned", None),
+        ("cifar10_lt", "exponential", "focal", None),
+        ("cifar10_lt", "zipf", "erm", None),
+        ("fashion_mnist_lt", "exponential", "erm", None),
+    ],
+)
+def test_published_errors_are_those_of_the_paper(dataset, profile, method, error):
+    assert published_error(dataset, profile, 100, None, method) == error
+    assert published_error(dataset, profile, 50, None, method) is None
+    assert published_error(dataset, profile, 100, 500, method) is None
+
+
+@pytest.mark.parametrize("dataset", ["cifar10_lt", "cifar100_lt"])
+def test_every_row_of_table_3_has_a_published_error(dataset):
+    errors = [published_error(dataset, "exponential", 100.0, None, name) for name in TABLE_3]
+    assert errors[0] == max(errors) and None not in errors
+    steps = [published_error(dataset, "step", 100.0, None, name) for name in TABLE_3]
+    assert [TABLE_3[i] for i, error in enumerate(steps) if error is None] == list(TUNED)
+
+
+@pytest.fixture
+def as_cifar(monkeypatch):
+    """Rows that pass for CIFAR-10-LT."""
+    load = data.load
+
+    def rename(*args, **options):
+        own = load("train.npz", *args[1:2], "auto", *args[3:], **{**options, "test": "test.npz"})
+        return dataclasses.replace(own, name="cifar10_lt", profile="exponential")
+
+    monkeypatch.setattr(run.data, "load", rename)
+    return Config(dataset="cifar10_lt", epochs=1, model="linear")
+
+
+def published_cells(text):
+    """The last cell of each row, by method, where the table has the column."""
+    lines = [line.strip("| ").split(" | ") for line in text.split("\n") if line.startswith("|")]
+    found = {cells[0].split("`")[1]: cells[-1] for cells in lines[2:]}
+    return found if lines[0][-1] == "published error %" else None
+
+
+def test_published_errors_stand_beside_ours_with_their_difference_to_published_erm(as_cifar, trained, folder):
+    results = compare(as_cifar, ["la_loss", "la_posthoc_tuned", "focal"], 1, "out")
+    text = (folder / "out" / "report.md").read_text(encoding="utf-8")
+    assert published_cells(text) == {
+        "erm": "27.16",
+        "la_loss": f"22.33 ({22.33 - 27.16:+.2f})",
+        "la_posthoc_tuned": f"19.08 ({19.08 - 27.16:+.2f})",
+        "focal": "-",
+    }
+    assert "its tuned τ an oracle's, chosen on the test set" in text.replace("\n", " ")
+    assert [found["published_error"] for found in results["methods"].values()] == [27.16, 22.33, 19.08, None]
+
+
+@pytest.mark.parametrize("changed", [{"imbalance_ratio": 50.0}, {"max_count": 100}, {"label_noise": 0.1}])
+def test_other_data_than_the_papers_has_no_published_column(changed, as_cifar, trained, folder):
+    compare(dataclasses.replace(as_cifar, **changed), ["la_loss"], 1, "out")
+    text = (folder / "out" / "report.md").read_text(encoding="utf-8")
+    assert published_cells(text) is None and "Published" not in text

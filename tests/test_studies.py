@@ -1,0 +1,421 @@
+"""The studies: files and tables from the command line, resuming, and every figure of theirs against an oracle."""
+
+import json
+import re
+
+import keras
+import numpy as np
+import pytest
+import scipy.stats
+from rows import CONFIG, ROWS, enter_folder_of_rows, read_json
+
+from keras_logit_adjust import __main__, plots, studies
+from keras_logit_adjust.compare import METHODS, report, statistics, training
+from keras_logit_adjust.studies import consistency, groups, label_noise, weight_norms
+
+OPTIONS = {
+    "weight-norms": [*ROWS, "--seeds", "2"],
+    "groups": [*ROWS, "--seeds", "2", "--methods", "erm,la_loss,la_posthoc"],
+    "label-noise": [*ROWS, "--seeds", "2", "--methods", "erm,la_posthoc", "--label-noise", "0.2"],
+    "consistency": ["--sizes", "50", "2000", "--trials", "3", "--seed", "1"],
+}
+RUNS = {"weight-norms": 2 * 2, "groups": 2 * 2, "label-noise": 2 * 2, "consistency": 2 * 4}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    return enter_folder_of_rows(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Puts random numbers in the place of everything that is fitted; holds a mark for each."""
+    calls = []
+
+    def train(config, recipe, method, dataset, bar):
+        calls.append((config.optimizer, config.label_noise, dataset.seed, method.title))
+        rng, size = np.random.default_rng(len(calls)), dataset.num_classes
+        logits = {
+            f"{key}_logits": rng.normal(size=(getattr(dataset, key)[1].size, size)) for key in ("test", "validation")
+        }
+        head = {"class_norms": rng.uniform(0.5, 2, size), "bias": np.zeros(size)}
+        return {**logits, **head, "loss": np.array([1.0]), "seconds": np.array(0.5)}
+
+    def fit_affine(x, y, loss, steps):
+        calls.append((x.shape, loss.name, steps))
+        return np.random.default_rng(len(calls)).normal(size=(x.shape[0], 3, 2)).astype("float32")
+
+    monkeypatch.setattr(report, "_figures", lambda results, predictions: {})
+    monkeypatch.setattr(training, "train", train)
+    monkeypatch.setattr(consistency, "fit_affine", fit_affine)
+    return calls
+
+
+def load(path):
+    with np.load(path) as stored:
+        return dict(stored)
+
+
+def run_from_command_line(name, *options):
+    return __main__.main(["study", name, *OPTIONS[name], *options])
+
+
+# --- files, tables, resuming -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", studies.STUDIES)
+def test_a_study_writes_its_numbers_their_table_and_a_figure(name, trained, folder, capsys):
+    assert run_from_command_line(name, "--output", "out") == 0
+    results = read_json(folder / "out" / "results.json")
+    assert results["study"] == name and results["versions"]["backend"] == keras.backend.backend()
+    text, table = (folder / "out" / "report.md").read_text(encoding="utf-8"), studies.to_markdown(results)
+    assert text.startswith(f"# Study: {name}\n\n{table}\n\n![figure](figure.png)\n")
+    assert table in capsys.readouterr().out
+    assert (folder / "out" / "figure.png").read_bytes()[:4] == b"\x89PNG"
+    assert len(trained) == RUNS[name] and not list(folder.rglob("*.partial"))
+
+
+@pytest.mark.parametrize("name", studies.STUDIES)
+def test_a_study_without_an_output_folder_prints_and_leaves_nothing(name, trained, folder, capsys):
+    assert run_from_command_line(name) == 0
+    assert "| method |" in (printed := capsys.readouterr().out) or "| optimizer |" in printed
+    assert sorted(path.name for path in folder.rglob("*") if path.is_file()) == ["test.npz", "train.npz"]
+
+
+@pytest.mark.parametrize("output", [["--output", "out"], []])
+@pytest.mark.parametrize("name", studies.STUDIES)
+def test_an_interrupted_study_goes_on_with_what_is_missing(name, output, trained, folder, monkeypatch):
+    stubs = {(training, "train"): training.train, (consistency, "fit_affine"): consistency.fit_affine}
+
+    def interrupted(stub):
+        def fit(*args):
+            if len(trained) == 3:
+                raise KeyboardInterrupt
+            return stub(*args)
+
+        return fit
+
+    with monkeypatch.context() as patch:
+        for (module, attribute), stub in stubs.items():
+            patch.setattr(module, attribute, interrupted(stub))
+        assert run_from_command_line(name, *output) == 130
+    assert run_from_command_line(name, *output) == 0
+    assert len(trained) == len(set(trained)) == RUNS[name]
+
+
+@pytest.mark.parametrize("name", studies.STUDIES)
+def test_a_finished_study_repeats_its_numbers_without_training(name, trained, folder):
+    assert run_from_command_line(name, "--output", "out") == 0
+    first = read_json(folder / "out" / "results.json")
+    assert run_from_command_line(name, "--output", "out") == 0
+    assert len(trained) == RUNS[name] and read_json(folder / "out" / "results.json") == first
+
+
+def test_a_study_without_matplotlib_says_how_to_get_the_figure(trained, folder, monkeypatch, capsys):
+    monkeypatch.setattr(studies.run.importlib.util, "find_spec", lambda module: None)
+    assert run_from_command_line("consistency", "--output", "out") == 0
+    assert 'pip install "keras_logit_adjust[plots]"' in capsys.readouterr().out
+    assert not (folder / "out" / "figure.png").exists()
+    assert "png" not in (folder / "out" / "report.md").read_text(encoding="utf-8")
+
+
+def test_an_unknown_study_is_refused_naming_the_known_ones(capsys):
+    with pytest.raises(SystemExit) as stop:
+        __main__.main(["study", "calibration"])
+    assert stop.value.code == 2
+    message = capsys.readouterr().err
+    assert "invalid choice: 'calibration'" in message and all(name in message for name in studies.STUDIES)
+    with pytest.raises(ValueError, match=r"`study` must be one of .*weight-norms.*label-noise.*Received: study='x'"):
+        studies.run_study("x")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["groups", *ROWS, "--methods", "lda"], "Unknown method 'lda'"),
+        (["consistency", "--sizes", "1"], "`sizes` must be an integer of at least 20. Received: sizes=1"),
+        (["consistency", "--trials", "0"], "`trials` must be an integer of at least 1. Received: trials=0"),
+        (["groups", *ROWS, "--output", "train.npz"], "--output must be a folder. train.npz is a file"),
+    ],
+)
+def test_bad_input_to_a_study_ends_with_status_2_and_a_reason(arguments, message, capsys, trained):
+    assert __main__.main(["study", *arguments]) == 2
+    assert message in capsys.readouterr().err and trained == []
+
+
+# --- weight norms ----------------------------------------------------------------------------------------------------
+
+
+def test_norms_are_correlated_with_the_prior_under_both_optimizers(trained, folder):
+    assert run_from_command_line("weight-norms", "--output", "out") == 0
+    found = read_json(folder / "out" / "results.json")["optimizers"]
+    assert list(found) == ["sgd", "adam"] and [call[0] for call in trained] == ["sgd"] * 2 + ["adam"] * 2
+    text = (folder / "out" / "report.md").read_text(encoding="utf-8")
+    for optimizer, row in found.items():
+        stored = load(folder / "out" / optimizer / "predictions.npz")
+        norms = [stored[f"class_norms_erm_seed{seed}"] for seed in (0, 1)]
+        np.testing.assert_array_equal(row["norms"], norms)
+        priors = [counts / counts.sum() for counts in stored["class_counts"]]
+        pearson = [scipy.stats.pearsonr(*pair).statistic for pair in zip(priors, norms, strict=True)]
+        spearman = [scipy.stats.spearmanr(*pair).statistic for pair in zip(priors, norms, strict=True)]
+        np.testing.assert_allclose(row["pearson"], pearson, rtol=1e-9)
+        np.testing.assert_allclose(row["spearman"], spearman, rtol=1e-9)
+        own = read_json(folder / "out" / optimizer / "results.json")["methods"]
+        assert row["balanced_error"] == own["erm"]["summary"]["balanced_error"]
+        assert row["weight_norm"] == own["weight_norm"]["versus_erm"]
+        cells = text.split(f"| {weight_norms.OPTIMIZERS[optimizer]} |")[1].split("|")
+        shown = [f"{np.mean(v):+.2f} ({min(v):+.2f} to {max(v):+.2f})" for v in (pearson, spearman)]
+        assert [cell.strip() for cell in cells[:2]] == shown
+
+
+@pytest.mark.parametrize("distinct", [50, 4, 2])
+def test_rank_correlation_is_scipys_with_ties_at_their_average_rank(distinct, rng):
+    for _ in range(20):
+        x, y = rng.integers(0, distinct, (2, 12)).astype("float64")
+        expected = scipy.stats.spearmanr(x, y).statistic
+        np.testing.assert_allclose(weight_norms.spearman(x, y), expected, atol=1e-9)
+
+
+# --- consistency -----------------------------------------------------------------------------------------------------
+
+
+def test_the_limits_are_those_of_the_normal_distribution():
+    normal = scipy.stats.norm
+    # The mean of y·(x₁ + x₂) is 2 and its deviation √2; ERM's line is shifted by ½·log(0.95/0.05).
+    shift = np.log(0.95 / 0.05) / 2
+    np.testing.assert_allclose(consistency.BAYES_ERROR, 100 * normal.cdf(0, 2, np.sqrt(2)))
+    mean = (normal.cdf(shift, 2, np.sqrt(2)) + normal.cdf(-shift, 2, np.sqrt(2))) / 2
+    np.testing.assert_allclose(consistency.ERM_ERROR, 100 * mean)
+    np.testing.assert_allclose([consistency.BAYES_ERROR, consistency.ERM_ERROR], [7.86, 18.08], atol=0.005)
+
+
+def test_the_exact_balanced_error_is_that_of_a_large_sample(rng):
+    weights = rng.normal(size=(4, 3, 2))
+    y = rng.permutation(np.repeat([0, 1], 100_000))
+    x = np.column_stack([rng.normal(size=(y.size, 2)) + np.where(y == 1, 1, -1)[:, None], np.ones(y.size)])
+    wrong = [(x @ kernel).argmax(axis=1) != y for kernel in weights]
+    expected = [50 * (w[y == 0].mean() + w[y == 1].mean()) for w in wrong]
+    assert np.ptp(expected) > 10
+    # The deviation of a share of 100,000 draws is at most 0.16 points, of the mean of two 0.11.
+    np.testing.assert_allclose(consistency.balanced_error(weights), expected, atol=0.5)
+
+
+def test_the_table_has_the_error_of_every_rule_at_every_size(trained, folder):
+    assert run_from_command_line("consistency", "--output", "out") == 0
+    results = read_json(folder / "out" / "results.json")
+    stored = {path.name: load(path)["weights"].astype("float64") for path in (folder / "out").glob("*.npz")}
+    assert len(stored) == 8 and results["sizes"] == [50, 2000] and results["trials"] == 3
+    shift = np.array([[0, 0], [0, 0], [np.log(0.95), np.log(0.05)]])
+    for i, size in enumerate(results["sizes"]):
+        rules = {
+            name: stored[f"{name}_{size}_3_400_1_{keras.backend.backend()}.npz"]
+            for name in ("erm", "adaptive", "equalized", "la")
+        }
+        posthoc = consistency.balanced_error(rules["erm"] - shift)
+        rules["weight_norm"] = rules["erm"] / np.sqrt((rules["erm"] ** 2).sum(axis=1, keepdims=True))
+        assert results["balanced_error"].keys() == rules.keys() == consistency.TITLES.keys()
+        for name, rule in rules.items():
+            errors, found = consistency.balanced_error(rule), results["balanced_error"][name]
+            np.testing.assert_allclose([found["mean"][i], found["std"][i]], [errors.mean(), errors.std()], rtol=1e-9)
+        gap = np.abs(consistency.balanced_error(rules["la"]) - posthoc).mean()
+        np.testing.assert_allclose(results["loss_against_posthoc"][i], gap)
+
+
+def test_samples_are_two_gaussians_at_a_prior_of_a_twentieth_and_differ_by_size_and_seed():
+    x, y = consistency._sample(4000, 5, seed=0)
+    assert x.shape == (5, 4000, 3) and y.shape == (5, 4000) and (x[..., 2] == 1).all()
+    deviation = np.sqrt(0.05 * 0.95 / 20_000)
+    assert abs(y.mean() - 0.05) < 4 * deviation
+    for c, center in ((0, -1), (1, 1)):
+        points = x[..., :2][y == c]
+        np.testing.assert_allclose(points.mean(axis=0), center, atol=4 / np.sqrt(len(points)))
+        np.testing.assert_allclose(np.cov(points.T), np.eye(2), atol=6 / np.sqrt(len(points)))
+    again, other = consistency._sample(4000, 5, seed=0), consistency._sample(4000, 5, seed=1)
+    np.testing.assert_array_equal(x, again[0])
+    assert (other[0] != x).any() and (consistency._sample(100, 5, seed=0)[0] != x[:, :100]).any()
+
+
+@pytest.mark.slow
+def test_adjustment_approaches_the_bayes_error_and_no_rival_does():
+    from sklearn.linear_model import LogisticRegression
+
+    fitted, fit = {}, consistency.fit_affine
+
+    def keep(x, y, loss, steps):
+        fitted[loss.name] = fit(x, y, loss, steps)
+        return fitted[loss.name]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(consistency, "fit_affine", keep)
+        results = studies.run_study("consistency", sizes=[10_000], trials=4)
+    errors = {name: found["mean"][0] for name, found in results["balanced_error"].items()}
+    bayes = scipy.stats.norm.cdf(-np.sqrt(2)) * 100
+    assert bayes <= errors["la"] < bayes + 1
+    assert errors["erm"] >= 2 * bayes and errors["adaptive"] > bayes + 5
+    assert errors["la"] == min(errors.values())
+    np.testing.assert_allclose(errors["weight_norm"], errors["erm"], rtol=1e-3)
+    assert results["loss_against_posthoc"][0] < 0.1
+    x, y = consistency._sample(10_000, 4, 0)
+    for trial, kernel in enumerate(fitted["sparse_categorical_crossentropy"]):
+        oracle = LogisticRegression(penalty=None, tol=1e-10, max_iter=1000).fit(
+            x[trial, :, :2].astype("float64"), y[trial]
+        )
+        expected = [*oracle.coef_[0], oracle.intercept_[0]]
+        np.testing.assert_allclose(kernel[:, 1] - kernel[:, 0], expected, atol=1e-2)
+
+
+# --- groups ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("num_classes", "buckets"), [(10, 10), (23, 10), (100, 10), (3, 10), (7, 2)])
+def test_buckets_hold_equally_many_classes_the_most_frequent_first(num_classes, buckets, rng):
+    counts, recalls = rng.permutation(np.arange(1, num_classes + 1) * 7), rng.random(num_classes)
+    ranked, expected = sorted(range(num_classes), key=lambda c: -counts[c]), []
+    number = min(buckets, num_classes)
+    for i in range(number):
+        size = num_classes // number + (i < num_classes % number)
+        expected.append(100 * sum(recalls[c] for c in ranked[:size]) / size)
+        ranked = ranked[size:]
+    np.testing.assert_allclose(groups.bucket_accuracy(recalls, counts, buckets), expected, rtol=1e-12)
+    assert ranked == [] and (num_classes > 10 or buckets < 10 or sorted(expected) == sorted(100 * recalls))
+
+
+def test_a_class_without_test_examples_counts_in_no_bucket_and_an_empty_bucket_is_not_a_number():
+    found = groups.bucket_accuracy([0.5, np.nan, 0.25, np.nan], [9, 8, 7, 6], buckets=3)
+    np.testing.assert_array_equal(found, [50, 25, np.nan])
+
+
+def test_groups_and_buckets_follow_from_the_predictions(trained, folder):
+    assert run_from_command_line("groups", "--output", "out") == 0
+    results = read_json(folder / "out" / "results.json")
+    (path,) = (folder / "out").rglob("predictions.npz")
+    stored = load(path)
+    labels, counts = stored["labels"], stored["class_counts"]
+    assert list(results["methods"]) == ["erm", "la_loss", "la_posthoc"] and results["class_counts"] == [135, 54, 13]
+    rows = re.findall(r"^\| `(\w+)` [^|]*\|(.*)\|$", (folder / "out" / "report.md").read_text("utf-8"), re.MULTILINE)
+    for (name, found), (shown, cells) in zip(results["methods"].items(), rows, strict=True):
+        predicted = [stored[f"{name}_seed{seed}"].argmax(axis=1) for seed in (0, 1)]
+        recalls = np.array([[100 * np.mean(p[labels == c] == c) for c in range(3)] for p in predicted])
+        np.testing.assert_allclose(found["buckets"], recalls.mean(axis=0))  # 135, 54 and 13: one class each
+        for group, accuracy in zip(("many", "medium", "few"), recalls.T, strict=True):
+            expected = {"mean": accuracy.mean(), "std": accuracy.std(ddof=1)}
+            assert found["groups"][group] == pytest.approx(expected)
+        assert shown == name and [float(c) for c in cells.split("|")] == [round(v, 1) for v in [*recalls.mean(0)] * 2]
+        assert len(counts) == 2 and found["title"] == METHODS[name].title
+
+
+def test_a_class_without_test_examples_leaves_results_valid_and_the_report_without_nan(trained, folder):
+    with np.load("test.npz") as file:
+        kept = file["y"] != 1
+        np.savez("test.npz", x=file["x"][kept], y=file["y"][kept])
+    assert run_from_command_line("groups", "--output", "out") == 0
+    read_json(folder / "out" / "results.json")
+    assert "nan" not in (folder / "out" / "report.md").read_text(encoding="utf-8")
+
+
+# --- label noise -----------------------------------------------------------------------------------------------------
+
+
+def test_what_noise_costs_the_frequent_class_follows_from_both_predictions(trained, folder):
+    assert run_from_command_line("label-noise", "--output", "out") == 0
+    results = read_json(folder / "out" / "results.json")
+    clean, noisy = (load(folder / "out" / part / "predictions.npz") for part in ("clean", "noisy"))
+    assert [call[1] for call in trained] == [0.0] * 2 + [0.2] * 2
+    assert results["share"] == 0.2 and results["classes"] == [0, 2]
+    assert results["counts"] == {"clean": [135, 54, 13], "noisy": [135 - 27, 54, 13 + 27]}
+    labels = clean["labels"]
+    for name, found in results["methods"].items():
+        hits, errors, mistaken = [], [], []
+        for part in (clean, noisy):
+            predicted = np.stack([part[f"{name}_seed{seed}"].argmax(axis=1) for seed in (0, 1)])
+            hits.append(predicted == labels)
+            errors.append(np.mean([100 - 100 * np.mean(predicted[:, labels == c] == c) for c in range(3)]))
+            mistaken.append(100 * np.mean([p == 2 for row in predicted for p in row[labels == 0]]))
+        np.testing.assert_allclose(found["head_as_tail"], mistaken)
+        np.testing.assert_allclose([found["clean_error"], found["noisy_error"]], errors)
+        np.testing.assert_allclose(found["versus_clean"]["difference"], errors[1] - errors[0])
+        assert found["versus_clean"] == statistics.paired_difference(labels, hits[1], hits[0])
+    text = " ".join((folder / "out" / "report.md").read_text(encoding="utf-8").split())
+    assert "27 of 135 training examples of class 0 labeled as class 2, which has 13 of its own" in text
+
+
+@pytest.mark.parametrize("config", [None, CONFIG])
+def test_a_hundredth_is_mislabeled_where_no_share_is_given(config, trained, monkeypatch):
+    results = studies.run_study("label-noise", config=config or CONFIG, methods=["erm"], seeds=1)
+    assert results["share"] == label_noise.SHARE == 0.01
+    assert results["counts"]["noisy"] == [135 - 1, 54, 13 + 1]
+
+
+def test_figures_hold_the_results_of_their_study(trained, monkeypatch):
+    drawn = {}
+    for name in ("class_norms", "error_by_sample_size", "group_accuracy", "label_noise"):
+        monkeypatch.setattr(plots, name, lambda *args, name=name: drawn.update({name: args}))
+    own = {"config": CONFIG, "seeds": 1}
+    found = {name: studies.run_study(name, **own) for name in ("weight-norms", "groups", "label-noise")}
+    found["consistency"] = studies.run_study("consistency", sizes=[50], trials=2)
+    for name, results in found.items():
+        studies.STUDIES[name].figure(json.loads(json.dumps(results)))
+    counts, norms = drawn["class_norms"]
+    assert counts == [135, 54, 13] and list(norms) == ["SGD with momentum", "Adam"]
+    assert list(norms.values()) == [row["norms"] for row in found["weight-norms"]["optimizers"].values()]
+    sizes, errors, lines = drawn["error_by_sample_size"]
+    assert sizes == [50] and list(errors) == list(consistency.TITLES.values())
+    assert list(lines.values()) == [consistency.BAYES_ERROR, consistency.ERM_ERROR]
+    bars, curves = drawn["group_accuracy"]
+    expected = {name: row["buckets"] for name, row in found["groups"]["methods"].items()}
+    assert {name: curve.tolist() for name, curve in curves.items()} == expected
+    assert bars["erm"] == found["groups"]["methods"]["erm"]["groups"]
+    (shares,) = drawn["label_noise"]
+    assert shares == {name: row["head_as_tail"] for name, row in found["label-noise"]["methods"].items()}
+
+
+@pytest.mark.parametrize("first", ["compare", "study groups"])
+def test_a_folder_of_another_command_is_refused_and_left_as_it_was(first, trained, folder, capsys):
+    assert __main__.main([*first.split(), *ROWS, "--seeds", "1", "--output", "out"]) == 0
+    before = (folder / "out" / "results.json").read_text()
+    assert run_from_command_line("label-noise", "--output", "out") == 2
+    assert "out holds results of another command" in capsys.readouterr().err
+    assert (folder / "out" / "results.json").read_text() == before
+
+
+def test_compare_refuses_the_folder_of_a_study(trained, folder, capsys):
+    assert run_from_command_line("label-noise", "--output", "out") == 0
+    assert __main__.main(["compare", *ROWS, "--output", "out"]) == 2
+    assert "out holds a study. Choose another --output." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("counts", [[30, 30, 30], [40, 20]], ids=str)
+def test_norms_of_even_or_of_two_classes_have_no_correlation_to_look_at(counts, trained, folder, capsys):
+    y = np.repeat(np.arange(len(counts)), counts)
+    np.savez(folder / "train.npz", x=np.zeros((y.size, 4)), y=y)
+    np.savez(folder / "test.npz", x=np.zeros((y.size, 4)), y=y)
+    assert run_from_command_line("weight-norms") == 2
+    assert "at least three classes of different size. Received counts" in capsys.readouterr().err
+    assert not trained
+
+
+def test_label_noise_needs_test_examples_of_the_largest_class(trained, folder, capsys):
+    np.savez(folder / "test.npz", x=np.zeros((4, 4)), y=[1, 1, 2, 2])
+    assert run_from_command_line("label-noise") == 2
+    assert "examples of the largest class. Received none of class 0" in capsys.readouterr().err
+    assert not trained
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04junk", b"text"])
+def test_a_damaged_fit_is_made_again(content, trained, folder):
+    assert run_from_command_line("consistency", "--output", "out") == 0
+    first = read_json(folder / "out" / "results.json")
+    next((folder / "out").glob("adaptive_50_*.npz")).write_bytes(content)
+    assert run_from_command_line("consistency", "--output", "out") == 0
+    assert len(trained) == RUNS["consistency"] + 1
+    assert read_json(folder / "out" / "results.json").keys() == first.keys()
+
+
+@pytest.mark.parametrize("name", studies.STUDIES)
+def test_a_report_names_the_command_that_repeats_it(name, trained, folder):
+    assert run_from_command_line(name, "--output", "out") == 0
+    command = read_json(folder / "out" / "results.json")["command"]
+    assert f"Repeat: `{command}`" in (folder / "out" / "report.md").read_text(encoding="utf-8")
+    first = read_json(folder / "out" / "results.json")
+    assert __main__.main([*command.split()[1:], "--output", "out"]) == 0
+    assert read_json(folder / "out" / "results.json") == first
