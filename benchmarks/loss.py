@@ -4,11 +4,12 @@
 
 Per size and mode the two are timed in turn, in random order within a pair; the ratio of each pair is ours over Keras's.
 Printed: the median ratio and a 95 % bootstrap interval of that median. "graph" is `tf.function`, what `fit` runs;
-"xla" adds `jit_compile=True`; "eager" is for debugging. Also:
-a folded model against the original, in operations and time.
+"xla" adds `jit_compile=True`; "eager" is for debugging. Also: a loss of the general family (LDAM) against Keras's
+cross-entropy, focal loss against Keras's, and a folded model against the original, in operations and time.
 """
 
 import argparse
+import itertools
 import json
 import os
 import pathlib
@@ -69,22 +70,33 @@ def interval(ratios):
     return {"median": float(np.median(ratios)), "low": float(low), "high": float(high)}
 
 
+def pairs_of_losses(counts, ids):
+    """Name → (our loss, our labels, Keras's loss, its labels)."""
+    plain = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    focal = keras.losses.CategoricalFocalCrossentropy(alpha=1.0, from_logits=True)
+    rows = tf.one_hot(ids, counts.size)
+    return {
+        "logit_adjusted": (kla.losses.LogitAdjustedCrossentropy(counts), ids, plain, ids),
+        "adaptive": (kla.losses.AdaptiveMarginCrossentropy(counts), ids, plain, ids),
+        "focal": (kla.losses.FocalCrossentropy(), rows, focal, rows),
+        "focal_of_ids": (kla.losses.FocalCrossentropy(), ids, focal, rows),  # Keras's takes rows alone
+    }
+
+
 def compare_losses():
-    """Ratios for every size and mode."""
-    rng, rows = np.random.default_rng(0), []
+    """Ratios for every loss, size and mode."""
+    rng, found = np.random.default_rng(0), []
     for num_classes in CLASSES:
         counts = np.maximum(1, (1e5 * np.arange(1, num_classes + 1.0) ** -1.2)).astype(int)
         logits = tf.constant(rng.normal(size=(BATCH, num_classes)), "float32")
-        labels = tf.constant(rng.integers(0, num_classes, BATCH), "int32")
-        for mode in MODES:
-            ours = training_step(kla.losses.LogitAdjustedCrossentropy(counts), labels, mode)
-            keras_loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-            ratios = paired_ratios(ours, training_step(keras_loss, labels, mode), logits, CALLS[num_classes])
-            rows.append({"classes": num_classes, "mode": mode, **interval(ratios)})
-            print(
-                "{classes:6d} classes, {mode:5s}: {median:.2f} [{low:.2f}, {high:.2f}]".format(**rows[-1]), flush=True
-            )
-    return rows
+        ids = tf.constant(rng.integers(0, num_classes, BATCH), "int32")
+        for (name, losses), mode in itertools.product(pairs_of_losses(counts, ids).items(), MODES):
+            steps = (training_step(*pair, mode) for pair in (losses[:2], losses[2:]))
+            ratios = paired_ratios(*steps, logits, CALLS[num_classes])
+            found.append({"loss": name, "classes": num_classes, "mode": mode, **interval(ratios)})
+            line = "{loss:14s} {classes:6d} classes, {mode:5s}: {median:.2f} [{low:.2f}, {high:.2f}]"
+            print(line.format(**found[-1]), flush=True)
+    return found
 
 
 def compare_folded():
@@ -104,7 +116,7 @@ def main():
     parser.add_argument("--output", type=pathlib.Path, help="write the results here as JSON")
     options = parser.parse_args()
     machine = f"{platform.machine()}, {os.cpu_count()} cores, TensorFlow {tf.__version__}, Keras {keras.__version__}"
-    print(f"Time of LogitAdjustedCrossentropy over SparseCategoricalCrossentropy, batch {BATCH}; {machine}")
+    print(f"Time of our losses over Keras's, forward + backward, batch {BATCH}; {machine}")
     results = {"machine": machine, "batch": BATCH, "pairs": PAIRS, "loss": compare_losses(), "folded": compare_folded()}
     if options.output:
         options.output.write_text(json.dumps(results, indent=1) + "\n")
