@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 import subprocess
 import sys
 
@@ -298,6 +299,7 @@ def test_a_folder_of_another_configuration_is_refused_naming_the_field(field, ke
 def test_a_mistyped_option_does_not_claim_the_folder(trained):
     with pytest.raises(ValueError, match="Unknown data set"):
         compare(Config(dataset="fashion_mnist"[:-1]), ["erm"], 1, "out")
+    assert not pathlib.Path("out").exists()
     compare(CONFIG, ["erm"], 1, "out")
     assert trained == [(0, "erm")]
 

@@ -20,7 +20,7 @@ class Training:
 
     def __init__(self, x, y, recipe, num_classes, seed, balanced=False):
         self.x, self.y, self.recipe, self.seed, self.balanced = x, y, recipe, seed, balanced
-        # Label smoothing and mixing both need rows.
+        # Mixing needs rows too, and comes with label smoothing.
         self.labels = np.eye(num_classes, dtype="float32")[y] if recipe.label_smoothing else y
 
     def fit_arguments(self):

@@ -134,7 +134,7 @@ def compare_with_predictions(config=None, methods=DEFAULT_METHODS, seeds=3, outp
     methods = _check_methods(methods, config)
     seeds = _checks.check_integer(seeds, "seeds", minimum=1)
     folder = pathlib.Path(output) if output else storage.cache_folder(storage.identity(config), methods, seeds)
-    storage.claim(folder, config)
+    storage.check_folder(folder, config)
     started = time.time()
     try:
         loaded = _train_missing(config, methods, seeds, folder)
@@ -183,6 +183,8 @@ def _train_missing(config, methods, seeds, folder):
     todo = [
         (seed, name) for seed in range(seeds) for name in trainings if not storage.is_stored(folder, name, loaded[seed])
     ]
+    # Not before the data is there: a command that cannot run leaves nothing behind.
+    (folder / "runs").mkdir(parents=True, exist_ok=True)
     # A log file gets a line now and then, a terminal a bar that moves.
     pace = {"mininterval": 0.1 if sys.stderr.isatty() else 20.0, "disable": not todo}
     epochs = sum(training.epochs_of(METHODS[name], recipe) for _, name in todo)

@@ -25,36 +25,37 @@ def identity(config):
     return {**dataclasses.asdict(config), **{key: known[key] for key in ("backend", "keras", "keras_logit_adjust")}}
 
 
-class _OtherContentError(ValueError):
-    """The folder is whole, and another command's."""
-
-
-def claim(folder, config):
-    """Make `folder`, or say which other configuration it belongs to: that of the finished runs in it."""
+def check_folder(folder, config):
+    """Raise where `folder` belongs to another configuration: that of the finished runs in it."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--output must be a folder. {folder} is a file.")
-    (folder / "runs").mkdir(parents=True, exist_ok=True)
     mine = identity(config)
     for name, key in (("config.json", None), ("results.json", "config")):
         path = folder / name
         if not path.exists():
             continue
-        try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
-            if isinstance(stored, dict) and "study" in stored:
-                raise _OtherContentError(f"{folder} holds a study. Choose another --output.")
-            theirs = stored if key is None else stored[key]
-            other = {field: theirs.get(field) for field in mine if theirs.get(field) != mine[field]}
-        except _OtherContentError:
-            raise
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise ValueError(f"{path} is broken ({error}). Remove it, or choose another --output.") from error
+        theirs = _read_identity(path, key)
+        if "study" in theirs:
+            raise ValueError(f"{folder} holds a study. Choose another --output.")
+        other = {field: theirs.get(field) for field in mine if theirs.get(field) != mine[field]}
         if other:
             field, value = next(iter(other.items()))
             raise ValueError(
                 f"{folder} holds results of another configuration: its {field} is {value!r}, this one's is "
                 f"{mine[field]!r}. Choose another --output, or remove the folder."
             )
+
+
+def _read_identity(path, key):
+    """What a file of the folder says it depends on: all of its content, or what that has under `key`."""
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        theirs = stored if key is None or "study" in stored else stored[key]
+        if not isinstance(theirs, dict):
+            raise TypeError(f"no object: {theirs!r}")
+        return theirs
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is broken ({error}). Remove it, or choose another --output.") from error
 
 
 def run_path(folder, name, seed):
