@@ -280,7 +280,11 @@ def trained_with(loss):
     return model
 
 
-@pytest.mark.parametrize("make", [*MAKERS, kla.normalize_weights])
+def normalize_by_prior(model, class_counts, **options):
+    return kla.normalize_weights(model, by="prior", class_counts=class_counts, **options)
+
+
+@pytest.mark.parametrize("make", [*MAKERS, normalize_by_prior])
 @pytest.mark.parametrize(
     "loss",
     [
