@@ -40,7 +40,7 @@ class DeferredReweighting(keras.callbacks.Callback):
     >>> callback.weights_at(159) is None, callback.weights_at(200) is callback.weights_at(160)
     (True, True)
 
-    Reference: Cao et al. (2019), LDAM-DRW, §3.3, algorithm 1.
+    Reference: Cao et al. (2019), LDAM-DRW.
     """
 
     def __init__(self, stages):

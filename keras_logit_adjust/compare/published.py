@@ -1,4 +1,4 @@
-"""What the paper reports, to print beside our own: Menon et al. (2021), tables 3 and 4 (mean of 5 trials)."""
+"""What Menon et al. (2021) report, to print beside our own: table 3 and the step profile, means of 5 trials."""
 
 _ROWS = (
     "erm",

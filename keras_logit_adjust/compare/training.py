@@ -8,7 +8,7 @@ import numpy as np
 from keras_logit_adjust.compare import feeding, methods, recipes
 from keras_logit_adjust.posthoc import weight_norm
 
-RETRAINING_EPOCHS = 10  # of the head alone, where a method asks for it: Kang's, after 90
+RETRAINING_EPOCHS = 10  # of the head alone, where a method asks for it
 
 
 class _Advance(keras.callbacks.Callback):
@@ -64,7 +64,7 @@ def _fit(model, method, recipe, training, counts, bar):
 
 
 def _retrain_head(model, recipe, training, counts, bar):
-    """A new head on frozen features, trained on class-balanced batches (Kang et al., 2020, §4.1)."""
+    """A new head on frozen features, trained on class-balanced batches (Kang et al., 2020)."""
     head = model.layers[-1]
     for layer in model.layers[:-1]:
         layer.trainable = False

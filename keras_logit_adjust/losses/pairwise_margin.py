@@ -253,8 +253,8 @@ class EqualizedCrossentropy(PairwiseMarginCrossentropy):
 
     Args:
         class_counts: as in `PairwiseMarginCrossentropy`.
-        threshold: λ in [0, 1], the prior below which a class is rare; by default `0.3 / L`, which is Tan's 0.003 at 100
-            classes.
+        threshold: λ in [0, 1], the prior below which a class is rare; by default `0.3 / L`, three tenths of an even
+            share, so that it means the same at any number of classes.
         gamma: γ in [0, 1).
         form: "threshold" or "prior", which uses neither λ nor γ.
         label_smoothing: as in `PairwiseMarginCrossentropy`, like the other arguments.
@@ -271,7 +271,7 @@ class EqualizedCrossentropy(PairwiseMarginCrossentropy):
     >>> np.exp(loss.rival_margin).tolist()
     [1.0, 1.0, 0.25]
 
-    Reference: Tan et al. (2020), equalization loss, §3 and appendix (softmax form); Menon et al. (2021), §3.
+    Reference: Tan et al. (2020), equalization loss, in its softmax form; Menon et al. (2021), §3.
     """
 
     def __init__(
@@ -329,7 +329,7 @@ class VectorScalingCrossentropy(PairwiseMarginCrossentropy):
     >>> VectorScalingCrossentropy([1600, 100], gamma=0.5).logit_scale.tolist()
     [1.0, 0.25]
 
-    Reference: Kini et al. (2021), VS-loss, equation 2; Ye et al. (2020), CDT.
+    Reference: Kini et al. (2021), VS-loss; Ye et al. (2020), CDT.
     """
 
     def __init__(

@@ -36,7 +36,7 @@ def class_balanced_weights(class_counts, beta=0.9999):
     >>> class_balanced_weights([2, 1], beta=0.5).round(4).tolist()  # ½/¾ and ½/½, times 2/(⅔ + 1)
     [0.8, 1.2]
 
-    Reference: Cui et al. (2019), class-balanced loss, §3.2 and §4.
+    Reference: Cui et al. (2019), class-balanced loss.
     """
     counts = _checks.as_true_counts(class_counts)
     beta = _checks.check_fraction(beta, "beta")
@@ -67,7 +67,7 @@ class ClassBalancedCrossentropy(PairwiseMarginCrossentropy):
     >>> ClassBalancedCrossentropy([2, 1], beta=0.5).class_weight.round(4).tolist()
     [0.8, 1.2]
 
-    Reference: Cui et al. (2019), class-balanced loss, §4.
+    Reference: Cui et al. (2019), class-balanced loss.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class FocalCrossentropy(_base.MaskedLoss):
     >>> round(float(loss(np.array([0]), np.zeros((1, 2)))), 4)  # (1 − ½)²·log 2
     0.1733
 
-    Reference: Lin et al. (2017), focal loss, §3.2, equation 5, for a softmax.
+    Reference: Lin et al. (2017), focal loss, for a softmax.
     """
 
     def __init__(

@@ -42,7 +42,7 @@ def normalize_weights(model, tau=1.0, by="norm", class_counts=None, bias="keep",
     >>> normalize_weights(model).layers[0].get_weights()[0].round(4).tolist()  # columns over 5 and over 2
     [[0.6, 0.0], [0.8, 1.0]]
 
-    Reference: Kang et al. (2020), §4.3, τ-normalized; Menon et al. (2021), §3, equation 4.
+    Reference: Kang et al. (2020), τ-normalized classifier; Menon et al. (2021), §3, equation 4.
     """
     _head.require_model(model)
     _checks.check_choice(by, "by", ("norm", "prior"))
