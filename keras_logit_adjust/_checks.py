@@ -150,6 +150,13 @@ def check_number(value, name, minimum, maximum=math.inf):
     return float(value)
 
 
+def check_positive(value, name):
+    """`value` as a finite float above 0."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < value < math.inf:
+        raise ValueError(f"`{name}` must be a positive number. Received: {name}={value!r}")
+    return float(value)
+
+
 def check_fraction(value, name):
     """`value` as a float in [0, 1)."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value < 1:

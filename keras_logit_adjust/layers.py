@@ -4,7 +4,7 @@ Both layers keep one float32, non-trainable weight, `adjustment = τ·log π −
 attribute so that it is saved, shared, exported and, on JAX, seen by a compiled step after it was changed.
 """
 
-import numbers
+import zlib
 
 import keras
 import numpy as np
@@ -44,9 +44,12 @@ class _Adjustment:
         else:
             # Never 0: a model whose counts are not known must not pass for an unadjusted one.
             values = np.full(num_classes, np.nan)
-        self.adjustment = self.add_weight(
-            name="adjustment",
-            shape=(num_classes,),
+        self.adjustment = self._add_constant("adjustment", values)
+
+    def _add_constant(self, name, values):
+        return self.add_weight(
+            name=name,
+            shape=values.shape,
             initializer=lambda shape, dtype=None: ops.convert_to_tensor(values, dtype=dtype),
             trainable=False,
             autocast=False,
@@ -85,9 +88,14 @@ class _Adjustment:
 
     def _adjustment_config(self):
         counts = self.class_counts
+        target = None if self.target_prior is None else self.target_prior.tolist()
+        if isinstance(counts, priors.StreamingPrior):
+            # By this Keras knows a prior that heads share again; its own mark is lost when configs are copied.
+            mark = {"shared_object_id": zlib.crc32(counts.name.encode())}
+            counts = {**keras.saving.serialize_keras_object(counts), **mark}
+            return {"class_counts": counts, "tau": self.tau.tolist(), "target_prior": target}
         if counts is None or counts.size > MAX_CLASSES_IN_CONFIG:
             return {"class_counts": None, "tau": 1.0, "target_prior": None}
-        target = None if self.target_prior is None else self.target_prior.tolist()
         return {"class_counts": counts.tolist(), "tau": self.tau.tolist(), "target_prior": target}
 
 
@@ -181,8 +189,9 @@ class PriorAwareDense(_Adjustment, keras.layers.Dense):
 
     Args:
         units: number of classes `L`.
-        class_counts: `[L]` training examples of each class (or probabilities), all > 0. None only for a layer whose
-            weights will be loaded.
+        class_counts: `[L]` training examples of each class (or probabilities), all > 0; or a
+            `kla.priors.StreamingPrior`, which the head follows while it changes. None only for a layer whose weights
+            will be loaded.
         tau: strength, a number or a vector `[L]`.
         target_prior: `[L]` class mix the served logits should be right for; uniform by default.
         **kwargs: as in `keras.layers.Dense`, but no `activation`: it gives logits.
@@ -217,13 +226,48 @@ class PriorAwareDense(_Adjustment, keras.layers.Dense):
 
     def build(self, input_shape):
         self._add_adjustment(self.units, self.values)
+        if self.is_streaming:
+            self.streaming_tau = self._add_constant("streaming_tau", np.broadcast_to(self.tau, self.units))
         super().build(input_shape)
+
+    @property
+    def is_streaming(self):
+        """Whether the prior is a `StreamingPrior`; `adjustment` then holds `−log target` alone."""
+        return isinstance(self.class_counts, priors.StreamingPrior)
+
+    def set(self, *, tau=None, target_prior=None, class_counts=None):
+        super().set(tau=tau, target_prior=target_prior, class_counts=class_counts)
+        if self.built and self.is_streaming:
+            self.streaming_tau.assign(np.broadcast_to(self.tau, self.units).astype("float32"))
+
+    set.__doc__ = _Adjustment.set.__doc__
+
+    def _settle(self, class_counts, tau, target_prior, num_examples=None):
+        is_streaming = isinstance(class_counts, priors.StreamingPrior)
+        if self.built and class_counts is not self.class_counts and is_streaming | self.is_streaming:
+            raise ValueError(
+                f"A layer stays with the kind of prior it was built with. Layer {self.name!r} was built "
+                f"{'with' if self.is_streaming else 'without'} a StreamingPrior: build a new head and copy the weights."
+            )
+        if not is_streaming:
+            return super()._settle(class_counts, tau, target_prior, num_examples)
+        tau = _checks.as_tau(tau, class_counts.num_classes)
+        adjustment = np.zeros(class_counts.num_classes)
+        if target_prior is not None:
+            target_prior = _as_target(target_prior, None)
+            _checks.check_length(target_prior, class_counts.num_classes, "target_prior", "class_counts")
+            adjustment = -np.log(target_prior)
+        self.num_examples, self.class_counts, self.tau, self.target_prior = None, class_counts, tau, target_prior
+        return adjustment
 
     def call(self, inputs, training=None):
         logits = _base.at_least_float32(super().call(inputs))
         if not training:
             return logits
-        return logits + ops.cast(ops.convert_to_tensor(self.adjustment), logits.dtype)
+        adjustment = ops.convert_to_tensor(self.adjustment)
+        if self.is_streaming:
+            adjustment = adjustment + ops.convert_to_tensor(self.streaming_tau) * self.class_counts.log_prior()
+        return logits + ops.cast(adjustment, logits.dtype)
 
     def compute_output_spec(self, inputs, training=None):
         dtype = keras.backend.result_type(self.compute_dtype, "float32")
@@ -251,13 +295,20 @@ class PriorAwareDense(_Adjustment, keras.layers.Dense):
         config.update(name=self.name, dtype=keras.backend.result_type(self.compute_dtype, "float32"))
         dense = keras.layers.Dense.from_config(config)
         dense.build((None, self.kernel.shape[0]))
-        dense.set_weights([ops.convert_to_numpy(w) for w in self.weights if w is not self.adjustment])
+        dense.set_weights([ops.convert_to_numpy(w) for w in (self.kernel, self.bias) if w is not None])
         return dense
 
     def get_config(self):
         config = {**super().get_config(), **self._adjustment_config()}
         del config["activation"]
         return config
+
+    @classmethod
+    def from_config(cls, config):
+        counts = config["class_counts"]
+        if isinstance(counts, dict):
+            config = {**config, "class_counts": keras.saving.deserialize_keras_object(counts)}
+        return cls(**config)
 
 
 def _normalize(x, axis):
@@ -298,9 +349,7 @@ class CosineDense(keras.layers.Layer):
     def __init__(self, units, scale=30.0, kernel_initializer="glorot_uniform", **kwargs):
         super().__init__(**kwargs)
         self.units = _checks.check_integer(units, "units", minimum=2)
-        if isinstance(scale, bool) or not isinstance(scale, numbers.Real) or not 0 < scale < np.inf:
-            raise ValueError(f"`scale` must be a positive number. Received: scale={scale!r}")
-        self.scale = float(scale)
+        self.scale = _checks.check_positive(scale, "scale")
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.supports_masking = True
 

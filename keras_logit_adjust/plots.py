@@ -34,6 +34,33 @@ def class_counts(counts):
     return figure
 
 
+def class_shares(counts, shares):
+    """What a sampling strategy makes of a tail: the share of the draws that each class gets, on log axes.
+
+    Args:
+        counts: `[L]` training examples of each class.
+        shares: `{strategy: [L] shares}`, as `LongTailSampler.effective_prior` gives them.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+
+    Example:
+
+    >>> figure = class_shares([90, 10], {"instance": [0.9, 0.1], "balanced": [0.5, 0.5]})
+    >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    ['instance', 'balanced']
+    """
+    figure, (axes,) = _new_figure()
+    order = np.argsort(counts)[::-1]
+    rank = np.arange(1, order.size + 1)
+    for i, (name, values) in enumerate(shares.items()):
+        style = {**_style(i), "markevery": max(1, order.size // 10)}
+        axes.plot(rank, np.asarray(values)[order], label=name, **style)
+    axes.set(xscale="log", yscale="log", xlabel="class, by frequency", ylabel="share of the draws")
+    axes.legend(frameon=False)
+    return figure
+
+
 def per_class_accuracy(counts, recalls):
     """Per-class accuracy against frequency, a series for each method.
 

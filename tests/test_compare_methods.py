@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import reference
 from rows import CONFIG, ROWS, enter_folder_of_rows, read_json
-from scipy.stats import chisquare
 
 import keras_logit_adjust as kla
 from keras_logit_adjust import __main__, data, layers
@@ -107,13 +106,13 @@ def adjusted_adaptive(targets, logits):
 
 
 LOSSES = {
-    **dict.fromkeys(("erm", "class_weight", "crt", "la_head"), reference.crossentropy),
+    **dict.fromkeys(("erm", "class_weight", "crt", "la_head", "balanced_sampler"), reference.crossentropy),
     "class_balanced": class_balanced,
     "focal": focal,
     **dict.fromkeys(("adaptive", "adaptive_drw"), ldam),
     "equalized": equalized,
     "vector_scaling": vector_scaling,
-    "la_loss": adjusted,
+    **dict.fromkeys(("la_loss", "square_root_sampler_la"), adjusted),
     "la_loss_adaptive": adjusted_adaptive,
 }
 
@@ -206,7 +205,7 @@ def test_retraining_gives_a_new_head_on_features_that_stay(recipe_epochs, rng, m
     recipe = recipes.Recipe(recipe_epochs, batch_size=8, learning_rate=1e-3)
     x, y = rng.normal(size=(30, 4)).astype("float32"), np.repeat([0, 1, 2], [20, 7, 3])
     bar = types.SimpleNamespace(set_postfix=lambda **_: None, update=lambda: bar.steps.append(1), steps=[])
-    own = feeding.Training(x, y, recipe, 3, 0, balanced=True)
+    own = feeding.Training(x, y, recipe, 3, 0, "balanced")
     losses = training._retrain_head(model, recipe, own, np.array([20, 7, 3]), bar)
     assert len(losses) == len(bar.steps) == min(3, recipe_epochs)
     after = [w for layer in model.layers[:-1] for w in layer.get_weights()]
@@ -214,32 +213,38 @@ def test_retraining_gives_a_new_head_on_features_that_stay(recipe_epochs, rng, m
     assert np.abs(model.layers[-1].get_weights()[0]).max() < 2  # none of the old head is left
 
 
-def test_balanced_batches_draw_every_class_and_every_example_of_it_alike(rng):
-    y = rng.permutation(np.repeat([0, 1, 2], [150, 30, 20]))
-    recipe = recipes.Recipe(1, batch_size=64)
-    batches = feeding.Training(np.arange(200), y, recipe, 3, 0, balanced=True).fit_arguments()["x"]
-    drawn = []
-    for _ in range(30):
-        batches.on_epoch_begin()
-        drawn += [batches[i][0] for i in range(len(batches))]
-        batches.on_epoch_end()
-    drawn = np.concatenate(drawn)
-    assert drawn.size == 30 * 200
-    assert chisquare(np.bincount(y[drawn])).pvalue > 1e-3
-    for c in range(3):
-        assert chisquare(np.bincount(drawn, minlength=200)[y == c]).pvalue > 1e-3
-
-
-def test_only_retraining_draws_by_class_and_it_is_counted_in_the_epochs(monkeypatch, folder):
+def test_methods_draw_their_batches_as_they_say_and_retraining_is_counted_in_the_epochs(monkeypatch, folder):
     asked, plain = [], feeding.Training
-    monkeypatch.setattr(feeding, "Training", lambda *a, **options: asked.append(options) or plain(*a, **options))
-    compare(dataclasses.replace(CONFIG, epochs=2), ["erm", "crt"], 1, "out")
-    assert asked == [{}, {}, {"balanced": True}]
+
+    def training_of(*arguments):
+        asked.append(arguments[5])
+        return plain(*arguments)
+
+    monkeypatch.setattr(feeding, "Training", training_of)
+    config = dataclasses.replace(CONFIG, epochs=2)
+    compare(config, ["erm", "crt", "balanced_sampler", "square_root_sampler_la"], 1, "out")
+    assert asked == [None, None, "balanced", "balanced", "square_root"]
     with np.load(folder / "out" / "runs" / "crt_seed0.npz") as stored:
         assert stored["loss"].shape == (2 + 2,)
     recipe = recipes.Recipe(50)
     expected = {name: 50 + (10 if name == "crt" else 0) for name in METHODS}
     assert {name: training.epochs_of(METHODS[name], recipe) for name in METHODS} == expected
+
+
+def test_a_loss_is_adjusted_to_what_the_sampler_feeds_and_never_twice(monkeypatch, folder):
+    method, made = METHODS["square_root_sampler_la"], []
+
+    def loss(seen):
+        made.append((seen, method.loss(seen)))
+        return made[-1][1]
+
+    monkeypatch.setitem(METHODS, "square_root_sampler_la", dataclasses.replace(method, loss=loss))
+    compare(CONFIG, ["erm", "square_root_sampler_la"], 1, "out")
+    ((sampler, adjusted),) = made
+    root = np.sqrt(sampler.class_counts)
+    assert root.size == 3 and np.ptp(root) > 0
+    np.testing.assert_allclose(adjusted.adjustment, np.log(root / root.sum()), rtol=1e-12)
+    assert METHODS["balanced_sampler"].loss is METHODS["erm"].loss  # uniform batches leave nothing to adjust
 
 
 @pytest.mark.parametrize("name", ["weight_norm", *TUNED[:1], *ORACLES[:1], "la_head"])

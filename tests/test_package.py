@@ -14,9 +14,9 @@ import keras_logit_adjust as kla
 PACKAGE = pathlib.Path(kla.__file__).parent
 # Every part may import from its own layer and from the ones before it.
 LAYERS = (
-    ("_checks",),
-    ("priors",),
+    ("_checks", "_replicas"),
     ("_labels",),
+    ("priors",),
     ("losses",),
     ("layers", "metrics"),
     ("models", "data"),
@@ -103,6 +103,8 @@ CONFIGURED = [
     kla.layers.LogitAdjustment([5, 3, 1], tau=0.5, target_prior=[1, 1, 2], name="c"),
     kla.layers.PriorAwareDense(3, [5, 3, 1], tau=0.5, use_bias=False, name="d"),
     kla.layers.CosineDense(3, scale=7, name="e"),
+    kla.priors.StreamingPrior(3, half_life=100, smoothing=2, ignore_class=-1, name="m"),
+    kla.layers.PriorAwareDense(3, kla.priors.StreamingPrior(3, half_life=100), tau=[1, 2, 3], name="n"),
     kla.metrics.BalancedAccuracy(3, k=2, ignore_class=0, class_prior=[5, 3, 1], name="f"),
     kla.metrics.PerClassAccuracy(3, ignore_class=0, name="g"),
     kla.metrics.PerClassPrecision(3, class_prior=[5, 3, 1], name="h"),

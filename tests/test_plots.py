@@ -167,3 +167,11 @@ def test_figures_of_studies_change_nothing_they_were_given():
     plots.group_accuracy(BARS, BUCKETS)
     plots.label_noise(SHARES)
     assert given == before
+
+
+def test_shares_are_drawn_in_order_of_frequency():
+    shares = {"instance": [0.1, 0.6, 0.3], "balanced": [1 / 3] * 3}
+    (axes,) = plots.class_shares([10, 60, 30], shares).axes
+    assert [line.get_label() for line in axes.lines] == list(shares)
+    assert axes.lines[0].get_xdata().tolist() == [1, 2, 3] and axes.lines[0].get_ydata().tolist() == [0.6, 0.3, 0.1]
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")

@@ -192,7 +192,7 @@ def test_a_bad_number_of_classes_is_refused(num_classes):
 def test_a_long_count_shows_a_progress_bar(monkeypatch, capsys):
     assert count_classes(Batches()).tolist() == COUNTS
     assert capsys.readouterr().out == ""
-    monkeypatch.setattr(priors, "_QUIET_SECONDS", -1)
+    monkeypatch.setattr(priors.counting, "_QUIET_SECONDS", -1)
     assert count_classes(Batches()).tolist() == COUNTS
     assert "2/2" in capsys.readouterr().out
     assert count_classes(batches()).tolist() == COUNTS  # of unknown length

@@ -1,13 +1,14 @@
 """Long-tail profiles and the draw from them, against the formulas and against counting."""
 
 import math
+import pathlib
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_logit_adjust.data import long_tail_counts, subsample
+from keras_logit_adjust.data import long_tail_counts, read_class_counts, subsample, zipf_counts
 from keras_logit_adjust.data.profiles import PROFILES
 
 quick = settings(max_examples=60, deadline=None)
@@ -71,6 +72,104 @@ def test_a_profile_refuses_what_cannot_be_one(arguments, message):
         long_tail_counts(*arguments)
 
 
+@quick
+@given(st.integers(2, 300), st.integers(0, 10**9), st.floats(0, 4))
+def test_zipf_counts_follow_the_law_and_sum_to_the_total(num_classes, extra, exponent):
+    counts = zipf_counts(num_classes, num_classes + extra, exponent)
+    assert counts.dtype == np.int64 and counts.shape == (num_classes,)
+    assert counts.sum() == num_classes + extra
+    assert counts.min() >= 1 and (np.diff(counts) <= 0).all()
+    law = [rank**-exponent for rank in range(1, num_classes + 1)]
+    exact = 1 + extra * np.array(law) / math.fsum(law)
+    assert (np.abs(counts - exact) < 1 + 1e-6).all()
+
+
+def test_zipf_counts_that_need_no_rounding_are_the_law():
+    assert zipf_counts(4, 4 + 25, 1).tolist() == [1 + 12, 1 + 6, 1 + 4, 1 + 3]
+    assert zipf_counts(3, 3 + 49, exponent=2).tolist() == [1 + 36, 1 + 9, 1 + 4]
+
+
+def test_an_exponent_of_zero_is_uniform_and_the_remainder_goes_to_the_first():
+    assert zipf_counts(5, 35, exponent=0).tolist() == [7] * 5
+    assert zipf_counts(5, 37, exponent=0).tolist() == [8, 8, 7, 7, 7]
+
+
+def test_as_many_examples_as_classes_are_one_each():
+    assert zipf_counts(6, 6, exponent=2).tolist() == [1] * 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((1, 10), r"`num_classes` must be an integer of at least 2\. Received: num_classes=1"),
+        ((5, 4), r"`num_examples` must be an integer of at least 5\. Received: num_examples=4"),
+        ((5, 50.0), r"`num_examples` must be an integer .* num_examples=50\.0"),
+        ((5, 50, -0.5), r"`exponent` must be a number of at least 0\. Received: exponent=-0\.5"),
+        ((5, 50, float("nan")), "`exponent` must be a number of at least 0.*exponent=nan"),
+        ((5, 50, float("inf")), "`exponent` must be a number of at least 0.*exponent=inf"),
+        ((5, 50, "1"), "`exponent` must be a number of at least 0.*exponent='1'"),
+    ],
+)
+def test_a_zipf_law_refuses_what_cannot_be_one(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        zipf_counts(*arguments)
+
+
+GOOD_FILES = {
+    "in order": "class_id,count\n0,90\n1,9\n2,0\n",
+    "in any order": "class_id,count\n2,0\n0,90\n1,9\n",
+    "more columns": "name,count,class_id\nan owl,9,1\n'a, cat',90,0\nfrog,0,2\n".replace("'", '"'),
+    "with a byte order mark": "\ufeffclass_id,count\n0,90\n1,9\n2,0\n",
+    "from Windows": "class_id,count\r\n0,90\r\n1,9\r\n2,0\r\n",
+    "without an end of line": "class_id,count\n0,90\n1,9\n\n2,0",
+}
+
+
+@pytest.mark.parametrize("text", GOOD_FILES.values(), ids=GOOD_FILES.keys())
+def test_class_counts_are_read_in_order_of_class(tmp_path, text):
+    path = tmp_path / "counts.csv"
+    path.write_bytes(text.encode())
+    counts = read_class_counts(path)
+    assert counts.dtype == np.int64 and counts.tolist() == [90, 9, 0]
+    assert read_class_counts(str(path)).tolist() == [90, 9, 0]
+
+
+COLUMNS = "must have the columns `class_id` and `count`, whole numbers both"
+EVERY_CLASS = "must name every class from 0 on once, with a count of at least 0"
+BAD_FILES = {
+    "other columns": ("class,count\n0,90\n", f"{COLUMNS}.*counts.csv.*class_id"),
+    "semicolons": ("class_id;count\n0;90\n", COLUMNS),
+    "no header": ("0,90\n1,9\n", COLUMNS),
+    "a fraction": ("class_id,count\n0,0.9\n1,0.1\n", rf"{COLUMNS}.*0\.9"),
+    "a name": ("class_id,count\ncat,90\n", f"{COLUMNS}.*cat"),
+    "a short row": ("class_id,count\n0,90\n1\n", COLUMNS),
+    "a long row": ("class_id,count\n0,4,980\n1,9\n", "counts.csv"),  # thousands set off, not a count of 4
+    "a number beyond 64 bits": (f"class_id,count\n0,{10**20}\n", COLUMNS),
+    "an id twice": ("class_id,count\n0,90\n0,9\n", f"{EVERY_CLASS}.*counts.csv: 2 rows"),
+    "an id left out": ("class_id,count\n0,90\n2,9\n", f"{EVERY_CLASS}.*2 rows"),
+    "ids from 1": ("class_id,count\n1,90\n2,9\n", EVERY_CLASS),
+    "a negative id": ("class_id,count\n-1,90\n0,9\n", EVERY_CLASS),
+    "a negative count": ("class_id,count\n0,90\n1,-9\n", f"{EVERY_CLASS}.*counts \[-9, 90\]"),
+    "no rows": ("class_id,count\n", f"{EVERY_CLASS}.*0 rows"),
+    "nothing": ("", f"{EVERY_CLASS}.*0 rows"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FILES.values(), ids=BAD_FILES.keys())
+def test_a_file_that_is_none_of_class_counts_is_refused(tmp_path, case):
+    text, message = case
+    path = tmp_path / "counts.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_class_counts(path)
+
+
+def test_the_counts_of_places_lt_are_the_published_ones():
+    benchmarks = pathlib.Path(__file__).parents[1] / "benchmarks"
+    counts = read_class_counts(benchmarks / "class_counts" / "places_lt.csv")
+    assert (counts.size, counts.sum(), counts.max(), counts.min()) == (365, 62_500, 4_980, 5)
+
+
 @st.composite
 def pools(draw):
     """Labels in any order, and per-class counts that they can serve."""
@@ -125,7 +224,7 @@ def test_every_example_of_a_class_is_drawn_equally_often():
         ([0, -1], [1, 1], r"`labels` must be class ids of at least 0\. Received -1"),
         ([0, 1, 2], [1, 1], r"`labels` must be below the 2 classes of class_counts\. Received 2"),
         ([0, 0, 1], [2, 2], r"must not ask for more .*Asked for \[2\] of \[1\] at class 1: lower `max_count`"),
-        ([0, 0, 1], [-1, 1], r"must not ask for more .*Asked for \[-1\] of \[2\] at class 0"),
+        ([0, 0, 1], [-1, 1], r"whole numbers of examples of at least 0\. Received \[-1\.0, 1\.0\]"),
         ([0, 0, 1], [0.7, 0.3], r"must be whole numbers.*Received \[0\.7, 0\.3\]: multiply probabilities"),
         ([0, 0, 1], [[1, 1]], r"`class_counts` must be a non-empty vector.*shape \(1, 2\)"),
         ([0, 0, 1], [1, float("nan")], r"`class_counts` must be finite\. Received \[nan\] at class 1"),

@@ -122,11 +122,10 @@ def test_label_smoothing_reaches_the_loss_of_every_method_and_of_retraining(monk
 
 def batches_of(training, epochs=1):
     """The batches of each epoch, taken as Keras takes them."""
-    dataset = training.fit_arguments()["x"]
-    for _ in range(epochs):
-        dataset.on_epoch_begin()
-        yield [dataset[i] for i in range(len(dataset))]
-        dataset.on_epoch_end()
+    arguments = training.fit_arguments()
+    steps = arguments["steps_per_epoch"]
+    for epoch in range(epochs):
+        yield [arguments["x"][epoch * steps + i] for i in range(steps)]
 
 
 def images_of_classes(rng, shape=(8, 10, 3)):
@@ -152,7 +151,7 @@ def test_plain_recipes_are_fed_the_arrays_themselves_with_rows_where_labels_are_
 def test_batches_have_the_shape_of_the_examples_and_rows_that_sum_to_one(make, rng):
     x, y = make(rng)
     (batches,) = batches_of(feeding.Training(x, y, RECIPE, 3, 0))
-    assert [len(images) for images, _ in batches] == [16, 16, 1]
+    assert [len(images) for images, _ in batches] == [16, 16, 16]
     for images, labels in batches:
         assert images.shape == (len(labels), *x.shape[1:]) and labels.shape == (len(images), 3)
         assert images.dtype == labels.dtype == np.float32
@@ -160,29 +159,12 @@ def test_batches_have_the_shape_of_the_examples_and_rows_that_sum_to_one(make, r
         assert labels.min() >= 0
 
 
-def test_without_mixing_every_example_comes_once_an_epoch_in_another_order_each_time(rng):
-    x = np.arange(33)
-    training = feeding.Training(x, x % 3, recipes.Recipe(1, batch_size=8), 3, 0, balanced=True)
-    dataset = feeding._Batches(training)
-    training.balanced = False
-    orders = []
-    for _ in range(4):
-        dataset.on_epoch_begin()
-        pairs = [dataset[i] for i in range(len(dataset))]
-        dataset.on_epoch_end()
-        assert [len(x) for x, _ in pairs] == [8, 8, 8, 8, 1]
-        orders.append(np.concatenate([x for x, _ in pairs]).tolist())
-        assert all((y == x % 3).all() for x, y in pairs)
-    assert all(sorted(order) == list(range(33)) for order in orders)
-    assert len(set(map(tuple, orders))) == 4
-
-
-@pytest.mark.parametrize("balanced", [False, True])
+@pytest.mark.parametrize("strategy", [None, "balanced"])
 @pytest.mark.parametrize("make", [images_of_classes, rows_of_classes])
-def test_the_same_seed_gives_the_same_batches_and_another_seed_others(make, balanced, rng):
+def test_the_same_seed_gives_the_same_batches_and_another_seed_others(make, strategy, rng):
     x, y = make(rng)
     first, again, other = (
-        [batch for epoch in batches_of(feeding.Training(x, y, RECIPE, 3, seed, balanced), 2) for batch in epoch]
+        [batch for epoch in batches_of(feeding.Training(x, y, RECIPE, 3, seed, strategy), 2) for batch in epoch]
         for seed in (1, 1, 2)
     )
     for (a, a_labels), (b, b_labels) in zip(first, again, strict=True):
@@ -192,16 +174,11 @@ def test_the_same_seed_gives_the_same_batches_and_another_seed_others(make, bala
     assert any((a != b).any() for (a, _), (b, _) in zip(first[:3], first[3:], strict=True))
 
 
-def test_fit_sees_another_order_every_epoch(rng):
+def test_without_a_strategy_mixed_batches_go_through_all_examples_before_one_comes_again(rng):
     x, y = rows_of_classes(rng)
-    recipe = dataclasses.replace(RECIPE, epochs=3)
-    dataset = feeding.Training(x, y, recipe, 3, 0).fit_arguments()["x"]
-    orders = []
-    callback = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: orders.append(tuple(dataset.order)))
-    model = recipes.build_model("linear", (2,), 3, METHODS["erm"].head(None), recipe)
-    model.compile("sgd", METHODS["erm"].loss(None, label_smoothing=0.1))
-    model.fit(dataset, epochs=3, verbose=0, callbacks=[callback])
-    assert len(orders) == len(set(orders)) == 3
+    sampler = feeding.Training(x, y, RECIPE, 3, 0).fit_arguments()["x"].source.sampler
+    drawn = np.concatenate([sampler.rows(step) for step in range(33)])  # 16 · 33: every example 16 times
+    assert np.ptp(np.bincount(drawn, minlength=33)) <= 1
 
 
 def augmentation(is_image, mixer):

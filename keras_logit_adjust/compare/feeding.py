@@ -1,9 +1,11 @@
-"""What `fit` is fed: plain arrays, or batches drawn by class, augmented and mixed with layers that Keras ships."""
+"""What `fit` is fed: plain arrays, or batches that a sampler draws, mixed with layers that Keras ships."""
 
 import warnings
 
 import keras
 import numpy as np
+
+from keras_logit_adjust.data import LongTailSampler
 
 
 class Training:
@@ -15,50 +17,29 @@ class Training:
         recipe: a `Recipe`.
         num_classes: number of classes `L`.
         seed: of the order, the draws and the augmentation.
-        balanced: whether every class is drawn equally often, with replacement.
+        strategy: of a `LongTailSampler`; None for every example once an epoch.
+
+    Attributes:
+        sampler: the `LongTailSampler`, or None without a strategy.
     """
 
-    def __init__(self, x, y, recipe, num_classes, seed, balanced=False):
-        self.x, self.y, self.recipe, self.seed, self.balanced = x, y, recipe, seed, balanced
+    def __init__(self, x, y, recipe, num_classes, seed, strategy=None):
+        self.x, self.y, self.recipe, self.seed = x, y, recipe, seed
+        self.sampler = self._sampler(strategy) if strategy else None
         # Mixing needs rows too, and comes with label smoothing.
         self.labels = np.eye(num_classes, dtype="float32")[y] if recipe.label_smoothing else y
 
+    def _sampler(self, strategy):
+        return LongTailSampler(self.y, self.recipe.batch_size, strategy=strategy, seed=self.seed)
+
     def fit_arguments(self):
         """Arguments of `model.fit`: arrays where nothing has to be done to them."""
-        if self.balanced or self.recipe.mix:
-            return {"x": _Batches(self)}
-        return {"x": self.x, "y": self.labels, "batch_size": self.recipe.batch_size}
-
-
-class _Batches(keras.utils.PyDataset):
-    """An epoch's order is drawn from (seed, epoch) at once; batches are cut from it."""
-
-    def __init__(self, training):
-        super().__init__()
-        self.training, self.epoch = training, 0
-        self.augment = _Augmentation(training.seed, training.x.ndim == 4) if training.recipe.mix else None
-        self.on_epoch_begin()
-
-    def on_epoch_begin(self):
-        rng, labels = np.random.default_rng([self.training.seed, self.epoch]), self.training.y
-        if self.training.balanced:
-            counts = np.bincount(labels)
-            weight = (1.0 / counts[labels]) / np.count_nonzero(counts)
-            self.order = rng.choice(labels.size, labels.size, p=weight / weight.sum())
-        else:
-            self.order = rng.permutation(labels.size)
-
-    def on_epoch_end(self):
-        self.epoch += 1
-
-    def __len__(self):
-        return -(-self.training.y.size // self.training.recipe.batch_size)
-
-    def __getitem__(self, index):
-        size = self.training.recipe.batch_size
-        rows = self.order[index * size : (index + 1) * size]
-        x, y = self.training.x[rows], self.training.labels[rows]
-        return (x, y) if self.augment is None else self.augment(x, y)
+        if not self.sampler and not self.recipe.mix:
+            return {"x": self.x, "y": self.labels, "batch_size": self.recipe.batch_size}
+        sampler = self.sampler or self._sampler("instance")
+        mix = _Augmentation(self.seed, self.x.ndim == 4) if self.recipe.mix else None
+        batches = sampler.py_dataset((self.x, self.labels), mix)
+        return {"x": batches, "steps_per_epoch": sampler.steps_per_epoch, "shuffle": False}
 
 
 class _Augmentation:

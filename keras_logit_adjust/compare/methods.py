@@ -32,6 +32,8 @@ class Method:
         head: class_counts → a callable that makes the output layer from the number of classes.
         class_weight: class_counts → weights `{class: weight}` for `fit`, or None.
         callbacks: (class_counts, epochs) → callbacks for `fit`.
+        strategy: of the `LongTailSampler` that draws the batches, whose effective prior the loss is then given; None
+            for every example once an epoch.
         retrains_head: whether the head is trained anew on class-balanced batches in the end (cRT).
         trained_as: the row whose trained model this one uses, where it needs none of its own.
         correct: (logits `[N, L]`, run, class_counts, τ) → logits, after training; `run` is what training kept.
@@ -44,6 +46,7 @@ class Method:
     head: Callable = lambda class_counts: models.dense_head
     class_weight: Callable | None = None
     callbacks: Callable = lambda class_counts, epochs: []
+    strategy: str | None = None
     retrains_head: bool = False
     trained_as: str | None = None
     correct: Callable = lambda logits, run, class_counts, tau: logits
@@ -96,6 +99,10 @@ def _tuned(method, where):
 METHODS = {
     "erm": Method("cross-entropy (ERM)"),
     "class_weight": Method("balanced class_weight", class_weight=balanced_weights),
+    "balanced_sampler": Method("balanced sampler", strategy="balanced"),
+    "square_root_sampler_la": Method(
+        "square-root sampler, logit-adjusted loss", loss=losses.LogitAdjustedCrossentropy, strategy="square_root"
+    ),
     "class_balanced": Method("class-balanced loss", loss=losses.ClassBalancedCrossentropy),
     "focal": Method("focal loss", loss=lambda class_counts, **options: losses.FocalCrossentropy(**options)),
     "weight_norm": _WEIGHT_NORM,

@@ -36,9 +36,10 @@ def train(config, recipe, method, dataset, bar):
     model_name = recipes.resolve_model(config.model, x.shape[1:])
     model = recipes.build_model(model_name, x.shape[1:], counts.size, method.head(counts), recipe)
     start = time.perf_counter()
-    losses = _fit(model, method, recipe, feeding.Training(scale(x), y, recipe, counts.size, dataset.seed), counts, bar)
+    training = feeding.Training(scale(x), y, recipe, counts.size, dataset.seed, method.strategy)
+    losses = _fit(model, method, recipe, training, counts, bar)
     if method.retrains_head:
-        balanced = feeding.Training(scale(x), y, recipe, counts.size, dataset.seed, balanced=True)
+        balanced = feeding.Training(scale(x), y, recipe, counts.size, dataset.seed, "balanced")
         losses += _retrain_head(model, recipe, balanced, counts, bar)
     seconds = time.perf_counter() - start
     if not np.isfinite(losses[-1]):
@@ -51,7 +52,8 @@ def train(config, recipe, method, dataset, bar):
 
 def _fit(model, method, recipe, training, counts, bar):
     options = {"label_smoothing": recipe.label_smoothing} if recipe.label_smoothing else {}
-    model.compile(recipe.optimizer(), method.loss(counts, **options))
+    # A loss is adjusted to what the model sees, not to what there is: never twice.
+    model.compile(recipe.optimizer(), method.loss(training.sampler or counts, **options))
     rate = keras.callbacks.LearningRateScheduler(lambda epoch, _: recipe.rate(epoch))
     history = model.fit(
         **training.fit_arguments(),

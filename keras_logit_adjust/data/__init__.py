@@ -1,6 +1,19 @@
 """Long-tailed data: profiles, subsets and ready data sets."""
 
 from keras_logit_adjust.data.datasets import LongTailDataset, load
-from keras_logit_adjust.data.profiles import long_tail_counts, subsample
+from keras_logit_adjust.data.profiles import long_tail_counts, read_class_counts, subsample, zipf_counts
+from keras_logit_adjust.data.sampling import LongTailSampler
+from keras_logit_adjust.data.streams import RebalancedStream, rebalance, subsample_stream
 
-__all__ = ["LongTailDataset", "load", "long_tail_counts", "subsample"]
+__all__ = [
+    "LongTailDataset",
+    "LongTailSampler",
+    "RebalancedStream",
+    "load",
+    "long_tail_counts",
+    "read_class_counts",
+    "rebalance",
+    "subsample",
+    "subsample_stream",
+    "zipf_counts",
+]

@@ -1,5 +1,6 @@
 """Long-tail profiles: how many examples each class keeps, and which."""
 
+import csv
 import numbers
 
 import numpy as np
@@ -56,6 +57,82 @@ def long_tail_counts(num_classes, max_count, imbalance_ratio, profile="exponenti
     return np.floor(counts * (1 + 1e-12)).astype("int64")  # 9.999999999999998 is ten
 
 
+def zipf_counts(num_classes, num_examples, exponent=1.0):
+    """Class counts of a Zipf law with a given total, `n_c = 1 + (N − L)·w_c` with `w_c ∝ (c+1)^{−s}`, rounded.
+
+    Every class keeps an example, and the largest remainders are rounded up, so that the counts sum to N.
+
+    Args:
+        num_classes: number of classes `L ≥ 2`.
+        num_examples: the total `N ≥ L`.
+        exponent: `s ≥ 0`; 0 is uniform, 1 the classic law.
+
+    Returns:
+        Int64 array `[L]`, from the largest class to the smallest.
+
+    Raises:
+        ValueError: for fewer examples than classes or an exponent below 0.
+
+    Example:
+
+    >>> zipf_counts(4, num_examples=54).tolist()
+    [25, 13, 9, 7]
+    >>> zipf_counts(8142, num_examples=437_513, exponent=0.5).sum()  # as many as iNaturalist 2018 has
+    np.int64(437513)
+
+    Reference: Zipf (1949); as a long tail Newman (2005), §2.
+    """
+    num_classes = _checks.check_integer(num_classes, "num_classes", minimum=2)
+    num_examples = _checks.check_integer(num_examples, "num_examples", minimum=num_classes)
+    exponent = _checks.check_number(exponent, "exponent", minimum=0)
+    weight = np.arange(1, num_classes + 1.0) ** -exponent
+    exact = (num_examples - num_classes) * (weight / weight.sum())
+    counts = np.floor(exact).astype("int64")
+    largest_remainders = np.argsort(counts - exact, kind="stable")
+    counts[largest_remainders[: num_examples - num_classes - counts.sum()]] += 1
+    return counts + 1
+
+
+def read_class_counts(path):
+    """Class counts from a CSV file with the columns `class_id` and `count`, in any order of rows.
+
+    Args:
+        path: of the file; its first line names the columns.
+
+    Returns:
+        Int64 array `[L]` in order of class id.
+
+    Raises:
+        ValueError: for other columns, ids that are not 0 … L − 1 once each, or counts that are no whole numbers.
+
+    Example:
+
+    >>> import tempfile, pathlib
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "counts.csv")
+    >>> _ = path.write_text("class_id,count\\n1,10\\n0,90\\n")
+    >>> read_class_counts(path).tolist()
+    [90, 10]
+    """
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file, restkey="more"))
+    try:
+        if any("more" in row for row in rows):
+            raise ValueError("a row has more fields than there are columns")
+        ids = np.array([int(row["class_id"]) for row in rows], "int64")
+        counts = np.array([int(row["count"]) for row in rows], "int64")
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise ValueError(
+            "A file of class counts must have the columns `class_id` and `count`, whole numbers both. "
+            f"Received {path}: {error!r}"
+        ) from error
+    if ids.size == 0 or sorted(ids) != list(range(ids.size)) or (counts < 0).any():
+        raise ValueError(
+            "A file of class counts must name every class from 0 on once, with a count of at least 0. Received "
+            f"{path}: {ids.size} rows, ids {sorted(ids.tolist())[:8]}, …, counts {sorted(counts.tolist())[:8]}, …"
+        )
+    return counts[np.argsort(ids)]
+
+
 def subsample(labels, class_counts, seed):
     """Draw `class_counts[c]` examples of each class c without replacement.
 
@@ -80,27 +157,43 @@ def subsample(labels, class_counts, seed):
     Reference: Menon et al. (2021), §6.2 (long-tail versions of balanced data sets).
     """
     labels = check_ids(labels)
-    wanted = _checks.as_vector(class_counts, "class_counts")
-    if (wanted != np.floor(wanted)).any():
-        raise ValueError(
-            "`class_counts` must be whole numbers of examples. "
-            f"Received {wanted[:8].tolist()}: multiply probabilities by the number of examples to keep, and round."
-        )
-    wanted = wanted.astype("int64")
+    wanted = as_whole_counts(class_counts, "class_counts")
     if labels.max() >= wanted.size:
         raise ValueError(f"`labels` must be below the {wanted.size} classes of class_counts. Received {labels.max()}.")
     available = np.bincount(labels, minlength=wanted.size)
-    if (wanted > available).any() or (wanted < 0).any():
-        short = (wanted > available) | (wanted < 0)
+    check_available(wanted, available)
+    return smallest_keys(labels, wanted, np.random.default_rng(seed))
+
+
+def smallest_keys(labels, wanted, rng):
+    """Every example gets a random key: the rows, ascending, of the `wanted[c]` smallest keys of each class c."""
+    keys = rng.random(labels.size)
+    order = np.lexsort((keys, labels))
+    available = np.bincount(labels, minlength=wanted.size)
+    start = np.cumsum(available) - available
+    rank = np.arange(labels.size) - start[labels[order]]
+    return np.sort(order[rank < wanted[labels[order]]])
+
+
+def as_whole_counts(counts, name):
+    """`counts` as an int64 vector of at least 0."""
+    counts = _checks.as_vector(counts, name)
+    if (counts != np.floor(counts)).any() or (counts < 0).any():
+        raise ValueError(
+            f"`{name}` must be whole numbers of examples of at least 0. Received {counts[:8].tolist()}: multiply "
+            "probabilities by the number of examples to keep, and round."
+        )
+    return counts.astype("int64")
+
+
+def check_available(wanted, available):
+    """Raise where a class has fewer examples than are wanted of it."""
+    short = wanted > available
+    if short.any():
         raise ValueError(
             f"`class_counts` must not ask for more examples than there are. Asked for {wanted[short][:8].tolist()} of "
             f"{available[short][:8].tolist()} at {_checks.name_classes(short)}: lower `max_count`."
         )
-    keys = np.random.default_rng(seed).random(labels.size)
-    order = np.lexsort((keys, labels))
-    start = np.cumsum(available) - available
-    rank = np.arange(labels.size) - start[labels[order]]
-    return np.sort(order[rank < wanted[labels[order]]])
 
 
 def check_ids(labels, name="`labels`"):

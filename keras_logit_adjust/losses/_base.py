@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_logit_adjust import _checks, _labels
+from keras_logit_adjust import _checks, _labels, _replicas
 
 _MEANS = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
 
@@ -115,7 +115,7 @@ def _over_replicas(total, divisor):
     The trainer sums gradients over replicas and multiplies reported losses by their number. So each replica gives its
     local sum over the *global* divisor, lifted by a term without gradient to the global value over the replicas.
     """
-    replica = _replica_context()
+    replica = _replicas.replica_context()
     if replica is None:
         return total if divisor is None else ops.divide_no_nan(total, divisor)
     one = ops.ones_like(total)
@@ -126,13 +126,3 @@ def _over_replicas(total, divisor):
     local = ops.divide_no_nan(total, global_divisor)
     reported = ops.divide_no_nan(global_total, global_divisor) / replica.num_replicas_in_sync
     return local + ops.stop_gradient(reported - local)
-
-
-def _replica_context():
-    """The replica context of a `tf.distribute` strategy with several replicas, else None."""
-    if keras.backend.backend() != "tensorflow":
-        return None
-    import tensorflow as tf
-
-    replica = tf.distribute.get_replica_context()
-    return replica if replica is not None and replica.num_replicas_in_sync > 1 else None

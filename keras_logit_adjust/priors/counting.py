@@ -1,8 +1,4 @@
-"""From labels to class counts to the prior π and its logarithm, in float64, in one place.
-
-Everything the package adjusts by comes from here: `log π_y = log n_y − log Σ n`, computed once with NumPy in float64
-and rounded only when it meets the logits.
-"""
+"""Counting labels, wherever they are: arrays, datasets, iterables, sharded files of records."""
 
 import numbers
 import time
@@ -12,121 +8,34 @@ import keras
 import numpy as np
 
 from keras_logit_adjust import _checks
+from keras_logit_adjust.priors import records
 
 _QUIET_SECONDS = 2.0  # a count that takes longer shows a progress bar
 _REBATCH = 8192  # labels that come one by one are counted in batches of this size
 
 
-def prior(class_counts, smoothing=0.0):
-    """The class prior, `π_y = (n_y + s) / (Σ n + s·L)` with smoothing `s`.
-
-    Args:
-        class_counts: `[L]` numbers > 0 (with `smoothing` > 0 also 0), `L ≥ 2`: counts, or probabilities that need not
-            sum to one; or an object with an `effective_prior`.
-        smoothing: pseudo-examples added to every class (Laplace smoothing). Needs true counts when not 0.
-
-    Returns:
-        Float64 array `[L]` that sums to one.
-
-    Raises:
-        ValueError: for counts that are negative, zero without smoothing, not finite, empty or not a vector, naming the
-            classes.
-
-    Example:
-
-    >>> prior([90, 9, 1]).tolist()
-    [0.9, 0.09, 0.01]
-    >>> prior([98, 0], smoothing=1).tolist()
-    [0.99, 0.01]
-
-    Reference: Menon et al. (2021), §2 (the setting).
-    """
-    counts = _smooth(class_counts, smoothing)
-    return counts / counts.sum()
-
-
-def log_prior(class_counts, smoothing=0.0):
-    """The logarithm of the class prior, `log π_y = log(n_y + s) − log(Σ n + s·L)`.
-
-    Never `log(π^τ + ε)`: a clipped prior bounds the adjustment of just the rarest classes.
-
-    Args:
-        class_counts: as in `prior`.
-        smoothing: as in `prior`.
-
-    Returns:
-        Float64 array `[L]` of numbers below zero.
-
-    Raises:
-        ValueError: as `prior`.
-
-    Example:
-
-    >>> log_prior([437511, 2]).round(4).tolist()
-    [-0.0, -12.2957]
-
-    Reference: Menon et al. (2021), §4 (equation 9) and §5 (equation 10).
-    """
-    counts = _smooth(class_counts, smoothing)
-    return np.log(counts) - np.log(counts.sum())
-
-
-def log_odds(positive_counts, num_examples):
-    """The log-odds of each label of a multi-label problem, `log(π_l / (1 − π_l))` with `π_l = n_l / N`.
-
-    Args:
-        positive_counts: `[L]` examples in which each label is on.
-        num_examples: the number of examples `N` they were counted in.
-
-    Returns:
-        Float64 array `[L]`.
-
-    Raises:
-        ValueError: for a count that is not strictly between 0 and `num_examples`.
-
-    Example:
-
-    >>> log_odds([1, 50], 100).round(4).tolist()
-    [-4.5951, 0.0]
-
-    Reference: Menon et al. (2021), §5, for each label as a problem of two classes.
-    """
-    counts = _checks.as_positive_counts(positive_counts, num_examples)
-    return np.log(counts) - np.log(num_examples - counts)
-
-
-def _smooth(class_counts, smoothing):
-    if isinstance(smoothing, bool) or not isinstance(smoothing, numbers.Real) or not 0 <= smoothing < np.inf:
-        raise ValueError(f"`smoothing` must be a finite number ≥ 0. Received: smoothing={smoothing!r}")
-    if not smoothing:
-        return _checks.as_counts(class_counts)
-    counts = _checks.as_counts(class_counts, allow_zero=True)
-    if abs(counts.sum() - 1.0) < 1e-3:
-        raise ValueError(
-            "`smoothing` adds examples and so needs true counts. "
-            f"Received numbers that sum to {counts.sum():.6g}: pass the counts they were made from."
-        )
-    return counts + smoothing
-
-
-def count_classes(labels_or_dataset, num_classes=None):
+def count_classes(labels_or_dataset, num_classes=None, *, record_label=None):
     """Count the training examples of each class, `n_y = Σ_i [y_i = y]`.
 
-    Takes what a training script has: an array of labels, a `tf.data.Dataset`, or any iterable of batches (a Keras
-    `PyDataset`, a torch `DataLoader`, a generator). Labels are integer ids of any shape or one-hot rows; soft rows add
-    their weights. A count that takes long shows a progress bar.
+    Takes what a training script has: an array of labels, a `tf.data.Dataset`, any iterable of batches (a Keras
+    `PyDataset`, a torch `DataLoader`, a generator), or TFRecord files, of which several are read at a time and nothing
+    but the label is parsed. Labels are integer ids of any shape or one-hot rows; soft rows add their weights. A count
+    that takes long shows a progress bar.
 
     Args:
         labels_or_dataset: ids `[N]`, `[N, 1]` or `[N, …]`; one-hot or soft rows `[N, L]` (each sums to one); or
-            batches `(x, y)` or `(x, y, sample_weight)` of which `y` is such an array. Sample weights do not count.
+            batches `(x, y)` or `(x, y, sample_weight)` of which `y` is such an array (sample weights do not count);
+            or a file pattern as `"train-*.tfrecord"`, a path or a list of them (`….gz` is decompressed).
         num_classes: the number of classes `L`; by default the largest id plus one.
+        record_label: for files: the name of the `int64` feature that is the label, or a function that gives the labels
+            of a batch of serialized records.
 
     Returns:
         Int64 array `[L]` (float64 where soft rows give fractions).
 
     Raises:
         ValueError: for a label that is negative, fractional or not below `num_classes`, saying which and where; for
-            an endless dataset; for no labels at all.
+            an endless dataset; for no labels at all; for files without `record_label`, or a pattern without files.
 
     Example:
 
@@ -138,7 +47,9 @@ def count_classes(labels_or_dataset, num_classes=None):
     if num_classes is not None:
         num_classes = _checks.check_integer(num_classes, "num_classes", minimum=2)
     counts = np.zeros(num_classes or 0)
-    for position, labels in _label_batches(labels_or_dataset):
+    files = records.as_files(labels_or_dataset, record_label)
+    source = labels_or_dataset if files is None else records.label_batches(files, record_label, _REBATCH)
+    for position, labels in _label_batches(source):
         batch = _count_batch(labels, num_classes, position)
         width = max(batch.size, counts.size)
         counts = np.pad(counts, (0, width - counts.size)) + np.pad(batch, (0, width - batch.size))
@@ -154,7 +65,9 @@ def _label_batches(source):
     if hasattr(source, "element_spec"):
         yield from _with_progress(_dataset_labels(source))
     elif isinstance(source, keras.utils.PyDataset):
-        yield from _with_progress((_labels_of(source[i]) for i in range(len(source))), total=len(source))
+        if source.num_batches is None:
+            raise ValueError("`count_classes` was given an endless PyDataset. Count the labels that it draws from.")
+        yield from _with_progress((labels_of(source[i]) for i in range(source.num_batches)), source.num_batches)
     elif _is_array(source):
         yield "the labels", _to_numpy(source)
     elif isinstance(source, Mapping) or not hasattr(source, "__iter__"):
@@ -164,7 +77,7 @@ def _label_batches(source):
         )
     else:
         total = len(source) if hasattr(source, "__len__") else None
-        yield from _with_progress((_labels_of(batch) for batch in source), total)
+        yield from _with_progress((labels_of(batch) for batch in source), total)
 
 
 def _is_array(source):
@@ -178,7 +91,7 @@ def _is_list_of_numbers(row):
     return isinstance(row, (list, tuple)) and bool(row) and all(isinstance(value, numbers.Number) for value in row)
 
 
-def _labels_of(batch):
+def labels_of(batch):
     if isinstance(batch, list) and _is_list_of_numbers(batch):
         return batch
     if isinstance(batch, (list, tuple)):
@@ -200,16 +113,17 @@ def _dataset_labels(dataset):
     """The labels of a `tf.data.Dataset`, whole batches at a time."""
     if dataset.cardinality() == -1:  # tf.data.INFINITE_CARDINALITY, without importing TensorFlow
         raise ValueError("`count_classes` was given an endless dataset: count before `.repeat()`, or `.take(n)` of it.")
-    spec = _labels_of(dataset.element_spec)
-    labels = dataset.map(lambda *batch: _labels_of(batch if len(batch) > 1 else batch[0]))
-    if spec.shape.rank == 0 or _is_one_example(dataset.element_spec):
+    labels = dataset.map(lambda *batch: labels_of(batch if len(batch) > 1 else batch[0]))
+    if holds_single_examples(dataset.element_spec):
         labels = labels.batch(_REBATCH)
     return labels.as_numpy_iterator()
 
 
-def _is_one_example(spec):
-    """Whether a dataset's elements are single examples with one-hot labels: floats, or x and y of other sizes."""
-    labels = _labels_of(spec)
+def holds_single_examples(spec):
+    """Whether a dataset's elements are single examples: their labels scalars, or rows (floats, or x of other sizes)."""
+    labels = labels_of(spec)
+    if labels.shape.rank == 0:
+        return True
     if labels.shape.rank != 1 or labels.shape[0] is None:
         return False
     if labels.dtype.is_floating or not isinstance(spec, tuple):

@@ -1,0 +1,141 @@
+"""From a sampler's row numbers to batches: for `tf.data`, and for Keras on any backend."""
+
+import inspect
+
+import keras
+import numpy as np
+
+_BLOCK_BYTES = 8 * 2**20  # gathered in one call: Python is entered once for many small batches, or for one large
+_MOST_STEPS_IN_BLOCK = 64
+_STEP_BITS = 40
+MOST_STEPS = 1 << _STEP_BITS  # a trillion
+
+
+def tf_dataset(sampler, data, map_fn, num_parallel_calls, input_context):
+    """What `LongTailSampler.dataset` returns."""
+    import tensorflow as tf
+
+    pieces = 1
+    if input_context is not None:
+        sampler = sampler.shard(input_context.num_input_pipelines, input_context.input_pipeline_id)
+        pieces = input_context.num_replicas_in_sync // input_context.num_input_pipelines
+    source = _Source(sampler, data, map_fn, pieces)
+    shapes, dtypes = source.signature()
+
+    def gather(position):
+        # Not stateful: its result follows from `position`, which is what lets an iterator be saved.
+        batches = tf.numpy_function(source.gather, [position], dtypes, stateful=False)
+        for batch, shape in zip(batches, shapes, strict=True):
+            batch.set_shape(shape)
+        return tf.data.Dataset.from_tensor_slices(tuple(batches))
+
+    calls = tf.data.AUTOTUNE if num_parallel_calls is None else num_parallel_calls
+    options = tf.data.Options()
+    # Saves the position alone, not what was gathered ahead.
+    options.experimental_symbolic_checkpoint = True
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    dataset = tf.data.Dataset.counter(source.first_position, source.steps).flat_map(gather)
+    dataset = dataset.map(lambda *leaves: source.arrange(leaves), num_parallel_calls=calls, deterministic=True)
+    endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
+    return dataset.apply(endless).prefetch(tf.data.AUTOTUNE).with_options(options)
+
+
+class PyBatches(keras.utils.PyDataset):
+    """What `LongTailSampler.py_dataset` returns."""
+
+    def __init__(self, sampler, data, map_fn=None, **kwargs):
+        super().__init__(**kwargs)
+        self.source = _Source(sampler, data, map_fn)
+
+    @property
+    def num_batches(self):
+        return None  # endless: `fit` ends epochs more often than it trains them, so that none can be counted here
+
+    def __getitem__(self, index):
+        if index < 0:
+            raise IndexError(f"Batches of an endless dataset count from 0. Received: {index}")
+        step = self.source.sampler.start_step + index
+        return self.source.arrange([leaf[0] for leaf in self.source.leaves(step, 1)])
+
+
+class _Source:
+    """Gathers consecutive batches in blocks; `tf.data` knows a block by its position.
+
+    A position is the step of its first batch, below a mark of the sampler's settings: a saved iterator holds the
+    position alone, and one that is restored over other labels or settings is found out by the mark.
+
+    Args:
+        sampler: a `LongTailSampler`, possibly a shard.
+        data: nested arrays `[N, …]`.
+        map_fn: batch → batch, or None.
+        pieces: equal parts, one for each replica here, that each batch is cut into.
+    """
+
+    def __init__(self, sampler, data, map_fn, pieces=1):
+        self.sampler, self.map_fn, self.pieces = sampler, map_fn, pieces
+        self.data = _check_data(data, sampler.num_examples)
+        self.rows_in_piece = sampler.shard(pieces, 0).rows_in_batch
+        self.wants_seed = map_fn is not None and _takes_seed(map_fn)
+        row_bytes = sum(leaf.dtype.itemsize * int(np.prod(leaf.shape[1:])) for leaf in keras.tree.flatten(self.data))
+        self.steps = int(np.clip(_BLOCK_BYTES // max(1, row_bytes * sampler.rows_in_batch), 1, _MOST_STEPS_IN_BLOCK))
+        self.mark = int(sampler.fingerprint[:5], 16) ^ self.steps  # 20 bits
+        self.first_position = (self.mark << _STEP_BITS) + sampler.start_step
+
+    def signature(self):
+        """Shapes and dtypes of a block's leaves."""
+        leaves = keras.tree.flatten(self.data)
+        shapes = [(self.steps * self.pieces, self.rows_in_piece, *leaf.shape[1:]) for leaf in leaves]
+        dtypes = [leaf.dtype for leaf in leaves]
+        if self.wants_seed:
+            shapes, dtypes = [*shapes, (self.steps * self.pieces, 2)], [*dtypes, np.dtype("int32")]
+        return shapes, dtypes
+
+    def gather(self, position):
+        """The leaves of the block at `position`."""
+        mark, step = divmod(int(position), MOST_STEPS)
+        if mark != self.mark:
+            raise ValueError(
+                "This iterator was saved over other labels, settings or data than those it is restored over. Make the "
+                "sampler and its dataset as they were when it was saved, or begin without the saved iterator."
+            )
+        return self.leaves(step, self.steps)
+
+    def leaves(self, step, steps):
+        """The leaves, `[steps · pieces, rows, …]`, of `steps` batches, and the seed of each where the map wants one."""
+        rows = self.sampler.block(step, steps).reshape(steps * self.pieces, -1)
+        leaves = [leaf.take(rows, axis=0) for leaf in keras.tree.flatten(self.data)]
+        if self.wants_seed:
+            leaves.append(self.sampler.map_seeds(step, steps, self.pieces))
+        return leaves
+
+    def arrange(self, leaves):
+        """One batch in the structure of the data, mapped."""
+        leaves, seed = (leaves[:-1], {"seed": leaves[-1]}) if self.wants_seed else (leaves, {})
+        batch = keras.tree.pack_sequence_as(self.data, leaves)
+        if self.map_fn is None:
+            return batch
+        return self.map_fn(*batch, **seed) if isinstance(batch, tuple) else self.map_fn(batch, **seed)
+
+
+def _takes_seed(map_fn):
+    try:
+        return "seed" in inspect.signature(map_fn).parameters
+    except ValueError:  # a builtin has none
+        return False
+
+
+def _check_data(data, num_examples):
+    """`data` with NumPy arrays for leaves, each as long as the labels; a list is an array, as it is for `tf.data`."""
+    data = keras.tree.traverse(lambda part: np.asarray(part) if isinstance(part, list) else None, data)
+    arrays = keras.tree.map_structure(_to_array, data)
+    for leaf in keras.tree.flatten(arrays):
+        if leaf.shape[:1] != (num_examples,):
+            raise ValueError(
+                f"Every array of the data must have a row for each of the {num_examples} labels that the sampler was "
+                f"given. Received an array of shape {leaf.shape}."
+            )
+    return arrays
+
+
+def _to_array(leaf):
+    return keras.ops.convert_to_numpy(leaf) if keras.ops.is_tensor(leaf) else np.asanyarray(leaf)

@@ -1,0 +1,155 @@
+"""Which example is drawn when: a function of the seed and the number of the draw, with no state.
+
+Every class is a queue. With the share `p_c` of the draws and a phase `u_c` in [0, 1) of its own, it was drawn
+`⌊p_c·t + u_c⌋` times by the time `t`, which is within one of what is due to it then. All draws in the order in which
+they fall due make one endless sequence; an epoch is the next so many of it, shuffled. Inside a class the draw `j` takes
+place `j mod n_c` of pass `⌊j / n_c⌋`, and every pass goes through the class in an order of its own: no example comes
+again before all others did.
+
+All randomness is SplitMix64 (Steele et al., 2014), which gives its k-th number without the ones before it and does not
+change with the version of NumPy.
+"""
+
+import numpy as np
+
+_GOLDEN = (5**0.5 - 1) / 2
+_GAMMA = np.uint64(0x9E3779B97F4A7C15)  # of SplitMix64: 2⁶⁴ times the golden ratio too
+_STEPS = ((30, np.uint64(0xBF58476D1CE4E5B9)), (27, np.uint64(0x94D049BB133111EB)))
+# One stream of random numbers for each use, so that no two see the same.
+_PHASE, _TURN, _PASS, _SHUFFLE, _CLASS, _EXAMPLE, _MAP = range(7)
+
+
+def splitmix64(seed, index):
+    """The numbers of place `index` in the SplitMix64 sequences of `seed`, elementwise, as uint64 `[…]`."""
+    with np.errstate(over="ignore"):  # arithmetic modulo 2^64 is meant
+        bits = np.asarray(seed).astype("uint64") + (np.asarray(index).astype("uint64") + np.uint64(1)) * _GAMMA
+        for shift, factor in _STEPS:
+            bits = (bits ^ (bits >> np.uint64(shift))) * factor
+    return bits ^ (bits >> np.uint64(31))
+
+
+def uniform(bits):
+    """Float64 numbers in [0, 1) of uint64 bits."""
+    return (bits >> np.uint64(11)) * 2.0**-53
+
+
+def drawn(expected, phase, total):
+    """How often each class was drawn when `total` draws were made in all.
+
+    Args:
+        expected: time → `[L]` draws due by then, of which all together make the time.
+        phase: `[L]` numbers in [0, 1).
+        total: number of draws.
+
+    Returns:
+        Int64 array `[L]` that sums to `total` and never falls as `total` grows. It is within one of what is due at the
+        time of that draw, which differs from `total` by what rounding all classes adds up to.
+    """
+
+    def count(time):
+        return np.floor(expected(time) + phase).astype("int64")
+
+    # Flooring moves every class by less than one: the time sought is within the number of classes of `total`.
+    low, high = max(0.0, float(total - phase.size)), float(total + phase.size + 1)
+    while low < (middle := (low + high) / 2) < high:
+        counts = count(middle)
+        excess = counts.sum() - total
+        if excess == 0:
+            return counts
+        low, high = (low, middle) if excess > 0 else (middle, high)
+    counts = count(low)
+    due_together = np.flatnonzero(count(high) > counts)
+    counts[due_together[: total - counts.sum()]] += 1
+    return counts
+
+
+class Plan:
+    """The endless sequence of draws from a labeled set.
+
+    Args:
+        labels: `[N]` int64 class ids.
+        class_counts: `[L]` examples of each class.
+        target: a `Fixed` or `Progressive`.
+        seed: int ≥ 0.
+        in_turn: whether classes come in turn, equally often, rather than each when it is due.
+        replacement: whether draws are independent of each other, where `in_turn` leaves them free.
+    """
+
+    def __init__(self, labels, class_counts, target, seed, in_turn, replacement):
+        self.rows_by_class = np.argsort(labels, kind="stable")
+        self.counts, self.target, self.in_turn, self.replacement = class_counts, target, in_turn, replacement
+        self.starts = np.cumsum(class_counts) - class_counts
+        streams = splitmix64(seed % 2**64, np.arange(7))
+        self.streams = streams
+        self.phase = np.empty(class_counts.size)
+        # Neighbors in size, a golden ratio apart, are rounded up and down in turn: their errors cancel in `drawn`.
+        by_share = np.argsort(-target.expected(1.0), kind="stable")
+        self.phase[by_share] = (uniform(splitmix64(streams[_PHASE], 0)) + _GOLDEN * np.arange(class_counts.size)) % 1
+        if in_turn:
+            taking_part = np.flatnonzero(target.shares)
+            self.turns = taking_part[np.argsort(splitmix64(streams[_TURN], taking_part))]
+
+    def rows(self, start, steps, batch_size):
+        """The draws from `start` on, as int64 row numbers `[steps, batch_size]`, in shuffled order."""
+        numbers = np.arange(start, start + steps * batch_size)
+        rows = self._independent(numbers) if self.replacement else self._without_replacement(start, numbers)
+        keys = splitmix64(self.streams[_SHUFFLE], numbers)
+        if not self.in_turn:
+            return rows[np.argsort(keys)].reshape(steps, batch_size)
+        order = np.argsort(keys.reshape(steps, batch_size), axis=1)
+        return np.take_along_axis(rows.reshape(steps, batch_size), order, axis=1)
+
+    def seeds(self, numbers):
+        """Int32 `[n, 2]` seeds, for whatever else is done to the batches `numbers` at random."""
+        return splitmix64(self.streams[_MAP], numbers).view("int32").reshape(-1, 2)
+
+    def _without_replacement(self, start, numbers):
+        first, last = self._drawn(start), self._drawn(start + numbers.size)
+        rows = self._next_of_each(first, last - first)
+        if not self.in_turn:
+            return rows
+        classes = self.turns[numbers % self.turns.size]
+        offsets = np.cumsum(last - first) - last  # less what was drawn before, for numbers of draws to be added
+        return rows[offsets[classes] + numbers // self.turns.size]
+
+    def _drawn(self, total):
+        if not self.in_turn:
+            return drawn(self.target.expected, self.phase, total)
+        counts = np.zeros(self.counts.size, "int64")
+        rounds, more = divmod(total, self.turns.size)
+        counts[self.turns] = rounds
+        counts[self.turns[:more]] += 1
+        return counts
+
+    def _next_of_each(self, first, quota):
+        """Rows of the draws `first … first + quota − 1` of each class, class by class."""
+        classes = np.flatnonzero(quota)
+        first, quota, size = first[classes], quota[classes], self.counts[classes]
+        passed, skipped = np.divmod(first, size)
+        passes = -(-(skipped + quota) // size)  # begun or ended by these draws
+        owner, turn = _ragged(passes)  # one entry for every pass of every class
+        group, place = _ragged(size[owner])  # one for every example in each of them
+        example = self.starts[classes][owner][group] + place
+        keys = splitmix64(splitmix64(self.streams[_PASS], example), (passed[owner] + turn)[group])
+        # One sort for all: the number of the pass above, random bits below. A tie keeps its order.
+        bits = np.uint64(int(owner.size).bit_length())
+        order = np.argsort((group.astype("uint64") << (np.uint64(64) - bits)) | (keys >> bits), kind="stable")
+        of_class, position = _ragged(passes * size)
+        taken = (position >= skipped[of_class]) & (position < (skipped + quota)[of_class])
+        return self.rows_by_class[example[order[taken]]]
+
+    def _independent(self, numbers):
+        if self.in_turn:
+            classes = self.turns[numbers % self.turns.size]
+        else:
+            cumulative = np.cumsum(self.target.shares)
+            chance = uniform(splitmix64(self.streams[_CLASS], numbers)) * cumulative[-1]
+            classes = np.searchsorted(cumulative, chance, side="right")
+        place = uniform(splitmix64(self.streams[_EXAMPLE], numbers)) * self.counts[classes]
+        return self.rows_by_class[self.starts[classes] + place.astype("int64")]
+
+
+def _ragged(lengths):
+    """(owner, place in it) of every item where owner i has `lengths[i]` items."""
+    owner = np.repeat(np.arange(lengths.size), lengths)
+    return owner, np.arange(owner.size) - np.repeat(np.cumsum(lengths) - lengths, lengths)

@@ -1,0 +1,110 @@
+"""The share of the draws that each class gets: Kang's exponent, the effective number, a schedule, a distribution."""
+
+import numbers
+from collections.abc import Sequence
+
+import numpy as np
+
+from keras_logit_adjust import _checks
+from keras_logit_adjust.losses import class_balanced_weights
+
+EXPONENTS = {"instance": 1.0, "square_root": 0.5, "balanced": 0.0}
+NAMES = (*EXPONENTS, "effective_number", "progressive")
+
+
+def class_shares(class_counts, strategy, beta=0.9999):
+    """`[L]` float64 shares that sum to one for any strategy but "progressive"; classes without examples get 0."""
+    present = class_counts > 0
+    if isinstance(strategy, str):
+        _checks.check_choice(strategy, "strategy", NAMES)
+        if strategy == "effective_number":
+            return _over_present(present, _by_effective_number(class_counts[present], beta))
+        return power_shares(class_counts, EXPONENTS[strategy])
+    if isinstance(strategy, numbers.Real) and not isinstance(strategy, bool):
+        if not np.isfinite(strategy):
+            raise ValueError(f"`strategy` must be finite where it is an exponent. Received: strategy={strategy!r}")
+        return power_shares(class_counts, float(strategy))
+    if hasattr(strategy, "__array__") or isinstance(strategy, Sequence):
+        return _check_distribution(strategy, class_counts)
+    raise ValueError(
+        f"`strategy` must be one of {', '.join(map(repr, NAMES))}, an exponent q or a share for each class. "
+        f"Received: strategy={strategy!r}"
+    )
+
+
+def power_shares(class_counts, exponent):
+    """`p_c = n_c^q / Σ n^q` over the classes that have examples."""
+    present = class_counts > 0
+    logarithm = exponent * np.log(class_counts[present])  # n^q itself overflows for a large q
+    return _over_present(present, np.exp(logarithm - logarithm.max()))
+
+
+def _by_effective_number(counts, beta):
+    """Mass of a class whose every example weighs `1/E_n`; a lone class has it all."""
+    return counts * class_balanced_weights(counts, beta) if counts.size > 1 else np.ones(1)
+
+
+def _over_present(present, mass):
+    shares = np.zeros(present.size)
+    shares[present] = mass / mass.sum()
+    return shares
+
+
+def _check_distribution(distribution, class_counts):
+    shares = _checks.as_vector(distribution, "strategy")
+    _checks.check_length(shares, class_counts.size, "strategy", "class_counts")
+    if (shares < 0).any():
+        raise ValueError(
+            f"A class distribution must not be negative. Received {shares[shares < 0][:8].tolist()} at "
+            f"{_checks.name_classes(shares < 0)} of `strategy`."
+        )
+    if abs(shares.sum() - 1) > 1e-5:  # a float32 softmax over 100,000 classes is this far off
+        raise ValueError(
+            f"A class distribution must sum to one. Received `strategy` with sum {shares.sum():.6g}: "
+            "divide it by its sum."
+        )
+    absent = (shares > 0) & (class_counts == 0)
+    if absent.any():
+        raise ValueError(
+            "A class distribution must not ask for classes that have no examples. Received a share at "
+            f"{_checks.name_classes(absent)} of `strategy`: set it to 0 and divide by the new sum."
+        )
+    return shares / shares.sum()
+
+
+class Fixed:
+    """The same shares in every epoch."""
+
+    def __init__(self, shares):
+        self.shares = shares
+
+    def expected(self, time):
+        """Draws of each class that are due by `time`, counted in draws of all classes."""
+        return time * self.shares
+
+
+class Progressive:
+    """Exponents from 1 in the first to 0 in the last of `epochs` epochs of `length` draws, and 0 after them."""
+
+    def __init__(self, class_counts, epochs, length):
+        self.class_counts, self.epochs, self.length = class_counts, epochs, length
+        self._due = {0: np.zeros(class_counts.size)}  # epoch → draws due before it
+
+    def in_epoch(self, epoch):
+        """The shares in one epoch."""
+        return power_shares(self.class_counts, max(0.0, 1 - epoch / max(1, self.epochs - 1)))
+
+    def expected(self, time):
+        """As `Fixed.expected`."""
+        epoch, rest = divmod(time, self.length)
+        return self._due_before(int(epoch)) + rest * self.in_epoch(int(epoch))
+
+    def _due_before(self, epoch):
+        scheduled = min(epoch, self.epochs)
+        known = max(e for e in self._due if e <= scheduled)
+        due = self._due[known]
+        for earlier in range(known, scheduled):
+            due = due + self.length * self.in_epoch(earlier)
+        # The last few alone: a table of all epochs would not fit for many classes.
+        self._due = {0: self._due[0], **dict([*self._due.items()][-2:]), scheduled: due}
+        return due + (epoch - scheduled) * self.length * self.in_epoch(epoch)

@@ -1,0 +1,417 @@
+"""Batches drawn by class from a labeled set that can be indexed: exact shares, reproducible, resumable anywhere."""
+
+import copy
+import hashlib
+import json
+import numbers
+
+import numpy as np
+
+from keras_logit_adjust import _checks
+from keras_logit_adjust.data import _feeding, _strategies
+from keras_logit_adjust.data._plan import Plan
+from keras_logit_adjust.data.profiles import check_ids
+
+_FORMAT = 1  # of `state()`; raised when the same settings begin to mean other batches
+_SETTINGS = {
+    "batch_size",
+    "strategy",
+    "seed",
+    "num_classes",
+    "per_batch",
+    "replacement",
+    "progressive_epochs",
+    "beta",
+}
+_STATE = _SETTINGS | {"format", "step", "labels_sha256"}
+
+
+class LongTailSampler:
+    """Batches of row numbers in which every class has the share that a strategy gives it.
+
+    The share of class c with `n_c` examples is `p_c ∝ n_c^q` for an exponent q:
+
+    - "instance": q = 1, every example equally often;
+    - "square_root": q = ½;
+    - "balanced": q = 0, every class equally often; also any other number q;
+    - "effective_number": `p_c ∝ n_c / E_c` with `E_c = (1 − β^n_c)/(1 − β)`, what class-balanced weights amount to;
+    - "progressive": q from 1 in the first to 0 in the last of `progressive_epochs` epochs, and 0 after them;
+    - a vector `[L]`: the shares themselves.
+
+    After any number of epochs a class was drawn as often as its share says, give or take a draw (a few where there are
+    thousands of classes), and no example of it comes again before all the others did. Batch `step` is a function of
+    (labels, settings, seed, step) alone: the same in any process, however many read, and after a restart. Every batch
+    is full.
+
+    Give the sampler to a loss or head as its `class_counts`: it corrects for what the model sees, `effective_prior`. A
+    loss adjusted by the original counts on top of balanced batches would correct twice.
+
+    Args:
+        labels: `[N]` integer class ids.
+        batch_size: examples in a batch.
+        strategy: see above.
+        seed: int ≥ 0 that every draw follows from.
+        num_classes: the number of classes `L`; by default the largest id plus one.
+        per_batch: "exact" puts every class into every batch equally often (within one where `batch_size` is no
+            multiple of the classes). Needs equal shares, and as many places as classes.
+        replacement: whether each draw is independent of those before it: a class by its share, then any of its
+            examples, as torch's `WeightedRandomSampler` does.
+        progressive_epochs: epochs over which "progressive" goes from q = 1 to 0.
+        beta: `0 ≤ β < 1` of "effective_number".
+
+    Attributes:
+        class_counts: int64 `[L]` examples of each class.
+        steps_per_epoch: batches in an epoch, `⌈N / batch_size⌉`: as many as `fit` makes of the arrays.
+        start_step: number of the first batch given, 0 but after `from_state`.
+
+    Raises:
+        ValueError: for labels that are empty, negative or no integers; no seed; an unknown strategy; a distribution
+            that does not sum to one or asks for an absent class; fewer places than classes with `per_batch="exact"`.
+
+    Example:
+
+    >>> sampler = LongTailSampler([0, 0, 0, 0, 0, 0, 1, 1], batch_size=4, strategy="balanced", seed=0)
+    >>> sampler.effective_prior.tolist(), sampler.steps_per_epoch
+    ([0.5, 0.5], 2)
+    >>> rows = np.concatenate([sampler.rows(step) for step in range(6)])  # 24 draws, 12 of each class
+    >>> np.bincount(rows).tolist()
+    [2, 2, 2, 2, 2, 2, 6, 6]
+
+    Reference: Kang et al. (2020), §4.1 (the exponent; its progressive sampling mixes the distributions themselves);
+    Cui et al. (2019), §3 (effective number); Shen et al. (2016) (class-aware batches).
+    """
+
+    def __init__(
+        self,
+        labels,
+        batch_size,
+        *,
+        strategy="balanced",
+        seed=None,
+        num_classes=None,
+        per_batch=None,
+        replacement=False,
+        progressive_epochs=None,
+        beta=0.9999,
+    ):
+        if seed is None:
+            raise ValueError("`seed` must be given: batches are shuffled, and are to be the same when drawn again.")
+        labels, strategy = check_ids(labels), _as_plain(strategy)
+        self.batch_size = _checks.check_integer(batch_size, "batch_size", minimum=1)
+        self.class_counts = _count(labels, num_classes)
+        self.num_examples, self.start_step = labels.size, 0
+        self.steps_per_epoch = -(-labels.size // self.batch_size)
+        self._settings = {
+            "batch_size": self.batch_size,
+            "strategy": strategy,
+            "seed": _checks.check_integer(seed, "seed", minimum=0),
+            "num_classes": self.class_counts.size,
+            "per_batch": _check_per_batch(per_batch),
+            "replacement": _check_bool(replacement, "replacement"),
+            "progressive_epochs": _check_epochs(progressive_epochs, strategy),
+            "beta": _checks.check_fraction(beta, "beta"),
+        }
+        target = self._make_target()
+        if per_batch:
+            self._check_exact(target)
+        self._plan = Plan(labels, self.class_counts, target, self._settings["seed"], per_batch is not None, replacement)
+        self._epochs = {}  # the last epochs drawn, for whoever reads them next
+        self._labels_hash = _hash(labels)
+        self._part = (0, 1)  # (which, of how many) parts of each batch this sampler gives
+
+    @property
+    def effective_prior(self):
+        """The class prior of what the model is fed, float64 `[L]`: what a loss or head must be adjusted to.
+
+        Raises:
+            ValueError: for "progressive", whose prior is another in every epoch.
+        """
+        if isinstance(self._plan.target, _strategies.Progressive):
+            raise ValueError(
+                'A sampler with strategy="progressive" has no effective prior: its shares change from epoch to epoch. '
+                "Train with a plain cross-entropy, or take a strategy that stays."
+            )
+        return self._plan.target.shares.copy()
+
+    def rows(self, step):
+        """The row numbers of batch `step`, int64 `[batch_size]` (of a shard: its part of them).
+
+        Raises:
+            ValueError: for a step that is no integer of at least 0.
+        """
+        return self.block(_check_step(step), 1)[0]
+
+    def indices(self):
+        """An endless iterator over the row numbers of each batch, for any loader; its `state()` is where it stands.
+
+        Example:
+
+        >>> batches = LongTailSampler([0, 0, 0, 1], batch_size=2, seed=0).indices()
+        >>> next(batches).shape, batches.state()["step"]
+        ((2,), 1)
+        """
+        return _Indices(self)
+
+    def dataset(self, data, map_fn=None, *, num_parallel_calls=None, input_context=None):
+        """An endless `tf.data.Dataset` of full batches, each gathered at once.
+
+        Its iterator is saved by `tf.train.Checkpoint` in about 2 KB and goes on with the very next batch; one restored
+        over other labels or settings raises. Give `fit` also `steps_per_epoch=sampler.steps_per_epoch`, and
+        `shuffle=False`, for it warns of any dataset otherwise.
+
+        Under a `tf.distribute` strategy every replica gets its part of each batch, whether `fit` (or
+        `strategy.experimental_distribute_dataset`) cuts whole batches, or each worker draws its own part alone:
+
+            strategy.distribute_datasets_from_function(
+                lambda context: sampler.dataset((features, labels), input_context=context))
+
+        Args:
+            data: array or nested structure of arrays `[N, …]`, as `(features, labels)`; also memory-mapped. NumPy
+                arrays are not copied.
+            map_fn: batch → batch, called as `Dataset.map` calls it; a `seed` argument, where it has one, gets an int32
+                `[2]` tensor of each batch's own, for `tf.random.stateless_…`.
+            num_parallel_calls: as in `Dataset.map`; by default TensorFlow's choice. The batches are the same.
+            input_context: `tf.distribute.InputContext`: per-replica batches of this worker's part.
+
+        Raises:
+            ValueError: for data of another length than the labels; a batch that does not divide by the replicas.
+
+        Example:
+
+        >>> sampler = LongTailSampler([0, 0, 0, 1], batch_size=2, per_batch="exact", seed=0)
+        >>> features, labels = np.arange(8.0).reshape(4, 2), np.array([0, 0, 0, 1])
+        >>> for x, y in sampler.dataset((features, labels)).take(2):
+        ...     print(x.shape, sorted(y.numpy().tolist()))
+        (2, 2) [0, 1]
+        (2, 2) [0, 1]
+        """
+        return _feeding.tf_dataset(self, data, map_fn, num_parallel_calls, input_context)
+
+    def py_dataset(self, data, map_fn=None, **kwargs):
+        """An endless `keras.utils.PyDataset` of the same batches, for `fit` on any backend without TensorFlow's data.
+
+        As with `dataset`, give `fit` also `steps_per_epoch=sampler.steps_per_epoch` and `shuffle=False`.
+
+        Args:
+            data: as in `dataset`.
+            map_fn: as in `dataset`, on NumPy arrays.
+            **kwargs: `workers`, `use_multiprocessing` and `max_queue_size` of `keras.utils.PyDataset`. With more than
+                one worker Keras throws the first batch away on JAX and torch.
+
+        Raises:
+            ValueError: for data of another length than the labels.
+
+        Example:
+
+        >>> sampler = LongTailSampler([0, 0, 0, 1], batch_size=2, per_batch="exact", seed=0)
+        >>> x, y = sampler.py_dataset((np.arange(4.0), np.array([0, 0, 0, 1])))[0]
+        >>> sorted(y.tolist())
+        [0, 1]
+        """
+        return _feeding.PyBatches(self, data, map_fn, **kwargs)
+
+    def shard(self, num_shards, index):
+        """This sampler's part `index` of `num_shards` equal ones of every batch: one for each process that trains.
+
+        The parts of a batch are in order and make up the batch. `batch_size` stays that of the whole.
+
+        Raises:
+            ValueError: for an index outside the shards; a batch that does not divide by them.
+
+        Example:
+
+        >>> whole = LongTailSampler([0, 0, 0, 1], batch_size=4, seed=0)
+        >>> parts = [whole.shard(2, i).rows(7).tolist() for i in range(2)]
+        >>> parts[0] + parts[1] == whole.rows(7).tolist()
+        True
+        """
+        num_shards = _checks.check_integer(num_shards, "num_shards", minimum=1)
+        index = _checks.check_integer(index, "index", minimum=0)
+        if index >= num_shards:
+            raise ValueError(f"`index` must be below num_shards={num_shards}. Received: index={index}")
+        outer, parts = self._part
+        self._check_divides(parts * num_shards)
+        part = copy.copy(self)
+        part._part = (outer * num_shards + index, parts * num_shards)
+        return part
+
+    def state(self, step):
+        """All that `from_state` needs to go on with batch `step`, as plain values: under 1 KB of JSON (plus the shares,
+        where they were given as a vector).
+
+        Args:
+            step: batches that were used. In `fit` that is `int(model.optimizer.iterations)`, for a pipeline that
+                prefetches has drawn more.
+
+        Raises:
+            ValueError: for a step that is no integer of at least 0.
+
+        Example:
+
+        >>> sampler = LongTailSampler([0, 0, 0, 1], batch_size=2, seed=0)
+        >>> resumed = LongTailSampler.from_state(sampler.state(step=5), labels=[0, 0, 0, 1])
+        >>> next(resumed.indices()).tolist() == sampler.rows(5).tolist()
+        True
+        """
+        return {"format": _FORMAT, "step": _check_step(step), "labels_sha256": self._labels_hash, **self._settings}
+
+    @classmethod
+    def from_state(cls, state, labels):
+        """The sampler whose `state(step)` this is, beginning with that step. A shard has to be taken anew.
+
+        Args:
+            state: what `state` returned, also after a journey through JSON.
+            labels: the labels it was made with.
+
+        Raises:
+            ValueError: for labels that differ from those, or a state of another format.
+        """
+        if not isinstance(state, dict) or state.get("format") != _FORMAT or state.keys() != _STATE:
+            raise ValueError(
+                f"`state` must come from `LongTailSampler.state` of this version. Received: {_shorten(state)}"
+            )
+        labels = check_ids(labels)
+        if _hash(labels) != state["labels_sha256"]:
+            raise ValueError(
+                f"`labels` must be those that the state was saved with: their hash differs. Received {len(labels)} "
+                "labels. Restore the same data in the same order, or begin with a new sampler."
+            )
+        sampler = cls(labels, **{name: value for name, value in state.items() if name in _SETTINGS})
+        sampler.start_step = _check_step(state["step"])
+        return sampler
+
+    @property
+    def fingerprint(self):
+        """Hex digits that differ where labels or settings do."""
+        return hashlib.sha256(json.dumps(self.state(0), sort_keys=True).encode()).hexdigest()
+
+    def _make_target(self):
+        strategy, epochs, beta = (self._settings[name] for name in ("strategy", "progressive_epochs", "beta"))
+        if epochs is None:
+            return _strategies.Fixed(_strategies.class_shares(self.class_counts, strategy, beta))
+        return _strategies.Progressive(self.class_counts, epochs, self.steps_per_epoch * self.batch_size)
+
+    def _check_exact(self, target):
+        shares = target.shares[target.shares > 0] if isinstance(target, _strategies.Fixed) else np.array([0.0, 1.0])
+        if not np.allclose(shares, shares[0], rtol=1e-6):
+            raise ValueError(
+                '`per_batch="exact"` gives equal counts and needs equal shares: strategy="balanced", or a vector that '
+                f"is uniform over the classes wanted. Received: strategy={_shorten(self._settings['strategy'])}"
+            )
+        if shares.size > self.batch_size:
+            raise ValueError(
+                f'`per_batch="exact"` needs a place for each of the {shares.size} classes in a batch. Received: '
+                f"batch_size={self.batch_size}. Remedy: larger batches, or leave `per_batch` out."
+            )
+
+    def _check_divides(self, parts):
+        if self.batch_size % parts:
+            raise ValueError(
+                f"`batch_size` must divide by the parts that every batch is cut into. Received: "
+                f"batch_size={self.batch_size} for {parts} parts."
+            )
+
+    @property
+    def rows_in_batch(self):
+        """Rows of each batch that this sampler gives: fewer than `batch_size` for a shard."""
+        return self.batch_size // self._part[1]
+
+    def block(self, step, steps):
+        """`rows` of `steps` consecutive batches, `[steps, rows_in_batch]`."""
+        blocks = []
+        while steps:
+            epoch, place = divmod(step, self.steps_per_epoch)
+            blocks.append(self._epoch(epoch)[place : place + steps])
+            step, steps = step + len(blocks[-1]), steps - len(blocks[-1])
+        first = self._part[0] * self.rows_in_batch
+        return np.concatenate(blocks)[:, first : first + self.rows_in_batch]
+
+    def map_seeds(self, step, steps, pieces=1):
+        """Seeds int32 `[steps · pieces, 2]` for what is done at random to each piece of each batch."""
+        which, parts = self._part
+        batch = np.arange(step, step + steps)[:, None] * parts + which
+        return self._plan.seeds((batch * pieces + np.arange(pieces)).ravel())
+
+    def _epoch(self, epoch):
+        known = self._epochs.get(epoch)
+        if known is None:
+            draws = self.steps_per_epoch * self.batch_size
+            known = self._plan.rows(epoch * draws, self.steps_per_epoch, self.batch_size)
+            # Replaced, never changed, for several threads may read it.
+            self._epochs = {**dict([*self._epochs.items()][-1:]), epoch: known}
+        return known
+
+
+class _Indices:
+    """What `LongTailSampler.indices` returns."""
+
+    def __init__(self, sampler):
+        self.sampler, self.step = sampler, sampler.start_step
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        rows = self.sampler.rows(self.step)
+        self.step += 1
+        return rows
+
+    def state(self):
+        """The sampler's state at the next batch."""
+        return self.sampler.state(self.step)
+
+
+def _count(labels, num_classes):
+    if num_classes is not None:
+        num_classes = _checks.check_integer(num_classes, "num_classes", minimum=1)
+        if labels.max() >= num_classes:
+            raise ValueError(f"`labels` must be below num_classes={num_classes}. Received {labels.max()}.")
+    return np.bincount(labels, minlength=num_classes or 0)
+
+
+def _hash(labels):
+    return hashlib.sha256(labels.astype("<i8").tobytes()).hexdigest()
+
+
+def _as_plain(strategy):
+    """`strategy` as a string, number or list of numbers, where it is any of them."""
+    if hasattr(strategy, "__array__"):
+        return np.asarray(strategy).tolist()
+    if isinstance(strategy, (list, tuple)):
+        return _checks.as_vector(strategy, "strategy").tolist()
+    is_number = isinstance(strategy, numbers.Real) and not isinstance(strategy, bool)
+    return float(strategy) if is_number else strategy
+
+
+def _check_step(step):
+    step = _checks.check_integer(step, "step", minimum=0)
+    if step >= _feeding.MOST_STEPS:
+        raise ValueError(f"`step` must be below {_feeding.MOST_STEPS}. Received: step={step}")
+    return step
+
+
+def _check_epochs(epochs, strategy):
+    is_progressive = isinstance(strategy, str) and strategy == "progressive"
+    if is_progressive != (epochs is not None):
+        raise ValueError(
+            '`progressive_epochs` goes with strategy="progressive", and it with that. '
+            f"Received: strategy={_shorten(strategy)}, progressive_epochs={epochs!r}"
+        )
+    return epochs if epochs is None else _checks.check_integer(epochs, "progressive_epochs", minimum=2)
+
+
+def _check_per_batch(per_batch):
+    if per_batch is not None and not (isinstance(per_batch, str) and per_batch == "exact"):
+        raise ValueError(f"`per_batch` must be None or 'exact'. Received: per_batch={per_batch!r}")
+    return per_batch
+
+
+def _check_bool(value, name):
+    if not isinstance(value, bool):
+        raise ValueError(f"`{name}` must be True or False. Received: {name}={value!r}")
+    return value
+
+
+def _shorten(value):
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}…"

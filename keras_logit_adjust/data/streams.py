@@ -1,0 +1,243 @@
+"""Class shares for streams that cannot be indexed: examples are left out or repeated as they come, block by block."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import numpy as np
+
+from keras_logit_adjust import _checks, priors
+from keras_logit_adjust.data import _strategies
+from keras_logit_adjust.data.profiles import as_whole_counts, check_available, smallest_keys
+from keras_logit_adjust.priors.counting import holds_single_examples, labels_of
+
+_BATCHES_IN_BLOCK = 8
+_MOST_OF_A_CLASS = 10**9
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RebalancedStream:
+    """What `rebalance` returns; as `class_counts` it gives a loss or head its `effective_prior`.
+
+    Attributes:
+        dataset: the `tf.data.Dataset` of full batches.
+        effective_prior: float64 `[L]`, the class prior of those batches.
+        copies: float64 `[L]`, mean number of times an example of each class comes.
+        efficiency: share of the examples read that come at least once, `Σ_c π_c · min(1, copies_c)`.
+        output_per_input: examples given for each that is read, `Σ_c π_c · copies_c`.
+    """
+
+    dataset: Any
+    effective_prior: np.ndarray
+    copies: np.ndarray
+    efficiency: float
+    output_per_input: float
+
+
+def rebalance(
+    dataset, class_counts, strategy="balanced", *, seed, batch_size=None, max_copies=None, beta=0.9999, block_size=None
+):
+    """Give each class of a stream its share: examples of frequent classes are left out, those of rare ones repeated.
+
+    With the prior π of the stream and the shares p wanted, an example of class c comes `⌊r_c + u⌋` times, where
+    `r_c = s·p_c/π_c` and u is uniform in [0, 1): `r_c` times in the mean, so that the shares are met in expectation,
+    and off by less than independent draws would be. s is 1, for as many examples out as in, or the most that
+    `max_copies` allows. A block of the stream is read at a time, its examples repeated and shuffled as a whole: memory
+    holds a few blocks, as many as are read ahead, and the copies of an example are spread over what a block gives.
+
+    Where the examples can be indexed, `LongTailSampler` is faster and goes through every class before it repeats.
+
+    Args:
+        dataset: a `tf.data.Dataset` of `(x, y)` or `(x, y, sample_weight)`, single examples or batches of any size, of
+            any length; y are ids or one-hot rows. Shuffle it as you would otherwise.
+        class_counts: `[L]` counts (or probabilities) of the classes in the stream, all > 0.
+        strategy: as in `LongTailSampler`, but not "progressive".
+        seed: int ≥ 0 for what is left out and the order.
+        batch_size: examples in a batch; by default that of `dataset`.
+        max_copies: the most times an example may come in the mean: fewer copies, but more of the stream unused. 1 only
+            leaves out, None puts no limit.
+        beta: of "effective_number".
+        block_size: examples read at a time; 8 batches by default.
+
+    Returns:
+        A `RebalancedStream`: the dataset, what it gives and how much of the stream it uses.
+
+    Raises:
+        ValueError: for counts or a strategy that do not fit; single examples without `batch_size`; no seed. While
+            reading: for a label outside the classes.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> labels = tf.constant([0] * 90 + [1] * 10, "int64")
+    >>> stream = tf.data.Dataset.from_tensor_slices((labels, labels)).repeat()
+    >>> balanced = rebalance(stream, [90, 10], seed=0, batch_size=50)
+    >>> balanced.copies.round(2).tolist(), round(balanced.efficiency, 2)
+    ([0.56, 5.0], 0.6)
+
+    Reference: Chawla et al. (2002), §1 and §2 (over- and undersampling); von Neumann (1951), rejection.
+    """
+    import tensorflow as tf
+
+    prior = priors.prior(class_counts)
+    seed = _checks.check_integer(seed, "seed", minimum=0) % 2**63
+    if isinstance(strategy, str) and strategy == "progressive":
+        raise ValueError('`strategy` of a stream must stay the same: "progressive" is for `LongTailSampler`.')
+    counts = _checks.as_true_counts(class_counts) if strategy == "effective_number" else prior
+    shares = _strategies.class_shares(counts, strategy, beta)
+    copies = shares / prior
+    if max_copies is not None:
+        copies = copies * min(1.0, _checks.check_positive(max_copies, "max_copies") / copies.max())
+    blocks, batch_size = _blocks(dataset, batch_size, block_size)
+    if batch_size is None:
+        raise _unknown_batch(dataset)
+    rates = tf.constant(copies)
+
+    def repeat(index, block):
+        ids = _ids(labels_of(block), prior.size)
+        chance = tf.random.stateless_uniform(tf.shape(ids), [seed, 2 * index], dtype=tf.float64)
+        times = tf.cast(tf.floor(tf.gather(rates, ids) + chance), tf.int64)
+        rows = tf.repeat(tf.range(tf.size(ids)), times)
+        rows = tf.random.experimental.stateless_shuffle(rows, [seed, 2 * index + 1])
+        return tf.nest.map_structure(lambda leaf: tf.gather(leaf, rows), block)
+
+    repeated = blocks.enumerate().map(repeat, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    batches = repeated.rebatch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+    used = float(prior @ np.minimum(1, copies))
+    return RebalancedStream(batches, shares, copies, efficiency=used, output_per_input=float(prior @ copies))
+
+
+def subsample_stream(dataset, class_counts, available_counts, *, seed, batch_size=None, block_size=4096):
+    """Keep exactly `class_counts[c]` of the `available_counts[c]` examples of each class, drawn at random.
+
+    `subsample` for a stream: one pass that keeps two numbers a class. A block with m examples of a class of which k are
+    still wanted and N still to come keeps a hypergeometric number of them, so that every subset is equally likely.
+
+    Args:
+        dataset: as in `rebalance`, finite and once through: `repeat` it afterwards, for the same subset every time.
+        class_counts: `[L]` whole numbers of examples to keep, as `long_tail_counts` gives them.
+        available_counts: `[L]` examples of each class in the stream.
+        seed: int ≥ 0.
+        batch_size: examples in a batch (the last one may be shorter); by default as `dataset` has them, single or in
+            batches of its size.
+        block_size: examples read at a time.
+
+    Returns:
+        A `tf.data.Dataset`.
+
+    Raises:
+        ValueError: where more is wanted than there is, naming the classes; batches of unknown size. While reading: for
+            a stream with more or fewer examples of a class than `available_counts`, or a label outside the
+            classes.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> stream = tf.data.Dataset.from_tensor_slices(([0.1, 0.2, 0.3, 0.4], [0, 0, 1, 0]))
+    >>> kept = subsample_stream(stream, [2, 1], available_counts=[3, 1], seed=0)
+    >>> sorted(int(y) for _, y in kept)
+    [0, 0, 1]
+
+    Reference: Fan, Muller and Rezucha (1962), method 1 (selection without replacement in one pass).
+    """
+    import tensorflow as tf
+
+    available = as_whole_counts(available_counts, "available_counts")
+    wanted = as_whole_counts(class_counts, "class_counts")
+    _checks.check_length(wanted, available.size, "class_counts", "available_counts")
+    check_available(wanted, available)
+    if (available >= _MOST_OF_A_CLASS).any():
+        raise ValueError(
+            f"`available_counts` must be below {_MOST_OF_A_CLASS:,} a class, the most that NumPy draws hypergeometric "
+            f"numbers from. Received {available.max():,}: cut the stream into parts."
+        )
+    seed = _checks.check_integer(seed, "seed", minimum=0)
+    block_size = _checks.check_integer(block_size, "block_size", minimum=1)
+    blocks, batch_size = _blocks(dataset, batch_size, block_size)
+    if batch_size is None and not holds_single_examples(dataset.element_spec):
+        raise _unknown_batch(dataset)
+    # A block without examples comes last, to ask whether all that was announced has come.
+    end = tf.data.Dataset.from_tensors(tf.nest.map_structure(_no_rows, blocks.element_spec))
+
+    def keep(state, block):
+        index, *counts = state
+        ids = _ids(labels_of(block), available.size)
+        select = functools.partial(_select, seed)
+        rows, *counts = tf.numpy_function(select, [index, ids, *counts], [tf.int64] * 3, stateful=False)
+        for left in counts:
+            left.set_shape([available.size])
+        rows.set_shape([None])
+        return (index + 1, *counts), tf.nest.map_structure(lambda leaf: tf.gather(leaf, rows), block)
+
+    start = (tf.constant(0, tf.int64), tf.constant(available), tf.constant(wanted))
+    kept = blocks.concatenate(end).scan(start, keep)
+    return kept.unbatch() if batch_size is None else kept.rebatch(batch_size)
+
+
+def _no_rows(spec):
+    import tensorflow as tf
+
+    inner = [] if spec.shape.rank is None else spec.shape[1:]
+    return tf.zeros([0, *(size or 0 for size in inner)], spec.dtype)
+
+
+def _select(seed, index, ids, remaining, wanted):
+    """Rows of a block to keep, and what of each class remains and is wanted after it."""
+    seen = np.bincount(ids, minlength=remaining.size)
+    if ids.size == 0 and remaining.any():
+        short = remaining > 0
+        raise ValueError(
+            f"The stream ended with fewer examples than `available_counts` says: {remaining[short][:8].tolist()} are "
+            f"missing at {_checks.name_classes(short)}. Count it with `kla.priors.count_classes`."
+        )
+    if (seen > remaining).any():
+        raise ValueError(
+            "The stream has more examples than `available_counts` says at "
+            f"{_checks.name_classes(seen > remaining)}. Count it with `kla.priors.count_classes`."
+        )
+    rng = np.random.default_rng([seed, index])
+    kept = rng.hypergeometric(wanted, remaining - wanted, seen)
+    return smallest_keys(ids, kept, rng), remaining - seen, wanted - kept
+
+
+def _blocks(dataset, batch_size, block_size):
+    """`dataset` in blocks of examples, and the size of the batches to give (None where nothing says it)."""
+    is_single = holds_single_examples(dataset.element_spec)
+    if batch_size is not None:
+        batch_size = _checks.check_integer(batch_size, "batch_size", minimum=1)
+    elif not is_single:
+        batch_size = labels_of(dataset.element_spec).shape[0]
+    if block_size is None:
+        block_size = _BATCHES_IN_BLOCK * (batch_size or 1)
+    block_size = _checks.check_integer(block_size, "block_size", minimum=1)
+    return (dataset.batch(block_size) if is_single else dataset.rebatch(block_size)), batch_size
+
+
+def _unknown_batch(dataset):
+    return ValueError(
+        "`batch_size` must be given where the dataset does not say it: for single examples, and for batches made "
+        f"without `drop_remainder=True`. Received elements of {dataset.element_spec}"
+    )
+
+
+def _ids(labels, num_classes):
+    """Class ids `[B]` of ids `[B]`, `[B, 1]` or one-hot rows `[B, L]`; one outside the classes raises in the step."""
+    import tensorflow as tf
+
+    if labels.shape.rank == 2 and labels.shape[-1] == num_classes:
+        return tf.argmax(labels, axis=-1)
+    if labels.shape.rank == 2 and labels.shape[-1] not in (1, None) or labels.shape.rank not in (1, 2, None):
+        raise ValueError(
+            f"Labels of a stream must be class ids, or one-hot rows as wide as the {num_classes} classes of the "
+            f"counts. Received labels of shape {labels.shape}, the batch first."
+        )
+    labels = tf.reshape(labels, [-1])
+    ids = tf.cast(labels, tf.int64)
+    rule = f"Labels of the stream must be class ids, integers of at least 0 and below the {num_classes} of the counts."
+    checks = [
+        tf.debugging.assert_non_negative(ids, rule),
+        tf.debugging.assert_less(ids, tf.constant(num_classes, tf.int64), rule),
+        tf.debugging.assert_equal(tf.cast(ids, labels.dtype), labels, rule),
+    ]
+    with tf.control_dependencies(checks):
+        return tf.identity(ids)

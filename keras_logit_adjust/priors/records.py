@@ -1,0 +1,54 @@
+"""The labels of TFRecord files: many files at a time, the label alone parsed, in whole batches."""
+
+import os
+
+
+def as_files(source, record_label):
+    """`source` as a list of paths or patterns, or None where it is none."""
+    paths = source if isinstance(source, (list, tuple)) else [source]
+    if not paths or not all(isinstance(path, (str, os.PathLike)) for path in paths):
+        if record_label is not None:
+            raise ValueError(
+                "`record_label` goes with TFRecord files, a path, a pattern or a list of them. "
+                f"Received: {type(source).__name__}"
+            )
+        return None
+    if record_label is None:
+        raise ValueError(
+            "Text is taken for files of records, and these need `record_label`: the name of the feature that is the "
+            "label, or a function of a batch of serialized records. (Class names must be mapped to ids.) "
+            f"Received {paths[0]!r}, … without it."
+        )
+    return [os.fspath(path) for path in paths]
+
+
+def label_batches(files, record_label, batch_size):
+    """A `tf.data.Dataset` of label batches from all files that the patterns match, in no order."""
+    import tensorflow as tf
+
+    paths = [path for pattern in files for path in _matches(pattern)]
+    parse = record_label if callable(record_label) else _label_parser(record_label)
+
+    def read(path):
+        compression = tf.where(tf.strings.regex_full_match(path, r".*\.gz"), "GZIP", "")
+        return tf.data.TFRecordDataset(path, compression).batch(batch_size).map(parse)
+
+    calls = tf.data.AUTOTUNE
+    return tf.data.Dataset.from_tensor_slices(paths).interleave(read, num_parallel_calls=calls, deterministic=False)
+
+
+def _matches(pattern):
+    """The files a pattern stands for; a name that exists stands for itself, whatever characters it has."""
+    import tensorflow as tf
+
+    paths = [pattern] if tf.io.gfile.exists(pattern) else sorted(tf.io.gfile.glob(pattern))
+    if not paths:
+        raise ValueError(f"A file or pattern must match files that exist. Received: {pattern!r}")
+    return paths
+
+
+def _label_parser(name):
+    import tensorflow as tf
+
+    features = {name: tf.io.FixedLenFeature([], tf.int64)}
+    return lambda serialized: tf.io.parse_example(serialized, features)[name]

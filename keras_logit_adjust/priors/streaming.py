@@ -1,0 +1,135 @@
+"""A class prior that is estimated while the model trains, for data that nobody can count beforehand."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_logit_adjust import _checks, _labels, _replicas
+
+_CARRY = 2.0**20  # float32 counts exactly up to 2²⁴: what is above this moves to a second number
+
+
+@keras.saving.register_keras_serializable(package="keras_logit_adjust")
+class StreamingPrior(keras.layers.Layer):
+    """An online estimate of the class prior, `π_y = (n_y + s) / (Σ n + s·L)`, from the labels seen so far.
+
+    - exact, the default: `n_y` counts every label since the beginning, without error up to 2⁴⁴ a class;
+    - with a half-life of h examples: `n_y ← n_y · 2^(−B/h) + (labels y in a batch of B)`, which follows a mix that
+      drifts (float32 shows in the prior from `h = 10⁷` on: 0.1 %).
+
+    The counts are a non-trainable weight: saved with the model, equal on all replicas of `tf.distribute`, and live in a
+    compiled step on every backend. Give the object to a head, `PriorAwareDense(L, StreamingPrior(L))`, in a
+    `kla.models.CountingModel`, whose training steps show it their labels; in a training loop of your own call `update`.
+
+    A model that is saved with several of them tells them apart by `name`; heads may share one.
+
+    A loss takes only a fixed prior and refuses this object: on JAX a variable inside a loss is frozen when the step is
+    traced. Give it `snapshot()`.
+
+    Args:
+        num_classes: number of classes `L ≥ 2`.
+        half_life: examples after which a label counts half; None never forgets.
+        smoothing: pseudo-examples `s > 0` of every class, that a class not seen yet has a finite log-prior.
+        ignore_class: a class id that is not counted.
+        **kwargs: as in `keras.layers.Layer`.
+
+    Raises:
+        ValueError: for arguments that do not fit.
+
+    Example:
+
+    >>> streaming = StreamingPrior(num_classes=2, smoothing=1)
+    >>> streaming.update(np.array([0, 0, 1]))
+    >>> streaming.update(np.array([0, 0, 0]))
+    >>> streaming.class_counts.tolist(), streaming.snapshot().tolist()
+    ([5.0, 1.0], [0.75, 0.25])
+
+    Reference: Menon et al. (2021), §4 and §5, for `π`; its estimate with Laplace smoothing.
+    """
+
+    def __init__(self, num_classes, half_life=None, smoothing=1.0, ignore_class=None, **kwargs):
+        super().__init__(**kwargs)
+        self.num_classes = _checks.check_integer(num_classes, "num_classes", minimum=2)
+        self.half_life = half_life if half_life is None else _checks.check_positive(half_life, "half_life")
+        self.smoothing = _checks.check_positive(smoothing, "smoothing")
+        self.ignore_class = _checks.check_ignore_class(ignore_class)
+        self.counts = self.add_weight(
+            name="counts",
+            shape=(2, self.num_classes),  # counts below `_CARRY`, and multiples of it
+            initializer="zeros",
+            trainable=False,
+            autocast=False,
+            dtype="float32",
+            aggregation="only_first_replica",  # every replica assigns the same
+        )
+        self.built = True
+
+    def update(self, y_true, y_pred=None):
+        """Count the labels of one training batch, of all replicas together.
+
+        Args:
+            y_true: ids `[…]` or one-hot or soft rows `[…, L]`.
+            y_pred: predictions `[…, L]` that tell the two apart where their shape does not (ids `[B, L]`).
+
+        A fractional or out-of-range id makes the counts NaN, as it makes a loss.
+        """
+        (batch,) = _replicas.sum_over_replicas([self._count(_labels.to_tensor(y_true), y_pred)])
+        low, high = ops.unstack(ops.convert_to_tensor(self.counts), axis=0)
+        if self.half_life is not None:
+            low = low * ops.exp2(-ops.sum(batch) / self.half_life) + batch
+        else:
+            low = low + batch
+            carried = _CARRY * ops.floor(low / _CARRY)
+            low, high = low - carried, high + carried
+        self.counts.assign(ops.stack([low, high]))
+
+    def log_prior(self):
+        """The current `log π`, a float32 tensor `[L]` that follows the weight in a compiled step."""
+        smoothed = ops.sum(ops.convert_to_tensor(self.counts), axis=0) + self.smoothing
+        return ops.log(smoothed) - ops.log(ops.sum(smoothed))
+
+    @property
+    def class_counts(self):
+        """The counts as they stand, float64 `[L]`, without smoothing."""
+        return ops.convert_to_numpy(self.counts).astype("float64").sum(axis=0)
+
+    def snapshot(self):
+        """The prior as it stands, float64 `[L]`: `class_counts` for a loss, a layer or `kla.adjust`."""
+        smoothed = self.class_counts + self.smoothing
+        return smoothed / smoothed.sum()
+
+    @property
+    def effective_prior(self):
+        """Refused: what takes a fixed prior would keep the one of this moment, or on JAX of the first step."""
+        raise ValueError(
+            "A StreamingPrior changes while the model trains, and this takes a prior that stays: give it "
+            "`streaming_prior.snapshot()`. Live it feeds a head, `kla.layers.PriorAwareDense(L, streaming_prior)`."
+        )
+
+    def call(self, inputs):
+        raise TypeError("A StreamingPrior is no layer to call: give it to `kla.layers.PriorAwareDense`.")
+
+    def _count(self, y_true, y_pred):
+        shape = _labels.static_shape(y_true, "y_true")
+        if y_pred is not None:
+            leading = _labels.check_width(_labels.to_tensor(y_pred), self.num_classes)
+            ids = _labels.are_ids(y_true, leading, self.num_classes)
+        else:
+            ids = len(shape) < 2 or shape[-1] != self.num_classes
+            if ids and len(shape) > 1 and shape[-1] != 1 and "float" in keras.backend.standardize_dtype(y_true.dtype):
+                raise ValueError(
+                    f"Rows of labels must have one column for each of the {self.num_classes} classes. Received shape "
+                    f"{shape}: give ids as integers, or `y_pred` beside them."
+                )
+        if not ids:
+            _labels.refuse_ignored_rows(self.ignore_class)
+            return ops.sum(ops.reshape(ops.cast(y_true, "float32"), (-1, self.num_classes)), axis=0)
+        flat = ops.reshape(y_true, (-1,))
+        ids, proper, kept = _labels.settle_ids(flat, (None,), self.num_classes, self.ignore_class)
+        one = ops.where(proper, ops.ones_like(ids, dtype="float32"), np.nan)
+        one = one if kept is None else ops.where(kept, one, ops.zeros_like(one))
+        return ops.segment_sum(one, ids, num_segments=self.num_classes)
+
+    def get_config(self):
+        config = {"num_classes": self.num_classes, "half_life": self.half_life, "smoothing": self.smoothing}
+        return {**super().get_config(), **config, "ignore_class": self.ignore_class}

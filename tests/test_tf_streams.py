@@ -1,0 +1,396 @@
+"""Streams whose classes get other shares: what is left out, repeated and kept, against the formulas."""
+
+import os
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_logit_adjust.data import rebalance, subsample, subsample_stream
+from keras_logit_adjust.losses import LogitAdjustedCrossentropy
+
+COUNTS = np.array([1400, 450, 125, 25])
+LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(4), COUNTS))
+ROWS = np.arange(LABELS.size)
+
+
+def slices(*columns):
+    return tf.data.Dataset.from_tensor_slices(columns)
+
+
+def stream(labels=LABELS):
+    """Examples (row number, label)."""
+    return slices(np.arange(len(labels)), labels)
+
+
+def columns(dataset):
+    """The columns of a finite dataset of batches, whole."""
+    (whole,) = dataset.unbatch().batch(2**20).as_numpy_iterator()
+    return whole
+
+
+def rows(rebalanced):
+    return columns(rebalanced.dataset)[0]
+
+
+def effective_number(beta):
+    mass = COUNTS * (1 - beta) / (1 - beta**COUNTS)
+    return mass / mass.sum()
+
+
+STRATEGIES = {
+    "instance": ("instance", COUNTS / 2000),
+    "square_root": ("square_root", COUNTS**0.5 / (COUNTS**0.5).sum()),
+    "balanced": ("balanced", np.full(4, 1 / 4)),
+    "an exponent": (0.3, COUNTS**0.3 / (COUNTS**0.3).sum()),
+    "effective_number": ("effective_number", effective_number(0.999)),
+    "shares with a zero": ([0, 0.5, 0.3, 0.2], np.array([0, 0.5, 0.3, 0.2])),
+}
+
+
+def assert_within(observed, expected, variance):
+    """Within five standard deviations, or exact where there is nothing random."""
+    assert (np.abs(observed - expected) <= 5 * np.sqrt(variance) + 1e-6).all(), (observed, expected, variance)
+
+
+@pytest.mark.parametrize("max_copies", [None, 1, 3])
+@pytest.mark.parametrize("case", STRATEGIES.values(), ids=STRATEGIES.keys())
+def test_every_class_gets_its_share_and_no_example_more_copies_than_it_may(case, max_copies):
+    strategy, shares = case
+    copies = shares / (COUNTS / 2000)
+    copies = copies if max_copies is None else copies * min(1, max_copies / copies.max())
+    result = rebalance(stream(), COUNTS, strategy, seed=0, batch_size=1, max_copies=max_copies, beta=0.999)
+    np.testing.assert_allclose(result.effective_prior, shares, rtol=1e-12)
+    np.testing.assert_allclose(result.copies, copies, rtol=1e-12)
+    times = np.bincount(rows(result), minlength=2000)
+    # ⌊r + u⌋ is ⌊r⌋ or ⌈r⌉, with the mean r and the variance f(1 − f) for the fraction f of r.
+    nearly = np.round(copies, 9)
+    for label in range(4):
+        assert set(times[label == LABELS]) <= {np.floor(nearly[label]), np.ceil(nearly[label])}
+    fraction, used = nearly % 1, np.minimum(1, copies)
+    variance = COUNTS * fraction * (1 - fraction)
+    assert_within(np.bincount(LABELS, times), COUNTS * copies, variance)
+    assert_within(times.sum(), 2000 * result.output_per_input, variance.sum())
+    assert_within((times > 0).sum(), 2000 * result.efficiency, (COUNTS * used * (1 - used)).sum())
+    np.testing.assert_allclose(result.output_per_input, (COUNTS / 2000) @ copies, rtol=1e-12)
+    np.testing.assert_allclose(result.efficiency, (COUNTS / 2000) @ used, rtol=1e-12)
+
+
+def test_probabilities_stand_for_counts_but_where_their_number_matters():
+    by_counts, by_prior = (
+        rows(rebalance(stream(), prior, seed=0, batch_size=1)) for prior in (COUNTS, COUNTS / COUNTS.sum())
+    )
+    np.testing.assert_array_equal(by_counts, by_prior)
+    with pytest.raises(ValueError, match="must be numbers of examples here, not probabilities"):
+        rebalance(stream(), COUNTS / COUNTS.sum(), "effective_number", seed=0, batch_size=1)
+
+
+def test_what_belongs_to_an_example_stays_with_it():
+    features = {"row": ROWS, "nested": {"pair": np.stack([ROWS, -ROWS], axis=1), "text": ROWS.astype("str")}}
+    x, y, weight = columns(rebalance(slices(features, LABELS, ROWS / 2), COUNTS, seed=0, batch_size=16).dataset)
+    assert len(y) > 1900
+    np.testing.assert_array_equal(y, LABELS[x["row"]])
+    np.testing.assert_array_equal(weight, x["row"] / 2)
+    np.testing.assert_array_equal(x["nested"]["pair"], np.stack([x["row"], -x["row"]], axis=1))
+    np.testing.assert_array_equal(x["nested"]["text"].astype("int64"), x["row"])
+
+
+FORMS = {
+    "batches": lambda: stream().batch(7),
+    "full batches": lambda: stream().batch(10, drop_remainder=True),
+    "ids in a column": lambda: stream(LABELS[:, None]).batch(7),
+    "bytes": lambda: stream(LABELS.astype("uint8")),
+    "one-hot examples": lambda: stream(np.eye(4, dtype="float32")[LABELS]),
+    "one-hot batches": lambda: stream(np.eye(4, dtype="int64")[LABELS]).batch(7),
+    "weighted": lambda: slices(ROWS, LABELS, ROWS).batch(7),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_dataset_gives_the_same_examples(form):
+    expected, again = (rows(rebalance(stream(), COUNTS, seed=3, batch_size=16, block_size=90)) for _ in range(2))
+    np.testing.assert_array_equal(expected, again)
+    observed, *rest = columns(rebalance(FORMS[form](), COUNTS, seed=3, batch_size=16, block_size=90).dataset)
+    np.testing.assert_array_equal(observed, expected)
+    labels = rest[0].argmax(axis=-1) if "one-hot" in form else rest[0].ravel()
+    np.testing.assert_array_equal(labels, LABELS[expected])
+
+
+def test_the_seed_alone_decides_and_two_passes_are_equal():
+    result = rebalance(stream(), COUNTS, seed=3, batch_size=16)
+    first = rows(result)
+    np.testing.assert_array_equal(first, rows(result))
+    other, large = (rows(rebalance(stream(), COUNTS, seed=seed, batch_size=16)) for seed in (4, 2**70))
+    for draw in (other, large):
+        assert np.bincount(draw, minlength=2000).tolist() != np.bincount(first, minlength=2000).tolist()
+
+
+def test_batches_are_full_and_of_static_size():
+    for dataset, batch_size, expected in (
+        (stream().batch(32, drop_remainder=True), None, 32),
+        (stream().batch(32), 24, 24),
+        (stream(), 24, 24),
+    ):
+        result = rebalance(dataset, COUNTS, seed=0, batch_size=batch_size)
+        assert [spec.shape.as_list() for spec in result.dataset.element_spec] == [[expected]] * 2
+        assert {len(y) for _, y in result.dataset} == {expected}
+
+
+def test_a_block_may_be_larger_than_the_stream_or_give_nothing():
+    whole = rows(rebalance(stream(), COUNTS, seed=0, batch_size=1, block_size=10**6))
+    assert whole.size == len(rows(rebalance(stream(), COUNTS, seed=0, batch_size=1, block_size=2000)))
+    ordered = np.repeat([0, 1, 0], 20)  # blocks that are left out as a whole
+    kept = rows(rebalance(stream(ordered), [40, 20], [0, 1], seed=0, batch_size=10, block_size=5))
+    assert np.bincount(kept, minlength=60).tolist() == [0] * 20 + [3] * 20 + [0] * 20
+
+
+def test_an_endless_stream_gives_its_shares_forever():
+    result = rebalance(stream().repeat(), COUNTS, seed=0, batch_size=100)
+    _, labels = columns(result.dataset.take(100))
+    # Each of the 10,000 examples read adds f(1 − f) ≤ ¼ at most to the variance.
+    assert_within(np.bincount(labels), 2500, 10_000 / 4)
+    assert result.dataset.cardinality() != 0
+
+
+@pytest.mark.parametrize(("batch_size", "block_size", "block"), [(10, None, 80), (10, 200, 200)])
+def test_no_more_blocks_are_read_ahead_than_there_are_cores(batch_size, block_size, block):
+    read = []
+
+    def examples():
+        for row in range(100_000):
+            read.append(row)
+            yield row, row % 4
+
+    scalar = tf.TensorSpec([], tf.int64)
+    dataset = tf.data.Dataset.from_generator(examples, output_signature=(scalar, scalar))
+    next(iter(rebalance(dataset, [1] * 4, seed=0, batch_size=batch_size, block_size=block_size).dataset))
+    assert len(read) >= block
+    assert len(read) <= block * (os.cpu_count() + 2)
+
+
+def test_the_copies_of_an_example_are_spread_over_the_block():
+    labels = np.repeat([0, 1], [90, 10])  # five copies of each of ten examples
+    order = rows(rebalance(stream(labels), [90, 10], seed=0, batch_size=1, block_size=100))
+    rare = np.flatnonzero(order >= 90)
+    assert rare.size == 50
+    adjacent = (np.diff(order) == 0).sum()  # 40 where copies come one after the other
+    pairs, places = 10 * (5 * 4 / 2), order.size
+    expected = pairs * 2 / places
+    assert adjacent <= expected + 5 * np.sqrt(expected)
+    # The mean place of 50 out of n places, drawn without replacement.
+    assert_within(rare.mean(), (places - 1) / 2, (places + 1) * (places - 50) / (12 * 50))
+
+
+def test_the_stream_is_the_class_counts_of_a_loss(rng):
+    result = rebalance(stream(), COUNTS, "square_root", seed=0, batch_size=1)
+    labels, logits = rng.integers(0, 4, 5), rng.normal(size=(5, 4)).astype("float32")
+    expected = LogitAdjustedCrossentropy(COUNTS**0.5)(labels, logits)
+    np.testing.assert_allclose(LogitAdjustedCrossentropy(result)(labels, logits), expected, rtol=1e-6)
+    without = rebalance(stream(), COUNTS, [0, 0.5, 0.3, 0.2], seed=0, batch_size=1)
+    with pytest.raises(ValueError, match=r"must be greater than zero.*\[0\.0\] at class 0"):
+        LogitAdjustedCrossentropy(without)
+
+
+def pipelines():
+    yield lambda: rebalance(stream().shuffle(50, seed=1).repeat(), COUNTS, seed=0, batch_size=16).dataset
+    yield lambda: subsample_stream(stream(), COUNTS // 5, COUNTS, seed=0, batch_size=16, block_size=64)
+
+
+@pytest.mark.parametrize("make", pipelines(), ids=["rebalance", "subsample_stream"])
+def test_a_checkpoint_goes_on_with_the_very_next_batch(make, tmp_path):
+    iterator, again = iter(make()), iter(make())
+    for _ in range(3):
+        next(iterator)
+    path = tf.train.Checkpoint(iterator=iterator).save(tmp_path / "at_three")
+    expected = [next(iterator)[0].numpy().tolist() for _ in range(20)]
+    tf.train.Checkpoint(iterator=again).restore(path)
+    assert [next(again)[0].numpy().tolist() for _ in range(20)] == expected
+
+
+BAD_REBALANCE = [
+    ({"strategy": "progressive"}, '`strategy` of a stream must stay the same: "progressive" is for `LongTailSampler`'),
+    ({"strategy": "oversample"}, "`strategy` must be one of 'instance'.*strategy='oversample'"),
+    ({"strategy": [0.5, 0.5]}, "`strategy` must have one number for each class.*4 classes.*has 2"),
+    ({"strategy": [0.5, 0.5, 0.5, 0.5]}, "must sum to one.*with sum 2"),
+    ({"batch_size": None}, r"`batch_size` must be given.*for single examples.*Received elements of \(TensorSpec"),
+    ({"batch_size": 0}, "`batch_size` must be an integer of at least 1.*batch_size=0"),
+    ({"block_size": 0}, "`block_size` must be an integer of at least 1.*block_size=0"),
+    ({"max_copies": 0}, "`max_copies` must be a positive number.*max_copies=0"),
+    ({"max_copies": "2"}, "`max_copies` must be a positive number.*max_copies='2'"),
+    ({"seed": None}, "`seed` must be an integer of at least 0.*seed=None"),
+    ({"seed": -1}, "`seed` must be an integer of at least 0.*seed=-1"),
+    ({"class_counts": [5, 0, 1, 1]}, r"`class_counts` must be greater than zero.*\[0\.0\] at class 1"),
+    ({"dataset": stream().batch(3)}, "`batch_size` must be given.*without `drop_remainder=True`"),
+    ({"dataset": stream().map(lambda x, y: {"x": x, "y": y})}, r"must be \(x, y\).*a dict"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), BAD_REBALANCE)
+def test_rebalance_refuses_what_does_not_fit(change, message):
+    options = {"dataset": stream(), "class_counts": COUNTS, "batch_size": 4, "seed": 0, **change}
+    options = {name: value for name, value in options.items() if "dataset" not in change or name != "batch_size"}
+    with pytest.raises(ValueError, match=message):
+        rebalance(**options)
+
+
+def test_the_seed_must_be_given():
+    with pytest.raises(TypeError, match="seed"):
+        rebalance(stream(), COUNTS, batch_size=4)
+    with pytest.raises(TypeError, match="seed"):
+        subsample_stream(stream(), COUNTS, COUNTS)
+
+
+@pytest.mark.parametrize("labels", [[0, 1, -1, 0], [0, 1, 4, 0]], ids=["negative", "too large"])
+@pytest.mark.parametrize("kind", ["rebalance", "subsample_stream"])
+def test_a_label_outside_the_classes_is_an_error_while_reading_that_says_so(kind, labels):
+    if kind == "rebalance":
+        dataset = rebalance(stream(labels), COUNTS, seed=0, batch_size=2).dataset
+    else:
+        dataset = subsample_stream(stream(labels), [1] * 4, [4] * 4, seed=0)
+    for _ in range(3):
+        with pytest.raises(
+            tf.errors.InvalidArgumentError, match="must be class ids, integers of at least 0 and below the 4"
+        ):
+            list(dataset)
+
+
+@pytest.mark.parametrize("kind", ["rebalance", "subsample_stream"])
+def test_fractional_labels_are_an_error_while_reading(kind):
+    labels = np.array([0, 0.5, 1, 0], "float32")
+    with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match="class ids"):
+        if kind == "rebalance":
+            list(rebalance(stream(labels), COUNTS, seed=0, batch_size=2).dataset)
+        else:
+            list(subsample_stream(stream(labels), [1, 1, 0, 0], [3, 1, 0, 0], seed=0))
+
+
+WANTED = [70, 26, 10, 0]
+
+
+@pytest.mark.parametrize("block_size", [1, 97, 4096])
+def test_a_subset_of_a_stream_has_exactly_the_counts_asked_for(block_size):
+    kept = subsample_stream(stream(), WANTED, COUNTS, seed=0, block_size=block_size)
+    chosen, labels = (np.array(column) for column in zip(*kept.as_numpy_iterator(), strict=True))
+    assert (np.diff(chosen) > 0).all()  # in the order of the stream, none twice
+    np.testing.assert_array_equal(labels, LABELS[chosen])
+    assert np.bincount(labels, minlength=4).tolist() == WANTED
+    assert np.bincount(LABELS[subsample(LABELS, WANTED, seed=0)], minlength=4).tolist() == WANTED
+
+
+def test_all_or_nothing_of_a_class_can_be_kept():
+    (chosen, _) = columns(subsample_stream(stream(), [1400, 0, 125, 0], COUNTS, seed=0, batch_size=64))
+    np.testing.assert_array_equal(chosen, ROWS[np.isin(LABELS, [0, 2])])
+    assert list(subsample_stream(stream(), [0] * 4, COUNTS, seed=0)) == []
+
+
+@pytest.mark.parametrize("block_size", [1, 300, 451, 10_000])
+def test_every_subset_is_equally_likely(block_size):
+    # 300 classes of four examples each, the first of all before the second of any: 300 independent draws a seed.
+    times = dict.fromkeys([0b0011, 0b0101, 0b1001, 0b0110, 0b1010, 0b1100], 0)
+    dataset = slices(np.arange(1200), np.tile(np.arange(300), 4))
+    for seed in (0, 1):
+        kept = subsample_stream(dataset, [2] * 300, [4] * 300, seed=seed, batch_size=600, block_size=block_size)
+        chosen, labels = columns(kept)
+        subsets = np.bincount(labels, 2 ** (chosen // 300))
+        for subset in subsets.astype(int):
+            times[subset] += 1
+    observed, expected = np.array([*times.values()]), 600 / 6
+    assert ((observed - expected) ** 2 / expected).sum() < 25.7  # the 99.99 % point of χ² with 5 degrees
+
+
+def test_every_place_in_the_stream_is_kept_equally_often():
+    dataset = slices(np.arange(4000), np.tile(np.arange(200), 20))
+    chosen, _ = columns(subsample_stream(dataset, [5] * 200, [20] * 200, seed=0, batch_size=1000, block_size=330))
+    observed, expected = np.bincount(chosen // 200, minlength=20), 200 * 5 / 20
+    # 5 of 20 without replacement: a statistic with the mean of a χ² with 19 degrees; 4 and 50 are its 0.01 % points.
+    assert observed.sum() == 1000
+    assert 4 < ((observed - expected) ** 2 / (expected * (1 - 5 / 20))).sum() * 19 / 20 < 50
+
+
+def test_the_subset_follows_from_the_seed_and_repeats():
+    def chosen(seed, dataset=None, repeats=1, **options):
+        kept = subsample_stream(dataset or stream(), WANTED, COUNTS, seed=seed, **options)
+        return [int(row) for row in columns(kept.repeat(repeats).batch(64))[0]]
+
+    first = chosen(3)
+    assert first == chosen(3)
+    assert chosen(3, repeats=2) == first * 2
+    assert first != chosen(4)
+    for dataset in (stream().batch(7), stream(np.eye(4, dtype="float32")[LABELS])):
+        kept = subsample_stream(dataset, WANTED, COUNTS, seed=3, batch_size=16)
+        assert columns(kept)[0].tolist() == first
+
+
+def test_a_subset_comes_as_the_stream_did_or_in_batches_asked_for():
+    def sizes(dataset, **options):
+        kept = subsample_stream(dataset, WANTED, COUNTS, seed=0, **options)
+        return [y.shape for _, y in kept.as_numpy_iterator()]
+
+    assert sizes(stream()) == [()] * 106
+    assert sizes(stream().batch(40, drop_remainder=True)) == [(40,), (40,), (26,)]
+    assert sizes(stream().batch(7), batch_size=50) == [(50,), (50,), (6,)]
+    assert sizes(stream(), batch_size=50) == [(50,), (50,), (6,)]
+
+
+def test_sample_weights_and_features_travel_with_a_subset():
+    dataset = slices({"row": ROWS, "text": ROWS.astype("str"), "pair": np.stack([ROWS, -ROWS], 1)}, LABELS, ROWS / 2)
+    x, y, weight = columns(subsample_stream(dataset, WANTED, COUNTS, seed=0, batch_size=64))
+    np.testing.assert_array_equal(y, LABELS[x["row"]])
+    np.testing.assert_array_equal(weight, x["row"] / 2)
+    np.testing.assert_array_equal(x["pair"][:, 1], -x["row"])
+    np.testing.assert_array_equal(x["text"].astype("int64"), x["row"])
+
+
+def test_features_of_unknown_shape_travel_too():
+    def opaque(x, y):
+        return tf.py_function(lambda value: value, [x], tf.int64), y
+
+    dataset = stream().map(opaque)
+    assert [len(y) for _, y in rebalance(dataset, COUNTS, seed=0, batch_size=16).dataset.take(2)] == [16, 16]
+    kept = subsample_stream(dataset, WANTED, COUNTS, seed=0)
+    assert sum(1 for _ in kept) == 106
+
+
+@pytest.mark.parametrize(
+    ("available", "message"),
+    [
+        ([1400, 450, 125, 24], "has more examples than `available_counts` says at class 3. Count it"),
+        ([1000, 450, 125, 24], "has more examples than `available_counts` says at class"),
+        ([1402, 450, 126, 25], r"ended with fewer examples .* says: \[2, 1\] are missing at classes 0, 2"),
+    ],
+)
+def test_a_stream_that_was_counted_wrongly_is_an_error_while_reading(available, message):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        list(subsample_stream(stream(), [3, 2, 1, 0], available, seed=0))
+
+
+BAD_SUBSAMPLE = [
+    ({"class_counts": [1401, 450, 126, 0]}, r"Asked for \[1401, 126\] of \[1400, 125\] at classes 0, 2: lower"),
+    ({"class_counts": [0.7, 0.1, 0.1, 0.1]}, r"`class_counts` must be whole numbers.*multiply probabilities"),
+    ({"class_counts": [-1, 0, 0, 0]}, r"`class_counts` must be whole numbers.* at least 0"),
+    ({"class_counts": [1, 1]}, "`class_counts` must have one number for each class: available_counts has 4.*has 2"),
+    ({"available_counts": COUNTS / 2000}, "`available_counts` must be whole numbers"),
+    ({"seed": -1}, "`seed` must be an integer of at least 0.*seed=-1"),
+    ({"batch_size": 0}, "`batch_size` must be an integer of at least 1.*batch_size=0"),
+    ({"block_size": 0}, "`block_size` must be an integer of at least 1.*block_size=0"),
+    ({"block_size": None}, "`block_size` must be an integer of at least 1.*block_size=None"),
+    ({"dataset": stream().batch(3)}, "`batch_size` must be given.*without `drop_remainder=True`"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), BAD_SUBSAMPLE)
+def test_subsample_stream_refuses_what_does_not_fit(change, message):
+    options = {"dataset": stream(), "class_counts": WANTED, "available_counts": COUNTS, "seed": 0, **change}
+    with pytest.raises(ValueError, match=message):
+        subsample_stream(**options)
+
+
+@pytest.mark.parametrize("labels", [np.eye(5)[[0, 1]], np.zeros((2, 2), int), np.zeros((2, 3, 4))], ids=str)
+def test_labels_of_another_width_are_refused_at_once(labels):
+    with pytest.raises(ValueError, match="one-hot rows as wide as the 4 classes"):
+        rebalance(tf.data.Dataset.from_tensors((labels, labels)), COUNTS, seed=0, batch_size=2)
+
+
+def test_more_than_numpy_can_draw_from_is_refused():
+    with pytest.raises(ValueError, match="must be below 1,000,000,000 a class.*Received 2,000,000,000"):
+        subsample_stream(stream(), [1, 1], [2_000_000_000, 5], seed=0)
