@@ -8,15 +8,10 @@ import json
 import os
 import sys
 
-WORKERS = [f"localhost:{port}" for port in sys.argv[2:]]
-if WORKERS:  # before TensorFlow starts
-    task = {"type": "worker", "index": int(sys.argv[1])}
-    os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": WORKERS}, "task": task})
+import numpy as np
+import tensorflow as tf
 
-import numpy as np  # noqa: E402
-import tensorflow as tf  # noqa: E402
-
-from keras_logit_adjust.data import LongTailSampler  # noqa: E402
+from keras_logit_adjust.data import LongTailSampler
 
 LABELS = np.repeat(np.arange(5), [40, 20, 10, 3, 1])
 STEPS = 70  # more than one block
@@ -26,8 +21,10 @@ def make():
     return LongTailSampler(LABELS, 16, seed=3)
 
 
-def make_strategy():
-    if WORKERS:
+def make_strategy(index=0, *ports):
+    if ports:
+        cluster = {"worker": [f"localhost:{port}" for port in ports]}
+        os.environ["TF_CONFIG"] = json.dumps({"cluster": cluster, "task": {"type": "worker", "index": int(index)}})
         return tf.distribute.MultiWorkerMirroredStrategy()
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
@@ -46,7 +43,7 @@ def with_seed(rows, seed):
 
 
 def main():
-    strategy, data = make_strategy(), np.arange(LABELS.size)
+    strategy, data = make_strategy(*sys.argv[1:]), np.arange(LABELS.size)
     drawn_alone = strategy.distribute_datasets_from_function(
         lambda context: make().dataset(data, with_seed, input_context=context)
     )

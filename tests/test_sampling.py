@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import math
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from keras_logit_adjust.data import LongTailSampler
+from keras_logit_adjust.data import LongTailSampler, read_class_counts
 from keras_logit_adjust.data._plan import splitmix64
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)
@@ -508,3 +509,12 @@ def test_the_random_numbers_are_the_published_ones():
     ]
     assert splitmix64(1234567, np.arange(5)).tolist() == published
     assert int(splitmix64(1234567, 3)) == published[3]
+
+
+def test_the_tail_of_places_lt_is_drawn_evenly_from_its_first_epoch():
+    counts = read_class_counts(pathlib.Path(__file__).parents[1] / "benchmarks" / "class_counts" / "places_lt.csv")
+    labels = labels_of(counts)
+    sampler = LongTailSampler(labels, 256, strategy="balanced", seed=0)
+    drawn = class_counts_by_epoch(sampler, labels, 2)
+    due = sampler.steps_per_epoch * 256 * np.array([[1], [2]]) / 365
+    assert np.abs(drawn - due).max() <= 2  # 172 of every class, of which the largest has 4,980 examples, the smallest 5

@@ -78,6 +78,10 @@ class Fixed:
     def __init__(self, shares):
         self.shares = shares
 
+    def in_epoch(self, epoch):
+        """The shares in one epoch."""
+        return self.shares
+
     def expected(self, time):
         """Draws of each class that are due by `time`, counted in draws of all classes."""
         return time * self.shares
@@ -91,8 +95,8 @@ class Progressive:
         self._due = {0: np.zeros(class_counts.size)}  # epoch → draws due before it
 
     def in_epoch(self, epoch):
-        """The shares in one epoch."""
-        return power_shares(self.class_counts, max(0.0, 1 - epoch / max(1, self.epochs - 1)))
+        """As `Fixed.in_epoch`."""
+        return power_shares(self.class_counts, max(0.0, 1 - epoch / (self.epochs - 1)))
 
     def expected(self, time):
         """As `Fixed.expected`."""
@@ -108,3 +112,30 @@ class Progressive:
         # The last few alone: a table of all epochs would not fit for many classes.
         self._due = {0: self._due[0], **dict([*self._due.items()][-2:]), scheduled: due}
         return due + (epoch - scheduled) * self.length * self.in_epoch(epoch)
+
+
+def as_plain(strategy):
+    """`strategy` as a string, number or list of numbers, where it is any of them."""
+    if hasattr(strategy, "__array__"):
+        return np.asarray(strategy).tolist()
+    if isinstance(strategy, (list, tuple)):
+        return _checks.as_vector(strategy, "strategy").tolist()
+    is_number = isinstance(strategy, numbers.Real) and not isinstance(strategy, bool)
+    return float(strategy) if is_number else strategy
+
+
+def check_epochs(epochs, strategy):
+    """The epochs of "progressive" as an int, None for any other strategy."""
+    is_progressive = isinstance(strategy, str) and strategy == "progressive"
+    if is_progressive != (epochs is not None):
+        raise ValueError(
+            '`progressive_epochs` goes with strategy="progressive", and it with that. '
+            f"Received: strategy={shorten(strategy)}, progressive_epochs={epochs!r}"
+        )
+    return epochs if epochs is None else _checks.check_integer(epochs, "progressive_epochs", minimum=2)
+
+
+def shorten(value):
+    """`value` for a message."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}…"

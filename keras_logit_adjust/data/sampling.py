@@ -3,7 +3,6 @@
 import copy
 import hashlib
 import json
-import numbers
 
 import numpy as np
 
@@ -13,16 +12,7 @@ from keras_logit_adjust.data._plan import Plan
 from keras_logit_adjust.data.profiles import check_ids
 
 _FORMAT = 1  # of `state()`; raised when the same settings begin to mean other batches
-_SETTINGS = {
-    "batch_size",
-    "strategy",
-    "seed",
-    "num_classes",
-    "per_batch",
-    "replacement",
-    "progressive_epochs",
-    "beta",
-}
+_SETTINGS = {"batch_size", "strategy", "seed", "num_classes", "per_batch", "replacement", "progressive_epochs", "beta"}
 _STATE = _SETTINGS | {"format", "step", "labels_sha256"}
 
 
@@ -96,7 +86,7 @@ class LongTailSampler:
     ):
         if seed is None:
             raise ValueError("`seed` must be given: batches are shuffled, and are to be the same when drawn again.")
-        labels, strategy = check_ids(labels), _as_plain(strategy)
+        labels, strategy = check_ids(labels), _strategies.as_plain(strategy)
         self.batch_size = _checks.check_integer(batch_size, "batch_size", minimum=1)
         self.class_counts = _count(labels, num_classes)
         self.num_examples, self.start_step = labels.size, 0
@@ -108,7 +98,7 @@ class LongTailSampler:
             "num_classes": self.class_counts.size,
             "per_batch": _check_per_batch(per_batch),
             "replacement": _check_bool(replacement, "replacement"),
-            "progressive_epochs": _check_epochs(progressive_epochs, strategy),
+            "progressive_epochs": _strategies.check_epochs(progressive_epochs, strategy),
             "beta": _checks.check_fraction(beta, "beta"),
         }
         target = self._make_target()
@@ -268,7 +258,8 @@ class LongTailSampler:
         """
         if not isinstance(state, dict) or state.get("format") != _FORMAT or state.keys() != _STATE:
             raise ValueError(
-                f"`state` must come from `LongTailSampler.state` of this version. Received: {_shorten(state)}"
+                "`state` must come from `LongTailSampler.state` of this version. "
+                f"Received: {_strategies.shorten(state)}"
             )
         labels = check_ids(labels)
         if _hash(labels) != state["labels_sha256"]:
@@ -292,11 +283,13 @@ class LongTailSampler:
         return _strategies.Progressive(self.class_counts, epochs, self.steps_per_epoch * self.batch_size)
 
     def _check_exact(self, target):
-        shares = target.shares[target.shares > 0] if isinstance(target, _strategies.Fixed) else np.array([0.0, 1.0])
-        if not np.allclose(shares, shares[0], rtol=1e-6):
+        shares = target.in_epoch(0)
+        shares = shares[shares > 0]
+        if isinstance(target, _strategies.Progressive) or not np.allclose(shares, shares[0], rtol=1e-6):
             raise ValueError(
                 '`per_batch="exact"` gives equal counts and needs equal shares: strategy="balanced", or a vector that '
-                f"is uniform over the classes wanted. Received: strategy={_shorten(self._settings['strategy'])}"
+                "is uniform over the classes wanted. "
+                f"Received: strategy={_strategies.shorten(self._settings['strategy'])}"
             )
         if shares.size > self.batch_size:
             raise ValueError(
@@ -373,31 +366,11 @@ def _hash(labels):
     return hashlib.sha256(labels.astype("<i8").tobytes()).hexdigest()
 
 
-def _as_plain(strategy):
-    """`strategy` as a string, number or list of numbers, where it is any of them."""
-    if hasattr(strategy, "__array__"):
-        return np.asarray(strategy).tolist()
-    if isinstance(strategy, (list, tuple)):
-        return _checks.as_vector(strategy, "strategy").tolist()
-    is_number = isinstance(strategy, numbers.Real) and not isinstance(strategy, bool)
-    return float(strategy) if is_number else strategy
-
-
 def _check_step(step):
     step = _checks.check_integer(step, "step", minimum=0)
     if step >= _feeding.MOST_STEPS:
         raise ValueError(f"`step` must be below {_feeding.MOST_STEPS}. Received: step={step}")
     return step
-
-
-def _check_epochs(epochs, strategy):
-    is_progressive = isinstance(strategy, str) and strategy == "progressive"
-    if is_progressive != (epochs is not None):
-        raise ValueError(
-            '`progressive_epochs` goes with strategy="progressive", and it with that. '
-            f"Received: strategy={_shorten(strategy)}, progressive_epochs={epochs!r}"
-        )
-    return epochs if epochs is None else _checks.check_integer(epochs, "progressive_epochs", minimum=2)
 
 
 def _check_per_batch(per_batch):
@@ -410,8 +383,3 @@ def _check_bool(value, name):
     if not isinstance(value, bool):
         raise ValueError(f"`{name}` must be True or False. Received: {name}={value!r}")
     return value
-
-
-def _shorten(value):
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}…"
