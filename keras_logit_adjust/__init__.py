@@ -2,6 +2,8 @@
 
 __version__ = "0.1.0"
 
+import importlib
+
 from keras_logit_adjust import callbacks, data, layers, losses, metrics, models, posthoc, priors
 from keras_logit_adjust.losses import is_fisher_consistent
 from keras_logit_adjust.posthoc import adjust, fold_into_bias, normalize_weights
@@ -17,6 +19,13 @@ __all__ = [
     "metrics",
     "models",
     "normalize_weights",
+    "plots",
     "posthoc",
     "priors",
 ]
+
+
+def __getattr__(name):
+    if name == "plots":  # needs matplotlib, which is optional
+        return importlib.import_module("keras_logit_adjust.plots")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

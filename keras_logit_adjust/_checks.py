@@ -45,6 +45,7 @@ def as_vector(values, name):
 
 def as_counts(class_counts, name="class_counts", allow_zero=False):
     """`class_counts` (or a sampler's `effective_prior`) as a float64 vector of at least two positive numbers."""
+    is_drawn = hasattr(type(class_counts), "effective_prior")
     counts = as_vector(getattr(class_counts, "effective_prior", class_counts), name)
     if counts.size < 2:
         raise ValueError(
@@ -54,16 +55,22 @@ def as_counts(class_counts, name="class_counts", allow_zero=False):
     bad = counts < 0 if allow_zero else counts <= 0
     if bad.any():
         rule = "not be negative" if allow_zero else "be greater than zero"
+        remedy = f", or give them a pseudo-count, {name}=kla.priors.prior({name}, smoothing=1)"
         raise ValueError(
-            f"Every number in `{name}` must {rule}: a class that was never seen has no finite log-prior. "
-            f"Received {counts[bad][:_SHOWN].tolist()} at {name_classes(bad)}. Remedy: leave such classes out, or "
-            f"give them a pseudo-count, {name}=kla.priors.prior({name}, smoothing=1)."
+            f"Every number in `{name}` must {rule}: a class that was never seen has no finite log-prior. Received "
+            f"{counts[bad][:_SHOWN].tolist()} at {name_classes(bad)}. Remedy: leave such classes out"
+            f"{'' if is_drawn else remedy}."
         )
     return counts
 
 
 def as_true_counts(class_counts, name="class_counts"):
     """`class_counts` as `as_counts` has it, refusing probabilities."""
+    if hasattr(class_counts, "effective_prior"):
+        raise ValueError(
+            f"`{name}` must be numbers of examples here. Received a {type(class_counts).__name__}, which has a prior: "
+            "give its `class_counts`, the examples that there are."
+        )
     counts = as_counts(class_counts, name)
     if abs(counts.sum() - 1.0) < 1e-3:
         raise ValueError(

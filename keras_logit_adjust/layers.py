@@ -4,6 +4,7 @@ Both layers keep one float32, non-trainable weight, `adjustment = τ·log π −
 attribute so that it is saved, shared, exported and, on JAX, seen by a compiled step after it was changed.
 """
 
+import warnings
 import zlib
 
 import keras
@@ -190,8 +191,8 @@ class PriorAwareDense(_Adjustment, keras.layers.Dense):
     Args:
         units: number of classes `L`.
         class_counts: `[L]` training examples of each class (or probabilities), all > 0; or a
-            `kla.priors.StreamingPrior`, which the head follows while it changes. None only for a layer whose weights
-            will be loaded.
+            `kla.priors.StreamingPrior`, which the head follows while a `kla.models.CountingModel` counts. None only for
+            a layer whose weights will be loaded.
         tau: strength, a number or a vector `[L]`.
         target_prior: `[L]` class mix the served logits should be right for; uniform by default.
         **kwargs: as in `keras.layers.Dense`, but no `activation`: it gives logits.
@@ -266,8 +267,21 @@ class PriorAwareDense(_Adjustment, keras.layers.Dense):
             return logits
         adjustment = ops.convert_to_tensor(self.adjustment)
         if self.is_streaming:
+            self._warn_unless_counted()
             adjustment = adjustment + ops.convert_to_tensor(self.streaming_tau) * self.class_counts.log_prior()
         return logits + ops.cast(adjustment, logits.dtype)
+
+    def _warn_unless_counted(self):
+        """Warn in `fit` of a plain model: nothing would ever be counted there, and the prior stay uniform."""
+        model = self._get_call_context().entry_layer  # a private name of Keras's
+        if not isinstance(model, keras.Model) or not model.compiled:
+            return
+        if all(getattr(type(model), name) is getattr(keras.Model, name) for name in ("compute_loss", "train_step")):
+            warnings.warn(
+                f"Nothing counts labels for the StreamingPrior of layer {self.name!r}: its prior stays uniform, and "
+                f"nothing is adjusted. Make model {model.name!r} a `kla.models.CountingModel`, or call `update`.",
+                stacklevel=2,
+            )
 
     def compute_output_spec(self, inputs, training=None):
         dtype = keras.backend.result_type(self.compute_dtype, "float32")

@@ -346,7 +346,10 @@ def test_a_report_without_matplotlib_says_how_to_get_figures(trained, monkeypatc
         (["--dataset", "fashion"], "Unknown data set 'fashion'"),
         (["--dataset", ""], "Unknown data set ''"),
         (["--dataset", "cifar10", "--data-dir", "."], "'cifar10' is not on disk under .. Download it once with"),
-        (["--methods", "erm,lda"], "Unknown method 'lda'. Known: erm, class_weight, balanced_sampler, square_root_sampler_la"),
+        (
+            ["--methods", "erm,lda"],
+            "Unknown method 'lda'. Known: erm, class_weight, balanced_sampler, square_root_sampler_la",
+        ),
         (
             ["--methods", "la_posthoc_tuned", "--validation", "none"],
             "'la_posthoc_tuned' chooses τ on the validation set",

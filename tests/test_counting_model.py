@@ -260,3 +260,15 @@ def test_a_model_without_a_streaming_prior_is_a_plain_model():
     model = CountingModel(inputs, {"a": keras.layers.Dense(3, name="a")(inputs)})
     model.compile("sgd", {"a": keras.losses.SparseCategoricalCrossentropy(from_logits=True)})
     assert np.isfinite(model.fit(X, {"a": LABELS}, verbose=0).history["loss"]).all()
+
+
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="Keras's JAX step does not say which model it trains")
+def test_a_plain_model_that_counts_nothing_warns_in_fit_and_nowhere_else():
+    streaming, inputs = StreamingPrior(3), keras.Input((4,))
+    model = keras.Model(inputs, PriorAwareDense(3, streaming)(inputs))
+    x, y = np.ones((6, 4)), np.array([0, 0, 0, 1, 1, 2])
+    model(x, training=True)
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.evaluate(x, y, verbose=0)
+    with pytest.warns(UserWarning, match="Nothing counts labels for the StreamingPrior.*CountingModel"):
+        model.fit(x, y, verbose=0)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from keras import ops
 
 from keras_logit_adjust import priors
+from keras_logit_adjust.metrics import GroupAccuracy
 from keras_logit_adjust.priors import count_classes, log_odds, log_prior, prior
 
 LABELS = [0, 2, 0, 3, 0, 2]
@@ -197,3 +198,11 @@ def test_a_long_count_shows_a_progress_bar(monkeypatch, capsys):
     assert "2/2" in capsys.readouterr().out
     assert count_classes(batches()).tolist() == COUNTS  # of unknown length
     assert "2/Unknown" in capsys.readouterr().out
+
+
+def test_what_needs_examples_says_which_counts_of_a_sampler_to_give():
+    class Sampler:
+        effective_prior, class_counts = [0.5, 0.5], [90, 10]
+
+    with pytest.raises(ValueError, match="numbers of examples.*a Sampler, which has a prior: give its `class_counts`"):
+        GroupAccuracy(Sampler())

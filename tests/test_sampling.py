@@ -518,3 +518,33 @@ def test_the_tail_of_places_lt_is_drawn_evenly_from_its_first_epoch():
     drawn = class_counts_by_epoch(sampler, labels, 2)
     due = sampler.steps_per_epoch * 256 * np.array([[1], [2]]) / 365
     assert np.abs(drawn - due).max() <= 2  # 172 of every class, of which the largest has 4,980 examples, the smallest 5
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    st.lists(st.integers(1, 9), min_size=1, max_size=6),
+    st.integers(1, 25),
+    st.sampled_from([("instance", None), ("square_root", None), ("balanced", None), (-1, None), ("balanced", "exact")]),
+    st.integers(0, 2**32),
+)
+def test_no_example_comes_again_before_all_others_of_its_class_did(class_counts, batch_size, how, seed):
+    (strategy, per_batch), labels = how, labels_of(class_counts)
+    batch_size = max(batch_size, len(class_counts)) if per_batch else batch_size
+    sampler = LongTailSampler(labels, batch_size, strategy=strategy, per_batch=per_batch, seed=seed)
+    sequence = np.concatenate([sampler.rows(step) for step in range(4 * sampler.steps_per_epoch)])
+    for label, size in enumerate(class_counts):
+        of_class = sequence[labels[sequence] == label]
+        for start in range(0, of_class.size, size):
+            one_pass = of_class[start : start + size]
+            assert np.unique(one_pass).size == one_pass.size
+
+
+def test_progressive_draws_with_replacement_follow_the_epoch():
+    labels = labels_of([900, 90, 10])
+    sampler = LongTailSampler(
+        labels, 100, strategy="progressive", progressive_epochs=2, replacement=True, num_classes=4, seed=0
+    )
+    for epoch, due in ((0, [900, 90, 10, 0]), (1, [1000 / 3] * 3 + [0]), (5, [1000 / 3] * 3 + [0])):
+        rows = np.concatenate([sampler.rows(10 * epoch + step) for step in range(10)])
+        drawn = np.bincount(labels[rows], minlength=4)
+        assert (np.abs(drawn - due) <= 4 * np.sqrt(due)).all()

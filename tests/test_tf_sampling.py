@@ -179,13 +179,13 @@ OTHERS = {
 @pytest.mark.parametrize("count", [0, 10, 64])
 def test_an_iterator_restored_over_something_else_raises(other, count, tmp_path):
     checkpoint = saved(make().dataset(ROWS), count, tmp_path)
-    with pytest.raises(tf.errors.InvalidArgumentError, match="saved over other labels, settings or data"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="saved over other labels, settings, shapes or workers"):
         next(restored(make(**other).dataset(ROWS), checkpoint))  # restoring raises where a block was begun
 
 
 def test_an_iterator_restored_over_data_of_another_size_raises(tmp_path):
     checkpoint = saved(make().dataset(NUMBERS), 10, tmp_path)
-    with pytest.raises(tf.errors.InvalidArgumentError, match="saved over other labels, settings or data"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="saved over other labels, settings, shapes or workers"):
         next(restored(make().dataset(np.zeros((40, 100_000))), checkpoint))
 
 

@@ -1,5 +1,6 @@
 """Streams whose classes get other shares: what is left out, repeated and kept, against the formulas."""
 
+import functools
 import os
 
 import numpy as np
@@ -8,6 +9,8 @@ import tensorflow as tf
 
 from keras_logit_adjust.data import rebalance, subsample, subsample_stream
 from keras_logit_adjust.losses import LogitAdjustedCrossentropy
+
+rebalance_once = functools.partial(rebalance, repeat=False)
 
 COUNTS = np.array([1400, 450, 125, 25])
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(4), COUNTS))
@@ -59,7 +62,7 @@ def test_every_class_gets_its_share_and_no_example_more_copies_than_it_may(case,
     strategy, shares = case
     copies = shares / (COUNTS / 2000)
     copies = copies if max_copies is None else copies * min(1, max_copies / copies.max())
-    result = rebalance(stream(), COUNTS, strategy, seed=0, batch_size=1, max_copies=max_copies, beta=0.999)
+    result = rebalance_once(stream(), COUNTS, strategy, seed=0, batch_size=1, max_copies=max_copies, beta=0.999)
     np.testing.assert_allclose(result.effective_prior, shares, rtol=1e-12)
     np.testing.assert_allclose(result.copies, copies, rtol=1e-12)
     times = np.bincount(rows(result), minlength=2000)
@@ -78,16 +81,16 @@ def test_every_class_gets_its_share_and_no_example_more_copies_than_it_may(case,
 
 def test_probabilities_stand_for_counts_but_where_their_number_matters():
     by_counts, by_prior = (
-        rows(rebalance(stream(), prior, seed=0, batch_size=1)) for prior in (COUNTS, COUNTS / COUNTS.sum())
+        rows(rebalance_once(stream(), prior, seed=0, batch_size=1)) for prior in (COUNTS, COUNTS / COUNTS.sum())
     )
     np.testing.assert_array_equal(by_counts, by_prior)
     with pytest.raises(ValueError, match="must be numbers of examples here, not probabilities"):
-        rebalance(stream(), COUNTS / COUNTS.sum(), "effective_number", seed=0, batch_size=1)
+        rebalance_once(stream(), COUNTS / COUNTS.sum(), "effective_number", seed=0, batch_size=1)
 
 
 def test_what_belongs_to_an_example_stays_with_it():
     features = {"row": ROWS, "nested": {"pair": np.stack([ROWS, -ROWS], axis=1), "text": ROWS.astype("str")}}
-    x, y, weight = columns(rebalance(slices(features, LABELS, ROWS / 2), COUNTS, seed=0, batch_size=16).dataset)
+    x, y, weight = columns(rebalance_once(slices(features, LABELS, ROWS / 2), COUNTS, seed=0, batch_size=16).dataset)
     assert len(y) > 1900
     np.testing.assert_array_equal(y, LABELS[x["row"]])
     np.testing.assert_array_equal(weight, x["row"] / 2)
@@ -108,19 +111,19 @@ FORMS = {
 
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_of_dataset_gives_the_same_examples(form):
-    expected, again = (rows(rebalance(stream(), COUNTS, seed=3, batch_size=16, block_size=90)) for _ in range(2))
+    expected, again = (rows(rebalance_once(stream(), COUNTS, seed=3, batch_size=16, block_size=90)) for _ in range(2))
     np.testing.assert_array_equal(expected, again)
-    observed, *rest = columns(rebalance(FORMS[form](), COUNTS, seed=3, batch_size=16, block_size=90).dataset)
+    observed, *rest = columns(rebalance_once(FORMS[form](), COUNTS, seed=3, batch_size=16, block_size=90).dataset)
     np.testing.assert_array_equal(observed, expected)
     labels = rest[0].argmax(axis=-1) if "one-hot" in form else rest[0].ravel()
     np.testing.assert_array_equal(labels, LABELS[expected])
 
 
 def test_the_seed_alone_decides_and_two_passes_are_equal():
-    result = rebalance(stream(), COUNTS, seed=3, batch_size=16)
+    result = rebalance_once(stream(), COUNTS, seed=3, batch_size=16)
     first = rows(result)
     np.testing.assert_array_equal(first, rows(result))
-    other, large = (rows(rebalance(stream(), COUNTS, seed=seed, batch_size=16)) for seed in (4, 2**70))
+    other, large = (rows(rebalance_once(stream(), COUNTS, seed=seed, batch_size=16)) for seed in (4, 2**70))
     for draw in (other, large):
         assert np.bincount(draw, minlength=2000).tolist() != np.bincount(first, minlength=2000).tolist()
 
@@ -131,21 +134,21 @@ def test_batches_are_full_and_of_static_size():
         (stream().batch(32), 24, 24),
         (stream(), 24, 24),
     ):
-        result = rebalance(dataset, COUNTS, seed=0, batch_size=batch_size)
+        result = rebalance_once(dataset, COUNTS, seed=0, batch_size=batch_size)
         assert [spec.shape.as_list() for spec in result.dataset.element_spec] == [[expected]] * 2
         assert {len(y) for _, y in result.dataset} == {expected}
 
 
 def test_a_block_may_be_larger_than_the_stream_or_give_nothing():
-    whole = rows(rebalance(stream(), COUNTS, seed=0, batch_size=1, block_size=10**6))
-    assert whole.size == len(rows(rebalance(stream(), COUNTS, seed=0, batch_size=1, block_size=2000)))
+    whole = rows(rebalance_once(stream(), COUNTS, seed=0, batch_size=1, block_size=10**6))
+    assert whole.size == len(rows(rebalance_once(stream(), COUNTS, seed=0, batch_size=1, block_size=2000)))
     ordered = np.repeat([0, 1, 0], 20)  # blocks that are left out as a whole
-    kept = rows(rebalance(stream(ordered), [40, 20], [0, 1], seed=0, batch_size=10, block_size=5))
+    kept = rows(rebalance_once(stream(ordered), [40, 20], [0, 1], seed=0, batch_size=10, block_size=5))
     assert np.bincount(kept, minlength=60).tolist() == [0] * 20 + [3] * 20 + [0] * 20
 
 
 def test_an_endless_stream_gives_its_shares_forever():
-    result = rebalance(stream().repeat(), COUNTS, seed=0, batch_size=100)
+    result = rebalance_once(stream().repeat(), COUNTS, seed=0, batch_size=100)
     _, labels = columns(result.dataset.take(100))
     # Each of the 10,000 examples read adds f(1 − f) ≤ ¼ at most to the variance.
     assert_within(np.bincount(labels), 2500, 10_000 / 4)
@@ -163,14 +166,14 @@ def test_no_more_blocks_are_read_ahead_than_there_are_cores(batch_size, block_si
 
     scalar = tf.TensorSpec([], tf.int64)
     dataset = tf.data.Dataset.from_generator(examples, output_signature=(scalar, scalar))
-    next(iter(rebalance(dataset, [1] * 4, seed=0, batch_size=batch_size, block_size=block_size).dataset))
+    next(iter(rebalance_once(dataset, [1] * 4, seed=0, batch_size=batch_size, block_size=block_size).dataset))
     assert len(read) >= block
     assert len(read) <= block * (os.cpu_count() + 2)
 
 
 def test_the_copies_of_an_example_are_spread_over_the_block():
     labels = np.repeat([0, 1], [90, 10])  # five copies of each of ten examples
-    order = rows(rebalance(stream(labels), [90, 10], seed=0, batch_size=1, block_size=100))
+    order = rows(rebalance_once(stream(labels), [90, 10], seed=0, batch_size=1, block_size=100))
     rare = np.flatnonzero(order >= 90)
     assert rare.size == 50
     adjacent = (np.diff(order) == 0).sum()  # 40 where copies come one after the other
@@ -182,17 +185,17 @@ def test_the_copies_of_an_example_are_spread_over_the_block():
 
 
 def test_the_stream_is_the_class_counts_of_a_loss(rng):
-    result = rebalance(stream(), COUNTS, "square_root", seed=0, batch_size=1)
+    result = rebalance_once(stream(), COUNTS, "square_root", seed=0, batch_size=1)
     labels, logits = rng.integers(0, 4, 5), rng.normal(size=(5, 4)).astype("float32")
     expected = LogitAdjustedCrossentropy(COUNTS**0.5)(labels, logits)
     np.testing.assert_allclose(LogitAdjustedCrossentropy(result)(labels, logits), expected, rtol=1e-6)
-    without = rebalance(stream(), COUNTS, [0, 0.5, 0.3, 0.2], seed=0, batch_size=1)
+    without = rebalance_once(stream(), COUNTS, [0, 0.5, 0.3, 0.2], seed=0, batch_size=1)
     with pytest.raises(ValueError, match=r"must be greater than zero.*\[0\.0\] at class 0"):
         LogitAdjustedCrossentropy(without)
 
 
 def pipelines():
-    yield lambda: rebalance(stream().shuffle(50, seed=1).repeat(), COUNTS, seed=0, batch_size=16).dataset
+    yield lambda: rebalance_once(stream().shuffle(50, seed=1).repeat(), COUNTS, seed=0, batch_size=16).dataset
     yield lambda: subsample_stream(stream(), COUNTS // 5, COUNTS, seed=0, batch_size=16, block_size=64)
 
 
@@ -217,7 +220,7 @@ BAD_REBALANCE = [
     ({"block_size": 0}, "`block_size` must be an integer of at least 1.*block_size=0"),
     ({"max_copies": 0}, "`max_copies` must be a positive number.*max_copies=0"),
     ({"max_copies": "2"}, "`max_copies` must be a positive number.*max_copies='2'"),
-    ({"seed": None}, "`seed` must be an integer of at least 0.*seed=None"),
+    ({"seed": None}, "`seed` must be given"),
     ({"seed": -1}, "`seed` must be an integer of at least 0.*seed=-1"),
     ({"class_counts": [5, 0, 1, 1]}, r"`class_counts` must be greater than zero.*\[0\.0\] at class 1"),
     ({"dataset": stream().batch(3)}, "`batch_size` must be given.*without `drop_remainder=True`"),
@@ -230,21 +233,47 @@ def test_rebalance_refuses_what_does_not_fit(change, message):
     options = {"dataset": stream(), "class_counts": COUNTS, "batch_size": 4, "seed": 0, **change}
     options = {name: value for name, value in options.items() if "dataset" not in change or name != "batch_size"}
     with pytest.raises(ValueError, match=message):
-        rebalance(**options)
+        rebalance_once(**options)
 
 
 def test_the_seed_must_be_given():
-    with pytest.raises(TypeError, match="seed"):
-        rebalance(stream(), COUNTS, batch_size=4)
-    with pytest.raises(TypeError, match="seed"):
-        subsample_stream(stream(), COUNTS, COUNTS)
+    for make in (lambda: rebalance(stream(), COUNTS, batch_size=4), lambda: subsample_stream(stream(), COUNTS, COUNTS)):
+        with pytest.raises(ValueError, match="`seed` must be given"):
+            make()
+
+
+@pytest.mark.parametrize("source", [(ROWS, LABELS), "train"], ids=["arrays", "text"])
+def test_what_is_no_dataset_is_refused(source):
+    for make in (
+        lambda: rebalance(source, COUNTS, seed=0, batch_size=4),
+        lambda: subsample_stream(source, COUNTS, COUNTS, seed=0),
+    ):
+        with pytest.raises(ValueError, match="must be a `tf.data.Dataset`.*Received: "):
+            make()
+
+
+def test_a_dataset_that_ends_is_read_again_and_drawn_anew():
+    result = rebalance(stream(), COUNTS, seed=0, batch_size=100)
+    first, second, third = (
+        set(np.concatenate([x.numpy() for x, _ in result.dataset.skip(14 * n).take(14)]).tolist()) for n in range(3)
+    )
+    assert first != second != third
+    one_pass = set(rows(rebalance_once(stream(), COUNTS, seed=0, batch_size=1)).tolist())
+    assert len(first | second | third) > 1.2 * len(one_pass)
+
+
+def test_many_copies_are_warned_of_unless_they_were_asked_for():
+    rebalance(stream(), [97, 3], seed=0, batch_size=4)  # 16.7 times
+    with pytest.warns(UserWarning, match=r"Examples of class 1 will come 50 times each.*`max_copies` limits"):
+        rebalance(stream(), [99, 1], seed=0, batch_size=4)
+    rebalance(stream(), [99, 1], seed=0, batch_size=4, max_copies=50)
 
 
 @pytest.mark.parametrize("labels", [[0, 1, -1, 0], [0, 1, 4, 0]], ids=["negative", "too large"])
 @pytest.mark.parametrize("kind", ["rebalance", "subsample_stream"])
 def test_a_label_outside_the_classes_is_an_error_while_reading_that_says_so(kind, labels):
     if kind == "rebalance":
-        dataset = rebalance(stream(labels), COUNTS, seed=0, batch_size=2).dataset
+        dataset = rebalance_once(stream(labels), COUNTS, seed=0, batch_size=2).dataset
     else:
         dataset = subsample_stream(stream(labels), [1] * 4, [4] * 4, seed=0)
     for _ in range(3):
@@ -259,7 +288,7 @@ def test_fractional_labels_are_an_error_while_reading(kind):
     labels = np.array([0, 0.5, 1, 0], "float32")
     with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match="class ids"):
         if kind == "rebalance":
-            list(rebalance(stream(labels), COUNTS, seed=0, batch_size=2).dataset)
+            list(rebalance_once(stream(labels), COUNTS, seed=0, batch_size=2).dataset)
         else:
             list(subsample_stream(stream(labels), [1, 1, 0, 0], [3, 1, 0, 0], seed=0))
 
@@ -346,7 +375,7 @@ def test_features_of_unknown_shape_travel_too():
         return tf.py_function(lambda value: value, [x], tf.int64), y
 
     dataset = stream().map(opaque)
-    assert [len(y) for _, y in rebalance(dataset, COUNTS, seed=0, batch_size=16).dataset.take(2)] == [16, 16]
+    assert [len(y) for _, y in rebalance_once(dataset, COUNTS, seed=0, batch_size=16).dataset.take(2)] == [16, 16]
     kept = subsample_stream(dataset, WANTED, COUNTS, seed=0)
     assert sum(1 for _ in kept) == 106
 
@@ -388,7 +417,7 @@ def test_subsample_stream_refuses_what_does_not_fit(change, message):
 @pytest.mark.parametrize("labels", [np.eye(5)[[0, 1]], np.zeros((2, 2), int), np.zeros((2, 3, 4))], ids=str)
 def test_labels_of_another_width_are_refused_at_once(labels):
     with pytest.raises(ValueError, match="one-hot rows as wide as the 4 classes"):
-        rebalance(tf.data.Dataset.from_tensors((labels, labels)), COUNTS, seed=0, batch_size=2)
+        rebalance_once(tf.data.Dataset.from_tensors((labels, labels)), COUNTS, seed=0, batch_size=2)
 
 
 def test_more_than_numpy_can_draw_from_is_refused():

@@ -30,6 +30,7 @@ def tf_dataset(sampler, data, map_fn, num_parallel_calls, input_context):
         return tf.data.Dataset.from_tensor_slices(tuple(batches))
 
     calls = tf.data.AUTOTUNE if num_parallel_calls is None else num_parallel_calls
+    calls = calls if map_fn is not None else 1  # there is nothing to do
     options = tf.data.Options()
     # Saves the position alone, not what was gathered ahead.
     options.experimental_symbolic_checkpoint = True
@@ -37,7 +38,8 @@ def tf_dataset(sampler, data, map_fn, num_parallel_calls, input_context):
     dataset = tf.data.Dataset.counter(source.first_position, source.steps).flat_map(gather)
     dataset = dataset.map(lambda *leaves: source.arrange(leaves), num_parallel_calls=calls, deterministic=True)
     endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
-    return dataset.apply(endless).prefetch(tf.data.AUTOTUNE).with_options(options)
+    # Two batches keep a step fed; `AUTOTUNE` would pile up as many as memory holds.
+    return dataset.apply(endless).prefetch(2).with_options(options)
 
 
 class PyBatches(keras.utils.PyDataset):
@@ -73,6 +75,8 @@ class _Source:
 
     def __init__(self, sampler, data, map_fn, pieces=1):
         self.sampler, self.map_fn, self.pieces = sampler, map_fn, pieces
+        if map_fn is not None and not callable(map_fn):
+            raise ValueError(f"`map_fn` must be a function of a batch. Received: map_fn={map_fn!r}")
         self.data = _check_data(data, sampler.num_examples)
         self.rows_in_piece = sampler.shard(pieces, 0).rows_in_batch
         self.wants_seed = map_fn is not None and _takes_seed(map_fn)
@@ -95,8 +99,8 @@ class _Source:
         mark, step = divmod(int(position), MOST_STEPS)
         if mark != self.mark:
             raise ValueError(
-                "This iterator was saved over other labels, settings or data than those it is restored over. Make the "
-                "sampler and its dataset as they were when it was saved, or begin without the saved iterator."
+                "This iterator was saved over other labels, settings, shapes or workers than it is restored over. Make "
+                "the sampler and its dataset as they were then, or begin at a step: `LongTailSampler.from_state`."
             )
         return self.leaves(step, self.steps)
 
@@ -132,7 +136,7 @@ def _check_data(data, num_examples):
         if leaf.shape[:1] != (num_examples,):
             raise ValueError(
                 f"Every array of the data must have a row for each of the {num_examples} labels that the sampler was "
-                f"given. Received an array of shape {leaf.shape}."
+                f"given. Received an array of shape {leaf.shape} and dtype {leaf.dtype}."
             )
     return arrays
 

@@ -2,9 +2,9 @@
 
 Every class is a queue. With the share `p_c` of the draws and a phase `u_c` in [0, 1) of its own, it was drawn
 `⌊p_c·t + u_c⌋` times by the time `t`, which is within one of what is due to it then. All draws in the order in which
-they fall due make one endless sequence; an epoch is the next so many of it, shuffled. Inside a class the draw `j` takes
-place `j mod n_c` of pass `⌊j / n_c⌋`, and every pass goes through the class in an order of its own: no example comes
-again before all others did.
+they fall due make one endless sequence; an epoch is the next so many of it, its classes shuffled. Inside a class the
+draw `j` takes place `j mod n_c` of pass `⌊j / n_c⌋`, and every pass goes through the class in an order of its own: no
+example comes again before all others did.
 
 All randomness is SplitMix64 (Steele et al., 2014), which gives its k-th number without the ones before it and does not
 change with the version of NumPy.
@@ -90,27 +90,45 @@ class Plan:
             self.turns = taking_part[np.argsort(splitmix64(streams[_TURN], taking_part))]
 
     def rows(self, start, steps, batch_size):
-        """The draws from `start` on, as int64 row numbers `[steps, batch_size]`, in shuffled order."""
+        """The draws from `start` on, as int64 row numbers `[steps, batch_size]`.
+
+        What is shuffled are the classes. The draws of each come in their own order, so that its passes stay whole.
+        """
         numbers = np.arange(start, start + steps * batch_size)
-        rows = self._independent(numbers) if self.replacement else self._without_replacement(start, numbers)
-        keys = splitmix64(self.streams[_SHUFFLE], numbers)
-        if not self.in_turn:
-            return rows[np.argsort(keys)].reshape(steps, batch_size)
-        order = np.argsort(keys.reshape(steps, batch_size), axis=1)
-        return np.take_along_axis(rows.reshape(steps, batch_size), order, axis=1)
+        if self.in_turn:
+            classes = self._in_turn(numbers, batch_size)
+        elif self.replacement:
+            classes = self._by_chance(numbers)
+        else:
+            classes = self._when_due(numbers)
+        if self.replacement:
+            rows = self._any_of(classes, numbers)
+        else:
+            rows, quota = np.empty_like(numbers), np.bincount(classes, minlength=self.counts.size)
+            rows[np.argsort(classes, kind="stable")] = self._next_of_each(self._drawn(start), quota)
+        return rows.reshape(steps, batch_size)
 
     def seeds(self, numbers):
         """Int32 `[n, 2]` seeds, for whatever else is done to the batches `numbers` at random."""
         return splitmix64(self.streams[_MAP], numbers).view("int32").reshape(-1, 2)
 
-    def _without_replacement(self, start, numbers):
-        first, last = self._drawn(start), self._drawn(start + numbers.size)
-        rows = self._next_of_each(first, last - first)
-        if not self.in_turn:
-            return rows
-        classes = self.turns[numbers % self.turns.size]
-        offsets = np.cumsum(last - first) - last  # less what was drawn before, for numbers of draws to be added
-        return rows[offsets[classes] + numbers // self.turns.size]
+    def _when_due(self, numbers):
+        """The classes that fall due in these draws, shuffled."""
+        quota = self._drawn(numbers[-1] + 1) - self._drawn(numbers[0])
+        shuffled = np.argsort(splitmix64(self.streams[_SHUFFLE], numbers))
+        return np.repeat(np.arange(quota.size), quota)[shuffled]
+
+    def _in_turn(self, numbers, batch_size):
+        """The classes whose turn it is, shuffled within each batch."""
+        shuffled = np.argsort(splitmix64(self.streams[_SHUFFLE], numbers).reshape(-1, batch_size), axis=1)
+        classes = self.turns[numbers % self.turns.size].reshape(-1, batch_size)
+        return np.take_along_axis(classes, shuffled, axis=1).ravel()
+
+    def _by_chance(self, numbers):
+        """A class for each draw of one epoch, by its share."""
+        cumulative = np.cumsum(self.target.in_epoch(numbers[0] // numbers.size))
+        chance = uniform(splitmix64(self.streams[_CLASS], numbers)) * cumulative[-1]
+        return np.searchsorted(cumulative, chance, side="right")
 
     def _drawn(self, total):
         if not self.in_turn:
@@ -138,13 +156,8 @@ class Plan:
         taken = (position >= skipped[of_class]) & (position < (skipped + quota)[of_class])
         return self.rows_by_class[example[order[taken]]]
 
-    def _independent(self, numbers):
-        if self.in_turn:
-            classes = self.turns[numbers % self.turns.size]
-        else:
-            cumulative = np.cumsum(self.target.shares)
-            chance = uniform(splitmix64(self.streams[_CLASS], numbers)) * cumulative[-1]
-            classes = np.searchsorted(cumulative, chance, side="right")
+    def _any_of(self, classes, numbers):
+        """An example for each draw, any of its class."""
         place = uniform(splitmix64(self.streams[_EXAMPLE], numbers)) * self.counts[classes]
         return self.rows_by_class[self.starts[classes] + place.astype("int64")]
 

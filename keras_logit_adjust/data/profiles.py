@@ -8,6 +8,7 @@ import numpy as np
 from keras_logit_adjust import _checks
 
 PROFILES = ("exponential", "step", "zipf")
+_MOST_CLASSES = 10**8  # what is larger is a hash or a mistake
 
 
 def long_tail_counts(num_classes, max_count, imbalance_ratio, profile="exponential"):
@@ -204,8 +205,11 @@ def check_ids(labels, name="`labels`"):
     if labels.ndim != 1 or labels.size == 0 or labels.dtype.kind not in "iu":
         raise ValueError(
             f"{name} must be a non-empty vector of integer class ids. "
-            f"Received shape {labels.shape}, dtype {labels.dtype}. One-hot rows: `labels.argmax(axis=-1)`."
+            f"Received shape {labels.shape}, dtype {labels.dtype}. One-hot rows: `labels.argmax(axis=-1)`; floats: "
+            "`labels.astype(int)`."
         )
     if labels.min() < 0:
         raise ValueError(f"{name} must be class ids of at least 0. Received {labels.min()}.")
+    if labels.max() >= _MOST_CLASSES:
+        raise ValueError(f"{name} must be class ids below {_MOST_CLASSES:,}. Received {labels.max()}.")
     return labels.astype("int64")

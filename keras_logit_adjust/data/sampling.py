@@ -33,6 +33,8 @@ class LongTailSampler:
     (labels, settings, seed, step) alone: the same in any process, however many read, and after a restart. Every batch
     is full.
 
+    Shares hold over time; `per_batch="exact"` makes them hold in each batch.
+
     Give the sampler to a loss or head as its `class_counts`: it corrects for what the model sees, `effective_prior`. A
     loss adjusted by the original counts on top of balanced batches would correct twice.
 
@@ -134,6 +136,8 @@ class LongTailSampler:
     def indices(self):
         """An endless iterator over the row numbers of each batch, for any loader; its `state()` is where it stands.
 
+        A loader that has workers takes batches ahead of what it gives: `state(step)` of the sampler then says more.
+
         Example:
 
         >>> batches = LongTailSampler([0, 0, 0, 1], batch_size=2, seed=0).indices()
@@ -145,12 +149,16 @@ class LongTailSampler:
     def dataset(self, data, map_fn=None, *, num_parallel_calls=None, input_context=None):
         """An endless `tf.data.Dataset` of full batches, each gathered at once.
 
-        Its iterator is saved by `tf.train.Checkpoint` in about 2 KB and goes on with the very next batch; one restored
-        over other labels or settings raises. Give `fit` also `steps_per_epoch=sampler.steps_per_epoch`, and
-        `shuffle=False`, for it warns of any dataset otherwise.
+        Give `fit` also `steps_per_epoch=sampler.steps_per_epoch`, for an epoch would not end (and a validation not
+        without `validation_steps`), and `shuffle=False`, for it warns of any dataset otherwise. Every iterator begins
+        with batch `start_step`, and so does each call of `fit`.
 
-        Under a `tf.distribute` strategy every replica gets its part of each batch, whether `fit` (or
-        `strategy.experimental_distribute_dataset`) cuts whole batches, or each worker draws its own part alone:
+        An iterator is saved by `tf.train.Checkpoint` in about 2 KB and goes on with the very next batch; one restored
+        over other labels or settings raises. A `map_fn` that keeps a state, as `tf.random.uniform` and Keras's
+        augmentation layers do, is not saved with it: its draws differ then. Those of `tf.random.stateless_…` do not.
+
+        Under a `tf.distribute` strategy every replica gets its part of each batch (`batch_size` must divide), whether
+        `fit` or `strategy.experimental_distribute_dataset` cuts whole batches, or each worker draws its own part alone:
 
             strategy.distribute_datasets_from_function(
                 lambda context: sampler.dataset((features, labels), input_context=context))
@@ -230,8 +238,8 @@ class LongTailSampler:
         where they were given as a vector).
 
         Args:
-            step: batches that were used. In `fit` that is `int(model.optimizer.iterations)`, for a pipeline that
-                prefetches has drawn more.
+            step: batches that were used; `kla.callbacks.SamplerBackup` counts them in `fit`. What draws ahead, as a
+                pipeline that prefetches or torch's workers, has taken more from it.
 
         Raises:
             ValueError: for a step that is no integer of at least 0.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import warnings
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from keras_logit_adjust.data.profiles import as_whole_counts, check_available, s
 from keras_logit_adjust.priors.counting import holds_single_examples, labels_of
 
 _BATCHES_IN_BLOCK = 8
+_MANY_COPIES = 20
+_PREFETCHED = 2
 _MOST_OF_A_CLASS = 10**9
 
 
@@ -23,7 +26,8 @@ class RebalancedStream:
         dataset: the `tf.data.Dataset` of full batches.
         effective_prior: float64 `[L]`, the class prior of those batches.
         copies: float64 `[L]`, mean number of times an example of each class comes.
-        efficiency: share of the examples read that come at least once, `Σ_c π_c · min(1, copies_c)`.
+        efficiency: share of the examples read that come at least once, `Σ_c π_c · min(1, copies_c)`, where the stream
+            has the prior π of the counts that were given.
         output_per_input: examples given for each that is read, `Σ_c π_c · copies_c`.
     """
 
@@ -35,27 +39,40 @@ class RebalancedStream:
 
 
 def rebalance(
-    dataset, class_counts, strategy="balanced", *, seed, batch_size=None, max_copies=None, beta=0.9999, block_size=None
+    dataset,
+    class_counts,
+    strategy="balanced",
+    *,
+    seed=None,
+    batch_size=None,
+    max_copies=None,
+    repeat=True,
+    beta=0.9999,
+    block_size=None,
 ):
     """Give each class of a stream its share: examples of frequent classes are left out, those of rare ones repeated.
 
     With the prior π of the stream and the shares p wanted, an example of class c comes `⌊r_c + u⌋` times, where
     `r_c = s·p_c/π_c` and u is uniform in [0, 1): `r_c` times in the mean, so that the shares are met in expectation,
     and off by less than independent draws would be. s is 1, for as many examples out as in, or the most that
-    `max_copies` allows. A block of the stream is read at a time, its examples repeated and shuffled as a whole: memory
-    holds a few blocks, as many as are read ahead, and the copies of an example are spread over what a block gives.
+    `max_copies` allows. A block of the stream is read at a time and its repeated examples come in any order: memory
+    holds a block and a few batches, and the copies of an example are spread over what its block gives, no farther.
 
     Where the examples can be indexed, `LongTailSampler` is faster and goes through every class before it repeats.
 
     Args:
         dataset: a `tf.data.Dataset` of `(x, y)` or `(x, y, sample_weight)`, single examples or batches of any size, of
-            any length; y are ids or one-hot rows. Shuffle it as you would otherwise.
-        class_counts: `[L]` counts (or probabilities) of the classes in the stream, all > 0.
+            any length; y are ids or one-hot rows. It has to be shuffled as for any training: a block in which a rare
+            class comes in a row gives batches full of it.
+        class_counts: `[L]` counts (or probabilities) of the classes in the stream, all > 0; wrong ones give wrong
+            shares.
         strategy: as in `LongTailSampler`, but not "progressive".
         seed: int ≥ 0 for what is left out and the order.
         batch_size: examples in a batch; by default that of `dataset`.
         max_copies: the most times an example may come in the mean: fewer copies, but more of the stream unused. 1 only
             leaves out, None puts no limit.
+        repeat: whether a dataset that ends is read again and again, drawing anew each time, so that the result is
+            endless and `fit` needs `steps_per_epoch`; else it is read once, and what fills no batch is dropped.
         beta: of "effective_number".
         block_size: examples read at a time; 8 batches by default.
 
@@ -65,6 +82,9 @@ def rebalance(
     Raises:
         ValueError: for counts or a strategy that do not fit; single examples without `batch_size`; no seed. While
             reading: for a label outside the classes.
+
+    Warns:
+        UserWarning: where the rarest examples come more than 20 times each and `max_copies` does not ask for it.
 
     Example:
 
@@ -79,8 +99,7 @@ def rebalance(
     """
     import tensorflow as tf
 
-    prior = priors.prior(class_counts)
-    seed = _checks.check_integer(seed, "seed", minimum=0) % 2**63
+    prior, seed = priors.prior(class_counts), _check_seed(seed) % 2**63
     if isinstance(strategy, str) and strategy == "progressive":
         raise ValueError('`strategy` of a stream must stay the same: "progressive" is for `LongTailSampler`.')
     counts = _checks.as_true_counts(class_counts) if strategy == "effective_number" else prior
@@ -88,26 +107,35 @@ def rebalance(
     copies = shares / prior
     if max_copies is not None:
         copies = copies * min(1.0, _checks.check_positive(max_copies, "max_copies") / copies.max())
-    blocks, batch_size = _blocks(dataset, batch_size, block_size)
+    elif copies.max() > _MANY_COPIES:
+        warnings.warn(
+            f"Examples of class {copies.argmax()} will come {copies.max():.3g} times each, out of one block: batches "
+            "of few different ones. `max_copies` limits that, for less of the stream used; or give it to keep this.",
+            stacklevel=2,
+        )
+    _check_dataset(dataset)
+    blocks, batch_size = _blocks(dataset.repeat() if repeat else dataset, batch_size, block_size)
     if batch_size is None:
         raise _unknown_batch(dataset)
     rates = tf.constant(copies)
 
-    def repeat(index, block):
+    def draw(index, block):
         ids = _ids(labels_of(block), prior.size)
         chance = tf.random.stateless_uniform(tf.shape(ids), [seed, 2 * index], dtype=tf.float64)
         times = tf.cast(tf.floor(tf.gather(rates, ids) + chance), tf.int64)
         rows = tf.repeat(tf.range(tf.size(ids)), times)
         rows = tf.random.experimental.stateless_shuffle(rows, [seed, 2 * index + 1])
-        return tf.nest.map_structure(lambda leaf: tf.gather(leaf, rows), block)
+        # Gathered in parts, for the copies of a whole block might be many times its size.
+        parts = tf.data.Dataset.from_tensor_slices(rows).batch(batch_size)
+        return parts.map(lambda part: tf.nest.map_structure(lambda leaf: tf.gather(leaf, part), block))
 
-    repeated = blocks.enumerate().map(repeat, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    batches = repeated.rebatch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+    drawn = blocks.enumerate().flat_map(draw)
+    batches = drawn.rebatch(batch_size, drop_remainder=True).prefetch(_PREFETCHED)
     used = float(prior @ np.minimum(1, copies))
     return RebalancedStream(batches, shares, copies, efficiency=used, output_per_input=float(prior @ copies))
 
 
-def subsample_stream(dataset, class_counts, available_counts, *, seed, batch_size=None, block_size=4096):
+def subsample_stream(dataset, class_counts, available_counts, *, seed=None, batch_size=None, block_size=512):
     """Keep exactly `class_counts[c]` of the `available_counts[c]` examples of each class, drawn at random.
 
     `subsample` for a stream: one pass that keeps two numbers a class. A block with m examples of a class of which k are
@@ -151,7 +179,8 @@ def subsample_stream(dataset, class_counts, available_counts, *, seed, batch_siz
             f"`available_counts` must be below {_MOST_OF_A_CLASS:,} a class, the most that NumPy draws hypergeometric "
             f"numbers from. Received {available.max():,}: cut the stream into parts."
         )
-    seed = _checks.check_integer(seed, "seed", minimum=0)
+    seed = _check_seed(seed)
+    _check_dataset(dataset)
     block_size = _checks.check_integer(block_size, "block_size", minimum=1)
     blocks, batch_size = _blocks(dataset, batch_size, block_size)
     if batch_size is None and not holds_single_examples(dataset.element_spec):
@@ -198,6 +227,20 @@ def _select(seed, index, ids, remaining, wanted):
     rng = np.random.default_rng([seed, index])
     kept = rng.hypergeometric(wanted, remaining - wanted, seen)
     return smallest_keys(ids, kept, rng), remaining - seen, wanted - kept
+
+
+def _check_seed(seed):
+    if seed is None:
+        raise ValueError("`seed` must be given: examples are drawn at random, and are to be the same when drawn again.")
+    return _checks.check_integer(seed, "seed", minimum=0)
+
+
+def _check_dataset(dataset):
+    if not hasattr(dataset, "element_spec"):
+        raise ValueError(
+            "A stream must be a `tf.data.Dataset` of (x, y). "
+            f"Received: {type(dataset).__name__}. Arrays are for `LongTailSampler`."
+        )
 
 
 def _blocks(dataset, batch_size, block_size):

@@ -2,6 +2,8 @@
 
 import os
 
+_RECORDS = 64  # parsed at a time
+
 
 def as_files(source, record_label):
     """`source` as a list of paths or patterns, or None where it is none."""
@@ -26,15 +28,17 @@ def label_batches(files, record_label, batch_size):
     """A `tf.data.Dataset` of label batches from all files that the patterns match, in no order."""
     import tensorflow as tf
 
-    paths = [path for pattern in files for path in _matches(pattern)]
+    paths = list(dict.fromkeys(path for pattern in files for path in _matches(pattern)))
     parse = record_label if callable(record_label) else _label_parser(record_label)
 
     def read(path):
         compression = tf.where(tf.strings.regex_full_match(path, r".*\.gz"), "GZIP", "")
-        return tf.data.TFRecordDataset(path, compression).batch(batch_size).map(parse)
+        # Small batches: until it is parsed a record is as large as its image.
+        return tf.data.TFRecordDataset(path, compression).batch(_RECORDS).map(parse)
 
     calls = tf.data.AUTOTUNE
-    return tf.data.Dataset.from_tensor_slices(paths).interleave(read, num_parallel_calls=calls, deterministic=False)
+    labels = tf.data.Dataset.from_tensor_slices(paths).interleave(read, num_parallel_calls=calls, deterministic=False)
+    return labels.rebatch(batch_size)
 
 
 def _matches(pattern):

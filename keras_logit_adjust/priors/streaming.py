@@ -20,6 +20,7 @@ class StreamingPrior(keras.layers.Layer):
     The counts are a non-trainable weight: saved with the model, equal on all replicas of `tf.distribute`, and live in a
     compiled step on every backend. Give the object to a head, `PriorAwareDense(L, StreamingPrior(L))`, in a
     `kla.models.CountingModel`, whose training steps show it their labels; in a training loop of your own call `update`.
+    In a plain model nothing counts and the prior stays uniform; the head warns of it, but on JAX it cannot.
 
     A model that is saved with several of them tells them apart by `name`; heads may share one.
 
