@@ -1,6 +1,7 @@
 """The README is true: its snippets run in order and print what it shows; its table is the committed result."""
 
 import contextlib
+import importlib.util
 import io
 import json
 import pathlib
@@ -66,6 +67,13 @@ def test_the_tables_are_the_committed_results(name, file):
 def test_the_studies_are_the_committed_results(name):
     results = json.loads((RESULTS / f"study_{name.replace('-', '_')}.json").read_text())
     assert results["study"] == name and shown(name) == studies.to_markdown(results)
+
+
+def test_the_table_of_readers_is_the_committed_result():
+    spec = importlib.util.spec_from_file_location("sampler_benchmark", ROOT / "benchmarks" / "sampler.py")
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    assert shown("sampler") == benchmark.to_markdown(json.loads((RESULTS / "sampler.json").read_text()))
 
 
 def test_there_are_exactly_two_set_up_commands():

@@ -24,22 +24,26 @@ def tf_dataset(sampler, data, map_fn, num_parallel_calls, input_context):
 
     def gather(position):
         # Not stateful: its result follows from `position`, which is what lets an iterator be saved.
-        batches = tf.numpy_function(source.gather, [position], dtypes, stateful=False)
-        for batch, shape in zip(batches, shapes, strict=True):
-            batch.set_shape(shape)
-        return tf.data.Dataset.from_tensor_slices(tuple(batches))
+        block = tf.numpy_function(source.gather, [position], dtypes, stateful=False)
+        for leaf, shape in zip(block, shapes, strict=True):
+            leaf.set_shape(shape)
+        return tuple(block)
 
-    calls = tf.data.AUTOTUNE if num_parallel_calls is None else num_parallel_calls
-    calls = calls if map_fn is not None else 1  # there is nothing to do
     options = tf.data.Options()
     # Saves the position alone, not what was gathered ahead.
     options.experimental_symbolic_checkpoint = True
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
-    dataset = tf.data.Dataset.counter(source.first_position, source.steps).flat_map(gather)
-    dataset = dataset.map(lambda *leaves: source.arrange(leaves), num_parallel_calls=calls, deterministic=True)
+    # What is read ahead is bounded: `AUTOTUNE` would pile up as many batches as memory holds.
+    blocks = tf.data.Dataset.counter(source.first_position, source.steps).map(gather).prefetch(1)
+    if map_fn is None:
+        dataset = blocks.flat_map(lambda *leaves: tf.data.Dataset.from_tensor_slices(source.arrange(leaves)))
+    else:
+        calls = tf.data.AUTOTUNE if num_parallel_calls is None else num_parallel_calls
+        dataset = blocks.flat_map(lambda *leaves: tf.data.Dataset.from_tensor_slices(leaves))
+        dataset = dataset.map(lambda *leaves: source.arrange(leaves), num_parallel_calls=calls, deterministic=True)
+        dataset = dataset.prefetch(2)
     endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
-    # Two batches keep a step fed; `AUTOTUNE` would pile up as many as memory holds.
-    return dataset.apply(endless).prefetch(2).with_options(options)
+    return dataset.apply(endless).with_options(options)
 
 
 class PyBatches(keras.utils.PyDataset):
