@@ -3,11 +3,9 @@
 Logical devices can be set up only before TensorFlow starts.
 """
 
-import json
-
 import keras
 import numpy as np
-import tensorflow as tf
+from mirrored_fit import on_one_and_two_devices
 
 from keras_logit_adjust.layers import PriorAwareDense
 from keras_logit_adjust.losses import FocalCrossentropy
@@ -44,15 +42,5 @@ def array(variable):
     return keras.ops.convert_to_numpy(variable)
 
 
-def main():
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-    mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    assert mirrored.num_replicas_in_sync == 2
-    one = tf.distribute.get_strategy()
-    runs = {name: [trained(strategy, *case) for strategy in (one, mirrored)] for name, case in CASES.items()}
-    print(json.dumps(runs))
-
-
 if __name__ == "__main__":
-    main()
+    on_one_and_two_devices(trained, CASES)

@@ -70,15 +70,17 @@ def trained(strategy, make_loss, x, y, sample_weight):
     }
 
 
-def main():
+def on_one_and_two_devices(trained, cases):
+    """Print, as JSON, what `trained(strategy, *case)` gives on one device and mirrored over two."""
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
     mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     assert mirrored.num_replicas_in_sync == 2
     one = tf.distribute.get_strategy()
-    runs = {name: [trained(strategy, *case) for strategy in (one, mirrored)] for name, case in CASES.items()}
-    print(json.dumps(runs))
+    print(
+        json.dumps({name: [trained(strategy, *case) for strategy in (one, mirrored)] for name, case in cases.items()})
+    )
 
 
 if __name__ == "__main__":
-    main()
+    on_one_and_two_devices(trained, CASES)
