@@ -152,3 +152,8 @@ def test_steps_beyond_a_trillion_and_before_the_first_batch_are_refused():
         sampler.rows(2**40)
     with pytest.raises(IndexError, match="count from 0. Received: -1"):
         sampler.py_dataset(LABELS)[-1]
+
+
+def test_an_id_that_no_memory_could_count_up_to_is_refused():
+    with pytest.raises(ValueError, match="must be class ids below 100,000,000. Received 100000000000"):
+        LongTailSampler([0, 10**11], 2, seed=0)

@@ -12,6 +12,7 @@ from keras_logit_adjust.data._plan import Plan
 from keras_logit_adjust.data.profiles import check_ids
 
 _FORMAT = 1  # of `state()`; raised when the same settings begin to mean other batches
+_MOST_CLASSES = 10**8  # a larger id is a hash or a mistake, and counting up to it would fill memory
 _SETTINGS = {"batch_size", "strategy", "seed", "num_classes", "per_batch", "replacement", "progressive_epochs", "beta"}
 _STATE = _SETTINGS | {"format", "step", "labels_sha256"}
 
@@ -89,6 +90,8 @@ class LongTailSampler:
         if seed is None:
             raise ValueError("`seed` must be given: batches are shuffled, and are to be the same when drawn again.")
         labels, strategy = check_ids(labels), _strategies.as_plain(strategy)
+        if labels.max() >= _MOST_CLASSES:
+            raise ValueError(f"`labels` must be class ids below {_MOST_CLASSES:,}. Received {labels.max()}.")
         self.batch_size = _checks.check_integer(batch_size, "batch_size", minimum=1)
         self.class_counts = _count(labels, num_classes)
         self.num_examples, self.start_step = labels.size, 0
