@@ -4,14 +4,29 @@ __version__ = "0.1.0"
 
 import importlib
 
-from keras_logit_adjust import callbacks, data, layers, losses, metrics, models, posthoc, priors
+from keras_logit_adjust import callbacks, data, layers, losses, metrics, models, posthoc, priors, serving
 from keras_logit_adjust.losses import is_fisher_consistent
-from keras_logit_adjust.posthoc import adjust, fold_into_bias, normalize_weights
+from keras_logit_adjust.posthoc import (
+    Calibration,
+    TauPath,
+    adjust,
+    calibrate,
+    estimate_target_prior,
+    fold_into_bias,
+    normalize_weights,
+    product_of_experts,
+    tune_offsets,
+    tune_tau,
+)
 
 __all__ = [
+    "Calibration",
+    "TauPath",
     "adjust",
+    "calibrate",
     "callbacks",
     "data",
+    "estimate_target_prior",
     "fold_into_bias",
     "is_fisher_consistent",
     "layers",
@@ -22,6 +37,10 @@ __all__ = [
     "plots",
     "posthoc",
     "priors",
+    "product_of_experts",
+    "serving",
+    "tune_offsets",
+    "tune_tau",
 ]
 
 

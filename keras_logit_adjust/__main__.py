@@ -2,24 +2,30 @@
 
 import argparse
 import logging
+import math
 import sys
 
 import keras_logit_adjust
-from keras_logit_adjust import studies
+from keras_logit_adjust import commands, studies
 from keras_logit_adjust.compare import GROUPS, METHODS, Config, compare, report
 from keras_logit_adjust.compare.recipes import MODELS, OPTIMIZERS, RECIPES
 from keras_logit_adjust.compare.run import DEFAULT_METHODS, PRECISIONS
 from keras_logit_adjust.data.datasets import VALIDATIONS
 from keras_logit_adjust.data.profiles import PROFILES
+from keras_logit_adjust.posthoc.adjust import OUTPUTS
+from keras_logit_adjust.serving import FORMATS
+
+TAU = "a number (1), or auto: of --validation, the nearest to 1 within one standard error of the best"
 
 
 def main(arguments=None):
     """Run the command line; returns its exit status: 0, 2 for bad input, 130 when interrupted."""
     options = vars(_parser().parse_args(arguments))
-    command = {"compare": _compare, "study": _study}[options.pop("command")]
+    command = {"compare": _compare, "study": _study, "adjust": _adjust, "inspect": _inspect}[options.pop("command")]
     # Every run is a new model: TensorFlow's advice on retracing would cut through the progress bar.
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)
-    output = options.pop("output")
+    for name in ("tensorflow", "absl"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    output = options.pop("output", None)
     try:
         text, files = command(options, output)
     except (ValueError, OSError) as error:
@@ -47,23 +53,60 @@ def _study(options, output):
     return studies.to_markdown(studies.run_study(name, output, **own)), "report.md, results.json, figure.png"
 
 
+def _adjust(options, output):
+    return commands.adjust(output=output, **options)
+
+
+def _inspect(options, _):
+    return commands.inspect(**options), None
+
+
 def _parser():
     parser = argparse.ArgumentParser(prog="keras-logit-adjust", description=keras_logit_adjust.__doc__)
     parser.add_argument("--version", action="version", version=keras_logit_adjust.__version__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    comparison = commands.add_parser("compare", help="train methods on a long tail and compare them")
+    subparsers = parser.add_subparsers(dest="command", required=True)
+    comparison = subparsers.add_parser("compare", help="train methods on a long tail and compare them")
     _add_data(comparison)
     _add_training(comparison, DEFAULT_METHODS)
     _add_output(comparison, "results.json, predictions.npz, report.md and figures")
-    _add_studies(commands.add_parser("study", help="run one of the paper's findings").add_subparsers(dest="study"))
+    _add_studies(subparsers.add_parser("study", help="run one of the paper's findings").add_subparsers(dest="study"))
+    _add_adjust(
+        subparsers.add_parser("adjust", help="adjust a trained model, and write it in the format it is served in")
+    )
+    described = subparsers.add_parser("inspect", help="say what head a model has, and whether and how it is adjusted")
+    described.add_argument("model", metavar="MODEL.keras")
     return parser
 
 
-def _add_studies(commands):
-    commands.required = True
+def _add_adjust(parser):
+    parser.add_argument("model", metavar="MODEL.keras", help="trained with plain cross-entropy")
+    parser.add_argument("--counts", required=True, metavar="FILE.csv", help="training examples: class_id,count")
+    parser.add_argument(
+        "--output", required=True, metavar="PATH", help="….keras, ….tflite, ….onnx; without suffix a folder"
+    )
+    parser.add_argument("--to", choices=FORMATS, help="by default as --output is named; a folder is a SavedModel")
+    parser.add_argument("--force", action="store_true", help="overwrite --output")
+    how = parser.add_argument_group("adjustment")
+    how.add_argument("--tau", type=_tau, default=1.0, help=TAU)
+    how.add_argument(
+        "--calibrate", action="store_true", help="on --validation, by a temperature and biases, before tau"
+    )
+    how.add_argument("--validation", metavar="FILE.npz", help="held-out arrays x and y")
+    how.add_argument("--target-prior", metavar="FILE.csv", help="class mix to be right for, as --counts (uniform)")
+    how.add_argument(
+        "--num-examples", type=int, help="training examples, for independent labels: --counts has positives"
+    )
+    how.add_argument("--gives", choices=OUTPUTS, default="auto", help="what a model gives that cannot be read (auto)")
+    how.add_argument("--fold", action="store_true", help="into the bias of the head, which costs nothing when served")
+    how.add_argument("--allow-double-correction", action="store_true", help="adjust what is adjusted already")
+    how.add_argument("--class-names", metavar="FILE.txt", help="a name a line, for the signature of a SavedModel")
+
+
+def _add_studies(subparsers):
+    subparsers.required = True
     for name, study in studies.STUDIES.items():
         text = study.__doc__.split("\n", 1)[0]
-        parser = commands.add_parser(name, help=text, description=text)
+        parser = subparsers.add_parser(name, help=text, description=text)
         if name == "consistency":
             parser.add_argument("--sizes", type=int, nargs="+", default=study.SIZES, help="training examples")
             parser.add_argument("--trials", type=int, default=100, help="samples of each size (100)")
@@ -111,6 +154,16 @@ def _add_training(parser, methods, has_optimizer=True):
 
 def _add_output(parser, files):
     parser.add_argument("--output", metavar="DIR", help=f"keep {files} here")
+
+
+def _tau(text):
+    try:
+        tau = text if text == "auto" else float(text)
+    except ValueError:
+        tau = math.nan
+    if tau != "auto" and not 0 <= tau < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number of 0 or more, or auto. Received: {text!r}")
+    return tau
 
 
 def _names(text):

@@ -25,6 +25,7 @@ def _as_float64(values):
 
 def as_vector(values, name):
     """`values` as a finite float64 vector."""
+    _check_order(values, name)
     try:
         vector = _as_float64(values)
     except (TypeError, ValueError) as error:
@@ -41,6 +42,19 @@ def as_vector(values, name):
         bad = ~np.isfinite(vector)
         raise ValueError(f"`{name}` must be finite. Received {vector[bad][:_SHOWN].tolist()} at {name_classes(bad)}.")
     return vector
+
+
+def _check_order(values, name):
+    """Raise for a pandas Series whose index says that its numbers are in another order than that of class ids."""
+    index = getattr(values, "index", None)
+    if not hasattr(values, "sort_index") or getattr(index, "dtype", None) is None or index.dtype.kind not in "iu":
+        return
+    ids = np.asarray(index)
+    if (np.diff(ids) < 0).any():
+        raise ValueError(
+            f"`{name}` must be in order of class id. Received a Series with the index {ids[:_SHOWN].tolist()}"
+            f"{', …' if ids.size > _SHOWN else ''}: add .sort_index()."
+        )
 
 
 def as_counts(class_counts, name="class_counts", allow_zero=False):
@@ -104,17 +118,17 @@ def as_positive_counts(positive_counts, num_examples):
     return counts
 
 
-def as_tau(tau, num_classes):
+def as_tau(tau, num_classes, name="tau"):
     """`tau` as a float64 scalar or vector `[num_classes]`."""
     try:
         tau = _as_float64(tau)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"`tau` must be a number or one number for each class. Received: tau={tau!r}") from error
+        raise ValueError(f"`{name}` must be a number or one number for each class. Received: {name}={tau!r}") from error
     if not np.isfinite(tau).all():
-        raise ValueError(f"`tau` must be finite. Received: tau={tau.tolist()}")
+        raise ValueError(f"`{name}` must be finite. Received: {name}={tau.tolist()}")
     if tau.shape not in ((), (num_classes,)):
         raise ValueError(
-            f"`tau` must be a number or a vector of {num_classes} numbers, one for each class. "
+            f"`{name}` must be a number or a vector of {num_classes} numbers, one for each class. "
             f"Received an array of shape {tau.shape}."
         )
     return tau

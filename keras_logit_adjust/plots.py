@@ -82,7 +82,11 @@ def per_class_accuracy(counts, recalls):
     for i, (name, values) in enumerate(recalls.items()):
         axes.plot(np.asarray(counts)[order], 100 * np.asarray(values)[order], label=name, **_style(i))
     axes.set(xscale="log", xlabel="training examples of the class", ylabel="accuracy on the class (%)", ylim=(0, 100))
-    axes.legend(frameon=False)
+    if len(recalls) <= len(_MARKERS):
+        axes.legend(frameon=False)
+    else:  # it would cover the lines
+        figure.set_size_inches(1.6 * _SIZE[0], max(_SIZE[1], 0.25 * len(recalls)))
+        figure.legend(loc="outside right upper", frameon=False, fontsize="small")
     return figure
 
 
@@ -217,6 +221,72 @@ def label_noise(head_as_tail):
     axes.set_xticks(place, list(head_as_tail), rotation=90 if place.size > _LEVEL_LABELS else 0)
     axes.set(xlabel="method", ylabel="frequent class taken for the rare one (%)")
     figure.legend(loc="outside upper center", ncols=2, frameon=False)
+    return figure
+
+
+def reliability(bins):
+    """Reliability diagrams side by side: how often the model was right against how sure it was, and how many examples.
+
+    Points on the diagonal are calibrated, below it too sure. A line joins each point to the diagonal; the bars are the
+    share of the examples in each bin.
+
+    Args:
+        bins: `{title: what kla.posthoc.reliability returns}`.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+
+    Example:
+
+    >>> bins = {"edges": [0, 0.5, 1], "confidence": [np.nan, 0.9], "accuracy": [np.nan, 0.6], "weight": [0, 1]}
+    >>> [axes.get_title() for axes in reliability({"as trained": bins}).axes]
+    ['as trained']
+
+    Reference: Guo et al. (2017), Figure 1.
+    """
+    figure, axes = _new_figure(len(bins))
+    for panel, (title, found) in zip(axes, bins.items(), strict=True):
+        edges, confidence, accuracy = (np.asarray(found[key]) for key in ("edges", "confidence", "accuracy"))
+        panel.bar(
+            edges[:-1], found["weight"], np.diff(edges), align="edge", color="#DDDDDD", edgecolor="white", label="share"
+        )
+        panel.plot([0, 1], [0, 1], color="#666666", linewidth=0.8, linestyle="--", label="calibrated")
+        panel.vlines(confidence, confidence, accuracy, color=_COLORS[4], linewidth=1.5, label="gap")
+        panel.plot(
+            confidence, accuracy, color=_COLORS[5], marker=_MARKERS[0], linestyle="", label="accuracy", clip_on=False
+        )
+        panel.set(title=title, xlabel="confidence", xlim=(0, 1), ylim=(0, 1))
+    axes[0].set_ylabel("accuracy, share of examples")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
+    return figure
+
+
+def label_shift(accuracies):
+    """Accuracy under several class mixes, a bar for each rule of prediction with its deviation over seeds.
+
+    Args:
+        accuracies: `{rule: {mix: [seeds]}}` in percent.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+
+    Example:
+
+    >>> figure = label_shift({"no adjustment": {"uniform": [70, 72]}, "true prior": {"uniform": [80, 81]}})
+    >>> [text.get_text() for text in figure.legends[0].get_texts()]
+    ['no adjustment', 'true prior']
+    """
+    figure, (axes,) = _new_figure()
+    mixes, width = list(next(iter(accuracies.values()))), 0.8 / len(accuracies)
+    for i, (title, found) in enumerate(accuracies.items()):
+        place = np.arange(len(mixes)) + (i - (len(accuracies) - 1) / 2) * width
+        means = [np.mean(found[mix]) for mix in mixes]
+        deviations = [np.std(found[mix], ddof=1) if len(found[mix]) > 1 else 0.0 for mix in mixes]
+        color = _COLORS[i % len(_COLORS)]
+        axes.bar(place, means, width, yerr=deviations, label=title, color=color, edgecolor="white")
+    axes.set_xticks(np.arange(len(mixes)), mixes)
+    axes.set(xlabel="class mix of the deployment", ylabel="accuracy (%)", ylim=(0, 100))
+    figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize="small")
     return figure
 
 

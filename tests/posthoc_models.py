@@ -50,6 +50,12 @@ def sequential(*parts, width=WIDTH):
     return keras.Sequential([keras.Input((width,)), *parts])
 
 
+def with_loss(loss):
+    model = sequential(layers.Dense(3, name="head"))
+    model.compile("sgd", loss)
+    return model
+
+
 def functional(head, kind=layers.Dense):
     inputs = keras.Input((WIDTH,))
     return keras.Model(inputs, head(layers.Dense(5, "tanh")(inputs)))

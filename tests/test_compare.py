@@ -7,7 +7,7 @@ from sklearn.metrics import balanced_accuracy_score, f1_score
 
 from keras_logit_adjust import models
 from keras_logit_adjust.compare import METHODS, recipes, statistics
-from keras_logit_adjust.compare.methods import training_of
+from keras_logit_adjust.compare.methods import trainings_of
 
 COUNTS = np.array([500, 100, 99, 21, 20, 1])
 
@@ -260,7 +260,7 @@ def test_a_small_training_set_gets_more_epochs_of_the_quick_recipe(num_examples,
 def test_post_hoc_subtracts_the_log_prior_from_the_logits_of_erm():
     counts = np.array([90, 9, 1])
     logits = np.array([[1.0, 2.0, 3.0]], "float32")
-    assert training_of("la_posthoc") == "erm"
+    assert trainings_of("la_posthoc") == ("erm",)
     expected = [[1 - np.log(0.9), 2 - np.log(0.09), 3 - np.log(0.01)]]
     np.testing.assert_allclose(METHODS["la_posthoc"].correct(logits, {}, counts, 1.0), expected, rtol=1e-6)
     halfway = METHODS["la_posthoc_tuned"].correct(logits, {}, counts, 0.5)

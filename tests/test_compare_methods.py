@@ -95,8 +95,8 @@ def vector_scaling(targets, logits):
     return plainly(lambda y, f: reference.vector_scaling_scores(y, f, COUNTS, 0.1, 1.0), targets, logits)
 
 
-def adjusted(targets, logits):
-    values = [reference.adjusted_crossentropy(y, logits, COUNTS, 1.0) for y in range(4)]
+def adjusted(targets, logits, tau=1.0):
+    values = [reference.adjusted_crossentropy(y, logits, COUNTS, tau) for y in range(4)]
     return np.dot(targets, values), None
 
 
@@ -113,13 +113,26 @@ LOSSES = {
     "equalized": equalized,
     "vector_scaling": vector_scaling,
     **dict.fromkeys(("la_loss", "square_root_sampler_la"), adjusted),
+    "la_loss_double": lambda targets, logits: adjusted(targets, logits, tau=2.0),
     "la_loss_adaptive": adjusted_adaptive,
 }
 
 
-def test_every_row_is_trained_here_or_uses_the_model_of_erm():
-    assert LOSSES.keys() == {name for name, method in METHODS.items() if method.trained_as is None}
-    assert {METHODS[name].trained_as for name in METHODS.keys() - LOSSES.keys()} == {"erm"}
+def test_every_row_is_trained_here_or_uses_the_model_of_erm_or_of_several_rows():
+    experts = {name for name, method in METHODS.items() if method.experts}
+    assert LOSSES.keys() == {name for name, method in METHODS.items() if method.trained_as is None} - experts
+    assert {METHODS[name].trained_as for name in METHODS.keys() - LOSSES.keys() - experts} == {"erm"}
+    assert all(LOSSES.keys() >= set(METHODS[name].experts) for name in experts)
+
+
+def test_experts_are_averaged_by_their_log_probabilities(built, folder):
+    results = compare(CONFIG, ["product_of_experts"], 1, "out")
+    assert list(results["methods"]) == ["erm", "product_of_experts"] and len(built) == 3
+    x = training.Scaler(CONFIG.load(0).train[0])(CONFIG.load(0).test[0])
+    probabilities = [keras.ops.convert_to_numpy(keras.ops.softmax(model(x))).astype("float64") for model in built]
+    with np.load(folder / "out" / "predictions.npz") as stored:
+        found = stored["product_of_experts_seed0"]
+    np.testing.assert_allclose(found, np.mean(np.log(probabilities), axis=0), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -279,6 +292,10 @@ def chosen_by_a_loop(logits_at, labels):
     return best
 
 
+def balanced(logits, labels):
+    return np.mean([np.mean(np.argmax(logits[labels == c], axis=1) == c) for c in np.unique(labels)])
+
+
 def logits_by_hand(name, logits, kept, counts):
     """What a row makes of logits at a τ."""
     if name.startswith("weight_norm"):
@@ -299,7 +316,16 @@ def test_tuned_rows_look_at_validation_data_alone_and_oracles_at_the_test_set(na
             kept = dict(file)
         labels = getattr(dataset, own)[1]
         logits_at = logits_by_hand(name, kept[f"{own}_logits"], kept, dataset.class_counts)
-        assert taus[seed] == pytest.approx(chosen_by_a_loop(logits_at, labels))
+        if name.startswith("weight_norm"):
+            assert taus[seed] == pytest.approx(chosen_by_a_loop(logits_at, labels))
+        elif name == "la_posthoc_oracle":
+            assert balanced(logits_at(taus[seed]), labels) >= balanced(
+                logits_at(chosen_by_a_loop(logits_at, labels)), labels
+            )
+        else:
+            own_logits = kept["validation_logits"]
+            with pytest.warns(UserWarning, match="recall is pooled"):
+                assert taus[seed] == kla.tune_tau(own_logits, labels, dataset.class_counts).tau
         final = logits_by_hand(name, kept["test_logits"], kept, dataset.class_counts)(taus[seed])
         with np.load(folder / "out" / "predictions.npz") as stored:
             np.testing.assert_allclose(stored[f"{name}_seed{seed}"], final, rtol=1e-5, atol=1e-5)
@@ -314,10 +340,11 @@ def test_tuned_rows_look_at_validation_data_alone_and_oracles_at_the_test_set(na
 def test_of_equally_good_taus_the_one_nearest_1_is_taken_then_the_smaller(right_at, chosen):
     labels = np.array([0, 1, 1])
 
-    def logits_at(tau):
+    def logits_at(logits, run, class_counts, tau):
         return np.eye(2)[labels if round(float(tau), 9) in right_at else [0, 0, 0]]
 
-    assert tuning.choose_tau(logits_at, labels) == pytest.approx(chosen)
+    method = dataclasses.replace(METHODS["weight_norm_tuned"], correct=logits_at)
+    assert tuning.grid_tau(method, None, labels, {}, None) == pytest.approx(chosen)
     np.testing.assert_allclose(tuning.GRID, [k / 20 for k in range(61)], atol=1e-15)
 
 
@@ -326,10 +353,11 @@ def test_classes_without_validation_examples_are_left_out_of_the_choice():
     labels = np.array([0, 0, 0, 1])
     predicted = {0.5: [0, 2, 2, 1], 2.0: [0, 0, 0, 2]}
 
-    def logits_at(tau):
+    def logits_at(logits, run, class_counts, tau):
         return np.eye(3)[predicted.get(round(float(tau), 9), [2, 2, 2, 2])]
 
-    assert tuning.choose_tau(logits_at, labels) == 0.5
+    method = dataclasses.replace(METHODS["weight_norm_tuned"], correct=logits_at)
+    assert tuning.grid_tau(method, None, labels, {}, None) == 0.5
 
 
 def test_the_report_lists_every_tau_that_was_chosen_and_no_other(trained, folder):

@@ -10,19 +10,21 @@ import keras
 import pytest
 
 import keras_logit_adjust as kla
+from keras_logit_adjust.posthoc.calibration import Calibration
 
 PACKAGE = pathlib.Path(kla.__file__).parent
 # Every part may import from its own layer and from the ones before it.
 LAYERS = (
     ("_checks", "_replicas"),
-    ("_labels",),
+    ("_labels", "_calibration"),
     ("priors",),
-    ("losses",),
+    ("losses", "_adjustment"),
+    ("_decision",),
     ("layers", "metrics"),
     ("models", "data"),
     ("posthoc", "plots", "callbacks"),
-    ("compare",),
-    ("studies",),
+    ("serving", "compare"),
+    ("commands", "studies"),
     ("__init__", "__main__"),
 )
 
@@ -101,8 +103,13 @@ CONFIGURED = [
     kla.losses.ClassBalancedCrossentropy([5, 3, 1], beta=0.9, reduction=None, name="class_balanced"),
     kla.losses.FocalCrossentropy(gamma=1, class_weight=[1, 2, 3], label_smoothing=0.1, name="focal"),
     kla.layers.LogitAdjustment([5, 3, 1], tau=0.5, target_prior=[1, 1, 2], name="c"),
+    kla.layers.LogitAdjustment([5, 3, 1], calibration=Calibration(1.5, [0.5, 0, -0.5]), name="o"),
+    kla.layers.LogitAdjustment([5, 3, 1], trained_tau=[0.5, 0, 1], name="p"),
+    kla.layers.LogitAdjustment([5, 3, 1], trained_tau=None, name="q"),
+    Calibration(1.5, [0.5, 0, -0.5]),
     kla.layers.PriorAwareDense(3, [5, 3, 1], tau=0.5, use_bias=False, name="d"),
     kla.layers.CosineDense(3, scale=7, name="e"),
+    kla.layers.MinimumRiskDecision([[0, 1, 0.3], [10, 0, 0.3]], from_logits=False, name="o"),
     kla.priors.StreamingPrior(3, half_life=100, smoothing=2, ignore_class=-1, name="m"),
     kla.layers.PriorAwareDense(3, kla.priors.StreamingPrior(3, half_life=100), tau=[1, 2, 3], name="n"),
     kla.metrics.BalancedAccuracy(3, k=2, ignore_class=0, class_prior=[5, 3, 1], name="f"),

@@ -50,6 +50,14 @@ def test_accuracy_is_drawn_in_percent_against_frequency_with_a_series_for_each_m
     assert [text.get_text() for text in axes.get_legend().get_texts()] == list(RECALLS)
 
 
+def test_a_legend_of_many_methods_stands_beside_the_lines():
+    recalls = {f"method {i}": [0.9, 0.1] for i in range(22)}
+    figure = plots.per_class_accuracy([100, 10], recalls)
+    assert figure.axes[0].get_legend() is None
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(recalls)
+    figure.canvas.draw()  # a layout that does not fit warns
+
+
 def test_series_differ_without_color_too():
     axes = only_axes(plots.per_class_accuracy(COUNTS, {f"method {i}": RECALLS["erm"] for i in range(8)}))
     styles = {(line.get_marker(), line.get_linestyle()) for line in axes.lines}
@@ -175,3 +183,42 @@ def test_shares_are_drawn_in_order_of_frequency():
     assert [line.get_label() for line in axes.lines] == list(shares)
     assert axes.lines[0].get_xdata().tolist() == [1, 2, 3] and axes.lines[0].get_ydata().tolist() == [0.6, 0.3, 0.1]
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+
+
+# --- reliability -----------------------------------------------------------------------------------------------------
+
+BINS = {
+    "edges": [0.0, 0.25, 0.5, 1.0],
+    "confidence": [np.nan, 0.4, 0.9],
+    "accuracy": [np.nan, 0.5, 0.6],
+    "weight": [0.0, 0.2, 0.8],
+    "count": [0, 2, 8],
+}
+
+
+def test_reliability_is_points_against_the_diagonal_with_their_gaps_and_shares():
+    before = copy.deepcopy(BINS)
+    axes = only_axes(plots.reliability({"as trained": BINS}))
+    assert BINS.keys() == before.keys() and str(BINS) == str(before)
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("confidence", "accuracy, share of examples")
+    assert axes.get_xlim() == axes.get_ylim() == (0, 1) and axes.get_title() == "as trained"
+    assert [(bar.get_x(), bar.get_width(), bar.get_height()) for bar in axes.patches] == [
+        (0.0, 0.25, 0.0),
+        (0.25, 0.25, 0.2),
+        (0.5, 0.5, 0.8),
+    ]
+    diagonal, points = axes.lines
+    assert list(diagonal.get_xdata()) == list(diagonal.get_ydata()) == [0, 1]
+    assert points.get_xdata().tolist()[1:] == [0.4, 0.9] and points.get_ydata().tolist()[1:] == [0.5, 0.6]
+    assert np.isnan(points.get_xdata()[0]) and points.get_linestyle() == "None"
+    gaps = [path.vertices.tolist() for path in axes.collections[0].get_paths()]
+    assert gaps[-2:] == [[[0.4, 0.4], [0.4, 0.5]], [[0.9, 0.9], [0.9, 0.6]]]
+    (legend,) = axes.figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["calibrated", "gap", "accuracy", "share"]
+
+
+def test_reliability_before_and_after_stands_side_by_side_on_one_scale():
+    figure = plots.reliability({"as trained": BINS, "calibrated": {**BINS, "weight": [0.0, 0.5, 0.5]}})
+    assert [axes.get_title() for axes in figure.axes] == ["as trained", "calibrated"]
+    assert [[bar.get_height() for bar in axes.patches] for axes in figure.axes] == [[0.0, 0.2, 0.8], [0.0, 0.5, 0.5]]
+    assert len(figure.legends) == 1

@@ -121,6 +121,8 @@ GOOD_FILES = {
     "more columns": "name,count,class_id\nan owl,9,1\n'a, cat',90,0\nfrog,0,2\n".replace("'", '"'),
     "with a byte order mark": "\ufeffclass_id,count\n0,90\n1,9\n2,0\n",
     "from Windows": "class_id,count\r\n0,90\r\n1,9\r\n2,0\r\n",
+    "with spaces": "class_id, count \n0, 90\n1, 9\n 2,0\n",
+    "with decimals of zero": "class_id,count\n0,90.0\n1.,9.00\n2,0.0\n",
     "without an end of line": "class_id,count\n0,90\n1,9\n\n2,0",
 }
 
@@ -151,6 +153,15 @@ BAD_FILES = {
     "a negative id": ("class_id,count\n-1,90\n0,9\n", EVERY_CLASS),
     "a negative count": ("class_id,count\n0,90\n1,-9\n", f"{EVERY_CLASS}.*counts \[-9, 90\]"),
     "no rows": ("class_id,count\n", f"{EVERY_CLASS}.*0 rows"),
+    "half an example": ("class_id,count\n0,90.5\n1,9\n", rf"{COLUMNS}.*90\.5"),
+    "latin-1": (
+        "class_id,count,name\n0,90,\xe9\n".encode("latin-1"),
+        "must be UTF-8 text. Received .*counts.csv: 'utf-8'",
+    ),
+    "UTF-16": (
+        "class_id,count\n0,90\n".encode("utf-16"),
+        "must be UTF-8 text. Received .*counts.csv: .*Save it as UTF-8",
+    ),
     "nothing": ("", f"{EVERY_CLASS}.*0 rows"),
 }
 
@@ -159,7 +170,7 @@ BAD_FILES = {
 def test_a_file_that_is_none_of_class_counts_is_refused(tmp_path, case):
     text, message = case
     path = tmp_path / "counts.csv"
-    path.write_text(text)
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ValueError, match=message):
         read_class_counts(path)
 

@@ -27,6 +27,7 @@ def blocks():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("default:.*recall is pooled.*:UserWarning")
 def test_every_snippet_prints_what_the_readme_shows():
     namespace = {}
     found = blocks()
@@ -63,17 +64,28 @@ def test_the_tables_are_the_committed_results(name, file):
     assert shown(name) == f"{report.to_markdown(results)}\n\nMachine: {machine}; {results['seconds']:.0f} s."
 
 
-@pytest.mark.parametrize("name", ["weight-norms", "consistency", "label-noise"])
+@pytest.mark.parametrize("name", ["weight-norms", "consistency", "label-noise", "label-shift"])
 def test_the_studies_are_the_committed_results(name):
     results = json.loads((RESULTS / f"study_{name.replace('-', '_')}.json").read_text())
     assert results["study"] == name and shown(name) == studies.to_markdown(results)
 
 
+def benchmark(name):
+    """The script of a benchmark as a module."""
+    spec = importlib.util.spec_from_file_location(f"{name}_benchmark", ROOT / "benchmarks" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def test_the_table_of_readers_is_the_committed_result():
-    spec = importlib.util.spec_from_file_location("sampler_benchmark", ROOT / "benchmarks" / "sampler.py")
-    benchmark = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(benchmark)
-    assert shown("sampler") == benchmark.to_markdown(json.loads((RESULTS / "sampler.json").read_text()))
+    assert shown("sampler") == benchmark("sampler").to_markdown(json.loads((RESULTS / "sampler.json").read_text()))
+
+
+def test_the_tables_of_what_is_chosen_are_the_committed_results():
+    results = json.loads((RESULTS / "choosing.json").read_text())
+    assert shown("choosing") == benchmark("choosing").regret_to_markdown(results)
+    assert shown("choosing-images") == benchmark("choosing").images_to_markdown(results)
 
 
 def test_there_are_exactly_two_set_up_commands():

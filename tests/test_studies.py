@@ -17,9 +17,10 @@ OPTIONS = {
     "weight-norms": [*ROWS, "--seeds", "2"],
     "groups": [*ROWS, "--seeds", "2", "--methods", "erm,la_loss,la_posthoc"],
     "label-noise": [*ROWS, "--seeds", "2", "--methods", "erm,la_posthoc", "--label-noise", "0.2"],
+    "label-shift": [*ROWS, "--seeds", "4"],
     "consistency": ["--sizes", "50", "2000", "--trials", "3", "--seed", "1"],
 }
-RUNS = {"weight-norms": 2 * 2, "groups": 2 * 2, "label-noise": 2 * 2, "consistency": 2 * 4}
+RUNS = {"weight-norms": 2 * 2, "groups": 2 * 2, "label-noise": 2 * 2, "label-shift": 4, "consistency": 2 * 4}
 
 
 @pytest.fixture(autouse=True)

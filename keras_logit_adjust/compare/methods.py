@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_logit_adjust import losses, models, priors
 from keras_logit_adjust.callbacks import DeferredReweighting
+from keras_logit_adjust.compare import tuning
 from keras_logit_adjust.layers import PriorAwareDense
 from keras_logit_adjust.losses import PairwiseMarginCrossentropy
 
@@ -36,8 +37,10 @@ class Method:
             for every example once an epoch.
         retrains_head: whether the head is trained anew on class-balanced batches in the end (cRT).
         trained_as: the row whose trained model this one uses, where it needs none of its own.
+        experts: the rows whose models' log-probabilities are averaged instead, where it needs several.
         correct: (logits `[N, L]`, run, class_counts, τ) → logits, after training; `run` is what training kept.
         tuned_on: where τ is chosen, "validation" or "test" (an oracle); None for τ = 1.
+        choose: (method, logits, labels, run, class_counts) → the τ chosen there.
         needs_dense: whether it works on the weights of a dense head.
     """
 
@@ -49,8 +52,10 @@ class Method:
     strategy: str | None = None
     retrains_head: bool = False
     trained_as: str | None = None
+    experts: tuple = ()
     correct: Callable = lambda logits, run, class_counts, tau: logits
     tuned_on: str | None = None
+    choose: Callable = tuning.grid_tau
     needs_dense: bool = False
 
 
@@ -86,14 +91,18 @@ def deferred_weights(class_counts, epochs):
     return [DeferredReweighting({start: losses.class_balanced_weights(class_counts)})]
 
 
+def _twice_adjusted(class_counts, **options):
+    return losses.LogitAdjustedCrossentropy(class_counts, tau=2.0, **options)
+
+
 _ADAPTIVE = Method("adaptive margins (LDAM), cosine head", loss=losses.AdaptiveMarginCrossentropy, head=cosine_head)
 _POSTHOC = Method("logit adjustment, post hoc", trained_as="erm", correct=subtract_log_prior)
 _WEIGHT_NORM = Method("weight normalization", trained_as="erm", correct=divide_by_norms, needs_dense=True)
 
 
-def _tuned(method, where):
+def _tuned(method, where, choose=tuning.grid_tau):
     note = {"validation": "τ by validation", "test": "oracle τ, chosen on the test set"}[where]
-    return dataclasses.replace(method, title=f"{method.title}, {note}", tuned_on=where)
+    return dataclasses.replace(method, title=f"{method.title}, {note}", tuned_on=where, choose=choose)
 
 
 METHODS = {
@@ -114,13 +123,18 @@ METHODS = {
     "equalized": Method("equalized loss", loss=losses.EqualizedCrossentropy),
     "vector_scaling": Method("vector-scaling loss", loss=losses.VectorScalingCrossentropy),
     "la_posthoc": _POSTHOC,
-    "la_posthoc_tuned": _tuned(_POSTHOC, "validation"),
-    "la_posthoc_oracle": _tuned(_POSTHOC, "test"),
+    "la_posthoc_tuned": _tuned(_POSTHOC, "validation", tuning.shrunk_tau),
+    "la_posthoc_oracle": _tuned(_POSTHOC, "test", tuning.highest_tau),
     "la_loss": Method("logit-adjusted loss", loss=losses.LogitAdjustedCrossentropy),
+    "la_loss_double": Method("logit-adjusted loss, τ = 2", loss=_twice_adjusted),
     "la_loss_adaptive": Method(
         "logit-adjusted + adaptive loss", loss=PairwiseMarginCrossentropy.logit_adjusted_adaptive
     ),
     "la_head": Method("prior-aware head", head=prior_aware_head),
+    # Strengths 0, 1 and 2 average to 1: nothing is left to correct.
+    "product_of_experts": Method(
+        "product of experts trained with τ = 0, 1, 2", experts=("erm", "la_loss", "la_loss_double")
+    ),
 }
 
 # Names for several rows at once. "paper" is table 3, in its order; the paper's τ* saw the test set, ours does not.
@@ -139,6 +153,19 @@ GROUPS = {
 
 
 @functools.cache
-def training_of(name):
-    """The row that trains the model `name` uses."""
-    return METHODS[name].trained_as or name
+def trainings_of(name):
+    """The rows that train the models `name` uses."""
+    return METHODS[name].experts or (METHODS[name].trained_as or name,)
+
+
+def combine(runs):
+    """What training kept of one model, or of several as one: the means of their log-probabilities for logits."""
+    if len(runs) == 1:
+        return runs[0]
+    names = [name for name in ("test_logits", "validation_logits") if name in runs[0]]
+    return {name: np.mean([_log_softmax(run[name]) for run in runs], axis=0).astype("float32") for name in names}
+
+
+def _log_softmax(logits):
+    shifted = logits.astype("float64") - logits.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))

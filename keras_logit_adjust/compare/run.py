@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from keras_logit_adjust import _checks, data
 from keras_logit_adjust.compare import noise, recipes, report, statistics, storage, training, tuning
-from keras_logit_adjust.compare.methods import GROUPS, METHODS, training_of
+from keras_logit_adjust.compare.methods import GROUPS, METHODS, combine, trainings_of
 from keras_logit_adjust.compare.published import published_error
 
 DEFAULT_METHODS = ("erm", "class_weight", "la_posthoc", "la_loss")
@@ -172,7 +172,7 @@ def _check_methods(methods, config):
 
 def _train_missing(config, methods, seeds, folder):
     """Train every run that is not on disk; returns the data set of each seed."""
-    trainings = list(dict.fromkeys(training_of(name) for name in methods))
+    trainings = list(dict.fromkeys(trained_as for name in methods for trained_as in trainings_of(name)))
     loaded = [config.load(seed) for seed in range(seeds)]
     model_name = recipes.resolve_model(config.model, loaded[0].train[0].shape[1:])
     heads = {name: METHODS[name].head(loaded[0].class_counts) for name in trainings}
@@ -217,13 +217,12 @@ def _gather(config, methods, seeds, folder, loaded):
     rows, seconds, taus = {name: [] for name in methods}, {}, {name: [] for name in methods}
     for name in methods:
         for seed, dataset in enumerate(loaded):
-            trained_as = f"{training_of(name)}_seed{seed}"
-            with np.load(storage.run_path(folder, training_of(name), seed)) as stored:
-                run = dict(stored)
-            logits, tau = tuning.corrected(METHODS[name], run, counts[seed], dataset)
-            seconds[trained_as] = round(float(run["seconds"]), 2)
-            if "class_norms" in run:
-                predictions[f"class_norms_{trained_as}"] = run["class_norms"]
+            runs = {trained_as: _load_run(folder, trained_as, seed) for trained_as in trainings_of(name)}
+            logits, tau = tuning.corrected(METHODS[name], combine(list(runs.values())), counts[seed], dataset)
+            for trained_as, run in runs.items():
+                seconds[f"{trained_as}_seed{seed}"] = round(float(run["seconds"]), 2)
+                if "class_norms" in run:
+                    predictions[f"class_norms_{trained_as}_seed{seed}"] = run["class_norms"]
             predictions[f"{name}_seed{seed}"] = logits
             rows[name].append(statistics.figures(labels, logits, counts[seed]))
             taus[name] += [] if tau is None else [tau]
@@ -243,6 +242,11 @@ def _gather(config, methods, seeds, folder, loaded):
             method["tau"] = taus[name]
         method["published_error"] = None if config.label_noise else published_error(*where, name)
     return results, predictions
+
+
+def _load_run(folder, trained_as, seed):
+    with np.load(storage.run_path(folder, trained_as, seed)) as stored:
+        return dict(stored)
 
 
 def summarize_methods(rows, predictions):

@@ -92,7 +92,7 @@ def read_arrays(train, test):
 
 def _read_pair(source, name):
     if isinstance(source, (str, os.PathLike)):
-        source = _read_npz(pathlib.Path(source))
+        source = read_npz(pathlib.Path(source))
     try:
         x, y = source
     except (TypeError, ValueError) as error:
@@ -115,7 +115,7 @@ def _read_pair(source, name):
     return (x[..., None] if x.ndim == 3 else x), y
 
 
-def _read_npz(path):
+def read_npz(path):
     if not path.is_file():
         raise FileNotFoundError(
             f"No such file: {path}. Make one with numpy.savez_compressed(path, x=examples, y=labels)."

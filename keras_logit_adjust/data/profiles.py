@@ -103,7 +103,8 @@ def read_class_counts(path):
         Int64 array `[L]` in order of class id.
 
     Raises:
-        ValueError: for other columns, ids that are not 0 … L − 1 once each, or counts that are no whole numbers.
+        ValueError: for text that is not UTF-8, other columns, ids that are not 0 … L − 1 once each, or counts that are
+            no whole numbers.
 
     Example:
 
@@ -113,14 +114,19 @@ def read_class_counts(path):
     >>> read_class_counts(path).tolist()
     [90, 10]
     """
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        rows = list(csv.DictReader(file, restkey="more"))
     try:
-        if any("more" in row for row in rows):
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            lines = [[field.strip() for field in line] for line in csv.reader(file, skipinitialspace=True)]
+        header, *lines = [line for line in lines if any(line)] or [[]]
+        if any(len(line) > len(header) for line in lines):
             raise ValueError("a row has more fields than there are columns")
-        ids = np.array([int(row["class_id"]) for row in rows], "int64")
-        counts = np.array([int(row["count"]) for row in rows], "int64")
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        rows = [dict(zip(header, line, strict=False)) for line in lines]
+        ids, counts = (np.array([_whole(row[name]) for row in rows], "int64") for name in ("class_id", "count"))
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"A file of class counts must be UTF-8 text. Received {path}: {error}. Save it as UTF-8."
+        ) from error
+    except (KeyError, ValueError, OverflowError, csv.Error) as error:
         raise ValueError(
             "A file of class counts must have the columns `class_id` and `count`, whole numbers both. "
             f"Received {path}: {error!r}"
@@ -131,6 +137,12 @@ def read_class_counts(path):
             f"{path}: {ids.size} rows, ids {sorted(ids.tolist())[:8]}, …, counts {sorted(counts.tolist())[:8]}, …"
         )
     return counts[np.argsort(ids)]
+
+
+def _whole(text):
+    """A whole number, written `900` or, as spreadsheets do, `900.0`."""
+    whole, _, fraction = text.partition(".")
+    return int(text if fraction.strip("0") else whole)
 
 
 def subsample(labels, class_counts, seed):

@@ -101,6 +101,25 @@ def find_head(model):
         tensor = node.input_tensors[0]
 
 
+def last_operations(model):
+    """The operations of a graph that its output comes from, the last first, as far as each has one input."""
+    inputs = model.outputs[:1]
+    while len(inputs) == 1:
+        node = _producer(inputs[0])
+        if is_graph(node.operation) and len(node.operation.outputs) == 1:
+            inputs = node.operation.outputs
+            continue
+        yield node.operation
+        inputs = node.input_tensors
+
+
+def decides(model):
+    """Whether the one output of a model comes from a `MinimumRiskDecision`."""
+    if not is_graph(model) or len(getattr(model, "outputs", None) or ()) != 1:
+        return False
+    return isinstance(next(last_operations(model)), layers.MinimumRiskDecision)
+
+
 def _producer(tensor):
     history = tensor._keras_history
     return history.operation._inbound_nodes[history.node_index]
@@ -132,6 +151,11 @@ def _require_channels_last(layer):
         raise NoHeadError(
             f"Head {layer.name!r} has data_format='channels_first': the adjustment needs classes in the last axis."
         )
+
+
+def logits_tensor(head):
+    """The symbolic logits of a head, also where its own activation hides them."""
+    return head.source if head.layer.activation is keras.activations.linear else linear_twin(head.layer)(head.source)
 
 
 def linear_twin(layer):
@@ -206,7 +230,7 @@ def check_not_adjusted(model, allow_double_correction):
     """Raise where the prior of `model` was corrected already, as far as a model shows it."""
     if allow_double_correction:
         return
-    reason = next(_corrections(model), None)
+    reason, _ = next(corrections(model), (None, None))
     if reason is not None:
         raise ValueError(
             f"The prior would be corrected twice: model {model.name!r} {reason}. Its plain argmax is balanced already. "
@@ -226,13 +250,14 @@ def _given(vector):
     return vector is not None
 
 
-def _corrections(model):
+def corrections(model):
+    """(reason in words, the loss or layer) of everything that corrects the prior of `model`, as far as it shows it."""
     losses = [getattr(part, "loss", None) for part in model._flatten_layers() if isinstance(part, keras.Model)]
     for loss in keras.tree.flatten(losses):
         if isinstance(loss, _base.MaskedLoss) and _corrects_prior(loss):
-            yield f"was compiled with the adjusted loss {type(loss).__name__}"
+            yield f"was compiled with the adjusted loss {type(loss).__name__}", loss
     for layer in model._flatten_layers():
         if isinstance(layer, layers.PriorAwareDense):
-            yield f"has the prior-aware head {layer.name!r}"
+            yield f"has the prior-aware head {layer.name!r}", layer
         elif isinstance(layer, layers.LogitAdjustment):
-            yield f"is adjusted already, by layer {layer.name!r}"
+            yield f"is adjusted already, by layer {layer.name!r}", layer

@@ -1,18 +1,21 @@
 """Post-hoc adjustment of a trained model: as a layer (`adjust`) or inside the head's bias (`fold_into_bias`).
 
 What was trained with plain cross-entropy estimates `P(y|x)`; subtracting `τ·log π` from its logits makes its argmax
-the balanced one (Menon et al., 2021, §4, equation 9). Nothing is trained, and no model given is changed.
+the balanced one (Menon et al., 2021, §4, equation 9). Nothing is trained, and no model given is changed. A calibration
+found on held-out logits goes into the same affine step, before the prior.
 """
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_logit_adjust import _checks
+from keras_logit_adjust import _checks, losses
 from keras_logit_adjust.layers import LogitAdjustment
 from keras_logit_adjust.posthoc import _clone, _head
 
 OUTPUTS = ("auto", "logits", "softmax", "sigmoid")
+# The losses whose trained logits are those of a plain model, adjusted with the loss's own counts and τ.
+ADJUSTED_LOSSES = (losses.LogitAdjustedCrossentropy, losses.BinaryLogitAdjustedCrossentropy)
 
 
 def adjust(
@@ -23,13 +26,15 @@ def adjust(
     output="auto",
     num_examples=None,
     *,
+    calibration=None,
     allow_double_correction=False,
 ):
-    """A new model that predicts with `f_y(x) − τ·log π_y + log target_y`.
+    """A new model that predicts with `f_y(x) − τ·log π_y + log target_y`; calibrated, `f_y(x) / T + b_y − …`.
 
     The head's logits are adjusted, also where its activation hides them, and the activation is put back: a softmax
-    model gives probabilities again, now under the target prior. The new model is not compiled, and it shares every
-    weight with the one given.
+    model gives probabilities again. They are posteriors under the target prior, the uniform one where none is named,
+    and not under the deployment's unless that is named: serve them with the name of their prior. The new model is not
+    compiled, and it shares every weight with the one given.
 
     Args:
         model: a trained `keras.Model` with one output: Functional or Sequential with a Dense or convolution head (also
@@ -44,6 +49,8 @@ def adjust(
             did not round to 0 or 1.
         num_examples: the number of training examples, for independent labels only: they are adjusted by their
             log-odds, `log(π/(1−π))`.
+        calibration: what `kla.calibrate` found on held-out logits of `model`, before any correction; it is
+            applied first, in the same step. `layer.set(calibration=…)` can change it later, not add one.
         allow_double_correction: adjust even a model whose prior was corrected already. Without it, a model that was
             compiled with an adjusted loss, has a `PriorAwareDense` head or a `LogitAdjustment` raises. Not seen:
             a model loaded with `compile=False`, a custom training loop, a folded model, class weights, a resampled
@@ -53,8 +60,8 @@ def adjust(
         A new, uncompiled `keras.Model`.
 
     Raises:
-        ValueError: for a model whose logits are not found, several outputs, counts that do not fit, or a prior that
-            would be corrected twice.
+        ValueError: for a model whose logits are not found, several outputs, counts or a calibration that do not fit, or
+            a prior that would be corrected twice.
 
     Example:
 
@@ -69,15 +76,70 @@ def adjust(
     _head.require_model(model)
     _checks.check_choice(output, "output", OUTPUTS)
     _head.check_not_adjusted(model, allow_double_correction)
-    head = _find_head(model, output)
+    head = find_head(model, output)
+    options = {"num_examples": num_examples, "calibration": calibration}
     if head is None:
-        layer = _adjustment_layer(None, output, class_counts, tau, target_prior, num_examples)
+        layer = _adjustment_layer(None, output, class_counts, tau, target_prior, **options)
+        layer.trained_tau = trained_tau(model, layer)
         return AdjustedModel(model, layer, output, name=f"{model.name}_adjusted")
-    layer = _adjustment_layer(head.width, head.output, class_counts, tau, target_prior, num_examples)
+    layer = _adjustment_layer(head.width, head.output, class_counts, tau, target_prior, **options)
+    layer.trained_tau = trained_tau(model, layer)
     return _adjust_graph(model, head, layer)
 
 
-def _find_head(model, output):
+def trained_tau(model, layer):
+    """The strength with which the logits of `model` are corrected already for the prior of `layer`, a new one behind.
+
+    None where it is not known: of losses that correct in another way, another prior, a target of their own, or behind
+    a calibration, which makes up for part of it.
+    """
+    if next(_head.corrections(model), None) is None:
+        return np.zeros(())
+    part = last_correction(model)
+    if part is None or layer.calibration is not None or not _corrects_towards_uniform(part, layer):
+        return None
+    before = getattr(part, "trained_tau", 0.0)
+    return None if before is None else np.asarray(part.tau + before)
+
+
+def last_correction(model):
+    """Of the losses and layers that correct the prior of `model` the one that accounts for all, or None."""
+    parts = [part for _, part in _head.corrections(model)]
+    if len(parts) == 1:
+        return parts[0]
+    own_losses = keras.tree.flatten(getattr(model, "loss", None))
+    if not parts or any(part is loss for part in parts for loss in own_losses):
+        return None
+    if isinstance(model, AdjustedModel):
+        last = model.adjustment
+    else:
+        operations = _head.last_operations(model) if _head.is_graph(model) else ()
+        last = next((operation for operation in operations if isinstance(operation, LogitAdjustment)), None)
+    # One that was put behind the others by hand does not know of them.
+    return last if last is not None and np.any(last.trained_tau) else None
+
+
+def counts_of(part):
+    """The training counts that a loss or layer corrects for; None where they are not known."""
+    if isinstance(part, keras.losses.Loss) and not isinstance(part, ADJUSTED_LOSSES):
+        return None
+    counts = getattr(part, "class_counts", getattr(part, "positive_counts", None))
+    # A layer rebuilt from the config of very many classes knows its adjustment, and not what it was made of.
+    return None if counts is None else np.asarray(getattr(counts, "class_counts", counts))  # a `StreamingPrior` counts
+
+
+def _corrects_towards_uniform(part, layer):
+    """Whether `part` corrects for the prior that `layer` does, and towards no other than the uniform one."""
+    counts, total = counts_of(part), getattr(part, "num_examples", None)
+    if counts is None or getattr(part, "target_prior", None) is not None or counts.size != layer.class_counts.size:
+        return False
+    if (total is None) != (layer.num_examples is None):
+        return False
+    own = layer.class_counts / (layer.num_examples or layer.class_counts.sum())
+    return np.allclose(counts / (total or counts.sum()), own, rtol=1e-6, atol=0.0)
+
+
+def find_head(model, output):
     """The head of a graph; None where only the model's output can be adjusted."""
     if not _head.is_graph(model):
         if output == "auto":
@@ -86,6 +148,11 @@ def _find_head(model, output):
                 'output="logits", "softmax" or "sigmoid".'
             )
         return None
+    if _head.decides(model):
+        raise ValueError(
+            f"Model {model.name!r} gives scores of decisions, which are no logits. Adjust the model without its "
+            "MinimumRiskDecision, towards the class mix of the deployment, and put that behind again."
+        )
     try:
         head = _head.find_head(model)
     except _head.NoHeadError:
@@ -97,7 +164,7 @@ def _find_head(model, output):
     return head
 
 
-def _adjustment_layer(width, output, class_counts, tau, target_prior, num_examples):
+def _adjustment_layer(width, output, class_counts, tau, target_prior, num_examples, calibration):
     """The `LogitAdjustment` for `width` outputs (None: not known), after checking that the counts go with them."""
     counts = _checks.as_vector(getattr(class_counts, "effective_prior", class_counts), "class_counts")
     if num_examples is not None and output == "softmax":
@@ -105,7 +172,7 @@ def _adjustment_layer(width, output, class_counts, tau, target_prior, num_exampl
     if output == "sigmoid" and num_examples is None and width is None:
         width = 1 if counts.size == 2 else counts.size
     if width == 1 and num_examples is None:
-        return _one_unit_layer(counts, tau, target_prior)
+        return _one_unit_layer(counts, tau, target_prior, calibration)
     if output == "sigmoid" and num_examples is None:
         raise ValueError(
             "A sigmoid head over several labels needs `num_examples`: class_counts are then the positives of each "
@@ -113,10 +180,10 @@ def _adjustment_layer(width, output, class_counts, tau, target_prior, num_exampl
         )
     if width is not None:
         _checks.check_length(counts, width, "class_counts", "the head")
-    return LogitAdjustment(class_counts, tau, target_prior, num_examples=num_examples, name="logit_adjustment")
+    return LogitAdjustment(class_counts, tau, target_prior, num_examples, calibration, name="logit_adjustment")
 
 
-def _one_unit_layer(counts, tau, target_prior):
+def _one_unit_layer(counts, tau, target_prior, calibration):
     """One sigmoid unit is the log-odds of two classes: adjusted by the log-odds of the second."""
     counts = _checks.as_counts(counts)
     _checks.check_length(counts, 2, "class_counts", "a head of one sigmoid unit")
@@ -124,18 +191,20 @@ def _one_unit_layer(counts, tau, target_prior):
         target = _checks.as_counts(target_prior, "target_prior")
         _checks.check_length(target, 2, "target_prior", "a head of one sigmoid unit")
         target_prior = target[1:] / target.sum()
-    return LogitAdjustment(counts[1:], tau, target_prior, num_examples=counts.sum(), name="logit_adjustment")
+    return LogitAdjustment(counts[1:], tau, target_prior, counts.sum(), calibration, name="logit_adjustment")
 
 
 def _adjust_graph(model, head, layer):
     """Rebuild from the logits outwards: the graph before them, and every weight, is the given model's own."""
-    logits = head.source
-    if head.layer.activation is not keras.activations.linear:
-        logits = _head.linear_twin(head.layer)(logits)
     layer.name = _head.free_name(model, layer.name)
-    outputs = layer(logits)
+    outputs = layer(_head.logits_tensor(head))
     if head.output != "logits":
         outputs = keras.layers.Activation(head.output, dtype=outputs.dtype, name=f"adjusted_{head.output}")(outputs)
+    return rebuild(model, head, outputs)
+
+
+def rebuild(model, head, outputs):
+    """`model` up to `head`, with `outputs`, made from the head's logits, in place of its own."""
     models = [model, *(call.operation for call in head.calls)]
     adjusted = _model_like(models.pop(), outputs)
     for call in reversed(head.calls):
@@ -174,13 +243,8 @@ class AdjustedModel(keras.Model):
 
     def call(self, inputs, training=None):
         outputs = self.model(inputs)  # Keras hands `training` on to nested calls
-        if self.output_kind == "logits":
-            return self.adjustment(outputs)
-        outputs = ops.cast(outputs, "float32")
-        logits = _safe_log(outputs)
-        if self.output_kind == "softmax":
-            return ops.softmax(self.adjustment(logits))
-        return ops.sigmoid(self.adjustment(logits - _safe_log(1.0 - outputs)))
+        logits = self.adjustment(logits_of(outputs, self.output_kind))
+        return {"logits": lambda x: x, "softmax": ops.softmax, "sigmoid": ops.sigmoid}[self.output_kind](logits)
 
     def get_config(self):
         return {
@@ -196,6 +260,15 @@ class AdjustedModel(keras.Model):
         return cls(**{**config, **nested})
 
 
+def logits_of(outputs, kind):
+    """Logits that give `outputs`: themselves, the logarithms of a softmax, or the log-odds of a sigmoid."""
+    if kind == "logits":
+        return outputs
+    outputs = ops.cast(outputs, "float32")
+    logits = _safe_log(outputs)
+    return logits if kind == "softmax" else logits - _safe_log(1.0 - outputs)
+
+
 def _safe_log(probabilities):
     return ops.log(ops.maximum(probabilities, np.finfo("float32").tiny))
 
@@ -207,12 +280,15 @@ def fold_into_bias(
     target_prior=None,
     num_examples=None,
     *,
+    calibration=None,
     allow_double_correction=False,
 ):
     """A copy of the model with the adjustment inside its head's bias: `b_y ← b_y − τ·log π_y + log target_y`.
 
-    Equals `adjust` to rounding and costs nothing when served: where the head has a bias, the copy has the operations
-    of the original. The model given is not changed and shares no weight with the copy.
+    A calibration goes into the head too: its kernel and bias are divided by the temperature, and the calibration's bias
+    is added. Equals `adjust` to rounding and costs nothing when served: where the head has a bias, the copy has the
+    operations of the original. The model given is not changed and shares no weight with the copy. As there,
+    probabilities are posteriors under the target prior, uniform where none is named.
 
     Args:
         model: a trained Functional or Sequential `keras.Model` with one float32 Dense or convolution head.
@@ -220,6 +296,7 @@ def fold_into_bias(
         tau: as in `adjust`.
         target_prior: as in `adjust`.
         num_examples: as in `adjust`.
+        calibration: as in `adjust`, found before folding.
         allow_double_correction: as in `adjust`. A folded model looks like any other: the guard cannot see it.
 
     Returns:
@@ -247,10 +324,18 @@ def fold_into_bias(
         )
     head = _head.find_head(model)
     _check_foldable(model, head)
-    layer = _adjustment_layer(head.width, head.output, class_counts, tau, target_prior, num_examples)
+    layer = _adjustment_layer(
+        head.width, head.output, class_counts, tau, target_prior, num_examples=num_examples, calibration=calibration
+    )
     folded, twin = _clone.clone_with_head(model, head.layer, use_bias=True)
+    temperature = 1.0 if calibration is None else calibration.temperature
     # In float64, and rounded once.
-    twin.bias.assign(ops.convert_to_numpy(twin.bias).astype("float64") - layer.values)
+    for name, variable in _head.variables_of(twin):
+        values = ops.convert_to_numpy(variable).astype("float64") / temperature
+        if name in ("_kernel", "lora_kernel_b"):  # a low-rank part adds to the kernel through its second factor
+            variable.assign(values)
+        elif name == "bias":
+            variable.assign(values - layer.values)
     return folded
 
 

@@ -11,7 +11,7 @@ import keras
 from keras_logit_adjust import _checks
 from keras_logit_adjust.compare import Config, storage
 from keras_logit_adjust.compare.run import options_of
-from keras_logit_adjust.studies import consistency, groups, label_noise, weight_norms
+from keras_logit_adjust.studies import consistency, groups, label_noise, label_shift, weight_norms
 
 # Each has run(folder, **options) → results, to_markdown(results) and figure(results).
 STUDIES = {
@@ -19,6 +19,7 @@ STUDIES = {
     "consistency": consistency,
     "groups": groups,
     "label-noise": label_noise,
+    "label-shift": label_shift,
 }
 
 
@@ -28,10 +29,11 @@ def run_study(name, output=None, **options):
     What is finished is written to disk at once: after an interruption the same call goes on from there.
 
     Args:
-        name: "weight-norms" (§3, Figure 1), "consistency" (§6.1), "groups" (appendix E.4) or "label-noise".
+        name: "weight-norms" (§3, Figure 1), "consistency" (§6.1), "groups" (appendix E.4), "label-noise" or
+            "label-shift".
         output: folder for report.md, results.json and the figure; none are kept by default.
-        **options: of the study: `config` (a `keras_logit_adjust.compare.Config`), `methods` (not of "weight-norms") and
-            `seeds`; of "consistency" `sizes`, `trials`, `steps` and `seed`.
+        **options: of the study: `config` (a `keras_logit_adjust.compare.Config`), `methods` (not of "weight-norms"
+            and "label-shift") and `seeds`; of "consistency" `sizes`, `trials`, `steps` and `seed`.
 
     Returns:
         A dict of plain values, as in results.json.

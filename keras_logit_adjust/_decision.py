@@ -1,0 +1,90 @@
+"""Decisions that cost differently, as a layer behind calibrated logits."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_logit_adjust import _checks
+from keras_logit_adjust.losses import _base
+
+
+@keras.saving.register_keras_serializable(package="keras_logit_adjust")
+class MinimumRiskDecision(keras.layers.Layer):
+    """The decision of least expected cost, `argmin_d Σ_y P(y|x)·C[y, d]`, as scores `−Σ_y P(y|x)·C[y, d]`.
+
+    A matrix of costs says what each decision costs for each true class; decisions may be others than the classes, such
+    as "ask a person". The argmax of the scores is the decision. Put it behind calibrated logits that are right for the
+    class mix of the deployment, `kla.adjust(model, class_counts, target_prior=…, calibration=…)`: costs replace the
+    balanced prior, and on top of it they would correct twice.
+
+    Args:
+        costs: `[L, D]` the cost of decision d where the class is y.
+        from_logits: whether the input are logits; False for probabilities.
+        **kwargs: as in `keras.layers.Layer`.
+
+    Input: `[..., L]`. Output: float32 scores `[..., D]`, the expected costs with a minus.
+
+    Raises:
+        ValueError: for costs that are no finite matrix with a row for each class.
+
+    Example:
+
+    >>> import numpy as np
+    >>> layer = MinimumRiskDecision([[0.0, 1.0, 0.3], [10.0, 0.0, 0.3]])  # classes well, ill; the last decision: look
+    >>> layer(np.log([[0.99, 0.01], [0.9, 0.1]])).__array__().round(3).tolist()
+    [[-0.1, -0.99, -0.3], [-1.0, -0.9, -0.3]]
+
+    Reference: Elkan (2001), the foundations of cost-sensitive learning, equation 1.
+    """
+
+    def __init__(self, costs, from_logits=True, **kwargs):
+        super().__init__(**{"autocast": False, **kwargs})
+        self.costs = _as_cost_matrix(costs)
+        self.from_logits = bool(from_logits)
+        self.supports_masking = True
+
+    def build(self, input_shape):
+        _checks.check_length(self.costs[:, 0], input_shape[-1], "costs", "the input")
+        self.matrix = self.add_weight(
+            name="costs",
+            shape=self.costs.shape,
+            initializer=lambda shape, dtype=None: ops.convert_to_tensor(self.costs, dtype=dtype),
+            trainable=False,
+            autocast=False,
+            dtype="float32",
+        )
+
+    def call(self, inputs):
+        probabilities = _base.at_least_float32(inputs)
+        if self.from_logits:
+            probabilities = ops.softmax(probabilities)
+        return -ops.matmul(probabilities, ops.cast(ops.convert_to_tensor(self.matrix), probabilities.dtype))
+
+    def compute_output_spec(self, inputs):
+        made_by = getattr(getattr(inputs, "_keras_history", None), "operation", None)
+        activation = getattr(made_by, "activation", None)
+        if self.from_logits and (isinstance(made_by, keras.layers.Softmax) or activation is keras.activations.softmax):
+            raise ValueError(
+                f"`MinimumRiskDecision` takes logits. Received the softmax of layer {made_by.name!r}: say "
+                "from_logits=False."
+            )
+        dtype = keras.backend.result_type(inputs.dtype, "float32")
+        return keras.KerasTensor((*inputs.shape[:-1], self.costs.shape[1]), dtype=dtype)
+
+    def get_config(self):
+        return {**super().get_config(), "costs": self.costs.tolist(), "from_logits": self.from_logits}
+
+
+def _as_cost_matrix(costs):
+    try:
+        matrix = np.asarray(costs, "float64")
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`costs` must be a finite matrix [L, D]. Received: costs={costs!r}") from error
+    if not np.isfinite(matrix).all():
+        raise ValueError("`costs` must be a finite matrix [L, D]. Received NaN or infinite numbers.")
+    if matrix.ndim != 2 or matrix.shape[0] < 2 or matrix.shape[1] < 2:
+        raise ValueError(
+            "`costs` must be a finite matrix [L, D], L ≥ 2 classes by D ≥ 2 decisions. "
+            f"Received shape {matrix.shape}: for one cost a class, kla.tune_offsets(…, objective=costs)."
+        )
+    return matrix

@@ -1,0 +1,177 @@
+"""Where on the line of τ an example is classified right, and the step function that many such intervals add up to.
+
+The logit of class j at τ is a line, `f_j − τ·log π_j`. The true class is above all others on one interval of τ: below
+it a more frequent class wins, above it a rarer one. One pass over the logits gives both ends.
+"""
+
+import numpy as np
+
+# Numbers held at a time: they stay in the processor's cache from the first pass over them to the last.
+_BLOCK = 1 << 16
+_SMALLEST = np.nextafter(0.0, 1.0)
+_ULPS = 16  # that the computed crossings of lines that meet in one point may be apart
+_SUMS = 1e-12  # rounding of sums of weights
+_TINY = 1e-290  # beside 0, where a unit in the last place is next to nothing
+
+
+def of_classes(logits, ids, log_prior):
+    """The interval of τ on which `argmax(f − τ·log π)` is the true class, of every example.
+
+    Args:
+        logits: `[N, L]`.
+        ids: `[N]` true classes.
+        log_prior: `[L]`.
+
+    Returns:
+        Two float64 arrays `[N]`, the least and the largest τ; infinite where nothing bounds the interval, least above
+        largest where it is empty. Both are inside: of lines that cross there the first class wins, as `argmax` has it,
+        so where the true class is not the first its end is the next number towards the inside.
+    """
+    lines = _Lines(log_prior, logits.dtype, ids.size)
+    by_class = np.argsort(ids)
+    bounds = np.searchsorted(ids[by_class], np.arange(log_prior.size + 1))
+    for y in np.flatnonzero(np.diff(bounds)):
+        for start in range(bounds[y], bounds[y + 1], lines.num_rows):
+            lines.cross(logits, y, by_class[start : min(start + lines.num_rows, bounds[y + 1])])
+    low, high = lines.low, lines.high
+    low[lines.wins_below < ids] = np.nextafter(low[lines.wins_below < ids], np.inf)
+    high[lines.wins_above < ids] = np.nextafter(high[lines.wins_above < ids], -np.inf)
+    _settle_ties_at_zero(logits, ids, low, high)
+    return low, high
+
+
+class _Lines:
+    """Where the lines of all classes cross that of one: in order of slope, the rarer apart from the more frequent.
+
+    The working arrays are made once: at this size each new one would cost more than the arithmetic in it.
+    """
+
+    def __init__(self, log_prior, dtype, num_examples):
+        num_classes = log_prior.size
+        self.columns = np.argsort(log_prior, kind="stable")  # the rarest first, of equals the lower id
+        self.places = np.argsort(self.columns)
+        self.ordered = log_prior[self.columns]
+        self.rarer_than = np.searchsorted(self.ordered, log_prior, "left")
+        self.frequent_from = np.searchsorted(self.ordered, log_prior, "right")
+        self.num_rows = max(1, _BLOCK // num_classes)
+        self.gathered, self.sorted = (np.empty((self.num_rows, num_classes), dtype) for _ in range(2))
+        self.crossings, self.row_numbers = np.empty((self.num_rows, num_classes)), np.arange(self.num_rows)
+        # The ends, and the classes whose lines cross there.
+        self.low, self.high = np.full(num_examples, -np.inf), np.full(num_examples, np.inf)
+        self.wins_below, self.wins_above = (np.full(num_examples, num_classes) for _ in range(2))
+
+    def cross(self, logits, y, rows):
+        """Set the ends of examples `rows`, all of class `y`."""
+        rarer, own, frequent = self.rarer_than[y], self.places[y], self.frequent_from[y]
+        gathered, ordered = self.gathered[: rows.size], self.sorted[: rows.size]
+        crossings, numbers = self.crossings[: rows.size], self.row_numbers[: rows.size]
+        logits.take(rows, axis=0, out=gathered, mode="clip")  # another mode would copy first
+        gathered.take(self.columns, axis=1, out=ordered, mode="clip")
+        np.copyto(crossings, ordered)
+        crossings -= crossings[:, own].copy()[:, None]
+        if frequent - rarer > 1:
+            loses = crossings[:, rarer:own].max(axis=1, initial=-1.0) >= 0  # of equals the first wins
+            loses |= crossings[:, own + 1 : frequent].max(axis=1, initial=-1.0) > 0
+        slopes = self.ordered - self.ordered[own]
+        slopes[rarer:frequent] = 1.0
+        crossings *= 1.0 / slopes
+        if rarer:
+            rival = crossings[:, :rarer].argmin(axis=1)
+            self.high[rows], self.wins_above[rows] = crossings[numbers, rival], self.columns[rival]
+        if frequent < self.ordered.size:
+            rival = frequent + crossings[:, frequent:].argmax(axis=1)
+            self.low[rows], self.wins_below[rows] = crossings[numbers, rival], self.columns[rival]
+        if frequent - rarer > 1:
+            self.low[rows[loses]], self.high[rows[loses]] = np.inf, -np.inf
+
+
+def _settle_ties_at_zero(logits, ids, low, high):
+    """At τ = 0 logits are equal, not merely close, and many may be: all that tie count, not one of them."""
+    tied = np.flatnonzero((np.abs(low) <= _SMALLEST) | (np.abs(high) <= _SMALLEST))
+    right = logits[tied].argmax(axis=1) == ids[tied]
+    for ends, inside in ((low, _SMALLEST), (high, -_SMALLEST)):
+        at_zero = np.abs(ends[tied]) <= _SMALLEST
+        ends[tied[at_zero]] = np.where(right[at_zero], 0.0, inside)
+
+
+def of_labels(logits, on, log_odds):
+    """The interval of τ on which `f_l − τ·log(π_l/(1−π_l)) > 0` says rightly whether label l is on.
+
+    Args:
+        logits: `[N, L]`.
+        on: `[N, L]` booleans.
+        log_odds: `[L]`.
+
+    Returns:
+        Two float64 arrays `[N, L]`, as of `of_classes`; half-lines, or where the log-odds are 0 everything or nothing.
+    """
+    logits = logits.astype("float64")
+    crossing = np.divide(logits, log_odds, out=np.zeros_like(logits), where=log_odds != 0)
+    # Raising τ turns a rare label on. On means strictly above the threshold, so the crossing itself is off.
+    on_above = np.where(on, np.nextafter(crossing, np.inf), -np.inf), np.where(on, np.inf, crossing)
+    on_below = np.where(on, -np.inf, crossing), np.where(on, np.nextafter(crossing, -np.inf), np.inf)
+    low, high = (np.where(log_odds < 0, above, below) for above, below in zip(on_above, on_below, strict=True))
+    level, right = np.broadcast_to(log_odds == 0, logits.shape), (logits > 0) == on
+    low, high = (np.where(level, np.where(right, end, -end), other) for end, other in ((-np.inf, low), (np.inf, high)))
+    return low, high
+
+
+class Steps:
+    """The step function `v(τ) = Σ_i w_i·[low_i ≤ τ ≤ high_i]`, exact: the ends sorted, the weights summed up."""
+
+    def __init__(self, low, high, weight):
+        proper = (low <= high) & (weight > 0)
+        low, high, weight = low[proper], high[proper], weight[proper]
+        self.starts, self._started = _cumulate(low, weight)
+        self.ends, self._ended = _cumulate(high, weight)
+
+    def at(self, tau):
+        """The value at each of `tau`, ends of intervals included."""
+        entered = self._started[np.searchsorted(self.starts, tau, side="right")]
+        return entered - self._ended[np.searchsorted(self.ends, tau, side="left")]
+
+    def after(self, tau):
+        """The value on the open piece that begins at each of `tau`."""
+        entered = self._started[np.searchsorted(self.starts, tau, side="right")]
+        return entered - self._ended[np.searchsorted(self.ends, tau, side="right")]
+
+    def breakpoints(self):
+        """The finite τ at which the value changes, sorted."""
+        ends = np.concatenate([self.starts, self.ends])
+        return np.unique(ends[np.isfinite(ends)])
+
+    def pieces(self):
+        """The ends of the pieces between breakpoints, and the values on them: three arrays."""
+        points = np.concatenate([self.starts, self.ends])
+        order = np.argsort(points, kind="stable")  # which merges what is sorted
+        points, started = points[order], np.cumsum(order < self.starts.size)
+        last = np.flatnonzero(np.append(points[1:] != points[:-1], True)[: points.size])  # of equal ones
+        values = self._started[started[last]] - self._ended[last + 1 - started[last]]
+        points, is_finite = points[last], np.isfinite(points[last])
+        breakpoints = points[is_finite]
+        values = np.append(self.after(-np.inf), values[is_finite])
+        return np.append(-np.inf, breakpoints), np.append(breakpoints, np.inf), values
+
+    def highest(self):
+        """The intervals `[K, 2]` of τ on which the value is largest, and that value.
+
+        Pieces of a few units in the last place are rounding where lines cross in one point: they neither count nor part
+        an interval. A tie at τ = 0 is real.
+        """
+        left, right, values = self.pieces()
+        at_zero = float(self.at(0.0))
+        ends = np.where(np.isfinite([left, right]), [left, right], 0.0)
+        wide = right - left > _ULPS * np.finfo("float64").eps * np.maximum(np.abs(ends).max(axis=0), _TINY)
+        highest = values[wide].max()
+        if at_zero > highest + _SUMS:
+            return np.zeros((1, 2)), at_zero
+        best = np.flatnonzero(wide & (values >= highest - _SUMS))
+        lower = np.cumsum(wide & (values < highest - _SUMS))[best]  # of two with none between that is lower: one
+        first = np.append(True, lower[1:] != lower[:-1])
+        last = np.append(lower[1:] != lower[:-1], True)
+        return np.stack([left[best[first]], right[best[last]]], axis=1), float(highest)
+
+
+def _cumulate(ends, weight):
+    order = np.argsort(ends)
+    return ends[order], np.append(0.0, np.cumsum(weight[order]))

@@ -1,0 +1,109 @@
+"""The logits of a model on held-out data, read from in front of the activation that hides them."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_logit_adjust.posthoc import _head
+from keras_logit_adjust.posthoc.adjust import find_head, logits_of, rebuild
+
+
+def predict_logits(model, x, output="auto", batch_size=256):
+    """The logits of a model whose activation hides them, `[N, …, L]`: for `kla.calibrate` and `kla.TauPath`.
+
+    Args:
+        model: a trained `keras.Model` that is not adjusted: Functional or Sequential with a Dense or convolution head,
+            or, with `output` given, any other.
+        x: inputs, an array, or a dict or list of arrays as the model takes them.
+        output: what the model gives, as in `kla.adjust`. Of a model that cannot be read, probabilities are turned into
+            logits, with the same differences between classes where they did not round to 0.
+        batch_size: of prediction.
+
+    Returns:
+        A NumPy array.
+
+    Raises:
+        ValueError: for a model that is adjusted already, or whose logits are not found.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, "softmax", bias_initializer="ones")])
+    >>> predict_logits(model, np.zeros((1, 3))).tolist()
+    [[1.0, 1.0]]
+
+    Reference: Menon et al. (2021), §4, equation 9, which adjusts logits.
+    """
+    predict, x = logits_model(model, output), as_arrays(x)
+    size = len(keras.tree.flatten(x)[0])
+    starts = range(0, size, batch_size)
+    return np.concatenate([predict(take(x, slice(start, start + batch_size))) for start in starts])
+
+
+def labels_and_logits(model, data, output, batch_size):
+    """Pairs `(y_true, logits)` of the batches of `data`: `(x, y)` arrays, or a dataset of batches `(x, y)`."""
+    predict = logits_model(model, output)
+    for x, y in _batches(data, batch_size):
+        yield ops.convert_to_numpy(y), predict(x)
+
+
+def logits_model(model, output="auto"):
+    """A function from a batch to the logits of `model`, which must not be adjusted already.
+
+    Of a graph the logits themselves; of another model the logarithms of its probabilities, which have the same
+    differences between classes where they did not round to 0.
+    """
+    _head.require_model(model)
+    try:
+        _head.check_not_adjusted(model, allow_double_correction=False)
+    except ValueError as error:
+        raise ValueError(f"{error} Give the model as it was before the correction.") from error
+    head = find_head(model, output)
+    if head is not None and head.output != "logits":
+        model = rebuild(model, head, _head.logits_tensor(head))
+    kind = "logits" if head is not None else output
+    return lambda x: ops.convert_to_numpy(logits_of(ops.convert_to_tensor(model.predict_on_batch(x)), kind))
+
+
+def take(x, rows):
+    """The rows of an array, or of every array in a dict or list."""
+    return keras.tree.map_structure(lambda array: array[rows], x)
+
+
+def as_arrays(x):
+    """`x` as an array, or as a dict or list of arrays; a list of numbers or of rows is one array."""
+    if isinstance(x, list) and x and not hasattr(x[0], "shape"):
+        return np.asarray(x)
+    return keras.tree.map_structure(np.asarray, x)
+
+
+def _batches(data, batch_size):
+    if isinstance(data, keras.utils.PyDataset):
+        batches = (data[i] for i in range(data.num_batches))
+    elif isinstance(data, tuple):
+        batches = _batches_of_arrays(data, batch_size)
+    else:
+        batches = data
+    for batch in batches:
+        if not isinstance(batch, (tuple, list)) or len(batch) < 2:
+            raise ValueError(
+                "`validation_data` must be (x, y) arrays or a dataset of batches (x, y). "
+                f"Received a batch that is a {type(batch).__name__}: labels are needed beside the inputs."
+            )
+        if len(batch) > 2 and batch[2] is not None:
+            raise ValueError(
+                "Sample weights are not used here. Received batches (x, y, sample_weight): leave the weights out, and "
+                "with them the examples that weigh 0."
+            )
+        yield batch[0], batch[1]
+
+
+def _batches_of_arrays(data, batch_size):
+    if len(data) != 2:
+        raise ValueError(f"`validation_data` must be a pair (x, y). Received a tuple of {len(data)}.")
+    x, y = as_arrays(data[0]), np.asarray(data[1])
+    sizes = {len(array) for array in keras.tree.flatten(x)} | {len(y)}
+    if len(sizes) != 1:
+        raise ValueError(f"x and y of `validation_data` must have as many rows. Received {sorted(sizes)}.")
+    for start in range(0, len(y), batch_size):
+        rows = slice(start, start + batch_size)
+        yield take(x, rows), y[rows]

@@ -1,0 +1,316 @@
+"""Calibration on held-out logits: a temperature, with or without a bias for each class, and how to measure the error.
+
+Post-hoc adjustment is right at `τ = 1` for logits that estimate `log P(y|x)`; networks are mostly too certain, and
+calibration comes first. It is fitted on what the *unadjusted* model gives for held-out examples with the class mix of
+the training set, and then `kla.adjust(…, calibration=…)` moves the prior from that mix to the target. Probabilities
+after that are posteriors under the target prior, the uniform one where none is named: say so where they are served.
+"""
+
+import warnings
+
+import numpy as np
+
+from keras_logit_adjust import _checks, priors
+from keras_logit_adjust._calibration import Calibration
+from keras_logit_adjust.posthoc import _held_out
+
+METHODS = ("temperature", "bias_corrected_temperature")
+KINDS = ("plain", "classwise", "balanced")
+_TEMPERATURES = (0.01, 100.0)
+# The gradient, over the root of the curvature, at which the search ends: this share of a standard error from the best.
+_TOLERANCE = 1e-5
+_STEPS = 2000
+_SUM_OF_PROBABILITIES = 1e-3  # how far the sum of a row of half-precision probabilities may be from one
+
+
+def calibrate(logits, y_true, method="temperature", *, class_prior=None, independent=False):
+    """The `Calibration` with the greatest likelihood on held-out examples: minimizes `−Σ_i w_i log P(y_i | f_i/T + b)`.
+
+    Convex in `(1/T, b)`. "temperature" has no bias and leaves the order of classes as it is. With
+    "bias_corrected_temperature" every class has a bias, and `Σ_y b_y² / 2` is added to the sum: a standard normal
+    belief, worth about one example of each class, which keeps classes with few or no held-out examples finite. It fades
+    as examples grow, and it makes the mean of the biases of a softmax 0. `T` is kept within [0.01, 100].
+
+    Args:
+        logits: `[N, L]` of the unadjusted model for examples it was not trained on (log-probabilities are logits too);
+            leading axes are flattened. `[N]` or `[N, 1]`: one sigmoid unit.
+        y_true: `[N]` class ids, or one-hot rows; for independent labels `[N, L]` of 0 and 1.
+        method: "temperature" or "bias_corrected_temperature".
+        class_prior: `[L]` class mix (counts or probabilities) that probabilities should be right for; by default that
+            of the held-out examples, which should be the training mix. Where theirs is another, give the training
+            counts: examples weigh `w = prior_y / held-out share_y`. One sigmoid unit: [negatives, positives];
+            independent labels: the probability of each.
+        independent: whether the columns are independent sigmoid labels. They share one temperature.
+
+    Returns:
+        A `Calibration`, for `kla.adjust`.
+
+    Raises:
+        ValueError: for logits that are probabilities or not finite, labels that do not fit, or a `class_prior` with a
+            class that no held-out example has.
+
+    Warns:
+        UserWarning: where the temperature is at its bound: every held-out example is classified right (the likelihood
+            then grows without end as `T → 0`), the logits say nothing about the labels, or their scale is far off.
+
+    Example:
+
+    >>> import numpy as np
+    >>> logits = np.array([[2.0, 0.0]] * 4)  # 88 % sure, right three times out of four
+    >>> calibration = calibrate(logits, [0, 0, 0, 1])
+    >>> round(calibration.temperature, 4)  # 2 / log 3
+    1.8205
+    >>> calibration.apply(logits)[0].round(4).tolist()
+    [1.0986, 0.0]
+
+    Reference: Guo et al. (2017), §4.2; Alexandari et al. (2020), bias-corrected temperature scaling.
+    """
+    _checks.check_choice(method, "method", METHODS)
+    logits, is_true, independent = _as_examples(logits, y_true, independent)
+    weight = _example_weights(is_true, class_prior, independent)
+    loss = _loss_of(is_true, weight, independent)
+    inverse, bias = _best_inverse_temperature(logits, loss), None
+    if method == "bias_corrected_temperature":
+        inverse, bias = _best_affine(logits, loss, inverse)
+        bias = bias if independent else bias - bias.mean()  # 0 up to where the search ended
+    temperature = float(np.clip(1.0 / inverse, *_TEMPERATURES))
+    _warn_at_bounds(temperature)
+    return Calibration(temperature, bias)
+
+
+def _as_examples(logits, y_true, independent):
+    """Float64 logits `[N, L]`, which classes are true `[N, L]`, and whether they are sigmoids."""
+    shape = np.shape(logits)
+    is_unit = len(shape) == 1 or shape[-1:] == (1,)
+    logits = np.reshape(logits, (-1, 1)) if is_unit else logits
+    matrix = _held_out.as_logits(logits, shape[-1] if shape and not is_unit else 1).astype("float64")
+    if not is_unit and not independent:
+        ids = _held_out.as_ids(y_true, *matrix.shape)
+        return matrix, ids[:, None] == np.arange(matrix.shape[1]), False
+    _held_out.check_not_sigmoids(matrix.min(), matrix.max())
+    if is_unit and np.size(y_true) == matrix.size:
+        y_true = np.reshape(y_true, matrix.shape)
+    labels = _held_out.as_multi_hot(y_true, matrix.shape if is_unit else shape)
+    return matrix, labels.reshape(matrix.shape), True
+
+
+def _example_weights(is_true, class_prior, independent):
+    """`prior / share` of each example `[N, 1]`, or of each label of each example `[N, L]`; ones by default."""
+    if class_prior is None:
+        return np.ones((len(is_true), 1))
+    num_classes, share = is_true.shape[1], is_true.mean(axis=0)
+    prior = _as_prior(class_prior, num_classes, independent)
+    bad = (share == 0) | (share == 1) if independent else share == 0
+    if bad.any():
+        raise ValueError(
+            "With `class_prior`, held-out examples stand for their class and every class needs one "
+            f"{'with and one without it' if independent else 'at least'}. Missing for {_checks.name_classes(bad)}: "
+            "hold out more examples, or leave `class_prior` out and hold them out with the class mix of training."
+        )
+    if independent:
+        return np.where(is_true, prior / share, (1 - prior) / (1 - share))
+    return (prior / share)[is_true.argmax(axis=1)][:, None]
+
+
+def _as_prior(class_prior, num_classes, independent):
+    if not independent or num_classes == 1:
+        prior = priors.prior(_checks.as_counts(class_prior, "class_prior"))
+        _checks.check_length(prior, max(2, num_classes), "class_prior", "the held-out logits")
+        return prior[1:] if independent else prior
+    prior = _checks.as_vector(class_prior, "class_prior")
+    _checks.check_length(prior, num_classes, "class_prior", "the held-out logits")
+    if (bad := (prior <= 0) | (prior >= 1)).any():
+        raise ValueError(
+            "Every number in `class_prior` must be the probability of a label, strictly between 0 and 1. "
+            f"Received {prior[bad].tolist()} at {_checks.name_classes(bad)}: divide counts by the number of examples."
+        )
+    return prior
+
+
+def _loss_of(is_true, weight, independent):
+    """A function from scores `[N, L]` to the weighted loss, its slope and its (diagonal) curvature in the scores."""
+
+    def sigmoid_loss(scores):
+        softplus = np.logaddexp(0.0, scores)
+        return softplus - is_true * scores, np.exp(scores - softplus)
+
+    def softmax_loss(scores):
+        shifted = scores - scores.max(axis=1, keepdims=True)
+        log_sum = np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+        return log_sum - shifted[is_true][:, None], np.exp(shifted - log_sum)
+
+    def loss(scores):
+        values, probability = (sigmoid_loss if independent else softmax_loss)(scores)
+        slope, curvature = probability - is_true, probability * (1 - probability)
+        return (weight * values).sum(), weight * slope, weight * curvature
+
+    return loss
+
+
+def _best_inverse_temperature(logits, loss):
+    """`1/T` where the slope of the loss is 0, or the bound that it points to."""
+    from scipy import optimize
+
+    def slope(log_inverse):
+        return (loss(np.exp(log_inverse) * logits)[1] * logits).sum()
+
+    low, high = -np.log(_TEMPERATURES[1]), -np.log(_TEMPERATURES[0])
+    if slope(low) >= 0:
+        return np.exp(low)
+    # At the other end probabilities may have rounded to the labels, and the slope to 0.
+    if slope(high) <= 0:
+        return np.exp(high)
+    return np.exp(optimize.brentq(slope, low, high, xtol=1e-13))
+
+
+def _best_affine(logits, loss, inverse):
+    """`1/T` and `b`, from the best `1/T` without a bias on."""
+    from scipy import optimize
+
+    # In steps of the root of the curvature frequent classes are about as steep as rare ones.
+    curvature = loss(inverse * logits)[2]
+    size = np.sqrt(np.maximum(1.0, [(curvature * logits**2).sum(), *(curvature.sum(axis=0) + 1.0)]))
+
+    def objective(point):
+        scale, bias = point[0] / size[0], point[1:] / size[1:]
+        value, slope, _ = loss(scale * logits + bias)
+        gradient = np.array([(slope * logits).sum(), *(slope.sum(axis=0) + bias)])
+        return value + 0.5 * (bias**2).sum(), gradient / size
+
+    bounds = [(size[0] / _TEMPERATURES[1], size[0] / _TEMPERATURES[0])] + [(None, None)] * (size.size - 1)
+    start = np.array([inverse * size[0], *np.zeros(size.size - 1)])
+    options = {"maxiter": _STEPS, "maxfun": 2 * _STEPS, "maxcor": 30, "ftol": 0.0, "gtol": _TOLERANCE}
+    found = optimize.minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+    return found.x[0] / size[0], found.x[1:] / size[1:]
+
+
+def _warn_at_bounds(temperature):
+    low, high = _TEMPERATURES
+    if low * 1.000001 < temperature < high / 1.000001:
+        return
+    reason = (
+        "held-out examples are all classified right (or logits are tiny), and the likelihood grows without end as it "
+        "falls. Probabilities will be certain, and an adjustment behind them weak: hold out more examples, or leave "
+        "the calibration out"
+        if temperature < 1
+        else "the logits say nothing about the labels (or are huge). Look whether both are in the same order"
+    )
+    warnings.warn(f"The temperature is at its bound {temperature:g}: {reason}.", stacklevel=3)
+
+
+def calibration_error(probabilities, y_true, kind="plain", *, num_bins=15):
+    """How far probabilities are from how often they come true, in [0, 1]: 0 for a calibrated model.
+
+    Each kind is a mean over bins of `|accuracy − confidence|`; bin `b` of `B` is `((b−1)/B, b/B]`, and 0 is in the
+    first:
+
+    - "plain": `Σ_b n_b/N · |acc_b − conf_b|` over the probability of the predicted class, as often right as it says.
+      Frequent classes decide it.
+    - "classwise": `1/L · Σ_y Σ_b n_yb/N · |share of y in the bin − mean of p_y in the bin|` over the probability of
+      every class `y`, predicted or not.
+    - "balanced": "plain" with each example weighing one over the number of examples of its class, as if all classes
+      were as frequent: the error to look at for probabilities under the uniform prior, those of `kla.adjust`, which are
+      not meant to match frequencies under another mix. Classes without examples are left out.
+
+    Few examples in a bin make every kind larger than it is: compare models on the same examples.
+
+    Args:
+        probabilities: `[N, L]`, rows that sum to one (no logits); leading axes are flattened. `[N]` or `[N, 1]`: the
+            probability of the second of two classes, one sigmoid unit or one independent label.
+        y_true: `[N]` class ids, or one-hot rows.
+        kind: "plain", "classwise" or "balanced".
+        num_bins: the number of bins `B`.
+
+    Returns:
+        A float.
+
+    Raises:
+        ValueError: for rows that are no distributions, or labels that do not fit.
+
+    Example:
+
+    >>> calibration_error([[0.8, 0.2], [0.8, 0.2]], [0, 1])  # 80 % sure, right half the time
+    0.3
+
+    Reference: Guo et al. (2017), §2; Nixon et al. (2019) and Kull et al. (2019), class-wise.
+    """
+    _checks.check_choice(kind, "kind", KINDS)
+    if kind != "classwise":
+        bins = reliability(probabilities, y_true, num_bins=num_bins, balanced=kind == "balanced")
+        return float(np.nansum(bins["weight"] * np.abs(bins["accuracy"] - bins["confidence"])))
+    num_bins = _checks.check_integer(num_bins, "num_bins", minimum=1)
+    probabilities, ids = _as_predictions(probabilities, y_true)
+    num_examples, num_classes = probabilities.shape
+    gap = probabilities - (ids[:, None] == np.arange(num_classes))
+    cell = _bin_of(probabilities, num_bins) + num_bins * np.arange(num_classes)
+    sums = np.bincount(cell.ravel(), gap.ravel(), minlength=num_bins * num_classes)
+    return float(np.abs(sums).sum() / (num_examples * num_classes))
+
+
+def reliability(probabilities, y_true, *, num_bins=15, balanced=False):
+    """What a reliability diagram shows: for every bin of confidence, how sure the model was and how often right.
+
+    Args:
+        probabilities: as in `calibration_error`, and binned as there.
+        y_true: as in `calibration_error`.
+        num_bins: the number of bins `B`.
+        balanced: whether every class weighs the same, as in the error of kind "balanced".
+
+    Returns:
+        dict of arrays: `edges` `[B+1]`; and `[B]` for each bin: mean `confidence` and `accuracy` (NaN where it is
+        empty), `weight` (sums to one) and `count` of examples. For `kla.plots.reliability`.
+
+    Raises:
+        ValueError: as `calibration_error`.
+
+    Example:
+
+    >>> bins = reliability([[0.8, 0.2], [0.9, 0.1], [0.6, 0.4]], [0, 1, 0], num_bins=2)
+    >>> {name: values.round(4).tolist() for name, values in bins.items() if name != "edges"}
+    {'confidence': [nan, 0.7667], 'accuracy': [nan, 0.6667], 'weight': [0.0, 1.0], 'count': [0, 3]}
+
+    Reference: Guo et al. (2017), §2.
+    """
+    num_bins = _checks.check_integer(num_bins, "num_bins", minimum=1)
+    probabilities, ids = _as_predictions(probabilities, y_true)
+    example_weight = np.full(ids.size, 1.0 / ids.size)
+    if balanced:
+        counts = np.bincount(ids)
+        example_weight = 1.0 / (counts[ids] * np.count_nonzero(counts))
+    confidence, is_right = probabilities.max(axis=1), probabilities.argmax(axis=1) == ids
+    place = _bin_of(confidence, num_bins)
+    count = np.bincount(place, minlength=num_bins)
+    weight = np.bincount(place, example_weight, minlength=num_bins)
+    sums = (np.bincount(place, example_weight * values, minlength=num_bins) for values in (confidence, is_right))
+    means = [np.divide(total, weight, out=np.full(num_bins, np.nan), where=count > 0) for total in sums]
+    edges = np.linspace(0.0, 1.0, num_bins + 1)
+    return {"edges": edges, "confidence": means[0], "accuracy": means[1], "weight": weight, "count": count}
+
+
+def _bin_of(probabilities, num_bins):
+    inner_edges = np.linspace(0.0, 1.0, num_bins + 1)[1:-1]
+    return np.searchsorted(inner_edges, probabilities, side="left")  # an edge belongs to the bin below it
+
+
+def _as_predictions(probabilities, y_true):
+    """Float64 probabilities `[N, L]`, `L ≥ 2`, and class ids `[N]`."""
+    rows = np.asarray(probabilities)
+    if rows.dtype.kind not in "iufb" or not rows.ndim or not rows.size:
+        raise ValueError(
+            "`probabilities` must be numbers of shape [N, L], N ≥ 1: a row for each example, a column for each class. "
+            f"Received shape {rows.shape}, dtype {rows.dtype}."
+        )
+    rows = rows.astype("float64")
+    if rows.ndim == 1 or rows.shape[-1] == 1:
+        rows = np.stack([1.0 - rows.ravel(), rows.ravel()], axis=-1)
+    rows = rows.reshape(-1, rows.shape[-1])
+    # NaN fails both comparisons.
+    is_bad = ~((rows >= 0) & (rows <= 1 + _SUM_OF_PROBABILITIES)).all(axis=1)
+    is_bad |= ~(np.abs(rows.sum(axis=1) - 1.0) < _SUM_OF_PROBABILITIES)
+    if is_bad.any():
+        raise ValueError(
+            "`probabilities` must be distributions: every row in [0, 1] with a sum of one (for one sigmoid unit, every "
+            f"number in [0, 1]). {is_bad.sum()} of {is_bad.size} rows are not, first row {is_bad.argmax()}: "
+            f"{rows[is_bad][0][:8].tolist()}. If these are logits, give their softmax."
+        )
+    return rows, _held_out.as_ids(y_true, *rows.shape)

@@ -1,0 +1,304 @@
+"""The class mix of a deployment, estimated from its unlabeled examples, with an interval and a diagnosis.
+
+Label shift: the mix of classes changes and what each class looks like does not, `P(x|y)` stays. The logits of a model
+trained under the prior π then tell the new mix q by how often they meet each class. EM takes their probabilities at
+their word, so they must be calibrated; BBSE takes only which class is predicted, and needs labeled examples to learn
+how often each class is mistaken for each other.
+"""
+
+import dataclasses
+import warnings
+
+import numpy as np
+
+from keras_logit_adjust import _checks, priors
+from keras_logit_adjust.posthoc import _held_out
+
+METHODS = ("em", "bbse")
+SMALLEST_SINGULAR_VALUE = 0.05  # below it, an error in what is counted comes out more than twentyfold
+STANDARD_ERRORS = 2  # of a singular value: nearer to 0, it may be 0
+PSEUDO_COUNT = 0.5  # examples of each class that `effective_prior` adds
+_NUMBERS_AT_A_TIME = 2**16  # of replicates × examples: what stays in a processor's cache
+_GAP = 1e-3  # of the log-likelihood of all examples: leaves a replicate within 1/20 of a standard error
+_FLOOR = 1e-290  # EM would never leave 0 itself, and the likelihood of an example must not be 0
+_ROUNDING = 1e-14
+_TRACE = 0.01
+_LONGEST_JUMP = 1e4
+
+
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
+class TargetPrior:
+    """An estimated class mix. Goes wherever a target prior or class counts go, as its `effective_prior`.
+
+    Attributes:
+        prior: `[L]` the estimate, which sums to one; 0 for a class that was not found.
+        low: `[L]` lower ends of the bootstrap interval, class by class.
+        high: `[L]` upper ends.
+        level: the nominal coverage of each interval.
+        method: "em" or "bbse".
+        num_examples: the number of unlabeled examples `N`.
+        iterations: EM's, of two steps each; None for BBSE.
+        converged: whether EM came within `tol` of the largest likelihood; None for BBSE.
+        smallest_singular_value: of BBSE's confusion matrix `P(ŷ|y)`; errors grow by up to one over it. None for EM.
+        confused_classes: classes that BBSE cannot tell apart, as a tuple; empty where its matrix is well conditioned.
+    """
+
+    prior: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    level: float
+    method: str
+    num_examples: int
+    iterations: int | None = None
+    converged: bool | None = None
+    smallest_singular_value: float | None = None
+    confused_classes: tuple = ()
+
+    @property
+    def effective_prior(self):
+        """`(N·q_y + ½) / (N + ½·L)`: positive, with half an example of each class added, since log 0 is not finite."""
+        return _with_pseudo_count(self.prior, self.num_examples)
+
+    def __repr__(self):
+        shown = [
+            f"{c}: {p:.4f} [{low:.4f}, {high:.4f}]"
+            for c, (p, low, high) in enumerate(zip(self.prior, self.low, self.high, strict=True))
+        ]
+        more = [f"… ({len(shown)} classes)"] * (len(shown) > 12)
+        classes = ", ".join([*shown[: 12 - len(more)], *more])
+        basis = f"{self.num_examples:,} examples, {100 * self.level:g}% interval"
+        return f"TargetPrior by {self.method} from {basis}: {classes}"
+
+
+def estimate_target_prior(
+    logits,
+    class_counts,
+    method="em",
+    *,
+    validation=None,
+    replicates=200,
+    level=0.95,
+    seed=0,
+    tol=1e-10,
+    max_iterations=10_000,
+):
+    """The class mix q of unlabeled examples, from the logits of a model trained under another prior π.
+
+    "em" is the largest likelihood: `q ← mean_x softmax(f(x) + log q − log π)` until it stands still. It needs
+    calibrated logits of the *unadjusted* model. "bbse" solves `C·q = μ` with `C[ŷ, y] = P(ŷ|y)`, the confusion matrix
+    on labeled examples of the training distribution, and `μ[ŷ]` the share of unlabeled examples predicted as ŷ;
+    negative numbers become 0 and the others are scaled to sum to one. It is right for any logits, adjusted ones too, as
+    long as both sets come from the same model. Both rest on `P(x|y)` being the same in training and deployment.
+
+    Args:
+        logits: `[N, L]` unadjusted logits of unlabeled examples; leading axes are flattened.
+        class_counts: `[L]` training examples of each class (or probabilities), all > 0. BBSE does not use their values.
+        method: "em" (Saerens) or "bbse" (Lipton).
+        validation: for "bbse" only, `(logits [M, L], y_true [M])` labeled examples of the training distribution, of
+            every class at least one and in any mix. A class with few of them has an interval that is too narrow.
+        replicates: bootstrap replicates: unlabeled examples are redrawn, and for BBSE validation examples within their
+            class. Those of EM start at the estimate.
+        level: nominal coverage of the percentile interval of each class.
+        seed: of the bootstrap.
+        tol: EM stops when its mean log-likelihood is proven to be within `tol` of the largest one. Rounding may keep
+            it above 1e-12.
+        max_iterations: EM's, after which it warns that it did not converge.
+
+    Returns:
+        A `TargetPrior`, which `kla.adjust` and `layer.set` take as `target_prior`.
+
+    Raises:
+        ValueError: for logits that are not finite, probabilities, or of another number of classes than
+            `class_counts`; for BBSE without validation examples of every class.
+
+    Warns:
+        UserWarning: where EM did not converge, or where a singular value of BBSE's matrix is below 0.05 (errors grow
+            more than twentyfold then) or within two standard errors of 0. It names the classes that cannot be told
+            apart.
+
+    Example:
+
+    >>> import numpy as np
+    >>> bright, dark = np.log([0.8, 0.2]) + np.log([[0.9, 0.2], [0.1, 0.8]])  # log π + log P(x|y) of two kinds of x
+    >>> target = estimate_target_prior([bright] * 55 + [dark] * 45, class_counts=[80, 20])
+    >>> target.prior.round(4).tolist()  # 0.55 = 0.9·½ + 0.2·½
+    [0.5, 0.5]
+    >>> bool(target.low[0] < 0.5 < target.high[0])
+    True
+
+    Reference: Saerens, Latinne and Decaestecker (2002); Lipton, Wang and Smola (2018), black box shift estimation.
+    """
+    log_prior = priors.log_prior(class_counts)
+    logits = _held_out.as_logits(logits, log_prior.size).astype("float64")
+    _checks.check_choice(method, "method", METHODS)
+    replicates = _checks.check_integer(replicates, "replicates", minimum=2)
+    if not _checks.check_fraction(level, "level"):
+        raise ValueError(f"`level` must lie between 0 and 1, such as 0.95. Received: level={level!r}")
+    rng = np.random.default_rng(_checks.check_integer(seed, "seed", minimum=0))
+    stop = _checks.check_positive(tol, "tol"), _checks.check_integer(max_iterations, "max_iterations", minimum=1)
+    if method == "bbse":
+        prior, drawn, diagnosis = _estimate_by_bbse(
+            logits, _check_validation(validation, log_prior.size), replicates, rng
+        )
+    elif validation is None:
+        prior, drawn, diagnosis = _estimate_by_em(logits, log_prior, replicates, rng, *stop)
+    else:
+        raise ValueError('`validation` goes with method="bbse". Received it with method="em": leave it out.')
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return TargetPrior(prior, low, high, float(level), method, logits.shape[0], **diagnosis)
+
+
+def _with_pseudo_count(prior, num_examples):
+    return (prior * num_examples + PSEUDO_COUNT) / (num_examples + PSEUDO_COUNT * prior.size)
+
+
+# --- EM --------------------------------------------------------------------------------------------------------------
+
+
+def _estimate_by_em(logits, log_prior, replicates, rng, tol, max_iterations):
+    num_examples = logits.shape[0]
+    ratios = logits - log_prior  # log P(x|y) up to a number for each example, which takes no part
+    likelihood = np.exp(ratios - ratios.max(axis=1, keepdims=True))
+    uniform = np.full((1, num_examples), 1.0 / num_examples)
+    # The likelihood is concave: the start decides only between priors that the examples cannot tell apart.
+    (prior,), iterations, converged = _maximize(likelihood, uniform, np.exp(log_prior), tol, max_iterations)
+    if not converged:
+        warnings.warn(
+            f"EM did not converge in max_iterations={max_iterations}: its prior is not the likeliest yet. Raise "
+            f"`max_iterations`, or `tol` (now {tol:g}).",
+            stacklevel=3,
+        )
+    drawn, start = [], _with_pseudo_count(prior, num_examples)  # EM leaves 0 slowly
+    loose = max(tol, _GAP / num_examples)
+    for size in _parts(replicates, max(1, _NUMBERS_AT_A_TIME // num_examples)):
+        weights = [_draw_weights(num_examples, rng) for _ in range(size)]
+        drawn.append(_maximize(likelihood, np.stack(weights), start, loose, max_iterations)[0])
+    prior, drawn = (_drop_traces(q, num_examples) for q in (prior, np.concatenate(drawn)))
+    return prior, drawn, {"iterations": iterations, "converged": converged}
+
+
+def _drop_traces(q, num_examples):
+    """EM only nears 0: a class with less than a hundredth of an example has none."""
+    q = np.where(q * num_examples < _TRACE, 0.0, q)
+    return q / q.sum(axis=-1, keepdims=True)
+
+
+def _maximize(likelihood, weights, start, tol, max_iterations):
+    """EM for rows of example weights at once: `(priors [R, L], iterations, whether all converged)`.
+
+    An iteration is two steps of EM and, where that is likelier still, a jump in their direction: steps alone take
+    thousands where classes look alike (SQUAREM, Varadhan and Roland, 2008).
+    """
+    q = np.tile(start, (weights.shape[0], 1))
+    point, active, iterations = q.copy(), np.arange(weights.shape[0]), 0
+    _, gradient = _evaluate(likelihood, weights, point)
+    while active.size and iterations < max_iterations:
+        iterations += 1
+        once = q[active] = np.maximum(point * gradient, _FLOOR)
+        # The likelihood is concave and Σ q·gradient = 1: it can rise by no more than max gradient − 1.
+        left = gradient.max(axis=1) > 1 + tol
+        active, weights, point, once = active[left], weights[left], point[left], once[left]
+        if not active.size:
+            break
+        height, gradient = _evaluate(likelihood, weights, once)
+        twice = np.maximum(once * gradient, _FLOOR)
+        point = _extrapolate(point, once, twice)
+        reached, gradient = _evaluate(likelihood, weights, point)
+        if (lower := reached < height - _ROUNDING).any():
+            point[lower] = twice[lower]
+            gradient[lower] = _evaluate(likelihood, weights[lower], twice[lower])[1]
+        q[active] = point
+    return q, iterations, not active.size
+
+
+def _evaluate(likelihood, weights, q):
+    """The mean log-likelihood `[R]` and its gradient `[R, L]`; a step of EM multiplies q by the gradient."""
+    mixture = q @ likelihood.T
+    return (weights * np.log(mixture)).sum(axis=1), (weights / mixture) @ likelihood
+
+
+def _extrapolate(start, once, twice):
+    """Where the steps of EM lead if each is shorter than the one before by the same share."""
+    step, bend = once - start, twice - 2 * once + start
+    length, bent = (np.linalg.norm(v, axis=1, keepdims=True) for v in (step, bend))
+    times = np.clip(length / np.maximum(bent, _FLOOR), 1.0, _LONGEST_JUMP)
+    point = start + 2 * times * step + times**2 * bend
+    point = np.where(point > 0, point, 0.1 * twice)
+    return np.maximum(point / point.sum(axis=1, keepdims=True), _FLOOR)
+
+
+def _draw_weights(num_examples, rng):
+    """How often each example is drawn in a bootstrap replicate, over their number."""
+    drawn = rng.integers(num_examples, size=num_examples)
+    return np.bincount(drawn, minlength=num_examples) / num_examples
+
+
+def _parts(total, size):
+    """`total` in parts of at most `size`."""
+    return [min(size, total - start) for start in range(0, total, size)]
+
+
+# --- BBSE ------------------------------------------------------------------------------------------------------------
+
+
+def _check_validation(validation, num_classes):
+    """The `validation` pair as logits `[M, L]` and ids `[M]`, of every class at least one."""
+    if not isinstance(validation, (tuple, list)) or len(validation) != 2:
+        raise ValueError(
+            'method="bbse" needs labeled examples of the training distribution, validation=(logits, y_true), to count '
+            f"how often each class is mistaken for each other. Received {type(validation).__name__}. Without them: "
+            'method="em".'
+        )
+    logits = _held_out.as_logits(validation[0], num_classes, "validation logits")
+    labels = _held_out.as_ids(validation[1], logits.shape[0], num_classes, "validation labels")
+    if (missing := np.bincount(labels, minlength=num_classes) == 0).any():
+        raise ValueError(
+            'method="bbse" needs validation examples of every class. Received none of '
+            f'{_checks.name_classes(missing)}: hold out some, or use method="em", which needs none.'
+        )
+    return logits, labels
+
+
+def _estimate_by_bbse(logits, validation, replicates, rng):
+    num_classes = logits.shape[1]
+    predicted = np.bincount(logits.argmax(axis=1), minlength=num_classes)
+    counts = np.zeros((num_classes, num_classes))  # of true class y (row) predicted as ŷ (column)
+    np.add.at(counts, (validation[1], validation[0].argmax(axis=1)), 1)
+    totals, num_examples = counts.sum(axis=1).astype("int64"), logits.shape[0]
+    confusion, shares = counts / totals[:, None], predicted / num_examples
+    drawn = [
+        _solve(rng.multinomial(totals, confusion) / totals[:, None], rng.multinomial(num_examples, shares))
+        for _ in range(replicates)
+    ]
+    return _solve(confusion, shares), np.stack(drawn), _diagnose(confusion, totals)
+
+
+def _solve(confusion, shares):
+    """`C·q = μ` for `confusion` = Cᵀ, clipped at 0 and scaled to sum to one."""
+    try:
+        q = np.linalg.solve(confusion.T, shares)
+    except np.linalg.LinAlgError:
+        q = np.linalg.lstsq(confusion.T, shares, rcond=None)[0]
+    q = np.maximum(q, 0.0)
+    # All 0 where validation examples are never predicted as what unlabeled ones are: nothing is known then.
+    return q / q.sum() if q.sum() > 0 else np.full(q.size, 1.0 / q.size)
+
+
+def _diagnose(confusion, totals):
+    """The smallest singular value, and the classes that change places in the directions of the small ones."""
+    left, singular_values, right = np.linalg.svd(confusion.T)
+    # To first order an error δC moves the i-th by u_iᵀ·δC·v_i, and columns of C are shares of independent examples.
+    variances = confusion @ left**2 - (confusion @ left) ** 2
+    errors = np.sqrt(np.einsum("iy,yi->i", right**2, np.maximum(variances, 0.0) / totals[:, None]))
+    thresholds = np.maximum(SMALLEST_SINGULAR_VALUE, STANDARD_ERRORS * errors)
+    sizes = np.abs(right[singular_values < thresholds])
+    confused = (sizes >= 0.5 * sizes.max(axis=1, keepdims=True)).any(axis=0)
+    smallest = float(singular_values[-1])
+    if confused.any():
+        warnings.warn(
+            f"The confusion matrix is near singular: its smallest singular value {smallest:.2g} is below "
+            f"{thresholds[-1]:.2g}. Predictions hardly tell {_checks.name_classes(confused)} apart, and errors in "
+            'their shares grow without bound. Use method="em", merge these classes, or give more validation data.',
+            stacklevel=4,
+        )
+    return {"smallest_singular_value": smallest, "confused_classes": tuple(np.flatnonzero(confused).tolist())}

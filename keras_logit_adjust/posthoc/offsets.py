@@ -1,0 +1,240 @@
+"""Offsets for each class, chosen on held-out data: for those who are judged by macro-F1, or by cost."""
+
+import dataclasses
+
+import numpy as np
+
+from keras_logit_adjust import _checks, priors
+from keras_logit_adjust.posthoc import _held_out
+from keras_logit_adjust.posthoc._coordinate_search import MacroF1, WeightedRecall, search, search_from_many
+
+OBJECTIVES = ("macro_f1", "balanced")
+_RESTARTS = 32  # of a search that is not averaged over samples
+_TAU = {"macro_f1": 0.5, "balanced": 1.0}  # macro-F1 at the training mix is best between no adjustment and all of it
+
+
+@dataclasses.dataclass(frozen=True)
+class TunedOffsets:
+    """What `kla.tune_offsets` found.
+
+    Attributes:
+        offsets: `[L]` numbers to add to the logits; for classes that exclude each other their mean is 0.
+        base: `[L]` the offsets they were shrunk towards, of mean 0 too.
+        value: the objective on the held-out examples with `offsets`: an optimistic figure, for they were chosen there,
+            though averaging and shrinking can leave it below that of `base`.
+        value_of_base: with `base`.
+        log_prior: `[L]` `log π`, or the log-odds of independent labels.
+    """
+
+    offsets: np.ndarray
+    base: np.ndarray
+    value: float
+    value_of_base: float
+    log_prior: np.ndarray = dataclasses.field(repr=False)
+
+    @property
+    def tau(self):
+        """`[L]` the strengths that make these offsets, `−τ·log π`: for `kla.adjust` and `kla.fold_into_bias`."""
+        if (bad := self.log_prior == 0).any():
+            raise ValueError(
+                f"No τ shifts a label that half of the examples have: {_checks.name_classes(bad)}. Remedy: "
+                "kla.adjust(model, …, tau=0, calibration=kla.Calibration(bias=tuned.offsets))."
+            )
+        return -self.offsets / self.log_prior
+
+
+def tune_offsets(
+    logits,
+    y_true,
+    class_counts,
+    objective="macro_f1",
+    *,
+    class_prior=None,
+    num_examples=None,
+    tau=None,
+    shrinkage=50.0,
+    bags=10,
+    sweeps=4,
+    seed=0,
+):
+    """Offsets `o_y`, one a class, for `argmax_y f_y(x) + o_y`, by exact coordinate search on held-out logits.
+
+    Along one offset the objective is a step function that is searched exactly; the offsets found on `bags` bootstrap
+    samples are averaged (a single search follows the noise of few examples) and shrunk towards logit adjustment,
+    `o_y = b_y + n_y/(n_y + s)·(found_y − b_y)` with `b_y = −τ·log π_y`, `n_y` held-out examples and shrinkage `s`.
+
+    Args:
+        logits: `[N, L]` held-out logits of the unadjusted model.
+        y_true: `[N]` class ids or one-hot rows; for independent labels `[N, L]` of 0 and 1.
+        class_counts: `[L]` training examples of each class, as in `kla.adjust`.
+        objective: "macro_f1"; "balanced", the mean of per-class recalls; or a vector `[L]`, the cost of missing an
+            example of each class. (A matrix of costs is another kind of decision: `kla.layers.MinimumRiskDecision`.)
+        class_prior: `[L]` class mix of the deployment, by which the held-out examples are weighted; by default they
+            count as they come, and have the training mix.
+        num_examples: as in `kla.adjust`, for independent labels: every label then has a threshold of its own, `−o_l`,
+            for its F1 or the mean of its two recalls.
+        tau: strength of what the offsets are shrunk towards; by default ½ for macro-F1 and 1 for the others. With
+            `class_prior` q it is `b_y = −log π_y + (1 − τ)·log q_y`, and with costs c `−log π_y + log q_y + log c_y`.
+        shrinkage: the number of held-out examples of a class at which half of what was found is believed; 0 believes
+            all of it.
+        bags: bootstrap samples to average over; 0 searches the examples themselves, from several starts (a search of
+            one offset at a time need not find the best of all).
+        sweeps: at most so many rounds over all classes in a search; a round is exact, and takes a sort of all examples
+            for each class.
+        seed: of the samples.
+
+    Returns:
+        A `TunedOffsets`; `kla.fold_into_bias(model, class_counts, tau=tuned.tau)` serves it at no cost.
+
+    Raises:
+        ValueError: for logits that are NaN or probabilities, labels or costs that do not fit, a cost matrix.
+
+    Example:
+
+    >>> logits = np.array([[2.0, 0.0], [3.0, 0.0], [2.5, 0.0], [1.0, 0.0]])
+    >>> tuned = tune_offsets(logits, [0, 0, 0, 1], class_counts=[3, 1], bags=0, shrinkage=0)
+    >>> tuned.offsets.round(4).tolist(), tuned.value  # apart by 1.5: halfway between 1 and 2
+    ([-0.75, 0.75], 1.0)
+
+    Reference: Lipton et al. (2014), thresholds for F1; Breiman (1996), bagging; Menon et al. (2021), §4, equation 9.
+    """
+    _checks.check_number(shrinkage, "shrinkage", minimum=0)
+    _checks.check_integer(bags, "bags", minimum=0)
+    _checks.check_integer(sweeps, "sweeps", minimum=1)
+    if num_examples is not None:
+        return _tune_thresholds(
+            logits, y_true, class_counts, objective, class_prior, num_examples, tau, shrinkage, bags, seed
+        )
+    log_prior = priors.log_prior(class_counts)
+    logits = _held_out.as_logits(logits, log_prior.size).astype("float64")
+    ids = _held_out.as_ids(y_true, len(logits), log_prior.size)
+    examples = np.bincount(ids, minlength=log_prior.size)
+    mix = None if class_prior is None else _as_mix(class_prior, log_prior.size)
+    make, base = _settle(objective, log_prior, mix, tau)
+
+    def found(rows):
+        objective = make(ids[rows], np.ones(rows.size) if mix is None else _importance(mix, ids[rows]))
+        if bags:
+            return search(logits[rows], objective, base, sweeps)[0]
+        return search_from_many(logits, objective, base, sweeps, _RESTARTS, np.random.default_rng(seed))[0]
+
+    offsets = _bagged(found, ids, bags, seed)
+    if examples.all():  # a class without examples stays where it was, and others are found relative to it
+        # A constant added to all offsets changes nothing; shrunk class by class it would.
+        offsets = offsets - np.median(offsets - base)
+    offsets = _shrink(offsets, base, examples, shrinkage)
+    whole = make(ids, np.ones(ids.size) if mix is None else _importance(mix, ids))
+    values = (whole.value((logits + candidate).argmax(axis=-1)) for candidate in (offsets, base))
+    return TunedOffsets(offsets - offsets.mean(), base - base.mean(), *values, log_prior)
+
+
+def _as_mix(class_prior, num_classes):
+    mix = priors.prior(_checks.as_counts(class_prior, "class_prior"))
+    _checks.check_length(mix, num_classes, "class_prior", "class_counts")
+    return mix
+
+
+def _importance(mix, ids):
+    """The weight of each example that gives the classes the shares `mix`."""
+    return (mix / np.maximum(np.bincount(ids, minlength=mix.size), 1))[ids] * ids.size
+
+
+def _settle(objective, log_prior, mix, tau):
+    """How to make the objective from ids and weights, and the offsets to shrink towards."""
+    log_mix = log_prior if mix is None else np.log(mix)
+    if isinstance(objective, str):
+        _checks.check_choice(objective, "objective", OBJECTIVES)
+        tau = _checks.as_tau(_TAU[objective] if tau is None else tau, log_prior.size)
+        base = -log_prior + (1.0 - tau) * log_mix
+        if objective == "macro_f1":
+            return lambda ids, weight: MacroF1(ids, weight, log_prior.size), base
+        return lambda ids, weight: WeightedRecall(ids, _per_class(ids), log_prior.size), base
+    costs = _as_costs(objective, log_prior.size)
+    if tau is not None:
+        raise ValueError("`tau` goes with a named objective: costs say by themselves what the optimal offsets are.")
+    base = -log_prior + log_mix + np.log(costs)
+    return lambda ids, weight: WeightedRecall(ids, weight * costs[ids], log_prior.size), base
+
+
+def _per_class(ids):
+    return 1.0 / np.bincount(ids)[ids]
+
+
+def _as_costs(objective, num_classes):
+    if np.ndim(objective) == 2:
+        raise ValueError(
+            "A matrix of costs cannot be expressed by offsets. Remedy: kla.layers.MinimumRiskDecision(costs) behind "
+            "calibrated, adjusted logits chooses the class of least expected cost."
+        )
+    return _checks.as_class_vector(objective, "objective", num_classes, positive=True)
+
+
+def _bagged(found, strata, bags, seed):
+    """The mean of what `found` gives for bootstrap samples, stratified so that no class is lost."""
+    if not bags:
+        return found(np.arange(strata.size))
+    by_class = np.argsort(strata, kind="stable")
+    counts = np.bincount(strata)
+    size = np.repeat(counts, counts)
+    first = np.repeat(np.cumsum(counts) - counts, counts)
+    rng = np.random.default_rng(seed)
+    from tqdm.auto import tqdm  # it takes a moment, and not everyone comes here
+
+    samples = tqdm(range(bags), "bags", delay=5, leave=False)  # thousands of classes take minutes
+    return np.mean([found(by_class[first + rng.integers(0, size)]) for _ in samples], axis=0)
+
+
+def _shrink(found, base, examples, shrinkage):
+    trust = np.divide(examples, examples + shrinkage, out=np.zeros(base.size), where=examples > 0)
+    return base + trust * (found - base)
+
+
+def _tune_thresholds(logits, y_true, positive_counts, objective, class_prior, num_examples, tau, shrinkage, bags, seed):
+    """Offsets of independent labels: each one a problem of two classes, of which one logit is 0."""
+    if class_prior is not None or not isinstance(objective, str):
+        raise ValueError("Independent labels take the objectives 'macro_f1' and 'balanced', and no `class_prior`.")
+    _checks.check_choice(objective, "objective", OBJECTIVES)
+    log_odds = priors.log_odds(positive_counts, num_examples)
+    logits = _held_out.as_logits(logits, log_odds.size).astype("float64")
+    _held_out.check_not_sigmoids(logits.min(), logits.max())
+    on = _held_out.as_multi_hot(y_true, logits.shape).astype("int64")
+    base = -_checks.as_tau(_TAU[objective] if tau is None else tau, log_odds.size) * log_odds
+    tuned = [
+        _tune_threshold(logits[:, label], on[:, label], base[label], objective, shrinkage, bags, seed)
+        for label in range(log_odds.size)
+    ]
+    offsets, values, values_of_base = np.transpose(tuned)
+    return TunedOffsets(offsets, base, _mean(values), _mean(values_of_base), log_odds)
+
+
+def _mean(values):
+    """Over the labels that have a value."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else np.nan
+
+
+def _tune_threshold(logits, on, base, objective, shrinkage, bags, seed):
+    if on.all() or not on.any():  # nothing to learn a threshold from
+        return base, np.nan, np.nan
+    columns = np.stack([np.zeros_like(logits), logits], axis=-1)
+    make = _OfOneLabel if objective == "macro_f1" else lambda ids: WeightedRecall(ids, _per_class(ids), 2)
+
+    def found(rows):
+        offsets = search(columns[rows], make(on[rows]), np.array([0.0, base]), sweeps=1)[0]
+        return offsets[1] - offsets[0]
+
+    offset = _shrink(_bagged(found, on, bags, seed), np.array([base]), np.array([on.sum()]), shrinkage)[0]
+    value = make(on).value
+    return offset, *(value((logits + shift > 0).astype("int64")) for shift in (offset, base))
+
+
+class _OfOneLabel(MacroF1):
+    """F1 of a label where it is on."""
+
+    def __init__(self, ids):
+        super().__init__(ids, np.ones(ids.size), 2)
+        self.occurs = self.occurs * [0, 1]
+        self.present = np.array([1])
+
+    def _f1(self, hits, predictions, classes):
+        return super()._f1(hits, predictions, classes) * np.arange(2)[classes]

@@ -1,0 +1,282 @@
+"""Choosing τ on held-out data, and not believing more than the data can tell.
+
+A τ that maximizes balanced accuracy on a few examples of each rare class follows their noise: on five a class it does
+worse than τ = 1 in most draws. `tune_tau` therefore leaves 1 only as far as the held-out examples insist.
+"""
+
+import dataclasses
+import warnings
+
+import keras
+import numpy as np
+
+from keras_logit_adjust import _checks, priors
+from keras_logit_adjust.posthoc import _held_out, _predict
+from keras_logit_adjust.posthoc._intervals import Steps
+from keras_logit_adjust.posthoc.tau import BestTau, TauPath, join, robust_point, two_columns
+
+
+@dataclasses.dataclass(frozen=True)
+class TunedTau:
+    """What `kla.tune_tau` found. `float(tuned)` is its τ, so it can stand where a τ is asked for.
+
+    Attributes:
+        tau: the τ chosen.
+        interval: the least and the largest τ that the held-out examples cannot tell from the best.
+        balanced_accuracy: cross-validated: every example judged at the τ that the others choose.
+        balanced_accuracy_at_one: of the same examples at τ = 1.
+        best: where the path is highest, a `BestTau`, before shrinkage.
+        coverage: `{"classes": L, "pooled": …, "empty": …, "buckets": …}`: how many recalls could not stand alone, how
+            many of them had no example, and how many means of recalls remained.
+        path: the `kla.TauPath`.
+    """
+
+    tau: float
+    interval: tuple
+    balanced_accuracy: float
+    balanced_accuracy_at_one: float
+    best: BestTau
+    coverage: dict
+    path: TauPath = dataclasses.field(repr=False)
+
+    def __float__(self):
+        return self.tau
+
+
+def tune_tau(
+    model_or_logits,
+    validation_data,
+    class_counts,
+    cross_fit=None,
+    *,
+    num_examples=None,
+    ignore_class=None,
+    output="auto",
+    standard_errors=1.0,
+    min_examples=5,
+    folds=5,
+    seed=0,
+    batch_size=256,
+):
+    """The τ for `kla.adjust`, from held-out data: as near to 1 as one standard error below the best allows.
+
+    The exact path of balanced accuracy over τ (`kla.TauPath`) has its best at some τ*. Chosen is the piece of the path
+    nearest to 1, between 1 and τ*, on which `v(τ*) − v(τ) ≤ SE`, the standard error of that very difference on the same
+    examples: 1 itself, or the middle of the piece. Classes with too few examples to have a recall of their own share
+    one with classes of similar training frequency.
+
+    Args:
+        model_or_logits: a trained, unadjusted `keras.Model`; or its logits `[N, L]` on the held-out examples; or with
+            `cross_fit` a function `train(x, y)` that returns a model trained on those examples.
+        validation_data: `(x, y)` arrays, or a dataset of batches `(x, y)`; with logits the labels `[N]` alone; with
+            `cross_fit` the training data `(x, y)`, arrays.
+        class_counts: `[L]` training examples of each class, as in `kla.adjust`.
+        cross_fit: number of folds K, where no validation set can be spared: `train` is called K times, on all folds but
+            one, and the logits of the fold left out are used, each with its own fold's prior.
+        num_examples: as in `kla.adjust`, for independent labels.
+        ignore_class: an id whose rows are left out, such as 255 for unlabeled pixels. Keras masks are not seen: give
+            padded positions such a label.
+        output: what the model gives, as in `kla.adjust`.
+        standard_errors: how many of them a difference must have to count. 0 gives the τ of the highest accuracy.
+        min_examples: held-out examples that a class needs to have a recall of its own.
+        folds: of the cross-validated accuracy that is reported.
+        seed: of the folds.
+        batch_size: of prediction.
+
+    Returns:
+        A `TunedTau`.
+
+    Raises:
+        ValueError: for a model that is adjusted already, logits that are NaN or probabilities, labels that do not fit,
+            examples of one class alone, fewer examples than folds.
+
+    Warns:
+        UserWarning: where classes have too few examples to stand alone, with how many and how many have none.
+
+    Example:
+
+    >>> rng = np.random.default_rng(0)
+    >>> labels = np.repeat([0, 1], 500)
+    >>> x = rng.normal(size=1000) + 2 * labels - 1
+    >>> log_odds = np.log(0.95 / 0.05) - 2 * x  # of class 0, at a prior of 95 %
+    >>> logits = 2 * np.stack([log_odds, 0 * x], axis=-1)  # of an overconfident model: τ = 2 is right
+    >>> tuned = tune_tau(logits, labels, class_counts=[950, 50])
+    >>> round(tuned.tau, 2), [round(tau, 2) for tau in tuned.interval]
+    (1.68, [1.68, 2.43])
+    >>> round(tuned.balanced_accuracy_at_one, 3), round(tuned.balanced_accuracy, 3)
+    (0.769, 0.839)
+
+    Reference: Menon et al. (2021), §4.2 (τ by cross-validation); Breiman et al. (1984), the one-standard-error rule.
+    """
+    _checks.check_integer(min_examples, "min_examples", minimum=1)
+    _checks.check_integer(folds, "folds", minimum=2)
+    _checks.check_number(standard_errors, "standard_errors", minimum=0)
+    if cross_fit is not None:
+        path = _cross_fit(
+            model_or_logits, validation_data, class_counts, cross_fit, num_examples, output, seed, batch_size
+        )
+    elif isinstance(model_or_logits, keras.Model):
+        batches = _predict.labels_and_logits(model_or_logits, validation_data, output, batch_size)
+        path = TauPath.from_batches(batches, class_counts, num_examples, ignore_class=ignore_class)
+    else:
+        labels = _labels_alone(validation_data)
+        path = TauPath(labels, model_or_logits, class_counts, num_examples, ignore_class=ignore_class)
+    return _tune(path, standard_errors, min_examples, folds, seed)
+
+
+def _labels_alone(validation_data):
+    if isinstance(validation_data, tuple):
+        raise ValueError(
+            "With logits, `validation_data` are the labels alone, [N]. Received a tuple: give its last part, or the "
+            "model in place of the logits."
+        )
+    return validation_data
+
+
+def _tune(path, standard_errors, min_examples, folds, seed):
+    size = path.recall_ids.size
+    if size < folds:
+        raise ValueError(
+            f"There must be at least as many held-out examples as folds. Received {size} for folds={folds}: give "
+            "`folds` of at most that, or more examples."
+        )
+    if np.count_nonzero(path.examples) < 2:
+        raise ValueError(
+            "There must be held-out examples of at least two classes. Received those of "
+            f"{_checks.name_classes(path.examples)} alone: any τ that favors it would look best."
+        )
+    bucket = pool(path.examples, _frequencies(path), min_examples)
+    coverage = _coverage(path.examples, bucket, min_examples)
+    weight = _weights(path.recall_ids, bucket)
+    tau, best, interval = _choose(path.low, path.high, weight, standard_errors)
+    right = np.zeros(size, bool)
+    fold = _stratified_folds(bucket[path.recall_ids], folds, seed)
+    for k in range(folds):
+        kept = fold != k
+        weight_k = _weights(path.recall_ids[kept], bucket)
+        tau_k, _, _ = _choose(path.low[kept], path.high[kept], weight_k, standard_errors)
+        right[~kept] = path.is_right(tau_k)[~kept]
+    at_one = weight[path.is_right(1.0)].sum()
+    return TunedTau(tau, interval, float(weight[right].sum()), float(at_one), best, coverage, path)
+
+
+def _frequencies(path):
+    """Training frequency of what each recall is of."""
+    if path.num_examples is None:
+        return path.class_counts
+    return np.stack([path.num_examples - path.class_counts, path.class_counts], axis=-1).ravel()
+
+
+def pool(examples, frequencies, min_examples):
+    """`[L]` a bucket for every class: its own, or one shared with its neighbors by frequency until it is filled."""
+    bucket = np.arange(examples.size)
+    by_frequency = np.argsort(-frequencies, kind="stable")
+    pooled, gathered = [], 0
+    for c in by_frequency:
+        if examples[c] >= min_examples:
+            continue
+        if not pooled or gathered >= min_examples:
+            pooled.append([])
+            gathered = 0
+        pooled[-1].append(c)
+        gathered += examples[c]
+    if len(pooled) > 1 and gathered < min_examples:
+        last = pooled.pop()
+        pooled[-1] += last
+    for members in pooled:
+        bucket[members] = members[0]
+    if (
+        len(pooled) == 1 and not examples[pooled[0]].any()
+    ):  # with nobody to share with they go with the nearest class that has some
+        place = np.argsort(by_frequency)
+        full = np.flatnonzero(examples)
+        bucket[pooled[0]] = full[np.abs(place[full] - place[pooled[0][0]]).argmin()]
+    return bucket
+
+
+def _coverage(examples, bucket, min_examples):
+    few, empty = int((examples < min_examples).sum()), int((examples == 0).sum())
+    coverage = {"classes": examples.size, "pooled": few, "empty": empty, "buckets": np.unique(bucket).size}
+    if few:
+        warnings.warn(
+            f"{few} of {examples.size} classes have fewer than {min_examples} held-out examples ({empty} have none): "
+            f"their recall is pooled with that of classes of similar frequency, {coverage['buckets']} means in all.",
+            stacklevel=4,
+        )
+    return coverage
+
+
+def _weights(recall_ids, bucket):
+    """What each example adds to balanced accuracy: a bucket counts for its classes, its examples equally."""
+    classes, examples = np.bincount(bucket), np.bincount(bucket[recall_ids], minlength=bucket.max() + 1)
+    share = np.divide(classes, examples, out=np.zeros(classes.size), where=examples > 0)
+    return share[bucket[recall_ids]] / classes[examples > 0].sum()
+
+
+def _choose(low, high, weight, standard_errors):
+    """τ nearest to 1 within so many standard errors of the best, the best, and the range of all such τ."""
+    steps = Steps(low, high, weight)
+    best = BestTau.of(*steps.highest())
+    right = (low <= best.tau) & (best.tau <= high)
+    # The squares of what changes on the way: Σ w²·(right at τ* − right at τ)², a step function too.
+    lost = Steps(low[right], high[right], weight[right] ** 2)
+    gained = Steps(low[~right], high[~right], weight[~right] ** 2)
+    left, right_end, _ = steps.pieces()
+    inside = [robust_point(*ends) for ends in zip(left, right_end, strict=True)]
+    taus = np.append(inside, [1.0, best.tau])
+    changed = np.square(weight[right]).sum() - lost.at(taus) + gained.at(taus)
+    margin = standard_errors * np.sqrt(np.maximum(changed, 0.0))
+    is_close = best.value - steps.at(taus) <= margin + 1e-12
+    low_ends, high_ends = np.append(left, [1.0, best.low]), np.append(right_end, [1.0, best.high])
+    interval = float(low_ends[is_close].min()), float(high_ends[is_close].max())
+    between = taus[is_close & ((taus - 1.0) * (taus - best.tau) <= 0)]
+    return float(between[np.abs(between - 1.0).argmin()]), best, interval
+
+
+def _stratified_folds(strata, folds, seed):
+    """`[N]` a fold for every example; each stratum is spread over them as evenly as it goes."""
+    shuffled = np.random.default_rng(seed).permutation(strata.size)
+    order = shuffled[np.argsort(strata[shuffled], kind="stable")]
+    fold = np.empty(strata.size, "int64")
+    fold[order] = np.arange(strata.size) % folds
+    return fold
+
+
+def _cross_fit(train, data, class_counts, folds, num_examples, output, seed, batch_size):
+    """The path of out-of-fold logits, each fold adjusted by the prior that its own model saw."""
+    _checks.check_integer(folds, "cross_fit", minimum=2)
+    if num_examples is not None:
+        raise ValueError("`cross_fit` is for classes that exclude each other; for independent labels give logits.")
+    if isinstance(train, keras.Model) or not callable(train) or not isinstance(data, tuple) or len(data) != 2:
+        raise ValueError(
+            "With `cross_fit` the model is trained anew for each fold: give a function train(x, y) that returns a "
+            f"trained model, and the training data (x, y). Received: {type(train).__name__}, {type(data).__name__}."
+        )
+    counts = _checks.as_counts(class_counts)
+    x, y = _predict.as_arrays(data[0]), np.asarray(data[1])
+    y = _held_out.as_ids(y, len(y), counts.size)
+    if y.size < folds:
+        raise ValueError(f"There must be at least as many examples as folds. Received {y.size} for cross_fit={folds}.")
+    fold = _stratified_folds(y, folds, seed)
+    paths = [_path_of_fold(train, x, y, fold == k, counts.size, output, batch_size) for k in range(folds)]
+    paths = [path for path in paths if path is not None]
+    if not paths:
+        raise ValueError("`cross_fit` needs two examples of some class: a model says nothing of a class it never saw.")
+    whole = join(paths)
+    whole.class_counts = counts
+    return whole
+
+
+def _path_of_fold(train, x, y, held_out, num_classes, output, batch_size):
+    """The path of one fold, without classes that its model was not shown; None where it holds no others."""
+    seen = priors.count_classes(y[~held_out], num_classes)
+    classes = np.flatnonzero(seen)
+    rows = np.flatnonzero(held_out & (seen[y] > 0))
+    if not rows.size:
+        return None
+    model = train(_predict.take(x, ~held_out), y[~held_out])
+    batches = _predict.labels_and_logits(model, (_predict.take(x, rows), y[rows]), output, batch_size)
+    logits = np.concatenate([two_columns(logits, num_classes)[0] for _, logits in batches])
+    path = TauPath(np.searchsorted(classes, y[rows]), logits[:, classes], seen[classes])
+    path.recall_ids = classes[path.recall_ids]
+    return path

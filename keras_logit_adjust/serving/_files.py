@@ -1,0 +1,89 @@
+"""Where an exported model goes: which format, whether it may be there, and all of it or nothing."""
+
+import contextlib
+import errno
+import os
+import pathlib
+import tempfile
+
+from keras_logit_adjust import _checks
+
+SUFFIXES = {"keras": ".keras", "savedmodel": "", "tflite": ".tflite", "onnx": ".onnx"}
+_FORMATS = {suffix: to for to, suffix in SUFFIXES.items() if suffix}
+
+
+def as_destination(path, to=None, overwrite=False):
+    """`path` as a `pathlib.Path` and its format, or a `ValueError` where that cannot be written there."""
+    if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
+        raise ValueError(
+            f"`path` must be the path of a file, or of the folder of a SavedModel, to write. Received: path={path!r}"
+        )
+    path = pathlib.Path(path)
+    to = _format_of(path) if to is None else _checks.check_choice(to, "to", list(SUFFIXES))
+    expected = SUFFIXES[to]
+    if expected and path.suffix != expected:
+        raise ValueError(f"A {to} file must be named …{expected}. Received: {path}")
+    if not expected and path.suffix in (*_FORMATS, ".h5"):
+        raise ValueError(f"A SavedModel is a folder; {path} is named as a file. Leave out {path.suffix}, or name `to`.")
+    if not path.absolute().parent.is_dir():
+        raise ValueError(f"The folder of {path} does not exist. Make it first, or choose another.")
+    _check_free(path, to, overwrite)
+    if not os.access(path.absolute().parent, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+    return path, to
+
+
+def _format_of(path):
+    """The format that the suffix of `path` says; one that says none is not taken for a folder of that name."""
+    if path.suffix and path.suffix not in _FORMATS:
+        raise ValueError(
+            f"The suffix of {path} must be {', '.join(_FORMATS)}, or none for the folder of a SavedModel. Received "
+            f"{path.suffix}: rename it, or name the format (`to`, --to)."
+        )
+    return _FORMATS.get(path.suffix, "savedmodel")
+
+
+def _check_free(path, to, overwrite):
+    if not os.path.lexists(path):
+        return
+    if not overwrite:
+        raise ValueError(
+            f"{path} exists and is not overwritten. Choose another path, or allow it (overwrite, --force)."
+        )
+    if path.is_symlink():
+        raise ValueError(
+            f"A link is not overwritten, nor what it links to. {path} links to {os.readlink(path)}: name that, or "
+            "remove the link first."
+        )
+    is_of_its_kind = (path / "saved_model.pb").is_file() if to == "savedmodel" else not path.is_dir()
+    if not is_of_its_kind:
+        kind = "SavedModel" if to == "savedmodel" else "file"
+        raise ValueError(f"Only a {kind} is overwritten by a {kind}, and {path} is none. Choose another path.")
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """A free path beside `path`: what is written there is moved to `path` at the end, or removed where writing fails.
+
+    Until then, what stood at `path` stays.
+    """
+    try:
+        temporary = tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.absolute().parent)
+    except OSError as error:  # it names the temporary folder
+        raise type(error)(error.errno, error.strerror, str(path)) from error
+    with temporary as folder:
+        partial = pathlib.Path(folder, path.name)
+        yield partial
+        _move(partial, path, pathlib.Path(folder, "replaced"))
+
+
+def _move(partial, path, aside):
+    if not path.is_dir():
+        os.replace(partial, path)
+        return
+    os.replace(path, aside)  # a folder that holds something cannot be replaced in one step
+    try:
+        os.replace(partial, path)
+    except BaseException:
+        os.replace(aside, path)
+        raise

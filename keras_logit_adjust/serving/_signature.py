@@ -1,0 +1,129 @@
+"""The serving signature of a SavedModel: label, class name, probabilities, the k best, and the prior, by name."""
+
+import dataclasses
+
+import keras
+
+from keras_logit_adjust.posthoc import _head
+from keras_logit_adjust.posthoc.adjust import AdjustedModel
+
+# What a model gives. "binary_logits" are those of independent labels, as of BinaryCrossentropy(from_logits=True).
+OUTPUTS = ("logits", "binary_logits", "softmax", "sigmoid")
+
+
+@dataclasses.dataclass(frozen=True)
+class Served:
+    """What a signature is made of besides the model: what that gives ("decisions" too), the classes' names, the
+    prior's, and k.
+    """
+
+    output: str
+    class_names: list | None
+    prior: str
+    top_k: int
+
+
+def input_signature(model):
+    """The inputs of a built model as a list of arguments, each a structure of `keras.InputSpec` of any batch size."""
+    if isinstance(model, keras.Sequential):
+        return [_spec(tensor.shape, tensor.dtype, tensor.name) for tensor in model.inputs]
+    if _head.is_graph(model) or getattr(model, "inputs", None):
+        return [keras.tree.map_structure(lambda tensor: _spec(tensor.shape, tensor.dtype, tensor.name), model.input)]
+    config = model.get_build_config() or {}
+    shapes = config.get("shapes_dict", {"inputs_shape": config.get("input_shape")})
+    if not model.built or None in shapes.values():
+        raise ValueError(
+            f"Model {model.name!r} was never called, so its inputs are not known. Call it once on data, as in "
+            "model(x[:1]), before you export it."
+        )
+    return [_specs_of(shape, model.input_dtype, name.removesuffix("_shape")) for name, shape in shapes.items()]
+
+
+def build(model):
+    """Build an `AdjustedModel` that was never called, where it is known what the model in it is called on."""
+    if isinstance(model, AdjustedModel) and not model.built and model.model.built:
+        specs = input_signature(model.model)
+        model(*keras.tree.map_structure(lambda spec: keras.KerasTensor(spec.shape, spec.dtype), specs))
+
+
+def _spec(shape, dtype, name):
+    return keras.InputSpec(shape=(None, *shape[1:]), dtype=dtype, name=name)
+
+
+def _specs_of(shape, dtype, name):
+    """The specs of what may be one shape, or a dict or list of shapes."""
+    if isinstance(shape, dict):
+        return {key: _specs_of(value, dtype, key) for key, value in shape.items()}
+    if any(isinstance(part, (list, tuple, dict)) for part in shape):
+        return [_specs_of(part, dtype, f"{name}_{number}") for number, part in enumerate(shape)]
+    return _spec(shape, dtype, name)
+
+
+def write(model, path, inputs, served):
+    """Write a SavedModel whose default signature is what `served` says, and "raw" what the model gives."""
+    import tensorflow as tf
+
+    archive = keras.export.ExportArchive()
+    raw = archive.track_and_add_endpoint("raw", model, inputs)
+
+    def serve(*arguments):
+        return outputs_by_name(raw(*arguments), served)
+
+    specs = keras.tree.map_structure(lambda spec: tf.TensorSpec(spec.shape, spec.dtype, spec.name), inputs)
+    endpoint = tf.function(serve, input_signature=specs, autograph=False)
+    endpoint.get_concrete_function()
+    archive.add_endpoint("serving_default", endpoint)
+    archive.write_out(str(path), verbose=False)
+
+
+def outputs_by_name(outputs, served):
+    """The named outputs for what the model gives, `[B, …, L]`."""
+    import tensorflow as tf
+
+    if keras.tree.is_nested(outputs) or len(outputs.shape) < 2 or outputs.shape[-1] is None:
+        shapes = keras.tree.map_structure(lambda tensor: tuple(tensor.shape), outputs)
+        raise ValueError(
+            "A signature of labels needs one output of shape [B, …, L], L known. "
+            f"The model has {shapes}: export it to .keras, .tflite or .onnx, or each output on its own."
+        )
+    prior = tf.fill(tf.shape(outputs)[:1], served.prior)
+    if served.output == "decisions":
+        return {"decision": tf.argmax(outputs, axis=-1), "scores": tf.cast(outputs, "float32"), "prior": prior}
+    scores, probabilities, is_exclusive = _scores(tf.cast(outputs, "float32"), served.output)
+    names = None if served.class_names is None else tf.constant(_checked(served.class_names, scores.shape[-1]))
+    # By scores, whose order softmax could round away: the first is the argmax of what the model gives.
+    _, best = tf.math.top_k(scores, min(served.top_k, scores.shape[-1]))
+    named = {
+        "probabilities": probabilities,
+        "prior": prior,
+        "top_k_labels": tf.cast(best, "int64"),
+        "top_k_probabilities": tf.gather(probabilities, best, batch_dims=len(scores.shape) - 1),
+    }
+    if names is not None:
+        named["top_k_class_names"] = tf.gather(names, best)
+    for whole, first in (("top_k_labels", "label"), ("top_k_class_names", "class_name")):
+        if is_exclusive and whole in named:
+            named[first] = named[whole][..., 0]
+    return named
+
+
+def _scores(outputs, output):
+    """(what ranks the classes, their probabilities, whether they exclude each other)."""
+    import tensorflow as tf
+
+    if outputs.shape[-1] == 1 and output != "softmax":  # one unit stands for two classes
+        if output == "sigmoid":
+            pair = tf.concat([1.0 - outputs, outputs], axis=-1)
+            return pair, pair, True
+        outputs, output = tf.concat([tf.zeros_like(outputs), outputs], axis=-1), "logits"
+    activation = {"logits": tf.nn.softmax, "binary_logits": tf.nn.sigmoid}.get(output, tf.identity)
+    return outputs, activation(outputs), output in ("logits", "softmax")
+
+
+def _checked(class_names, num_classes):
+    if len(class_names) != num_classes:
+        raise ValueError(
+            f"`class_names` must have one name for each class: the model has {num_classes} classes, `class_names` has "
+            f"{len(class_names)}."
+        )
+    return class_names

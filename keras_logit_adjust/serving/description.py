@@ -1,0 +1,239 @@
+"""What a model says about itself: its head, what it gives, and under which prior its probabilities are posteriors.
+
+A model trained with plain cross-entropy gives posteriors under the class mix of its training, π. Adjusted with
+strength τ towards a target prior it gives those under one proportional to `π^(1−τ) · target`: uniform, or the target,
+where τ = 1.
+"""
+
+import dataclasses
+
+import keras
+import numpy as np
+
+from keras_logit_adjust import losses
+from keras_logit_adjust.posthoc import _head
+from keras_logit_adjust.posthoc.adjust import AdjustedModel, counts_of, last_correction
+
+BINARY_LOSSES = (
+    keras.losses.BinaryCrossentropy,
+    keras.losses.BinaryFocalCrossentropy,
+    losses.BinaryLogitAdjustedCrossentropy,
+)
+_SHOWN = 10  # class counts written out before they are cut
+
+
+def name_prior(tau=1.0, has_target=False, is_binary=False, trained_tau=0.0):
+    """The name of the prior that the probabilities of an adjusted model are posteriors under.
+
+    Args:
+        tau: strength of the adjustment, a number or a vector `[L]`.
+        has_target: whether a target prior was given.
+        is_binary: whether labels are independent, adjusted by their odds.
+        trained_tau: strength of the correction that the logits were trained with, which adds to `tau`; None where it is
+            not known.
+
+    Example:
+
+    >>> name_prior(tau=1.0), name_prior(tau=1.0, has_target=True), name_prior(tau=0.5)
+    ('uniform', 'target', 'training prior to the power 0.5, renormalized (tau=0.5)')
+    """
+    if trained_tau is None:
+        return "unknown: the logits were corrected before, and how strongly is not recorded"
+    tau = np.round(np.asarray(tau) + trained_tau, 9)  # 0.7 + 0.1 + 0.2 is one
+    if (tau == 1).all():
+        return "target" if has_target else "uniform"
+    times = " times the target prior" if has_target else ""
+    if (tau == 0).all():
+        return "training" + (f"{times}, renormalized" if has_target else "")
+    power = f"{1 - tau:.4g}" if tau.ndim == 0 else "1 - tau of each class"
+    of = "odds" if is_binary else "prior"
+    renormalized = "" if is_binary else ", renormalized"
+    return f"training {of} to the power {power}{times}{renormalized} (tau={_numbers(tau)})"
+
+
+@dataclasses.dataclass(frozen=True)
+class Correction:
+    """Something in a model that corrects its prior.
+
+    Attributes:
+        means: what it is, as "layer 'logit_adjustment' (LogitAdjustment)" or "loss 'LogitAdjustedCrossentropy'".
+        tau: its strength, a float or an array `[L]`; None, as what follows, where it is not known.
+        class_counts: array `[L]`, counts (or a prior) of the training.
+        target_prior: array `[L]`; None for the uniform one.
+        num_examples: the number of training examples, of independent labels only.
+        calibration: what is applied before the correction, if anything (see `kla.calibrate`).
+        trained_tau: strength of what corrected the logits before it, as in `kla.layers.LogitAdjustment`.
+    """
+
+    means: str
+    tau: object = None
+    class_counts: np.ndarray | None = None
+    target_prior: np.ndarray | None = None
+    num_examples: float | None = None
+    calibration: object = None
+    trained_tau: object = 0.0
+
+    @property
+    def prior(self):
+        """The name of the prior that a model corrected by this alone serves."""
+        if self.tau is None:
+            return f"as corrected by {self.means}"
+        return name_prior(self.tau, self.target_prior is not None, self.num_examples is not None, self.trained_tau)
+
+    def __str__(self):
+        if self.tau is None:
+            return f"{self.means}, whose counts and tau are not recorded"
+        of = "" if self.num_examples is None else f" of {self.num_examples:g} examples"
+        target = "uniform" if self.target_prior is None else _numbers(self.target_prior)
+        counts = _numbers(self.class_counts)
+        text = f"{self.means}, tau {_numbers(self.tau)}, class counts {counts}{of}, target prior {target}"
+        if self.calibration is not None:
+            text += ", calibrated before"
+        if self.trained_tau is None:
+            return f"{text}, of logits corrected before"
+        return f"{text}, of logits trained with tau {_numbers(self.trained_tau)}" if np.any(self.trained_tau) else text
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What is known of a model; its `str` says so in a few lines.
+
+    Attributes:
+        model: its name.
+        head: the name of the layer whose pre-activation is the logits; None where none is found.
+        head_type: its class.
+        num_outputs: the number of logits; None where it is not known.
+        output: what the model gives, "logits", "softmax", "sigmoid" or, behind a `kla.layers.MinimumRiskDecision`,
+            "decisions"; None where it is not known.
+        is_binary: whether its outputs are independent labels, or a single sigmoid unit.
+        corrections: the `Correction`s found.
+        prior: the name of the prior that its probabilities are posteriors under, as far as the model shows it.
+        note: why no head was found.
+    """
+
+    model: str
+    head: str | None
+    head_type: str | None
+    num_outputs: int | None
+    output: str | None
+    is_binary: bool
+    corrections: tuple
+    prior: str
+    note: str = ""
+
+    @property
+    def is_adjusted(self):
+        """Whether a correction is seen. A folded bias, class weights and resampling leave no trace."""
+        return bool(self.corrections)
+
+    @property
+    def served_output(self):
+        """`output` as `kla.serving.export` takes it, where logits of independent labels are "binary_logits"."""
+        return "binary_logits" if self.output == "logits" and self.is_binary else self.output
+
+    def __str__(self):
+        kind = "decisions" if self.output == "decisions" else "independent labels" if self.is_binary else "classes"
+        width = "one unit for two classes" if self.num_outputs == 1 else f"{self.num_outputs} {kind}"
+        head = f"none found: {self.note}" if self.head is None else f"{self.head!r} ({self.head_type}), {width}"
+        unseen = "not seen (a folded bias, class weights and a resampled training set leave no trace)"
+        rows = {
+            "model": self.model,
+            "head": head,
+            "gives": self.output or "not known",
+            "adjusted": "; ".join(f"by {correction}" for correction in self.corrections) or unseen,
+            "prior": self.prior,
+        }
+        return "\n".join(f"{name:<10}{text}" for name, text in rows.items())
+
+
+def describe(model):
+    """What head a model has, what it gives, and whether, how and towards which prior it is adjusted.
+
+    Args:
+        model: any built `keras.Model`. Of a subclassed one, what it gives is known only where `kla.adjust` made it.
+
+    Returns:
+        A `Description`, to print or to read.
+
+    Raises:
+        ValueError: for what is no Keras model.
+
+    Example:
+
+    >>> import keras_logit_adjust as kla
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, "softmax", name="head")], name="small")
+    >>> print(describe(kla.adjust(model, class_counts=[75, 25])))
+    model     small_adjusted
+    head      'head' (Dense), 2 classes
+    gives     softmax
+    adjusted  by layer 'logit_adjustment' (LogitAdjustment), tau 1, class counts [75, 25], target prior uniform
+    prior     uniform
+    """
+    if not isinstance(model, keras.Model):
+        _head.require_model(model)
+    corrections = tuple(_as_correction(part) for _, part in _head.corrections(model))
+    has_labels = any(correction.num_examples is not None for correction in corrections)
+    described = {
+        "model": model.name,
+        "head": None,
+        "head_type": None,
+        "num_outputs": None,
+        "output": None,
+        "is_binary": has_labels or isinstance(getattr(model, "loss", None), BINARY_LOSSES),
+        "corrections": corrections,
+        "prior": _prior(model, corrections),
+    }
+    return Description(**{**described, **_outputs(model, corrections, described["is_binary"])})
+
+
+def _prior(model, corrections):
+    if not corrections:
+        return "training, if nothing was folded into the bias"
+    last = last_correction(model)
+    return "unknown: corrected more than once" if last is None else _as_correction(last).prior
+
+
+def _outputs(model, corrections, is_binary):
+    """What is known of the outputs of a model, by the names of `Description`."""
+    if isinstance(model, AdjustedModel):
+        counts, note = corrections[-1].class_counts, "the output of a model of another kind is adjusted"
+        num_outputs, kind = None if counts is None else counts.size, model.output_kind
+        is_binary = is_binary or kind == "sigmoid"
+        return {"num_outputs": num_outputs, "output": kind, "is_binary": is_binary, "note": note}
+    if _head.decides(model):
+        note = "the model gives scores of decisions, their expected costs with a minus"
+        return {"num_outputs": model.outputs[0].shape[-1], "output": "decisions", "is_binary": False, "note": note}
+    try:
+        head = _find_head(model)
+    except ValueError as error:
+        return {"note": str(error)}
+    is_binary = is_binary or head.output == "sigmoid" or head.width == 1
+    found = {"head": head.layer.name, "head_type": type(head.layer).__name__, "num_outputs": head.width}
+    return {**found, "output": head.output, "is_binary": is_binary}
+
+
+def _find_head(model):
+    _head.require_model(model)
+    if not _head.is_graph(model):
+        raise ValueError("this is a subclassed model, and what it computes cannot be read off")
+    return _head.find_head(model)
+
+
+def _as_correction(part):
+    """The `Correction` that a loss or layer makes."""
+    is_loss = isinstance(part, keras.losses.Loss)
+    means = f"loss {type(part).__name__!r}" if is_loss else f"layer {part.name!r} ({type(part).__name__})"
+    counts = counts_of(part)
+    if counts is None:
+        return Correction(means)
+    tau = part.tau.item() if part.tau.ndim == 0 else part.tau
+    others = {name: getattr(part, name, None) for name in ("target_prior", "num_examples", "calibration")}
+    return Correction(means, tau, counts, trained_tau=getattr(part, "trained_tau", 0.0), **others)
+
+
+def _numbers(values):
+    values = np.atleast_1d(values)
+    text = ", ".join(f"{value:.6g}" for value in values[:_SHOWN])
+    if values.size == 1:
+        return text
+    return f"[{text}]" if values.size <= _SHOWN else f"[{text}, …] ({values.size} in all)"

@@ -1,0 +1,205 @@
+"""Models to `.keras`, SavedModel, TFLite and ONNX, written whole or not at all."""
+
+import collections
+import importlib.util
+import warnings
+
+import keras
+
+from keras_logit_adjust import _checks
+from keras_logit_adjust.layers import MinimumRiskDecision
+from keras_logit_adjust.posthoc import _head
+from keras_logit_adjust.serving import _files, _signature
+from keras_logit_adjust.serving.description import describe
+
+FORMATS = tuple(_files.SUFFIXES)
+# On which backends Keras writes a format. Its others do not: torch has no SavedModel of any batch size, JAX no TFLite.
+BACKENDS = {
+    "savedmodel": ("tensorflow", "jax"),
+    "tflite": ("tensorflow",),
+    "onnx": ("tensorflow", "torch"),
+}
+ONNX_PACKAGES = {"tensorflow": ("onnx", "tf2onnx"), "torch": ("onnx",)}
+KERAS_FORMATS = {"tflite": "litert", "onnx": "onnx"}
+
+
+def export(
+    model,
+    path,
+    to=None,
+    *,
+    class_names=None,
+    prior_name=None,
+    top_k=5,
+    output="auto",
+    overwrite=False,
+):
+    """Write a model for serving: as it is, or as a SavedModel that names labels and the prior of its probabilities.
+
+    `.keras`, TFLite and ONNX files give what the model gives, for batches of any size. A SavedModel gives that under
+    the signature "raw", and by default, for classes that exclude each other,
+
+    - `label` int64 `[B]`, the argmax, and `class_name` string `[B]`;
+    - `probabilities` float32 `[B, L]`, the softmax where the model gives logits;
+    - `prior` string `[B]`, the class mix that they are posteriors under: "uniform" after `kla.adjust` with τ = 1,
+      "target" with a target prior, and in words where τ is another;
+    - `top_k_labels`, `top_k_class_names`, `top_k_probabilities` `[B, k]`, best first.
+
+    Heads over positions (convolutions) have `[B, …]` for `[B]`. One sigmoid unit serves its two classes, negative
+    first. Independent labels serve the probability of each, ranked in `top_k_…`, and no `label` or `class_name`: which
+    are on is for a threshold to say. Class names are served where they are given. Behind a
+    `kla.layers.MinimumRiskDecision` there are no probabilities: it serves `decision` int64 `[B]`, `scores` `[B, D]` and
+    `prior`.
+
+    Args:
+        model: a built `keras.Model`, adjusted or not; a subclassed one must have been called.
+        path: of the file, or of the folder of a SavedModel. What is written beside it is moved there when whole, so
+            that a failure leaves nothing, and what stood there before stays.
+        to: "keras", "savedmodel", "tflite" or "onnx"; by default as the suffix says, no suffix being the folder of a
+            SavedModel.
+        class_names: `[L]` strings in order of class id, a list or array, for a SavedModel.
+        prior_name: the prior's name, for a SavedModel. By default it is read off the model. A folded model looks like
+            one that was never adjusted, and serves "training, if nothing was folded into the bias": say "uniform" (or
+            what `kla.serving.name_prior` gives) for the one, "training" for the other.
+        top_k: how many of the best classes a SavedModel lists; all where there are fewer.
+        output: what the model gives, for a SavedModel. "auto" reads it off, or takes it from `kla.adjust`; otherwise
+            "logits", "softmax", "sigmoid", or "binary_logits" for the logits of independent labels, which a folded
+            model does not tell from others.
+        overwrite: replace a file, or a SavedModel, that exists; a link to one is refused.
+
+    Returns:
+        The `pathlib.Path` written.
+
+    Raises:
+        ValueError: for a path that exists, has another format's suffix or no folder; class names of another number or
+            twice the same; a model whose output is not known; a format that the backend, or Keras for this model,
+            cannot write; packages that are missing.
+        OSError: for a path that cannot be written to.
+
+    Example:
+
+    >>> import pathlib, tempfile
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, "softmax")])
+    >>> path = export(model, pathlib.Path(tempfile.mkdtemp(), "model.keras"))
+    >>> path.name, keras.saving.load_model(path).output_shape
+    ('model.keras', (None, 2))
+
+    Reference: Menon et al. (2021), §4, equation 9; posteriors under another prior after Saerens et al. (2002), §2.2.
+    """
+    if not isinstance(model, keras.Model):
+        _head.require_model(model)
+    path, to = _files.as_destination(path, to, overwrite)
+    check_writable(to)
+    _signature.build(model)
+    inputs = _signature.input_signature(model)
+    write = _writer(model, to, inputs, class_names, prior_name, top_k, output)
+    with _files.replacing(path) as partial:
+        try:
+            write(partial)
+        except (ValueError, OSError):
+            raise
+        except Exception as error:  # converters raise whatever they stumble over
+            reason = str(error).strip().split("\n", 1)[0]
+            raise ValueError(
+                f"Keras cannot write model {model.name!r} as {to}: {type(error).__name__}: {reason}"
+            ) from error
+    return path
+
+
+def check_writable(to):
+    """Raise where the backend cannot write the format `to`, or packages for it are missing."""
+    backend = keras.backend.backend()
+    if backend not in BACKENDS.get(to, (backend,)):
+        raise ValueError(
+            f"Writing {to} needs the {' or '.join(BACKENDS[to])} backend; this one is {backend}. Save the model as "
+            f".keras, and export that file under KERAS_BACKEND={BACKENDS[to][0]}."
+        )
+    needed = ONNX_PACKAGES[backend] if to == "onnx" else ()
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ValueError(
+            f"Writing ONNX on the {backend} backend needs {' and '.join(missing)}, not installed here: "
+            'pip install "keras_logit_adjust[onnx]".'
+        )
+
+
+def _writer(model, to, inputs, class_names, prior_name, top_k, output):
+    """The function that writes `model` to a path, all arguments checked."""
+    if to == "savedmodel":
+        served = _as_served(model, class_names, prior_name, top_k, output)
+        return lambda path: _signature.write(model, path, inputs, served)
+    if (class_names, prior_name, output) != (None, None, "auto"):
+        raise ValueError(
+            f"`class_names`, `prior_name` and `output` are for a SavedModel; a {to} file has no place for them."
+        )
+    if to == "keras":
+        return model.save
+    return lambda path: _convert(model, str(path), KERAS_FORMATS[to], inputs)
+
+
+def _convert(model, path, to, inputs):
+    with warnings.catch_warnings():
+        # Keras's own, where it makes tf2onnx work with NumPy 2.
+        warnings.filterwarnings("ignore", r".*np\.object", FutureWarning)
+        model.export(path, to, verbose=False, input_signature=inputs)
+
+
+def _as_served(model, class_names, prior_name, top_k, output):
+    description = describe(model)
+    _checks.check_choice(output, "output", ("auto", *_signature.OUTPUTS))
+    _check_decisions(model, description, class_names)
+    return _signature.Served(
+        output=_as_output(description, output),
+        class_names=None if class_names is None else _as_class_names(class_names),
+        prior=description.prior if prior_name is None else str(prior_name),
+        top_k=_checks.check_integer(top_k, "top_k", minimum=1),
+    )
+
+
+def _check_decisions(model, description, class_names):
+    if description.output == "decisions":
+        if class_names is not None:
+            raise ValueError(
+                f"`class_names` name classes; model {description.model!r} gives decisions, served by number. Leave "
+                "`class_names` out."
+            )
+    elif any(isinstance(layer, MinimumRiskDecision) for layer in model._flatten_layers()):
+        raise ValueError(
+            "A SavedModel of decisions must be a Functional or Sequential model with one output, that of its "
+            f"MinimumRiskDecision. Model {description.model!r} has one elsewhere: export to .keras, .tflite or .onnx."
+        )
+
+
+def _as_class_names(class_names):
+    """`class_names` as a list of strings, each once; a dict or set says no order, and a string is no list."""
+    is_ordered = not isinstance(class_names, (str, bytes, collections.abc.Mapping, collections.abc.Set))
+    if not is_ordered or not isinstance(class_names, collections.abc.Iterable):
+        raise ValueError(
+            f"`class_names` must be a list of strings, in order of class id. Received a {type(class_names).__name__}: "
+            "of a dict by class id give [names[c] for c in range(len(names))]."
+        )
+    class_names = list(class_names)
+    if not all(isinstance(name, str) for name in class_names):
+        raise ValueError(f"`class_names` must be strings, in order of class id. Received: {class_names[:8]!r}")
+    twice = [name for name, number in collections.Counter(class_names).items() if number > 1]
+    if twice:
+        raise ValueError(
+            f"Every name in `class_names` must be of one class, to tell classes apart. Received more than once: "
+            f"{twice[:8]!r}. Rename all but one."
+        )
+    return class_names
+
+
+def _as_output(description, output):
+    """What the model gives, as one of `_signature.OUTPUTS`."""
+    if output != "auto":
+        known = description.output
+        if known is not None and output.removeprefix("binary_") != known:
+            raise ValueError(f"`output` says {output!r}, but model {description.model!r} gives {known!r}.")
+        return output
+    if description.output is None:
+        raise ValueError(
+            f"What model {description.model!r} gives is not known: {description.note.rstrip('.')}. Say so: output="
+            f"{' | '.join(map(repr, _signature.OUTPUTS))}."
+        )
+    return description.served_output

@@ -1,0 +1,184 @@
+"""When the deployment has another class mix: no adjustment, the mix estimated from unlabeled examples, the true mix.
+
+The test set is resampled to three mixes that are not the training one: all classes alike, the tail the other way round,
+and Zipf's law with the ranks given to classes at random. Estimates see its logits and no label.
+"""
+
+import warnings
+
+import numpy as np
+
+from keras_logit_adjust import _checks, plots, priors
+from keras_logit_adjust.compare import Config, storage
+from keras_logit_adjust.compare.report import in_seeds, to_table
+from keras_logit_adjust.compare.run import compare_with_predictions
+from keras_logit_adjust.posthoc.calibration import calibrate
+from keras_logit_adjust.posthoc.label_shift import estimate_target_prior
+
+MIXES = ("uniform", "reversed", "shuffled")
+RULES = {
+    "none": "no adjustment",
+    "uniform": "adjusted to the uniform prior",
+    "em": "estimated prior, EM",
+    "em_calibrated": "estimated prior, EM, calibrated",
+    "bbse": "estimated prior, BBSE",
+    "true": "true prior",
+}
+CALIBRATION = "bias_corrected_temperature"
+
+
+def run(folder, config=None, seeds=3):
+    """Train plain models, and predict on every mix by every rule, seed by seed."""
+    config = config or Config()
+    loaded = [config.load(seed) for seed in range(seeds)]
+    _check(loaded[0])
+    results, predictions = compare_with_predictions(config, ["erm"], seeds, folder / "compare")
+    found = {mix: {name: {"accuracy": [], "distance": [], "inside": []} for name in RULES} for mix in MIXES}
+    drawn, smallest = {mix: [] for mix in MIXES}, []
+    for seed, dataset in enumerate(loaded):
+        logits, held_out = predictions[f"erm_seed{seed}"], _held_out(folder / "compare", dataset, seed)
+        for mix, target in mixes_of(dataset.class_counts).items():
+            rows = resample(predictions["labels"], target, seed)
+            labels = predictions["labels"][rows]
+            counts = np.bincount(labels, minlength=target.size)
+            drawn[mix].append(counts.tolist())
+            truth = counts / rows.size
+            choices, singular_value = _apply_rules(logits[rows], dataset.class_counts, held_out, truth)
+            for name, choice in choices.items():
+                for key, value in _score(*choice, labels, truth).items():
+                    found[mix][name][key].append(value)
+        smallest.append(singular_value)
+    return {
+        "data": results["data"],
+        "class_counts": results["class_counts"],
+        "seeds": seeds,
+        "drawn_counts": drawn,
+        "smallest_singular_value": smallest,
+        "mixes": found,
+    }
+
+
+def _check(dataset):
+    """Raise where a mix cannot be drawn: a class without test examples."""
+    tested = np.bincount(dataset.test[1], minlength=dataset.num_classes)
+    if not tested.all():
+        raise ValueError(
+            f"The test set must have examples of every class, to be resampled. Received none of "
+            f"{_checks.name_classes(tested == 0)}."
+        )
+
+
+def mixes_of(class_counts):
+    """The three class mixes, `{name: [L]}`.
+
+    Example:
+
+    >>> mixes_of(np.array([70, 20, 10]))["reversed"].tolist()
+    [0.1, 0.2, 0.7]
+    """
+    counts = np.asarray(class_counts, "float64")
+    num_classes, order = counts.size, np.argsort(-counts, kind="stable")
+    backwards = np.empty(num_classes)
+    backwards[order] = counts[order[::-1]]
+    zipf = 1.0 / (1 + np.random.default_rng(0).permutation(num_classes))
+    return {name: v / v.sum() for name, v in zip(MIXES, (np.ones(num_classes), backwards, zipf), strict=True)}
+
+
+def resample(labels, target, seed):
+    """Rows of as many examples as there are for the mix `target`, none twice and of every class at least one.
+
+    Example:
+
+    >>> labels = np.array([0, 0, 0, 0, 1, 1])
+    >>> labels[resample(labels, np.array([0.5, 0.5]), seed=0)].tolist()
+    [0, 0, 1, 1]
+    """
+    available = np.bincount(labels, minlength=target.size)
+    numbers = np.floor(target * np.min(available / target) + 1e-9).astype("int64").clip(1, available)
+    rng = np.random.default_rng(seed)
+    members = [rng.permutation(np.flatnonzero(labels == c))[:number] for c, number in enumerate(numbers)]
+    return np.sort(np.concatenate(members))
+
+
+def _held_out(folder, dataset, seed):
+    """Validation logits and labels, or None."""
+    if dataset.validation is None:
+        return None
+    with np.load(storage.run_path(folder, "erm", seed)) as stored:
+        return stored["validation_logits"], dataset.validation[1]
+
+
+def _apply_rules(logits, class_counts, held_out, truth):
+    """`{rule: (adjusted logits, estimate)}`, both None where a rule lacks examples, and BBSE's singular value."""
+    log_prior = priors.log_prior(class_counts)
+    rules = {"none": (logits, None), "uniform": (logits - log_prior, None)}
+    estimates = {"em": (logits, estimate_target_prior(logits, class_counts)), "em_calibrated": None, "bbse": None}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of little data for calibration, and of a singular matrix: it is in the table
+        if held_out is not None:
+            calibrated = calibrate(*held_out, CALIBRATION).apply(logits)
+            estimates["em_calibrated"] = calibrated, estimate_target_prior(calibrated, class_counts)
+        if held_out is not None and np.bincount(held_out[1], minlength=truth.size).all():
+            estimates["bbse"] = logits, estimate_target_prior(logits, class_counts, "bbse", validation=held_out)
+    for name, found in estimates.items():
+        rules[name] = (None, None)
+        if found is not None:
+            rules[name] = found[0] - log_prior + np.log(found[1].effective_prior), found[1]
+    rules["true"] = (logits - log_prior + np.log(truth), None)
+    bbse = rules["bbse"][1]
+    return rules, None if bbse is None else bbse.smallest_singular_value
+
+
+def _score(adjusted, estimate, labels, truth):
+    """Accuracy in percent, the estimate's L1 distance to the truth, and the classes whose interval holds it."""
+    accuracy = None if adjusted is None else 100 * float((adjusted.argmax(axis=-1) == labels).mean())
+    if estimate is None:
+        return {"accuracy": accuracy, "distance": None, "inside": None}
+    inside = (estimate.low <= truth) & (truth <= estimate.high)
+    distance = float(np.abs(estimate.prior - truth).sum())
+    return {"accuracy": accuracy, "distance": distance, "inside": int(inside.sum())}
+
+
+def to_markdown(results):
+    """A row for each rule, accuracy and distance for each mix."""
+    mixes, num_classes = results["mixes"], len(results["class_counts"])
+    header = ["method", *(text for mix in mixes for text in (f"{mix} %", "L1 (inside)"))]
+    rows = []
+    for name, title in RULES.items():
+        cells = [text for found in mixes.values() for text in _cells(found[name])]
+        rows.append([f"`{name}` {title}", *cells])
+    sizes = [f"{sum(drawn[0]):,} ({mix})" for mix, drawn in results["drawn_counts"].items()]
+    values = [f"{value:.2g}" for value in results["smallest_singular_value"] if value is not None]
+    note = f"the smallest singular value of its matrix is {', '.join(values)}" if values else "there are none"
+    return f"""\
+{results["data"]["name"]}, {num_classes} classes, {in_seeds(results["seeds"])}, on {", ".join(sizes)} test examples
+
+{to_table(header, rows)}
+
+Accuracy in percent under each class mix, mean ± standard deviation over seeds; L1 distance of the estimated to the true
+mix (at most 2), in brackets how many of {num_classes} classes have their true share in the 95% interval. Uniform: all
+classes alike. Reversed: the tail the other way round. Shuffled: shares 1/rank, ranks given to classes at random.
+Calibrated: bias-corrected temperature, fitted on the validation examples. BBSE needs validation examples of every
+class: {note}."""
+
+
+def _cells(found):
+    accuracy = [value for value in found["accuracy"] if value is not None]
+    if not accuracy:
+        return ["-", "-"]
+    distance = [value for value in found["distance"] if value is not None]
+    inside = [value for value in found["inside"] if value is not None]
+    spread = f" ± {np.std(accuracy, ddof=1):.1f}" if len(accuracy) > 1 else ""
+    estimated = f"{np.mean(distance):.2f} ({np.mean(inside):.1f})" if distance else ""
+    return [f"{np.mean(accuracy):.1f}{spread}", estimated]
+
+
+def figure(results):
+    """Accuracy by mix, a bar for each rule."""
+    return plots.label_shift(
+        {
+            RULES[name]: {mix: found[name]["accuracy"] for mix, found in results["mixes"].items()}
+            for name in RULES
+            if None not in results["mixes"]["uniform"][name]["accuracy"]
+        }
+    )

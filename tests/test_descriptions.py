@@ -1,0 +1,130 @@
+"""What a model says about itself: its head, what corrects its prior, and the name of the prior it serves."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from posthoc_models import COUNTS, WIDTH, Subclassed, sequential, with_loss
+
+import keras_logit_adjust as kla
+from keras_logit_adjust import serving
+
+
+def with_prior_aware_head():
+    return sequential(kla.layers.PriorAwareDense(3, COUNTS, target_prior=[1, 1, 2], name="head"))
+
+
+def adjusted_twice():
+    once = kla.adjust(sequential(layers.Dense(3)), COUNTS)
+    return kla.adjust(once, COUNTS, tau=[0, -1, 0.5], allow_double_correction=True)
+
+
+def adjusted_and_compiled():
+    model = with_loss(kla.losses.LogitAdjustedCrossentropy(COUNTS, tau=0.5))
+    adjusted = kla.adjust(model, COUNTS, tau=0.5, allow_double_correction=True)
+    adjusted.compile("sgd", model.loss)
+    return adjusted
+
+
+def of_a_subclass_with_loss():
+    model = Subclassed(3)
+    model.compile("sgd", kla.losses.LogitAdjustedCrossentropy(COUNTS, tau=0.5))
+    adjusted = kla.adjust(model, COUNTS, tau=0.5, output="logits", allow_double_correction=True)
+    adjusted(np.ones((1, WIDTH)))
+    return adjusted
+
+
+def of_a_subclass():
+    adjusted = kla.adjust(Subclassed(3), COUNTS, output="logits")
+    adjusted(np.ones((1, WIDTH)))
+    return adjusted
+
+
+DESCRIBED = {
+    "adjusted loss": (
+        lambda: with_loss(kla.losses.LogitAdjustedCrossentropy(COUNTS)),
+        ["by loss 'LogitAdjustedCrossentropy', tau 1, class counts [90, 9, 1], target prior uniform", "uniform"],
+    ),
+    "reweighted loss": (
+        lambda: with_loss(kla.losses.ClassBalancedCrossentropy(COUNTS, beta=0.9)),
+        ["by loss 'ClassBalancedCrossentropy', whose", "as corrected by loss 'ClassBalancedCrossentropy'"],
+    ),
+    "prior-aware head": (
+        with_prior_aware_head,
+        [
+            "(PriorAwareDense), 3 classes",
+            "by layer 'head' (PriorAwareDense), tau 1",
+            "prior [0.25, 0.25, 0.5]",
+            "target",
+        ],
+    ),
+    "adjusted twice": (
+        adjusted_twice,
+        ["tau 1,", "tau [0, -1, 0.5],", "logits trained with tau 1", "(tau=[1, 0, 1.5])"],
+    ),
+    "adjusted by hand behind another": (
+        lambda: sequential(layers.Dense(3), kla.layers.LogitAdjustment(COUNTS), kla.layers.LogitAdjustment(COUNTS)),
+        ["unknown: corrected more than once"],
+    ),
+    "an adjusted loss and its rest": (
+        lambda: kla.adjust(
+            with_loss(kla.losses.LogitAdjustedCrossentropy(COUNTS, tau=0.5)), COUNTS, 0.5, allow_double_correction=True
+        ),
+        ["tau 0.5,", "of logits trained with tau 0.5", "uniform"],
+    ),
+    "an adjusted loss of labels and its rest": (
+        lambda: kla.adjust(
+            with_loss(kla.losses.BinaryLogitAdjustedCrossentropy(COUNTS, 100, tau=0.5)),
+            COUNTS,
+            0.25,
+            num_examples=100,
+            allow_double_correction=True,
+        ),
+        ["of logits trained with tau 0.5", "training odds to the power 0.25 (tau=0.75)"],
+    ),
+    "a reweighted loss, adjusted": (
+        lambda: kla.adjust(
+            with_loss(kla.losses.ClassBalancedCrossentropy(COUNTS, beta=0.9)), COUNTS, allow_double_correction=True
+        ),
+        ["of logits corrected before", "unknown: the logits were corrected before, and how strongly is not recorded"],
+    ),
+    "an adjusted loss, adjusted and calibrated": (
+        lambda: kla.adjust(
+            with_loss(kla.losses.LogitAdjustedCrossentropy(COUNTS)),
+            COUNTS,
+            calibration=kla.Calibration(2.0),
+            allow_double_correction=True,
+        ),
+        [
+            "calibrated before, of logits corrected",
+            "unknown: the logits were corrected before, and how strongly is not recorded",
+        ],
+    ),
+    "trained on after it was adjusted": (adjusted_and_compiled, ["unknown: corrected more than once"]),
+    "a subclass of an adjusted loss": (
+        of_a_subclass_with_loss,
+        ["by loss", "of logits trained with tau 0.5", "uniform"],
+    ),
+    "decisions": (
+        lambda: keras.Sequential(
+            [kla.adjust(sequential(layers.Dense(3)), COUNTS), kla.layers.MinimumRiskDecision(np.eye(3)[:, :2])]
+        ),
+        ["none found: the model gives scores of decisions", "gives     decisions", "uniform"],
+    ),
+    "a subclass": (of_a_subclass, ["none found: the output of a model of another kind", "gives     logits", "uniform"]),
+    "one unit": (
+        lambda: kla.adjust(sequential(layers.Dense(1, "sigmoid")), [90, 10]),
+        ["one unit for two classes", "class counts 10 of 100 examples", "uniform"],
+    ),
+    "no head": (lambda: sequential(layers.Dense(3), layers.ReLU(name="last")), ["No Dense or", "'last'", "not known"]),
+    "not of the package": (lambda: Subclassed(3), ["none found: this is a subclassed model", "gives     not known"]),
+}
+
+
+@pytest.mark.parametrize("name", DESCRIBED)
+def test_a_description_names_the_head_the_means_and_the_prior(name):
+    make, texts = DESCRIBED[name]
+    described = str(serving.describe(make()))
+    for text in texts[:-1]:
+        assert text in described
+    assert described.endswith(texts[-1]) or texts[-1] in described.splitlines()[2]

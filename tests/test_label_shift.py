@@ -1,0 +1,332 @@
+"""The estimated class mix: against loops written from the papers, in its limits, in its intervals, and in use."""
+
+import sys
+import warnings
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import keras_logit_adjust as kla
+from keras_logit_adjust.posthoc import label_shift
+from keras_logit_adjust.posthoc.label_shift import TargetPrior, estimate_target_prior
+
+SHARP = {"tol": 1e-12, "replicates": 2}
+
+
+def softmax(scores):
+    e = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
+
+
+def draw_examples(rng, q, size, separation=1.5):
+    """`log P(x|y)` up to a number for each x, and y: a Gaussian about each class's own corner."""
+    y = rng.choice(len(q), size=size, p=q)
+    x = rng.normal(size=(size, len(q))) + separation * np.eye(len(q))[y]
+    return separation * x, y
+
+
+def em_by_saerens(logits, prior, steps=20_000):
+    """The iteration of Saerens et al. (2002), as it stands there."""
+    posterior, q = softmax(logits), prior.copy()
+    for _ in range(steps):
+        ratio = posterior * (q / prior)
+        new = (ratio / ratio.sum(axis=1, keepdims=True)).mean(axis=0)
+        if np.abs(new - q).max() < 1e-15:
+            break
+        q = new
+    return q
+
+
+def bbse_by_lipton(logits, held_out, y_true):
+    """Lipton et al. (2018): weights from the joint confusion matrix, times the class mix of the labeled examples."""
+    size = logits.shape[1]
+    joint, share = np.zeros((size, size)), np.zeros(size)
+    for row, y in zip(held_out, y_true, strict=True):
+        joint[row.argmax(), y] += 1 / len(y_true)
+    for row in logits:
+        share[row.argmax()] += 1 / len(logits)
+    q = np.linalg.solve(joint, share) * np.bincount(y_true, minlength=size) / len(y_true)
+    return np.maximum(q, 0) / np.maximum(q, 0).sum()
+
+
+def tail(size, ratio=100.0):
+    return ratio ** (-np.arange(size) / (size - 1))
+
+
+@pytest.fixture
+def shifted(rng):
+    """Logits under a long tail of examples with another mix, labeled examples of the tail, counts."""
+    counts = np.array([900, 90, 10])
+    unlabeled, _ = draw_examples(rng, [0.2, 0.5, 0.3], 400)
+    held_out, y = draw_examples(rng, np.full(3, 1 / 3), 300)
+    return {"logits": unlabeled + np.log(counts), "validation": (held_out + np.log(counts), y), "counts": counts}
+
+
+# --- the estimate ----------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(2, 8), st.integers(1, 120), st.floats(0.3, 3), st.integers(0, 2**32 - 1))
+def test_em_reaches_the_fixed_point_of_its_papers_loop(num_classes, size, separation, seed):
+    rng = np.random.default_rng(seed)
+    prior = rng.dirichlet(np.ones(num_classes)) + 1e-3
+    prior /= prior.sum()
+    logits = draw_examples(rng, rng.dirichlet(np.ones(num_classes)), size, separation)[0] + np.log(prior)
+    found = estimate_target_prior(logits, prior, **SHARP)
+
+    def log_likelihood(q):
+        return np.log((softmax(logits) / prior) @ q).mean()
+
+    # The likelihood may be flat along the way: neither is above the other, up to the hundredth of an example.
+    assert found.converged and found.prior.sum() == pytest.approx(1)
+    assert log_likelihood(found.prior) >= log_likelihood(em_by_saerens(logits, prior)) - 1e-3 / size
+
+
+def test_em_is_its_papers_loop_where_classes_are_told_apart(rng):
+    for num_classes in (2, 3, 10):
+        prior = tail(num_classes) / tail(num_classes).sum()
+        q = rng.dirichlet(np.full(num_classes, 5.0))
+        logits = draw_examples(rng, q, 1000, separation=3)[0] + np.log(prior)
+        found = estimate_target_prior(logits, prior, **SHARP)
+        np.testing.assert_allclose(found.prior, em_by_saerens(logits, prior), atol=1e-11)
+        default = estimate_target_prior(logits, prior, replicates=2)
+        np.testing.assert_allclose(default.prior, found.prior, atol=1e-6)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(2, 8), st.integers(1, 200), st.integers(0, 2**32 - 1))
+def test_bbse_is_its_papers_linear_system(num_classes, size, seed):
+    rng = np.random.default_rng(seed)
+    logits, _ = draw_examples(rng, rng.dirichlet(np.ones(num_classes)), size, 3)
+    held_out, y = draw_examples(rng, np.full(num_classes, 1 / num_classes), 100 * num_classes, 3)
+    found = estimate_target_prior(logits, np.ones(num_classes), "bbse", validation=(held_out, y), replicates=2)
+    np.testing.assert_allclose(found.prior, bbse_by_lipton(logits, held_out, y), atol=1e-12)
+
+
+def test_both_are_those_of_the_package_abstention(shifted):
+    reference = pytest.importorskip("abstention.label_shift", reason="abstention, of Alexandari et al., is the oracle")
+    prior = shifted["counts"] / shifted["counts"].sum()
+    posterior, (held_out, y) = softmax(shifted["logits"]), shifted["validation"]
+    em = reference.EMImbalanceAdapter(tolerance=1e-15, max_iterations=10_000)(posterior, prior[None])
+    ours = estimate_target_prior(shifted["logits"], shifted["counts"], **SHARP)
+    np.testing.assert_allclose(ours.prior, em.multipliers * prior, atol=1e-10)
+    bbse = reference.BBSEImbalanceAdapter()(np.eye(3)[y], posterior, softmax(held_out)).multipliers
+    expected = bbse * np.bincount(y) / y.size
+    ours = estimate_target_prior(shifted["logits"], shifted["counts"], "bbse", validation=(held_out, y))
+    np.testing.assert_allclose(ours.prior, expected / expected.sum(), atol=1e-12)
+
+
+def test_exact_posteriors_give_the_prior_back_and_that_of_training_is_a_fixed_point():
+    prior, likelihood = np.array([0.9, 0.0999, 1e-4]), np.array([[0.6, 0.3, 0.1], [0.1, 0.7, 0.2], [0.2, 0.1, 0.7]])
+    logits = np.log(likelihood * prior[:, None]).T  # a row for each of three kinds of x
+    for target in ([0.2, 0.3, 0.5], [0.5, 0.5, 0.0], prior):
+        # As many examples of each kind as the mix makes expected, 10⁵ in all; here that is whole for each.
+        numbers = np.rint(1e5 * np.asarray(target) @ likelihood).astype(int)
+        np.testing.assert_allclose(numbers, 1e5 * np.asarray(target) @ likelihood, atol=1e-6)
+        found = estimate_target_prior(np.repeat(logits, numbers, axis=0), prior, replicates=2)
+        # Where the third class has nothing, and nothing speaks against it, the likelihood is level: within 10⁻¹⁰.
+        np.testing.assert_allclose(found.prior, target, atol=1e-5)
+    assert found.iterations == 1
+
+
+def test_a_class_of_one_in_a_million_is_found_whether_it_is_common_or_absent_now(rng):
+    counts = np.array([1e6, 1e3, 1.0])
+    for target in ([0.1, 0.2, 0.7], [0.5, 0.5, 0.0]):
+        logits = draw_examples(rng, target, 4000, separation=5)[0] + np.log(counts)
+        found = estimate_target_prior(logits, counts, replicates=50)
+        np.testing.assert_allclose(found.prior, em_by_saerens(logits, counts / counts.sum()), atol=1e-5)
+        np.testing.assert_allclose(found.prior, target, atol=0.04)  # 5 standard errors of a share of 4,000
+    assert found.prior[2] == found.low[2] == 0 and found.effective_prior[2] == 0.5 / 4001.5
+
+
+def test_extreme_logits_and_a_single_example_stay_finite():
+    for logits in ([[1e4, -1e4, 0.0]], [[-1e30, 1e30, 0.0]] * 3, [[0.0, -2000.0, 3.0], [900.0, 0.0, 0.0]]):
+        found = estimate_target_prior(np.array(logits), [1e6, 10, 1], replicates=5)
+        assert found.converged and found.prior.sum() == pytest.approx(1)
+        assert all(np.isfinite(part).all() for part in (found.prior, found.low, found.high, found.effective_prior))
+
+
+@pytest.mark.parametrize("method", ["em", "bbse"])
+def test_classes_in_another_order_have_the_same_shares(method, shifted):
+    order = np.array([2, 0, 1])
+    (held_out, y), back = shifted["validation"], np.argsort(order)
+    validation = {"validation": (held_out, y)} if method == "bbse" else {}
+    permuted = {"validation": (held_out[:, order], back[y])} if method == "bbse" else {}
+    found = estimate_target_prior(shifted["logits"], shifted["counts"], method, **validation)
+    other = estimate_target_prior(shifted["logits"][:, order], shifted["counts"][order], method, **permuted)
+    np.testing.assert_allclose(other.prior, found.prior[order], atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["em", "bbse"])
+def test_layouts_and_offsets_do_not_matter_and_a_seed_repeats_the_interval(method, shifted, rng):
+    own = {"validation": shifted["validation"]} if method == "bbse" else {}
+    found = estimate_target_prior(shifted["logits"], shifted["counts"], method, **own)
+    moved = shifted["logits"] + rng.normal(size=(400, 1))
+    again = estimate_target_prior(moved.reshape(4, 100, 3), shifted["counts"] / 1000, method, **own)
+    for name in ("prior", "low", "high"):
+        np.testing.assert_allclose(getattr(again, name), getattr(found, name), atol=1e-6)
+    other = estimate_target_prior(shifted["logits"], shifted["counts"], method, seed=1, **own)
+    assert (other.low != found.low).any() and (other.prior == found.prior).all()
+    wide = estimate_target_prior(shifted["logits"], shifted["counts"], method, level=0.99, **own)
+    assert (wide.low <= found.low).all() and (wide.high >= found.high).all()
+    assert found.method == method and found.num_examples == 400 and (found.low < found.high).all()
+
+
+@pytest.mark.parametrize("separation", [0.5, 2.0])
+def test_no_iteration_lowers_the_likelihood_though_it_jumps(separation, rng):
+    logs, _ = draw_examples(rng, np.tile([0, 0.2], 5), 300, separation)
+    likelihood, heights = np.exp(logs - logs.max(axis=1, keepdims=True)), []
+    for limit in range(1, 12):
+        options = {"weights": np.full((1, 300), 1 / 300), "start": np.full(10, 0.1)}
+        (q,), iterations, converged = label_shift._maximize(likelihood, **options, tol=1e-300, max_iterations=limit)
+        assert iterations == limit and not converged and q.sum() == pytest.approx(1)
+        heights.append(np.log(likelihood @ q).mean())
+    assert (np.diff(heights) >= -1e-13).all() and heights[-1] > heights[0]
+
+
+def test_em_that_is_cut_off_warns_and_says_so(shifted):
+    with pytest.warns(UserWarning, match="EM did not converge in max_iterations=2.*Raise `max_iterations`, or `tol`"):
+        found = estimate_target_prior(shifted["logits"], shifted["counts"], max_iterations=2, replicates=2)
+    assert found.iterations == 2 and found.converged is False
+
+
+# --- the interval ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["em", "bbse"])
+def test_the_interval_holds_the_true_share_at_its_nominal_rate(method):
+    target, counts, draws = np.array([0.5, 0.3, 0.2]), np.array([900, 90, 10]), 200
+    inside = np.zeros(3)
+    for seed in range(draws):
+        rng = np.random.default_rng(seed)
+        logits = draw_examples(rng, target, 200)[0]
+        own = {"validation": draw_examples(rng, np.full(3, 1 / 3), 300)} if method == "bbse" else {}
+        logits = logits if own else logits + np.log(counts)
+        found = estimate_target_prior(logits, counts, method, replicates=100, seed=seed, **own)
+        inside += (found.low <= target) & (target <= found.high)
+    # Three deviations of a share of 200 about 95 %, and two points that percentile intervals are known to lack.
+    slack = 3 * np.sqrt(0.95 * 0.05 / draws)
+    assert (inside / draws >= 0.95 - slack - 0.02).all() and (inside / draws <= 0.95 + slack).all()
+
+
+# --- the diagnosis ---------------------------------------------------------------------------------------------------
+
+
+def test_classes_that_predictions_do_not_tell_apart_are_named(rng):
+    y = np.repeat(np.arange(5), 200)
+    held_out = 5.0 * np.eye(5)[y] + 0.1 * rng.normal(size=(1000, 5))
+    coin = rng.integers(0, 2, 400)
+    held_out[np.isin(y, (1, 3))] = 5.0 * np.eye(5)[np.where(coin, 1, 3)]
+    with pytest.warns(UserWarning, match='near singular.*hardly tell classes 1, 3 apart.*"em", merge these classes'):
+        found = estimate_target_prior(held_out, np.ones(5), "bbse", validation=(held_out, y))
+    confusion = np.array([[np.mean(held_out[y == c].argmax(1) == k) for c in range(5)] for k in range(5)])
+    smallest = np.linalg.svd(confusion, compute_uv=False).min()
+    assert found.confused_classes == (1, 3) and found.iterations is found.converged is None
+    # Two coins' shares of heads: above the fixed threshold, and not by more than chance.
+    assert found.smallest_singular_value == pytest.approx(smallest) and smallest > 0.05
+    np.testing.assert_allclose(found.prior[[0, 2, 4]], 0.2, atol=1e-9)
+    assert (found.high - found.low)[[1, 3]].min() > 4 * (found.high - found.low)[[0, 2, 4]].max()
+
+
+def test_a_matrix_that_is_singular_outright_gives_a_prior_all_the_same():
+    held_out, y = np.array([[9.0, 0, 0]] * 6), np.array([0, 1, 2] * 2)  # never predicted: classes 1 and 2
+    for logits in (held_out, held_out[:, ::-1]):
+        with pytest.warns(UserWarning, match="tell classes 0, 1, 2 apart"):
+            found = estimate_target_prior(logits, np.ones(3), "bbse", validation=(held_out, y), replicates=3)
+        np.testing.assert_allclose(found.prior, 1 / 3)
+        assert found.smallest_singular_value == pytest.approx(0, abs=1e-12)
+
+
+def test_classes_told_apart_little_but_surely_are_named_by_the_fixed_threshold():
+    # P(ŷ|y) of two classes is (0.51, 0.49) and (0.49, 0.51) on so many examples that it is no chance.
+    y = np.repeat([0, 1], 10**5)
+    held_out = np.eye(2)[(np.arange(y.size) % 100 < np.where(y, 51, 49)).astype(int)] * 3.0
+    with pytest.warns(UserWarning, match="smallest singular value 0.02 is below 0.05.*classes 0, 1 apart"):
+        found = estimate_target_prior(held_out, np.ones(2), "bbse", validation=(held_out, y), replicates=2)
+    assert found.smallest_singular_value == pytest.approx(0.02) and found.confused_classes == (0, 1)
+
+
+def test_a_matrix_well_above_the_threshold_warns_of_nothing(shifted):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = estimate_target_prior(shifted["logits"], np.ones(3), "bbse", validation=shifted["validation"])
+        assert found.confused_classes == () and found.smallest_singular_value > label_shift.SMALLEST_SINGULAR_VALUE
+        few = estimate_target_prior(GOOD, np.ones(3), "bbse", validation=LABELED)
+        assert few.smallest_singular_value == pytest.approx(1)  # all are predicted right: nothing varies
+
+
+# --- in use ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_estimate_goes_wherever_a_target_prior_or_counts_go(shifted):
+    found = estimate_target_prior(shifted["logits"], shifted["counts"])
+    expected = (400 * found.prior + 0.5) / 401.5
+    np.testing.assert_allclose(found.effective_prior, expected)
+    np.testing.assert_allclose(kla.priors.prior(found), expected)
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(3)])
+    x, counts = np.eye(3, dtype="float32"), shifted["counts"]
+    logits = np.asarray(keras.ops.convert_to_numpy(model(x)), "float64")
+    shift = np.log(expected) - np.log(counts / 1000)
+    adjusted = kla.adjust(model, counts, target_prior=found)
+    np.testing.assert_allclose(adjusted.predict(x, verbose=0), logits + shift, atol=1e-5)
+    running = kla.adjust(model, counts)
+    running.get_layer("logit_adjustment").set(target_prior=found)
+    np.testing.assert_allclose(running.predict(x, verbose=0), logits + shift, atol=1e-5)
+    for layer in (running.get_layer("logit_adjustment"), kla.layers.PriorAwareDense(3, counts, target_prior=found)):
+        config = layer.get_config()
+        assert [type(value) for value in config["target_prior"]] == [float] * 3
+        rebuilt = type(layer).from_config(config)
+        np.testing.assert_allclose(rebuilt.target_prior, expected)
+
+
+def test_an_estimate_prints_its_shares_and_intervals():
+    ones = np.full(20, 1 / 20)
+    assert repr(TargetPrior(ones[:2] * 10, ones[:2], ones[:2] * 20, 0.9, "em", 1000)) == (
+        "TargetPrior by em from 1,000 examples, 90% interval: 0: 0.5000 [0.0500, 1.0000], 1: 0.5000 [0.0500, 1.0000]"
+    )
+    assert repr(TargetPrior(ones, ones, ones, 0.995, "em", 5)).endswith("10: 0.0500 [0.0500, 0.0500], … (20 classes)")
+
+
+# --- bad input -------------------------------------------------------------------------------------------------------
+
+GOOD = np.array([[2.0, 0.0, 1.0], [0.0, 3.0, 0.0], [0.0, -1.0, 2.0]])
+LABELED = (GOOD, [0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ((np.where(GOOD == 3, np.nan, GOOD), [5, 3, 1]), {}, "`logits` must be finite.*in 1 of 3 rows, first in row 1"),
+        ((softmax(GOOD), [5, 3, 1]), {}, "`logits` must be logits. Received probabilities"),
+        ((GOOD, [5, 3]), {}, r"`logits` must have shape \[N, 2\].*Received shape \(3, 3\)"),
+        ((GOOD[:0], [5, 3, 1]), {}, r"N ≥ 1.*Received shape \(0, 3\)"),
+        ((GOOD, [5, 3, 0]), {}, "Every number in `class_counts` must be greater than zero.*class 2"),
+        ((GOOD, [5, 3, 1], "mle"), {}, "`method` must be one of 'em', 'bbse'. Received: method='mle'"),
+        ((GOOD, [5, 3, 1]), {"validation": LABELED}, '`validation` goes with method="bbse".*leave it out'),
+        ((GOOD, [5, 3, 1], "bbse"), {}, r"needs labeled examples.*validation=\(logits, y_true\).*NoneType.*\"em\""),
+        ((GOOD, [5, 3, 1], "bbse"), {"validation": GOOD}, "needs labeled examples.*Received ndarray"),
+        ((GOOD, [5, 3, 1], "bbse"), {"validation": (GOOD, [0, 1, 1])}, "of every class. Received none of class 2"),
+        ((GOOD, [5, 3, 1], "bbse"), {"validation": (GOOD, [0, 1, 3])}, "`validation labels` must be class ids 0 … 2"),
+        ((GOOD, [5, 3, 1], "bbse"), {"validation": (GOOD, [0, 1])}, "`validation labels` must have one class id"),
+        ((GOOD, [5, 3, 1], "bbse"), {"validation": (softmax(GOOD), [0, 1, 2])}, "`validation logits` must be logits"),
+        ((GOOD, [5, 3, 1], "bbse"), {"validation": (GOOD[:, :2], [0, 1, 2])}, "`validation logits` must have shape"),
+        ((GOOD, [5, 3, 1]), {"replicates": 1}, "`replicates` must be an integer of at least 2"),
+        ((GOOD, [5, 3, 1]), {"level": 1}, "`level` must be a number"),
+        ((GOOD, [5, 3, 1]), {"level": 0}, "`level` must lie between 0 and 1.*level=0"),
+        ((GOOD, [5, 3, 1]), {"seed": -1}, "`seed` must be an integer of at least 0"),
+        ((GOOD, [5, 3, 1]), {"tol": 0}, "`tol` must be a positive number"),
+        ((GOOD, [5, 3, 1]), {"max_iterations": 0}, "`max_iterations` must be an integer of at least 1"),
+    ],
+)
+def test_bad_input_is_refused_at_once_with_a_reason(arguments, options, message):
+    with pytest.raises(ValueError, match=message):
+        estimate_target_prior(*arguments, **options)
+
+
+def test_estimating_needs_no_scipy_or_other_extra(shifted, monkeypatch):
+    for name in ("scipy", "sklearn", "abstention"):
+        monkeypatch.setitem(sys.modules, name, None)  # an import of it now fails
+    assert estimate_target_prior(shifted["logits"], shifted["counts"], replicates=2).converged

@@ -1,0 +1,413 @@
+"""Offsets per class: the search against loops over all of them, shrinkage and bags by arithmetic, and in models."""
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from posthoc_models import log_prior, numpy, randomize, rows, sequential
+from sklearn.metrics import f1_score, recall_score
+
+import keras_logit_adjust as kla
+from keras_logit_adjust.posthoc import offsets as module
+from keras_logit_adjust.posthoc._coordinate_search import MacroF1, WeightedRecall, _Scores, search
+
+COUNTS = [70, 25, 5]
+WHOLE = {"bags": 0, "shrinkage": 0}
+seeds = st.integers(0, 2**32 - 1)
+
+
+def centered(offsets):
+    return np.asarray(offsets) - np.mean(offsets)
+
+
+def between(margins):
+    """A number in every interval that `margins` leave, the two outer ones too; as equal count those within rounding."""
+    margins = np.sort(margins)
+    margins = margins[np.append(True, np.diff(margins) > 1e-6)]
+    return np.concatenate([[margins[0] - 1], (margins[1:] + margins[:-1]) / 2, [margins[-1] + 1]])
+
+
+def draw(rng, size, num_classes, signal=1.0):
+    """Logits of a long tail, and classes of which not all need occur."""
+    y = rng.integers(0, num_classes, size)
+    return rng.normal(size=(size, num_classes)) + signal * np.eye(num_classes)[y] - np.arange(num_classes), y
+
+
+def objectives(y, weight, num_classes):
+    """(ours, the same as a function of predictions) of macro-F1 over the classes that occur, and of weighted recall."""
+    labels = np.unique(y)
+    options = {"labels": labels, "average": "macro", "sample_weight": weight, "zero_division": 0}
+    yield MacroF1(y, weight, num_classes), lambda predicted: f1_score(y, predicted, **options)
+    yield WeightedRecall(y, weight, num_classes), lambda predicted: np.average(predicted == y, weights=weight)
+
+
+def value_by_loop(objective, y, predicted):
+    """Macro-F1 or the mean recall of the classes that occur."""
+    values = []
+    for c in set(y.tolist()):
+        hits = ((y == c) & (predicted == c)).sum()
+        size = (y == c).sum() + (predicted == c).sum()
+        values.append(2 * hits / size if objective == "macro_f1" else hits / (y == c).sum())
+    return np.mean(values)
+
+
+# --- the search ------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 12), st.integers(2, 5), st.sampled_from([1, 2, 1024]), seeds)
+def test_the_values_along_one_offset_are_those_of_every_interval_between_margins(size, num_classes, steps, seed):
+    rng = np.random.default_rng(seed)
+    logits = np.rint(steps * rng.normal(size=(size, num_classes))) / steps  # ties, and sums without rounding
+    y, weight = rng.integers(0, num_classes, size), rng.integers(1, 4, size).astype("float64")
+    scores, c = _Scores(logits, rng.integers(-2, 3, num_classes) / 4), rng.integers(num_classes)
+    rivals, margins = scores.without(c)
+    order = np.argsort(margins, kind="stable")
+    for ours, expected in objectives(y, weight, num_classes):
+        values = ours.along(c, rivals, order)
+        for offset in between(margins):
+            shifted = logits + np.where(np.arange(num_classes) == c, offset, scores.offsets)
+            value = values[np.searchsorted(margins[order], offset)]
+            assert value == pytest.approx(expected(shifted.argmax(-1)), abs=1e-12)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 9), st.integers(2, 6), st.booleans(), seeds)
+def test_the_best_and_second_best_class_after_changes_are_those_of_scores_made_anew(size, num_classes, whole, seed):
+    rng = np.random.default_rng(seed)
+    logits = rng.integers(-2, 3, (size, num_classes)) if whole else rng.normal(size=(size, num_classes))
+    scores = _Scores(logits.astype("float64"), np.zeros(num_classes))
+    for c in rng.integers(0, num_classes, 8):
+        scores.set(c, rng.integers(-2, 3) / 2)
+        anew = _Scores(logits, scores.offsets)
+        np.testing.assert_allclose(scores.scores, anew.scores, atol=1e-12)
+        np.testing.assert_array_equal([scores.first, scores.second], [anew.first, anew.second])
+        np.testing.assert_array_equal(scores.predicted, (logits + scores.offsets).argmax(-1))
+
+
+def assert_no_single_offset_improves(logits, y, weight, base):
+    num_classes = logits.shape[1]
+    for ours, expected in objectives(y, weight, num_classes):
+        found, value = search(logits, ours, base, sweeps=100)
+        assert value == pytest.approx(expected((logits + found).argmax(-1)), abs=1e-12)
+        assert value >= expected((logits + base).argmax(-1)) - 1e-12
+        for c in np.unique(y):
+            others = np.where(np.arange(num_classes) == c, -np.inf, logits + found)
+            for offset in between(others.max(-1) - logits[:, c]):
+                shifted = logits + np.where(np.arange(num_classes) == c, offset, found)
+                assert expected(shifted.argmax(-1)) <= value + 1e-12
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(2, 10), st.integers(2, 4), seeds)
+@example(5, 3, 229)  # the last round gains nothing, but moves offsets to where others gain again
+def test_a_search_ends_not_below_its_start_where_no_single_offset_improves(size, num_classes, seed):
+    rng = np.random.default_rng(seed)
+    logits, y = draw(rng, size, num_classes)
+    assert_no_single_offset_improves(logits, y, rng.uniform(0.5, 2, size), rng.normal(size=num_classes))
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(2, 10), st.integers(2, 3), seeds)
+@example(3, 2, 30)
+def test_margins_that_differ_by_rounding_alone_count_as_equal(size, num_classes, seed):
+    """Coarse logits, as of half precision: (1 + b) − 0 and (2 + b) − 1 are one margin."""
+    rng = np.random.default_rng(seed)
+    logits, y = rng.integers(-3, 4, (size, num_classes)).astype("float64"), rng.integers(0, num_classes, size)
+    base = -0.5 * np.log(rng.dirichlet(np.ones(num_classes)))
+    assert_no_single_offset_improves(logits, y, np.ones(size), base)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.sampled_from(["macro_f1", "balanced"]), st.integers(2, 15), st.booleans(), seeds)
+def test_two_classes_are_searched_as_by_trying_every_threshold(objective, size, whole, seed):
+    rng = np.random.default_rng(seed)
+    logits, y = draw(rng, size, 2)
+    logits = 2 * np.rint(logits) if whole else logits  # even: no row sums to one, as probabilities do
+    margins = logits[:, 0] - logits[:, 1]
+    best = max(value_by_loop(objective, y, (margins < t).astype("int64")) for t in between(margins))
+    tuned = kla.tune_offsets(logits, y, [90, 10], objective, **WHOLE)
+    assert tuned.value == pytest.approx(best, abs=1e-12)
+    assert value_by_loop(objective, y, (logits + tuned.offsets).argmax(-1)) == pytest.approx(best, abs=1e-12)
+
+
+def every_prediction(logits):
+    """What offsets (0, a, b) can make three classes' predictions, once each: a in every strip, b between its lines."""
+    a_lines, b_lines = logits[:, 0] - logits[:, 1], logits[:, 0] - logits[:, 2]
+    slanted = logits[:, 2] - logits[:, 1]  # a − b there
+    offsets = [
+        (0.0, a, b)
+        for a in between(np.append(a_lines, b_lines[:, None] + slanted))
+        for b in between(np.append(b_lines, a - slanted))
+    ]
+    return np.unique((logits + np.array(offsets)[:, None]).argmax(-1), axis=0)
+
+
+@pytest.mark.parametrize("objective", ["macro_f1", "balanced"])
+def test_three_classes_are_searched_as_by_trying_every_pair_of_offsets(objective, rng):
+    gaps = []
+    for size in np.tile([6, 7, 8], 6):
+        logits, y = draw(rng, size, 3)
+        y[:3] = 0, 1, 2
+        best = max(value_by_loop(objective, y, predicted) for predicted in every_prediction(logits))
+        gaps.append(best - kla.tune_offsets(logits, y, COUNTS, objective, **WHOLE).value)
+    np.testing.assert_allclose(gaps, 0, atol=1e-12)
+
+
+# --- what the search is given, and what is made of it ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("objective", "options", "base"),
+    [
+        ("macro_f1", {}, -0.5 * log_prior(COUNTS)),
+        ("balanced", {}, -log_prior(COUNTS)),
+        ("macro_f1", {"tau": 0.2}, -0.2 * log_prior(COUNTS)),
+        ("balanced", {"tau": [0.0, 1.0, 2.0]}, -np.array([0, 1, 2]) * log_prior(COUNTS)),
+        ("macro_f1", {"class_prior": [2, 3, 5]}, -log_prior(COUNTS) + 0.5 * np.log([0.2, 0.3, 0.5])),
+        ("balanced", {"class_prior": [2, 3, 5]}, -log_prior(COUNTS)),
+        ("macro_f1", {"class_prior": COUNTS, "tau": 0.2}, -0.2 * log_prior(COUNTS)),
+        ([1.0, 2.0, 9.0], {}, np.log([1, 2, 9])),
+        ([1, 2, 9], {"class_prior": [2, 3, 5]}, -log_prior(COUNTS) + np.log([2, 6, 45])),
+    ],
+)
+def test_offsets_of_little_evidence_are_those_of_logit_adjustment(objective, options, base, rng):
+    logits, y = draw(rng, 40, 3)
+    tuned = kla.tune_offsets(logits, y, COUNTS, objective, shrinkage=1e12, bags=2, **options)
+    np.testing.assert_allclose(tuned.base, centered(base), atol=1e-12)
+    np.testing.assert_allclose(tuned.offsets, tuned.base, atol=1e-9)
+    np.testing.assert_allclose(tuned.log_prior, log_prior(COUNTS), rtol=1e-12)
+    assert tuned.value == tuned.value_of_base
+
+
+def test_what_was_found_is_believed_by_the_number_of_examples(rng):
+    logits, y = draw(rng, 40, 3)
+    found = kla.tune_offsets(logits, y, COUNTS, **WHOLE)
+    apart = found.offsets - found.base
+    assert np.ptp(apart) > 0.1
+    trust = np.bincount(y) / (np.bincount(y) + 7)
+    expected = found.base + trust * (apart - np.median(apart))
+    shrunk = kla.tune_offsets(logits, y, COUNTS, bags=0, shrinkage=7)
+    np.testing.assert_allclose(shrunk.offsets, centered(expected), atol=1e-12)
+
+
+@pytest.mark.parametrize("mix", [None, [2, 3, 5]])
+@pytest.mark.parametrize("objective", ["macro_f1", "balanced", [1.0, 2.0, 9.0]])
+def test_the_values_are_of_the_held_out_examples_weighted_to_the_deployment(objective, mix, rng):
+    logits, y = draw(rng, 30, 3)
+    tuned = kla.tune_offsets(logits, y, COUNTS, objective, class_prior=mix, **WHOLE)
+    weight = np.ones(30) if mix is None else (np.array(mix) / np.bincount(y))[y]
+    for offsets, value in ((tuned.offsets, tuned.value), (tuned.base, tuned.value_of_base)):
+        predicted = (logits + offsets).argmax(-1)
+        if objective == "macro_f1":
+            expected = f1_score(y, predicted, average="macro", sample_weight=weight, zero_division=0)
+        elif objective == "balanced":
+            expected = recall_score(y, predicted, average="macro")
+        else:
+            expected = np.average(predicted == y, weights=weight * np.array(objective)[y])
+        assert value == pytest.approx(expected, abs=1e-12)
+    assert tuned.value_of_base < tuned.value < 1
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_the_mix_of_the_deployment_counts_as_examples_that_are_repeated(num_classes, rng):
+    logits, y = draw(rng, 30, num_classes)
+    times = 1 + 4 * np.arange(num_classes)
+    repeated = np.repeat(np.arange(30), times[y])
+    mix = np.bincount(y) * times
+    weighted = kla.tune_offsets(logits, y, COUNTS[:num_classes], class_prior=mix, tau=1, **WHOLE)
+    again = kla.tune_offsets(logits[repeated], y[repeated], COUNTS[:num_classes], tau=1, **WHOLE)
+    plain = kla.tune_offsets(logits, y, COUNTS[:num_classes], tau=1, **WHOLE)
+    np.testing.assert_allclose(weighted.offsets, again.offsets, atol=1e-12)
+    assert weighted.value == pytest.approx(again.value, abs=1e-12)
+    assert np.abs(weighted.offsets - plain.offsets).max() > 1e-3
+
+
+def test_bags_are_drawn_within_each_class_and_averaged(rng, monkeypatch):
+    logits, y = draw(rng, 20, 4)
+    y[y == 3], y[7] = 0, 3  # one example of the last class
+    drawn, found = [], []
+
+    def recorded(rows, objective, base, sweeps):
+        drawn.append(objective.ids)
+        assert all(
+            any(np.array_equal(row, other) for other in logits[y == c])
+            for row, c in zip(rows, objective.ids, strict=True)
+        )
+        found.append(search(rows, objective, base, sweeps)[0])
+        return found[-1], None
+
+    monkeypatch.setattr(module, "search", recorded)
+    tuned = kla.tune_offsets(logits, y, [9, 5, 3, 1], bags=4, shrinkage=0)
+    assert [np.bincount(ids).tolist() for ids in drawn] == [np.bincount(y).tolist()] * 4
+    assert len({offsets.tobytes() for offsets in found}) > 1
+    np.testing.assert_allclose(tuned.offsets, centered(np.mean(found, axis=0)), atol=1e-12)
+
+
+def test_the_seed_decides_the_bags(rng):
+    logits, y = draw(rng, 30, 3)
+    first, again, other = (kla.tune_offsets(logits, y, COUNTS, bags=3, seed=seed).offsets for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("objective", "optimum"),
+    [([1.0, 2.0, 6.0], np.log([1, 2, 6])), ("balanced", -log_prior([6, 3, 1]))],
+    ids=["costs", "balanced"],
+)
+def test_offsets_of_true_posteriors_become_the_logarithms_of_costs_or_of_the_inverse_prior(objective, optimum, rng):
+    y = rng.choice(3, size=40_000, p=[0.6, 0.3, 0.1])
+    logits = 1.5 * (rng.normal(size=(y.size, 3)) + 1.5 * np.eye(3)[y]) + np.log([0.6, 0.3, 0.1])
+    # The counts are wrong, so that the search does not start where it should end.
+    tuned = kla.tune_offsets(logits, y, [1, 3, 6], objective, class_prior=[6, 3, 1], **WHOLE)
+    assert np.abs(tuned.base - centered(optimum)).max() > 1
+    np.testing.assert_allclose(tuned.offsets, centered(optimum), atol=0.2)
+
+
+def test_a_class_without_held_out_examples_keeps_the_distance_that_the_others_were_given_from_it():
+    logits = np.array([[0.0, -3.0, 1.0], [-3.0, 0.0, 1.0]])  # the third wins both, by 1
+    tuned = kla.tune_offsets(logits, [0, 1], [5, 5, 5], **WHOLE)
+    assert (tuned.value, tuned.value_of_base) == (1.0, 0.0)
+    assert (tuned.offsets[:2] > tuned.offsets[2] + 1).all()
+
+
+def test_one_hot_rows_leading_axes_lists_and_half_precision_are_taken(rng):
+    logits, y = draw(rng, 12, 3)
+    logits = logits.astype("float16")
+    expected = kla.tune_offsets(logits.astype("float64"), y, COUNTS).offsets
+    for given_logits, labels in (
+        (logits, np.eye(3)[y]),
+        (logits.reshape(3, 4, 3), y.reshape(3, 4)),
+        (logits.tolist(), y.tolist()),
+    ):
+        np.testing.assert_array_equal(kla.tune_offsets(given_logits, labels, COUNTS).offsets, expected)
+
+
+# --- independent labels ----------------------------------------------------------------------------------------------
+
+
+def draw_labels(rng, size):
+    """Four labels: rare, frequent, never on, always on."""
+    on = rng.random((size, 4)) < [0.2, 0.7, 0, 1]
+    return rng.normal(size=on.shape) + 1.5 * on - 1, on.astype("int64")
+
+
+@pytest.mark.parametrize("objective", ["macro_f1", "balanced"])
+def test_every_label_has_the_best_of_all_its_thresholds(objective, rng):
+    score = f1_score if objective == "macro_f1" else lambda on, said: recall_score(on, said, average="macro")
+    for _ in range(4):
+        logits, on = draw_labels(rng, 25)
+        tuned = kla.tune_offsets(logits, on, [20, 60, 5, 90], objective, num_examples=100, **WHOLE)
+        best = []
+        for label in range(2):
+            said = logits[:, label] > -tuned.offsets[label]
+            best.append(max(score(on[:, label], logits[:, label] > t) for t in between(logits[:, label])))
+            assert score(on[:, label], said) == pytest.approx(best[-1], abs=1e-12)
+        assert tuned.value == pytest.approx(np.mean(best), abs=1e-12)
+        before = [score(on[:, i], logits[:, i] > -tuned.base[i]) for i in range(2)]
+        assert tuned.value_of_base == pytest.approx(np.mean(before), abs=1e-12)
+        np.testing.assert_array_equal(tuned.offsets[2:], tuned.base[2:])  # nothing to learn from
+
+
+@pytest.mark.parametrize(("objective", "tau"), [("macro_f1", 0.5), ("balanced", 1.0)])
+def test_thresholds_are_shrunk_towards_log_odds_by_their_positives(objective, tau, rng):
+    logits, on = draw_labels(rng, 25)
+    base = -tau * np.log([20 / 80, 60 / 40, 5 / 95, 90 / 10])
+    options = {"num_examples": 100, "bags": 0}
+    found = kla.tune_offsets(logits, on, [20, 60, 5, 90], objective, shrinkage=0, **options)
+    shrunk = kla.tune_offsets(logits, on, [20, 60, 5, 90], objective, shrinkage=7, **options)
+    positives = on.sum(0)
+    np.testing.assert_allclose(found.base, base, atol=1e-12)
+    expected = base + positives / (positives + 7) * (found.offsets - base)
+    np.testing.assert_allclose(shrunk.offsets, expected, atol=1e-12)
+    assert np.abs(found.offsets - base)[:2].max() > 0.1
+
+
+def test_labels_that_are_never_on_have_no_value():
+    tuned = kla.tune_offsets(np.zeros((3, 2)), np.zeros((3, 2)), [1, 9], num_examples=10)
+    assert np.isnan([tuned.value, tuned.value_of_base]).all()
+    np.testing.assert_array_equal(tuned.offsets, tuned.base)
+
+
+# --- in models -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [kla.adjust, kla.fold_into_bias])
+def test_a_model_with_the_tau_of_tuned_offsets_decides_by_them(make, rng):
+    model, data = sequential(keras.layers.Dense(3)), rows(rng, 60, 6)
+    randomize(model, rng)
+    logits = numpy(model(data))
+    tuned = kla.tune_offsets(logits, rng.integers(0, 3, 60), COUNTS, bags=3)
+    outputs = numpy(make(model, COUNTS, tau=tuned.tau)(data))
+    np.testing.assert_allclose(outputs, logits + tuned.offsets, rtol=1e-5, atol=1e-5)
+    assert (outputs.argmax(-1) != logits.argmax(-1)).any()
+
+
+@pytest.mark.parametrize("make", [kla.adjust, kla.fold_into_bias])
+def test_a_sigmoid_model_with_the_tau_of_tuned_thresholds_decides_by_them(make, rng):
+    model, data = sequential(keras.layers.Dense(2)), rows(rng, 60, 6)
+    randomize(model, rng)
+    logits = numpy(model(data))
+    tuned = kla.tune_offsets(logits, rng.integers(0, 2, (60, 2)), [20, 5], num_examples=100, bags=3)
+    outputs = numpy(make(model, [20, 5], tau=tuned.tau, num_examples=100)(data))
+    np.testing.assert_allclose(outputs, logits + tuned.offsets, rtol=1e-5, atol=1e-5)
+
+
+def test_a_label_that_half_of_the_examples_have_has_no_tau_and_the_way_out_works(rng):
+    model, data = sequential(keras.layers.Dense(2)), rows(rng, 20, 6)
+    logits = numpy(model(data))
+    tuned = kla.tune_offsets(logits, np.tile([[0, 1], [1, 1]], (10, 1)), [50, 9], num_examples=100, shrinkage=0)
+    assert abs(tuned.offsets[0]) > 1e-3
+    with pytest.raises(ValueError, match=r"half of the examples have: class 0.*calibration=kla.Calibration\(bias"):
+        _ = tuned.tau
+    calibration = kla.Calibration(bias=tuned.offsets)
+    adjusted = kla.adjust(model, [50, 9], tau=0, num_examples=100, calibration=calibration)
+    np.testing.assert_allclose(numpy(adjusted(data)), logits + tuned.offsets, rtol=1e-5, atol=1e-5)
+
+
+# --- bad input -------------------------------------------------------------------------------------------------------
+
+LOGITS, Y, ON = np.arange(12.0).reshape(4, 3) % 5, [0, 1, 2, 0], np.eye(4, 3)
+PROBABILITIES = np.full((4, 3), 1 / 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"logits": np.where(ON == 1, np.nan, LOGITS)}, "`logits` must be finite. NaN or infinity in 3 of 4 rows"),
+        ({"logits": PROBABILITIES}, r"`logits` must be logits. Received probabilities.*np.log\(probabilities\)"),
+        ({"logits": LOGITS[:, :2]}, r"`logits` must have shape \[N, 3\].*\(4, 2\)"),
+        ({"logits": LOGITS[:0], "y_true": []}, r"`logits` must have shape \[N, 3\], N ≥ 1.*\(0, 3\)"),
+        ({"class_counts": [5, 3]}, r"`logits` must have shape \[N, 2\].*\(4, 3\)"),
+        ({"class_counts": [5, 0, 2]}, "`class_counts` must be greater than zero.*class 1"),
+        ({"y_true": [0, 1]}, r"one class id for each of the 4 rows.*\(2,\)"),
+        ({"y_true": [0, 1, 3, 0]}, "class ids 0 … 2.*Received 3 at row 2"),
+        ({"y_true": [0, 1, 0.5, 0]}, "`y_true` must be whole numbers"),
+        ({"y_true": PROBABILITIES}, "Rows of `y_true` must be one-hot.*soft"),
+        ({"objective": 1 - np.eye(3)}, r"A matrix of costs.*kla.layers.MinimumRiskDecision\(costs\)"),
+        ({"objective": "f1"}, "`objective` must be one of 'macro_f1', 'balanced'. Received: objective='f1'"),
+        ({"objective": [1, 2]}, "`objective` must have one number for each class.*has 2"),
+        ({"objective": [1, 0, 2]}, r"`objective` must be greater than zero. Received \[0\.0\] at class 1"),
+        ({"objective": [1, np.nan, 2]}, r"`objective` must be finite. Received \[nan\] at class 1"),
+        ({"objective": [1, 2, 3], "tau": 1.0}, "`tau` goes with a named objective"),
+        ({"tau": [1, 2]}, r"`tau` must be a number or a vector of 3.*\(2,\)"),
+        ({"class_prior": [1, 1]}, "`class_prior` must have one number for each class.*has 2"),
+        ({"class_prior": [1, 0, 1]}, "`class_prior` must be greater than zero.*class 1"),
+        ({"shrinkage": -1}, "`shrinkage` must be a number of at least 0.*-1"),
+        ({"bags": -1}, "`bags` must be an integer of at least 0.*-1"),
+        ({"sweeps": 0}, "`sweeps` must be an integer of at least 1.*0"),
+        ({"num_examples": 9}, r"`y_true` must have a 0 or 1 for each label, shape \(4, 3\).*\(4,\)"),
+        ({"num_examples": 9, "y_true": ON / 2}, "Every number in `y_true` must be 0 or 1"),
+        ({"num_examples": 5, "y_true": ON}, "strictly between 0 and num_examples=5.*class 0"),
+        ({"num_examples": 9, "y_true": ON, "objective": [1, 2, 3]}, "Independent labels take the objectives"),
+        ({"num_examples": 9, "y_true": ON, "class_prior": [1, 2, 3]}, "Independent labels.*no `class_prior`"),
+        ({"num_examples": 9, "y_true": ON, "objective": "f1"}, "`objective` must be one of"),
+        ({"num_examples": 9, "y_true": ON, "logits": 1 / (1 + np.exp(-LOGITS))}, "`logits` must be logits.*robabil"),
+    ],
+)
+def test_bad_arguments_are_refused_with_rule_value_and_remedy(change, message):
+    arguments = {"logits": LOGITS, "y_true": Y, "class_counts": [5, 3, 2], **change}
+    with pytest.raises(ValueError, match=message):
+        kla.tune_offsets(**arguments)
