@@ -71,7 +71,7 @@ def calibrate(logits, y_true, method="temperature", *, class_prior=None, indepen
     loss = _loss_of(is_true, weight, independent)
     inverse, bias = _best_inverse_temperature(logits, loss), None
     if method == "bias_corrected_temperature":
-        inverse, bias = _best_affine(logits, loss, inverse)
+        inverse, bias = _best_affine(logits, loss, weight, inverse)
         bias = bias if independent else bias - bias.mean()  # 0 up to where the search ended
     temperature = float(np.clip(1.0 / inverse, *_TEMPERATURES))
     _warn_at_bounds(temperature)
@@ -128,7 +128,7 @@ def _as_prior(class_prior, num_classes, independent):
 
 
 def _loss_of(is_true, weight, independent):
-    """A function from scores `[N, L]` to the weighted loss, its slope and its (diagonal) curvature in the scores."""
+    """A function from scores `[N, L]` to the weighted loss, its slope in the scores, and the probabilities."""
 
     def sigmoid_loss(scores):
         softplus = np.logaddexp(0.0, scores)
@@ -141,8 +141,7 @@ def _loss_of(is_true, weight, independent):
 
     def loss(scores):
         values, probability = (sigmoid_loss if independent else softmax_loss)(scores)
-        slope, curvature = probability - is_true, probability * (1 - probability)
-        return (weight * values).sum(), weight * slope, weight * curvature
+        return (weight * values).sum(), weight * (probability - is_true), probability
 
     return loss
 
@@ -163,12 +162,13 @@ def _best_inverse_temperature(logits, loss):
     return np.exp(optimize.brentq(slope, low, high, xtol=1e-13))
 
 
-def _best_affine(logits, loss, inverse):
+def _best_affine(logits, loss, weight, inverse):
     """`1/T` and `b`, from the best `1/T` without a bias on."""
     from scipy import optimize
 
     # In steps of the root of the curvature frequent classes are about as steep as rare ones.
-    curvature = loss(inverse * logits)[2]
+    probability = loss(inverse * logits)[2]
+    curvature = weight * probability * (1 - probability)
     size = np.sqrt(np.maximum(1.0, [(curvature * logits**2).sum(), *(curvature.sum(axis=0) + 1.0)]))
 
     def objective(point):

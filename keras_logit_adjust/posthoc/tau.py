@@ -114,7 +114,7 @@ class TauPath:
 
         Example:
 
-        >>> batches = (([y], [[1.0, 0.0]]) for y in (0, 1))
+        >>> batches = (([y], [[2.0, 0.0]]) for y in (0, 1))
         >>> TauPath.from_batches(batches, class_counts=[75, 25]).at(1.0)
         0.5
         """
@@ -163,9 +163,9 @@ class TauPath:
 
         Example:
 
-        >>> path = TauPath([0, 1] * 50, np.tile([[1.0, 0.0], [0.5, 0.0]], (50, 1)), class_counts=[75, 25])
-        >>> path.confidence_interval()  # both right from ½ / log 3 to 1 / log 3, in every sample
-        (0.6827, 0.6827)
+        >>> path = TauPath([0, 1] * 50, np.tile([[2.0, 0.0], [1.0, 0.0]], (50, 1)), class_counts=[75, 25])
+        >>> path.confidence_interval()  # both right from 1 / log 3 to 2 / log 3, in every sample
+        (1.3654, 1.3654)
         """
         _checks.check_integer(replicates, "replicates", minimum=1)
         weight = self.weights(measure)
