@@ -4,7 +4,7 @@ __version__ = "0.1.0"
 
 import importlib
 
-from keras_logit_adjust import callbacks, data, layers, losses, metrics, models, posthoc, priors, serving
+from keras_logit_adjust import callbacks, data, layers, losses, metrics, models, posthoc, priors, serving, tf_distribute
 from keras_logit_adjust.losses import is_fisher_consistent
 from keras_logit_adjust.posthoc import (
     Calibration,
@@ -39,6 +39,7 @@ __all__ = [
     "priors",
     "product_of_experts",
     "serving",
+    "tf_distribute",
     "tune_offsets",
     "tune_tau",
 ]

@@ -6,20 +6,23 @@ import math
 import sys
 
 import keras_logit_adjust
-from keras_logit_adjust import commands, studies
+from keras_logit_adjust import commands, studies, tf_distribute
 from keras_logit_adjust.compare import GROUPS, METHODS, Config, compare, report
+from keras_logit_adjust.compare.devices import STRATEGIES
 from keras_logit_adjust.compare.recipes import MODELS, OPTIMIZERS, RECIPES
 from keras_logit_adjust.compare.run import DEFAULT_METHODS, PRECISIONS
+from keras_logit_adjust.compare.workers import compare_on_workers, workers_to_start
 from keras_logit_adjust.data.datasets import VALIDATIONS
 from keras_logit_adjust.data.profiles import PROFILES
 from keras_logit_adjust.posthoc.adjust import OUTPUTS
 from keras_logit_adjust.serving import FORMATS
+from keras_logit_adjust.tf_distribute import launch
 
 TAU = "a number (1), or auto: of --validation, the nearest to 1 within one standard error of the best"
 
 
 def main(arguments=None):
-    """Run the command line; returns its exit status: 0, 2 for bad input, 130 when interrupted."""
+    """Run the command line; returns its exit status: 0, 1 without a worker, 2 for bad input, 130 when interrupted."""
     options = vars(_parser().parse_args(arguments))
     command = {"compare": _compare, "study": _study, "adjust": _adjust, "inspect": _inspect}[options.pop("command")]
     # Every run is a new model: TensorFlow's advice on retracing would cut through the progress bar.
@@ -31,8 +34,13 @@ def main(arguments=None):
     except (ValueError, OSError) as error:
         print(f"keras-logit-adjust: {error}", file=sys.stderr)
         return 2
+    except tf_distribute.WorkerLostError as error:
+        print(f"keras-logit-adjust: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
+    if text is None:  # said by the chief of several workers
+        return 0
     print(text)
     if output:
         print(f"\nWritten to {output}: {files}")
@@ -40,8 +48,15 @@ def main(arguments=None):
 
 
 def _compare(options, output):
-    methods, seeds = options.pop("methods"), options.pop("seeds")
-    results = compare(Config(**options), methods, seeds, output)
+    methods, seeds, workers = options.pop("methods"), options.pop("seeds"), options.pop("workers")
+    config = Config(**options)
+    workers = workers_to_start(config, workers)
+    if workers is not None:
+        return compare_on_workers(config, methods, seeds, output, workers), None
+    launch.end_with_launcher()
+    results = compare(config, methods, seeds, output)
+    if results is None:
+        return None, None
     return report.to_markdown(results), "report.md, results.json, predictions.npz"
 
 
@@ -68,6 +83,7 @@ def _parser():
     comparison = subparsers.add_parser("compare", help="train methods on a long tail and compare them")
     _add_data(comparison)
     _add_training(comparison, DEFAULT_METHODS)
+    _add_devices(comparison)
     _add_output(comparison, "results.json, predictions.npz, report.md and figures")
     _add_studies(subparsers.add_parser("study", help="run one of the paper's findings").add_subparsers(dest="study"))
     _add_adjust(
@@ -150,6 +166,17 @@ def _add_training(parser, methods, has_optimizer=True):
     how.add_argument("--batch-size", type=int, help="instead of the recipe's")
     how.add_argument("--model", choices=MODELS, default=defaults.model)
     how.add_argument("--precision", choices=PRECISIONS, default=defaults.precision)
+
+
+def _add_devices(parser):
+    where = parser.add_argument_group("devices")
+    where.add_argument("--strategy", choices=STRATEGIES, help="share every batch; multi_worker reads TF_CONFIG")
+    where.add_argument(
+        "--devices", type=int, help="how many devices (parts of the processor) or workers; all by default"
+    )
+    where.add_argument(
+        "--workers", type=int, help="start this many workers on this machine, with --strategy multi_worker"
+    )
 
 
 def _add_output(parser, files):

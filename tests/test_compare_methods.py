@@ -12,7 +12,18 @@ from rows import CONFIG, ROWS, enter_folder_of_rows, read_json
 
 import keras_logit_adjust as kla
 from keras_logit_adjust import __main__, data, layers
-from keras_logit_adjust.compare import METHODS, Config, compare, feeding, recipes, report, run, training, tuning
+from keras_logit_adjust.compare import (
+    METHODS,
+    Config,
+    compare,
+    devices,
+    feeding,
+    recipes,
+    report,
+    run,
+    training,
+    tuning,
+)
 from keras_logit_adjust.compare.published import published_error
 
 TUNED, ORACLES = ("weight_norm_tuned", "la_posthoc_tuned"), ("weight_norm_oracle", "la_posthoc_oracle")
@@ -32,7 +43,7 @@ def trained(monkeypatch):
     """Puts random logits in the place of training; holds the names of the runs it stood in for."""
     calls, names = [], {id(METHODS[name]): name for name in METHODS}
 
-    def train(config, recipe, method, dataset, bar):
+    def train(config, recipe, method, dataset, bar, devices):
         calls.append(names[id(method)])
         rng, size = np.random.default_rng([dataset.seed, len(calls)]), dataset.num_classes
         kept = {key: rng.normal(size=(getattr(dataset, key)[1].size, size)) for key in ("test", "validation")}
@@ -219,7 +230,7 @@ def test_retraining_gives_a_new_head_on_features_that_stay(recipe_epochs, rng, m
     x, y = rng.normal(size=(30, 4)).astype("float32"), np.repeat([0, 1, 2], [20, 7, 3])
     bar = types.SimpleNamespace(set_postfix=lambda **_: None, update=lambda: bar.steps.append(1), steps=[])
     own = feeding.Training(x, y, recipe, 3, 0, "balanced")
-    losses = training._retrain_head(model, recipe, own, np.array([20, 7, 3]), bar)
+    losses = training._retrain_head(model, recipe, own, np.array([20, 7, 3]), bar, devices.OneDevice())
     assert len(losses) == len(bar.steps) == min(3, recipe_epochs)
     after = [w for layer in model.layers[:-1] for w in layer.get_weights()]
     assert all((a == b).all() for a, b in zip(after, before, strict=True)) and len(after) == 6

@@ -28,7 +28,7 @@ def trained(monkeypatch):
     calls = []
     names = {id(METHODS[name]): name for name in METHODS}
 
-    def train(config, recipe, method, dataset, bar):
+    def train(config, recipe, method, dataset, bar, devices):
         calls.append((dataset.seed, names[id(method)]))
         rng = np.random.default_rng([dataset.seed, list(METHODS).index(calls[-1][1])])
         logits = rng.normal(size=(dataset.test[1].size, dataset.num_classes)).astype("float32")

@@ -23,7 +23,8 @@ LAYERS = (
     ("layers", "metrics"),
     ("models", "data"),
     ("posthoc", "plots", "callbacks"),
-    ("serving", "compare"),
+    ("serving", "tf_distribute"),
+    ("compare",),
     ("commands", "studies"),
     ("__init__", "__main__"),
 )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rows import CONFIG, read_json, write_rows
 
-from keras_logit_adjust.compare import METHODS, compare, feeding, methods, recipes, training
+from keras_logit_adjust.compare import METHODS, compare, devices, feeding, methods, recipes, training
 
 STRONG = recipes.find_recipe("strong", "any")
 RECIPE = dataclasses.replace(STRONG, batch_size=16)
@@ -82,7 +82,8 @@ def test_training_ends_with_the_average_of_the_weights_where_one_is_asked_for(mo
     recipe = recipes.Recipe(3, batch_size=12, learning_rate=0.5, momentum=0.0, average=momentum)
     model = recipes.build_model("linear", (2,), 2, lambda n: keras.layers.Dense(n, use_bias=False), recipe)
     kernel, average = model.get_weights()[0].astype("float64"), None
-    training._fit(model, METHODS["erm"], recipe, feeding.Training(x, y, recipe, 2, 0), np.array([6, 6]), Bar())
+    batches, counts = feeding.Training(x, y, recipe, 2, 0), np.array([6, 6])
+    training._fit(model, METHODS["erm"], recipe, batches, counts, Bar(), devices.OneDevice())
     for _ in range(3):  # one full batch an epoch
         exponentials = np.exp(x @ kernel)
         kernel = kernel - 0.5 * x.T @ (exponentials / exponentials.sum(axis=1, keepdims=True) - np.eye(2)[y]) / 12

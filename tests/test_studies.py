@@ -33,7 +33,7 @@ def trained(monkeypatch):
     """Puts random numbers in the place of everything that is fitted; holds a mark for each."""
     calls = []
 
-    def train(config, recipe, method, dataset, bar):
+    def train(config, recipe, method, dataset, bar, devices):
         calls.append((config.optimizer, config.label_noise, dataset.seed, method.title))
         rng, size = np.random.default_rng(len(calls)), dataset.num_classes
         logits = {

@@ -26,7 +26,7 @@ def trained(monkeypatch):
     """Puts logits that know something of the labels in the place of training; holds a mark for each."""
     calls = []
 
-    def train(config, recipe, method, dataset, bar):
+    def train(config, recipe, method, dataset, bar, devices):
         calls.append(dataset.seed)
         rng, kept = np.random.default_rng(dataset.seed), {}
         for split in ("test", "validation"):

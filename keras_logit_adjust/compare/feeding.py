@@ -32,13 +32,17 @@ class Training:
     def _sampler(self, strategy):
         return LongTailSampler(self.y, self.recipe.batch_size, strategy=strategy, seed=self.seed)
 
-    def fit_arguments(self):
-        """Arguments of `model.fit`: arrays where nothing has to be done to them."""
-        if not self.sampler and not self.recipe.mix:
+    def full_batches(self):
+        """What draws full batches, and the arrays it draws from."""
+        return self.sampler or self._sampler("instance"), (self.x, self.labels)
+
+    def fit_arguments(self, full=False):
+        """Arguments of `model.fit`: arrays where nothing has to be done to them, or always full batches."""
+        if not self.sampler and not self.recipe.mix and not full:
             return {"x": self.x, "y": self.labels, "batch_size": self.recipe.batch_size}
-        sampler = self.sampler or self._sampler("instance")
+        sampler, data = self.full_batches()
         mix = _Augmentation(self.seed, self.x.ndim == 4) if self.recipe.mix else None
-        batches = sampler.py_dataset((self.x, self.labels), mix)
+        batches = sampler.py_dataset(data, mix)
         return {"x": batches, "steps_per_epoch": sampler.steps_per_epoch, "shuffle": False}
 
 

@@ -57,6 +57,13 @@ def _published(name, methods):
     return f"{error:.2f}" if name == "erm" else f"{error:.2f} ({error - baseline:+.2f})"
 
 
+def _devices(config):
+    """What trained, where it was more than one device at full precision; older results know neither."""
+    precision, strategy = config.get("precision", "float32"), config.get("strategy")
+    number = f" over {config['devices']}" if strategy and config["devices"] else ""
+    return (f", {precision}" if precision != "float32" else "") + (f", {strategy}{number}" if strategy else "")
+
+
 def _caption(results):
     data, versions, seeds = results["data"], results["versions"], in_seeds(len(results["split_hashes"]))
     counts = results["class_counts"]
@@ -65,7 +72,7 @@ def _caption(results):
         f"{data['name']}, {data['profile']} profile, {len(counts)} classes, {sum(counts):,} training examples "
         f"({max(counts):,} to {min(counts):,} a class), "
         + f"{100 * noise:g} % of the largest labeled as the smallest, " * bool(noise)
-        + f"validation {data['validation']}, {seeds}, {versions['backend']} backend"
+        + f"validation {data['validation']}, {seeds}, {versions['backend']} backend{_devices(results['config'])}"
     )
 
 

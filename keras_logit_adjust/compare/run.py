@@ -14,7 +14,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from keras_logit_adjust import _checks, data
-from keras_logit_adjust.compare import noise, recipes, report, statistics, storage, training, tuning
+from keras_logit_adjust.compare import devices, noise, recipes, report, statistics, storage, training, tuning
 from keras_logit_adjust.compare.methods import GROUPS, METHODS, combine, trainings_of
 from keras_logit_adjust.compare.published import published_error
 
@@ -42,6 +42,9 @@ class Config:
         batch_size: overrides the recipe's.
         model: "auto", "small_cnn", "resnet32", "linear" or "cosine".
         precision: Keras's dtype policy, "float32", "mixed_float16" or "mixed_bfloat16".
+        strategy: None for one device, or "mirrored" (`tf.distribute.MirroredStrategy`), "multi_worker" (the processes
+            of `TF_CONFIG`, all of which call `compare`), "jax_data_parallel" (`keras.distribution.DataParallel`).
+        devices: how many devices, or workers, share every batch; by default all.
     """
 
     dataset: str = "fashion_mnist_lt"
@@ -59,6 +62,8 @@ class Config:
     batch_size: int | None = None
     model: str = "auto"
     precision: str = "float32"
+    strategy: str | None = None
+    devices: int | None = None
 
     def __post_init__(self):
         if (self.train is None) != (self.test is None):
@@ -68,7 +73,16 @@ class Config:
         _checks.check_choice(self.model, "model", recipes.MODELS)
         _checks.check_choice(self.precision, "precision", PRECISIONS)
         _checks.check_fraction(self.label_noise, "label_noise")
-        for name in ("epochs", "batch_size", "max_count"):
+        if self.strategy is not None:
+            _checks.check_choice(self.strategy, "strategy", devices.STRATEGIES)
+        elif self.devices is not None:
+            raise ValueError(f"--devices needs --strategy: {', '.join(devices.STRATEGIES)}.")
+        if self.recipe == "strong" and self.strategy in ("mirrored", "multi_worker"):
+            raise ValueError(
+                f"Recipe 'strong' mixes its batches in NumPy, outside of TensorFlow. Received: --strategy "
+                f"{self.strategy}. Use --recipe quick, paper or released."
+            )
+        for name in ("epochs", "batch_size", "max_count", "devices"):
             if getattr(self, name) is not None:
                 _checks.check_integer(getattr(self, name), name, minimum=1)
 
@@ -107,10 +121,12 @@ def compare(config=None, methods=DEFAULT_METHODS, seeds=3, output=None):
         output: folder for results.json, predictions.npz, report.md and figures; none are kept by default.
 
     Returns:
-        The content of results.json: configuration, versions, figures of every run, means, differences to ERM.
+        The content of results.json: configuration, versions, figures of every run, means, differences to ERM. None on
+        all workers but the chief, which alone writes.
 
     Raises:
-        ValueError: for an unknown method, a folder made by another configuration, data that does not fit.
+        ValueError: for an unknown method, a folder made by another configuration, data that does not fit, a strategy of
+            another backend, batches that do not divide by the devices.
 
     Example:
 
@@ -137,11 +153,14 @@ def compare_with_predictions(config=None, methods=DEFAULT_METHODS, seeds=3, outp
     storage.check_folder(folder, config)
     started = time.time()
     try:
-        loaded = _train_missing(config, methods, seeds, folder)
+        with devices.opened(config.strategy, config.devices) as used:
+            loaded = _train_missing(config, methods, seeds, folder, used)
     except KeyboardInterrupt:
         kept = len(list((folder / "runs").glob("*.npz")))
         print(f"\nInterrupted. {kept} finished runs are kept in {folder}: the same command goes on from there.")
         raise
+    if not used.is_chief:
+        return None, None
     results, predictions = _gather(config, methods, seeds, folder, loaded)
     results["seconds"] = round(time.time() - started, 1)
     if output:
@@ -170,7 +189,7 @@ def _check_methods(methods, config):
     return list(dict.fromkeys(["erm", *methods] if "erm" not in methods else methods))
 
 
-def _train_missing(config, methods, seeds, folder):
+def _train_missing(config, methods, seeds, folder, used):
     """Train every run that is not on disk; returns the data set of each seed."""
     trainings = list(dict.fromkeys(trained_as for name in methods for trained_as in trainings_of(name)))
     loaded = [config.load(seed) for seed in range(seeds)]
@@ -180,18 +199,26 @@ def _train_missing(config, methods, seeds, folder):
     examples = int(loaded[0].class_counts.sum())
     options = (config.epochs, config.batch_size, examples, config.optimizer)
     recipe = recipes.find_recipe(config.recipe, config.dataset, *options)
+    if used.number > 1 and recipe.batch_size % used.number:
+        raise ValueError(
+            f"Batches must divide by the devices that share them. Received: batches of {recipe.batch_size} for "
+            f"{used.number} devices. Give --batch-size."
+        )
     todo = [
         (seed, name) for seed in range(seeds) for name in trainings if not storage.is_stored(folder, name, loaded[seed])
     ]
+    used.check_agreement(todo)
     # Not before the data is there: a command that cannot run leaves nothing behind.
     (folder / "runs").mkdir(parents=True, exist_ok=True)
     # A log file gets a line now and then, a terminal a bar that moves.
-    pace = {"mininterval": 0.1 if sys.stderr.isatty() else 20.0, "disable": not todo}
+    pace = {"mininterval": 0.1 if sys.stderr.isatty() else 20.0, "disable": not todo or not used.is_chief}
     epochs = sum(training.epochs_of(METHODS[name], recipe) for _, name in todo)
     with _precision(config.precision), tqdm(total=epochs, unit="epoch", **pace) as bar:
         for seed, name in todo:
             bar.set_description(f"seed {seed} {name}", refresh=False)
-            run = training.train(config, recipe, METHODS[name], loaded[seed], bar)
+            run = training.train(config, recipe, METHODS[name], loaded[seed], bar, used)
+            if not used.is_chief:
+                continue
             # Not before there is a run to keep: a mistyped option must not claim the folder.
             storage.write_text(folder / "config.json", json.dumps(storage.identity(config), indent=1))
             run["split_hash"] = np.array(loaded[seed].split_hash)

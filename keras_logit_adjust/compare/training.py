@@ -28,44 +28,46 @@ def epochs_of(method, recipe):
     return recipe.epochs + min(RETRAINING_EPOCHS, recipe.epochs) * method.retrains_head
 
 
-def train(config, recipe, method, dataset, bar):
+def train(config, recipe, method, dataset, bar, devices):
     """Train one model; returns the arrays to keep: logits, losses, and the weights of a dense head."""
     keras.utils.set_random_seed(dataset.seed)
     counts = dataset.class_counts
     (x, y), scale = dataset.train, Scaler(dataset.train[0])
     model_name = recipes.resolve_model(config.model, x.shape[1:])
-    model = recipes.build_model(model_name, x.shape[1:], counts.size, method.head(counts), recipe)
+    with devices.scope():
+        model = recipes.build_model(model_name, x.shape[1:], counts.size, method.head(counts), recipe)
     start = time.perf_counter()
     training = feeding.Training(scale(x), y, recipe, counts.size, dataset.seed, method.strategy)
-    losses = _fit(model, method, recipe, training, counts, bar)
+    losses = _fit(model, method, recipe, training, counts, bar, devices)
     if method.retrains_head:
         balanced = feeding.Training(scale(x), y, recipe, counts.size, dataset.seed, "balanced")
-        losses += _retrain_head(model, recipe, balanced, counts, bar)
+        losses += _retrain_head(model, recipe, balanced, counts, bar, devices)
     seconds = time.perf_counter() - start
     if not np.isfinite(losses[-1]):
         raise ValueError(f"Training diverged: the loss of {method.title!r} is not finite. Lower the learning rate.")
-    kept = {"test_logits": _predict(model, scale(dataset.test[0]))}
+    kept = {"test_logits": devices.predict(model, scale(dataset.test[0]))}
     if dataset.validation is not None:
-        kept["validation_logits"] = _predict(model, scale(dataset.validation[0]))
+        kept["validation_logits"] = devices.predict(model, scale(dataset.validation[0]))
+    kept = {name: logits.astype("float32") for name, logits in kept.items()}
     return {**kept, **_head_weights(model.layers[-1]), "loss": np.array(losses), "seconds": np.array(seconds)}
 
 
-def _fit(model, method, recipe, training, counts, bar):
+def _fit(model, method, recipe, training, counts, bar, devices):
     options = {"label_smoothing": recipe.label_smoothing} if recipe.label_smoothing else {}
-    # A loss is adjusted to what the model sees, not to what there is: never twice.
-    model.compile(recipe.optimizer(), method.loss(training.sampler or counts, **options))
+    with devices.scope():
+        # A loss is adjusted to what the model sees, not to what there is: never twice.
+        model.compile(recipe.optimizer(), method.loss(training.sampler or counts, **options))
     rate = keras.callbacks.LearningRateScheduler(lambda epoch, _: recipe.rate(epoch))
-    history = model.fit(
-        **training.fit_arguments(),
+    return devices.fit(
+        model,
+        training,
         epochs=recipe.epochs,
         class_weight=method.class_weight and method.class_weight(counts),
         callbacks=[rate, *method.callbacks(counts, recipe.epochs), _Advance(bar)],
-        verbose=0,
     )
-    return history.history["loss"]
 
 
-def _retrain_head(model, recipe, training, counts, bar):
+def _retrain_head(model, recipe, training, counts, bar, devices):
     """A new head on frozen features, trained on class-balanced batches (Kang et al., 2020)."""
     head = model.layers[-1]
     for layer in model.layers[:-1]:
@@ -75,11 +77,11 @@ def _retrain_head(model, recipe, training, counts, bar):
     head.set_weights(fresh.get_weights())
     epochs = min(RETRAINING_EPOCHS, recipe.epochs)
     options = {"label_smoothing": recipe.label_smoothing} if recipe.label_smoothing else {}
-    model.compile(recipe.optimizer(), methods.cross_entropy(counts, **options))
+    with devices.scope():
+        model.compile(recipe.optimizer(), methods.cross_entropy(counts, **options))
     scaled = recipes.stretch(recipe, epochs)
     rate = keras.callbacks.LearningRateScheduler(lambda epoch, _: scaled.rate(epoch))
-    history = model.fit(**training.fit_arguments(), epochs=epochs, callbacks=[rate, _Advance(bar)], verbose=0)
-    return history.history["loss"]
+    return devices.fit(model, training, epochs=epochs, callbacks=[rate, _Advance(bar)])
 
 
 def _head_weights(head):
@@ -105,7 +107,3 @@ class Scaler:
 
     def __call__(self, x):
         return x if x.dtype == "uint8" and x.ndim > 2 else ((x - self.shift) / self.unit).astype("float32")
-
-
-def _predict(model, x):
-    return model.predict(x, batch_size=512, verbose=0).astype("float32")

@@ -236,6 +236,19 @@ class LongTailSampler:
         part._part = (outer * num_shards + index, parts * num_shards)
         return part
 
+    def starting_at(self, step):
+        """This sampler, beginning with batch `step`.
+
+        Example:
+
+        >>> sampler = LongTailSampler([0, 0, 0, 1], batch_size=2, seed=0)
+        >>> next(sampler.starting_at(5).indices()).tolist() == sampler.rows(5).tolist()
+        True
+        """
+        moved = copy.copy(self)
+        moved.start_step = _check_step(step)
+        return moved
+
     def state(self, step):
         """All that `from_state` needs to go on with batch `step`, as plain values: under 1 KB of JSON (plus the shares,
         where they were given as a vector).

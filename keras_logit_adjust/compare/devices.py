@@ -1,0 +1,150 @@
+"""The devices that a comparison trains on: one, or several that share every batch."""
+
+import contextlib
+
+import keras
+import numpy as np
+
+from keras_logit_adjust import tf_distribute
+from keras_logit_adjust.tf_distribute import _cluster
+
+STRATEGIES = ("mirrored", "multi_worker", "jax_data_parallel")
+_PREDICTED_AT_ONCE = 512  # divides by any number of devices that is a power of two
+
+
+class OneDevice:
+    """Keras as it is.
+
+    Attributes:
+        number: of devices.
+        is_chief: whether this process writes files and shows progress.
+    """
+
+    number, is_chief = 1, True
+
+    def scope(self):
+        """Where a model is made and compiled."""
+        return contextlib.nullcontext()
+
+    def fit(self, model, training, **options):
+        """Train on a `feeding.Training`; the loss of each epoch."""
+        return model.fit(**training.fit_arguments(), verbose=0, **options).history["loss"]
+
+    def predict(self, model, x):
+        """Logits of `x`."""
+        return model.predict(x, batch_size=_PREDICTED_AT_ONCE, verbose=0)
+
+    def check_agreement(self, todo):
+        """Raise where the processes that train together would not train the same."""
+
+
+class TensorFlowDevices(OneDevice):
+    """The replicas of a `tf.distribute` strategy, in this process or in several."""
+
+    def __init__(self, strategy):
+        self.strategy, self.number = strategy, strategy.num_replicas_in_sync
+        self.is_chief = tf_distribute.is_chief(strategy)
+
+    def scope(self):
+        return self.strategy.scope()
+
+    def fit(self, model, training, **options):
+        sampler, data = training.full_batches()
+        history = tf_distribute.fit(model, lambda sampler: sampler.dataset(data), sampler=sampler, verbose=0, **options)
+        return history.history["loss"]
+
+    def predict(self, model, x):
+        import tensorflow as tf
+
+        batches = tf.data.Dataset.from_tensor_slices(x).batch(_PREDICTED_AT_ONCE)
+        return tf_distribute.predict(model, batches, verbose=0)
+
+    def check_agreement(self, todo):
+        _cluster.check_same_everywhere(
+            self.strategy, len(todo), "All workers must see the same finished runs: put --output on storage they share."
+        )
+
+
+class JaxDevices(OneDevice):
+    """Devices of JAX under `keras.distribution.DataParallel`, which needs batches that divide by their number."""
+
+    def __init__(self, devices):
+        self.number = len(devices)
+        keras.distribution.set_distribution(keras.distribution.DataParallel(devices=devices))
+
+    def fit(self, model, training, **options):
+        return model.fit(**training.fit_arguments(full=True), verbose=0, **options).history["loss"]
+
+    def predict(self, model, x):
+        missing = -len(x) % self.number
+        padded = np.concatenate([x, np.repeat(x[-1:], missing, axis=0)])
+        at_once = _PREDICTED_AT_ONCE // self.number * self.number
+        return model.predict(padded, batch_size=at_once, verbose=0)[: len(x)]
+
+
+@contextlib.contextmanager
+def opened(strategy=None, number=None):
+    """The devices of a strategy, one of `STRATEGIES` or None, for as long as the context lasts.
+
+    Raises:
+        ValueError: for a strategy of another backend, devices that are not there or not enough of them.
+    """
+    if strategy is None:
+        yield OneDevice()
+        return
+    backend, needed = keras.backend.backend(), "jax" if strategy == "jax_data_parallel" else "tensorflow"
+    if backend != needed:
+        raise ValueError(
+            f"--strategy {strategy} is of Keras's {needed} backend. Received: backend {backend!r}. Set the environment "
+            f"variable KERAS_BACKEND={needed}, or choose a strategy that goes with {backend}."
+        )
+    if strategy == "jax_data_parallel":
+        before = keras.distribution.distribution()
+        try:
+            yield JaxDevices(_jax_devices(number))
+        finally:
+            keras.distribution.set_distribution(before)
+    else:
+        yield TensorFlowDevices(_mirrored(number) if strategy == "mirrored" else _workers(number))
+
+
+def _workers(number):
+    addresses, _ = _cluster.check_tf_config()
+    if number is not None and len(addresses) != number:
+        raise ValueError(f"TF_CONFIG names {len(addresses)} workers. Received: --devices {number}.")
+    return tf_distribute.multi_worker_strategy()
+
+
+def _mirrored(number):
+    import tensorflow as tf
+
+    gpus = [f"GPU:{index}" for index, _ in enumerate(tf.config.list_physical_devices("GPU"))]
+    number = number or max(len(gpus), 2)
+    if gpus:
+        _check_enough(number, gpus, "GPUs")
+        return tf.distribute.MirroredStrategy(gpus[:number])
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    try:
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * number)
+    except RuntimeError:  # TensorFlow has started: what there is has to do
+        _check_enough(
+            number, tf.config.list_logical_devices("CPU"), "parts of the processor, for TensorFlow has started"
+        )
+    return tf.distribute.MirroredStrategy([f"CPU:{index}" for index in range(number)])
+
+
+def _jax_devices(number):
+    import jax
+
+    if number is not None:
+        # Parts of the processor, where there is nothing better. Once JAX has started, what there is has to do.
+        with contextlib.suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", number)
+    found = keras.distribution.list_devices()
+    _check_enough(number or 1, found, "devices")
+    return found[:number]
+
+
+def _check_enough(number, found, what):
+    if number > len(found):
+        raise ValueError(f"--devices {number} are more than there are. Found {len(found)} {what}.")

@@ -1,0 +1,163 @@
+"""Checkpoints of a training: written whole or not at all, and read back to the very next batch."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import warnings
+
+import numpy as np
+
+from keras_logit_adjust import _checks
+from keras_logit_adjust.tf_distribute import _cluster
+
+
+@dataclasses.dataclass
+class Place:
+    """Where a training stands.
+
+    Attributes:
+        epoch: the epoch that is next or under way.
+        batch: batches of it that are done.
+        steps: batches done in all.
+        stopped: whether a callback has ended the training.
+        history: what `History` holds of the epochs before.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    steps: int = 0
+    stopped: bool = False
+    history: dict = dataclasses.field(default_factory=dict)
+
+    def __str__(self):
+        return f"in epoch {self.epoch}, at step {self.batch} (both from 0)"
+
+
+class Backup:
+    """The last two checkpoints of a model in a folder: variables of the model, its optimizer and its metrics.
+
+    Args:
+        folder: of the files; all workers must see it.
+        save_freq: "epoch", or a number of batches.
+        model: built and compiled.
+        strategy: the strategy it is trained with.
+        sampler: a `LongTailSampler`, or None.
+        is_writer: whether this process writes the files.
+    """
+
+    def __init__(self, folder, save_freq, model, strategy, sampler, is_writer):
+        self.folder, self.save_freq = pathlib.Path(folder), check_frequency(save_freq)
+        self.model, self.strategy, self.sampler, self.is_writer = model, strategy, sampler, is_writer
+        self._saved = None  # the steps at the last checkpoint
+
+    def restore(self):
+        """Load the last good checkpoint; the `Place` where it was made, or None where there is none."""
+        stored = self._last_good()
+        steps = -1 if stored is None else stored["place"]["steps"]
+        rule = f"All workers must see the same `backup_dir`: put {self.folder} on storage they share."
+        _cluster.check_same_everywhere(self.strategy, steps, rule)
+        if stored is None:
+            return None
+        self._check_same(stored)
+        with self.strategy.scope():
+            for variable, value in zip(self._variables(), stored["values"], strict=True):
+                # NumPy stores bfloat16 as bytes without a meaning.
+                variable.assign(value if value.dtype.kind != "V" else value.view(np.dtype(variable.dtype)))
+        self._saved = steps
+        return Place(**stored["place"])
+
+    def after_batch(self, place):
+        if self.save_freq != "epoch" and place.steps - (self._saved or 0) >= self.save_freq:
+            self.save(place)
+
+    def after_epoch(self, place, is_last):
+        if self.save_freq == "epoch" or is_last:
+            self.save(place)
+
+    def save(self, place):
+        """Write a checkpoint, all of it or nothing, and drop those before the last two."""
+        # Read on every worker: variables that are kept apart by each are summed for that.
+        values = [np.asarray(variable) for variable in self._variables()]
+        self._saved = place.steps
+        if not self.is_writer:
+            return
+        about = {
+            "place": dataclasses.asdict(place),
+            "variables": self._signature(),
+            "sampler": self._sampler_state(place),
+        }
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"step-{place.steps:012d}.npz"
+        partial = path.with_suffix(".partial")
+        with partial.open("wb") as file:
+            np.savez(file, about=np.array(json.dumps(about, default=_plain)), **_numbered(values))
+        os.replace(partial, path)
+        for old in self._files()[:-2]:
+            old.unlink(missing_ok=True)
+
+    def _variables(self):
+        return [*self.model.variables, *self.model.optimizer.variables, *self.model.metrics_variables]
+
+    def _signature(self):
+        """What must be the same in a model that goes on: kinds and shapes of the variables, not the names' counters."""
+        return [[re.sub(r"_?\d+", "", variable.path), list(variable.shape)] for variable in self._variables()]
+
+    def _sampler_state(self, place):
+        return None if self.sampler is None else self.sampler.state(self.sampler.start_step + place.steps)
+
+    def _files(self):
+        return sorted(self.folder.glob("step-*.npz"))
+
+    def _last_good(self):
+        """The content of the newest file that is whole, None where there are no files."""
+        files, broken = self._files()[::-1], []
+        for path in files:
+            try:
+                with np.load(path) as stored:
+                    about = json.loads(str(stored["about"]))
+                    about["values"] = [stored[name] for name in _numbered(about["variables"])]
+            except Exception as error:  # a damaged archive raises whatever zipfile, zlib or NumPy stumbles over
+                broken.append(f"{path.name} ({type(error).__name__}: {error})")
+                continue
+            if broken:
+                warnings.warn(
+                    f"Broken checkpoints in {self.folder}: {'; '.join(broken)}. Training goes on from the last good "
+                    f"one, {path.name}.",
+                    stacklevel=4,
+                )
+            return about
+        if broken:
+            raise ValueError(
+                f"All checkpoints in {self.folder} are broken: {'; '.join(broken)}. Remove the folder to begin anew."
+            )
+        return None
+
+    def _check_same(self, stored):
+        own, theirs = self._signature(), stored["variables"]
+        if own != theirs:
+            differing = next((pair for pair in zip(theirs, own, strict=False) if pair[0] != pair[1]), None)
+            detail = f"its {differing[0]} is {differing[1]} here" if differing else f"{len(theirs)} against {len(own)}"
+            raise ValueError(
+                f"{self.folder} holds a checkpoint of another model (or optimizer, or metrics): {detail}. Choose "
+                "another `backup_dir`, or remove the folder."
+            )
+        theirs, own = stored["sampler"], self._sampler_state(Place())
+        if (theirs is None) != (own is None) or own and {**theirs, "step": 0} != {**own, "step": 0}:
+            raise ValueError(
+                f"{self.folder} holds a checkpoint of a training with another sampler (labels or settings). Choose "
+                "another `backup_dir`, or remove the folder."
+            )
+
+
+def check_frequency(save_freq):
+    return save_freq if save_freq == "epoch" else _checks.check_integer(save_freq, "save_freq", minimum=1)
+
+
+def _numbered(values):
+    return {f"{number:06d}": value for number, value in enumerate(values)}
+
+
+def _plain(value):
+    return np.asarray(value).tolist()

@@ -1,0 +1,152 @@
+"""Which workers there are, which one this is, and what is said when one of them is gone."""
+
+import contextlib
+import json
+import os
+
+_KINDS = ("chief", "worker")
+_HINT = (
+    'TF_CONFIG=\'{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}\', with '
+    "the same cluster on every machine and an index of its own on each"
+)
+
+
+class WorkerLostError(RuntimeError):
+    """Another worker of the job failed or cannot be reached any more: it was killed, or its machine is gone."""
+
+
+def multi_worker_strategy():
+    """`tf.distribute.MultiWorkerMirroredStrategy()`, after a look at `TF_CONFIG`, without which it trains alone.
+
+    Call it before anything else of TensorFlow. It waits until all workers of the cluster have started.
+
+    Returns:
+        The strategy.
+
+    Raises:
+        ValueError: where `TF_CONFIG` is missing, no JSON, or contradicts itself.
+
+    Example:
+
+    >>> import os
+    >>> os.environ.pop("TF_CONFIG", None)
+    >>> try:
+    ...     multi_worker_strategy()
+    ... except ValueError as error:
+    ...     print(str(error).split(".")[0])
+    Several workers need the environment variable TF_CONFIG, which is missing
+    """
+    import tensorflow as tf
+
+    check_tf_config()
+    return tf.distribute.MultiWorkerMirroredStrategy()
+
+
+def check_tf_config():
+    """Raise where `TF_CONFIG` cannot be what several workers need; returns (addresses, index) of this worker."""
+    text = os.environ.get("TF_CONFIG")
+    if not text:
+        raise ValueError(
+            f"Several workers need the environment variable TF_CONFIG, which is missing. Set {_HINT}. On one machine: "
+            "`keras-logit-adjust compare --workers 2`."
+        )
+    try:
+        config = json.loads(text)
+        cluster, task = config["cluster"], config["task"]
+        kind, index = task["type"], int(task["index"])
+        addresses = [address for name in _KINDS for address in cluster.get(name, [])]
+        own = cluster[kind]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _contradiction(f"{type(error).__name__}: {error}", text) from error
+    if kind not in _KINDS:
+        raise _contradiction(f"a task of type {kind!r} does not train; that is for {' or '.join(_KINDS)}", text)
+    if not 0 <= index < len(own):
+        raise _contradiction(f"the task has index {index}, and the cluster {len(own)} of type {kind!r}", text)
+    if len(set(addresses)) < len(addresses):
+        raise _contradiction("two workers have the same address", text)
+    return addresses, addresses.index(own[index])
+
+
+def _contradiction(what, text):
+    return ValueError(f"TF_CONFIG contradicts itself or is broken: {what}. It must be like {_HINT}. Received: {text}")
+
+
+def is_chief(strategy=None):
+    """Whether this process is the one that writes files and shows progress: the only one, or the first of several.
+
+    Args:
+        strategy: a `tf.distribute` strategy; by default the current one.
+
+    Example:
+
+    >>> is_chief()
+    True
+    """
+    import tensorflow as tf
+
+    strategy = strategy or tf.distribute.get_strategy()
+    return not has_workers(strategy) or strategy.cluster_resolver.task_id == 0 and _is_first_kind(strategy)
+
+
+def _is_first_kind(strategy):
+    resolver = strategy.cluster_resolver
+    return resolver.task_type == ("chief" if "chief" in resolver.cluster_spec().jobs else "worker")
+
+
+def has_workers(strategy):
+    """Whether a strategy spans several processes."""
+    return len(worker_addresses(strategy)) > 1
+
+
+def worker_addresses(strategy):
+    """The addresses of all workers that train, `[]` where there is only this process."""
+    resolver = strategy.cluster_resolver
+    if resolver is None:
+        return []
+    jobs = resolver.cluster_spec().as_dict()
+    return [address for kind in _KINDS for address in jobs.get(kind, [])]
+
+
+def check_not_alone(strategy):
+    """Raise where a strategy of several workers has found no others, as it does without `TF_CONFIG`."""
+    if not worker_addresses(strategy):
+        raise ValueError(
+            "This MultiWorkerMirroredStrategy has no other workers: TF_CONFIG was missing when it was made. "
+            f"`kla.tf_distribute.multi_worker_strategy()` checks that. Set {_HINT}; on one machine take a "
+            "MirroredStrategy."
+        )
+
+
+def check_same_everywhere(strategy, number, rule):
+    """Raise where an integer is another one on another worker."""
+    import tensorflow as tf
+
+    mine = tf.function(lambda: strategy.run(lambda: tf.constant([number])))()
+    found = strategy.gather(mine, axis=0).numpy().tolist()
+    if len(set(found)) > 1:
+        raise ValueError(f"{rule} Received, of the workers in turn: {found}.")
+
+
+@contextlib.contextmanager
+def naming_a_lost_worker(strategy, place):
+    """Turn what TensorFlow raises when a worker is gone into `WorkerLostError`; `place()` says where training was."""
+    import tensorflow as tf
+
+    failures = tf.errors
+    try:
+        yield
+    except (
+        failures.UnavailableError,
+        failures.AbortedError,
+        failures.CancelledError,
+        failures.DeadlineExceededError,
+        failures.InternalError,
+        failures.UnknownError,
+    ) as error:
+        if not has_workers(strategy):
+            raise
+        raise WorkerLostError(
+            f"A worker of this job cannot be reached any more, {place()}. Workers: {worker_addresses(strategy)}. "
+            "Start all of them again: with the same `backup_dir` they go on from the last checkpoint. "
+            f"(TensorFlow: {type(error).__name__}.)"
+        ) from error

@@ -1,0 +1,50 @@
+"""The names of Keras's that its documentation does not promise. All of them are here; a test names what changed."""
+
+import keras
+
+# name → parameters it must take, None for an attribute
+MODEL_INTERNALS = {
+    "_distribute_strategy": None,
+    "_symbolic_build": ("data_batch",),
+    "_flatten_layers": (),
+    "train_step": ("data",),
+    "test_step": ("data",),
+    "predict_step": ("data",),
+    "make_train_function": ("force",),
+    "train_function": None,
+    "stop_training": None,
+    "stop_evaluating": None,
+}
+OPTIMIZER_INTERNALS = {"_distribution_strategy": None}
+
+
+def strategy_of(model):
+    """The strategy in whose scope a model was made, None where that was in no scope."""
+    return model._distribute_strategy
+
+
+def strategy_of_optimizer(optimizer):
+    """The strategy in whose scope an optimizer was made."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of a `LossScaleOptimizer`
+    return optimizer._distribution_strategy
+
+
+def build(model, strategy, batch):
+    """Make all variables of a model, its optimizer, losses and metrics under the strategy, from a batch's shapes.
+
+    Keras's own `fit` reduces a distributed batch for that, which several workers and an uneven first batch break.
+    """
+    with strategy.scope():
+        model._symbolic_build(data_batch=batch)
+
+
+def batch_norms(model):
+    """The layers of a model whose training step depends on the batch as a whole."""
+    layers = model._flatten_layers()
+    return [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable]
+
+
+def train_version(model):
+    """An object that is another one after anything asked Keras to trace the training step anew."""
+    model.make_train_function()
+    return model.train_function

@@ -1,0 +1,99 @@
+"""One step of training, evaluation or prediction over all replicas."""
+
+import contextlib
+
+import keras
+import numpy as np
+
+from keras_logit_adjust.tf_distribute import _keras
+
+_EMPTY = "a replica has no examples"
+
+
+def mean_over_replicas(strategy, step, jit_compile=False, refuses_empty=False):
+    """A step from an iterator to (logs, labels): `step` on each replica, and the mean of what it returns.
+
+    The mean is taken on the replicas, so that all workers see the same logs and their callbacks decide alike. (Keras
+    reduces outside of them, which several workers cannot.)
+    """
+    import tensorflow as tf
+
+    one_replica = strategy.num_replicas_in_sync == 1
+    if one_replica and jit_compile:
+        step = tf.function(step, jit_compile=True, autograph=False)
+
+    def on_replica(data):
+        guard = _refuse_empty(data) if refuses_empty else contextlib.nullcontext()
+        with guard:
+            logs = step(data)
+        if one_replica:
+            return logs
+        means = tf.distribute.get_replica_context().all_reduce("MEAN", keras.tree.flatten(logs))
+        return keras.tree.pack_sequence_as(logs, means)
+
+    def whole_step(iterator):
+        data = iterator.get_next()
+        logs = strategy.run(on_replica, args=(data,))
+        first = keras.tree.map_structure(lambda log: strategy.experimental_local_results(log)[0], logs)
+        return first, keras.utils.unpack_x_y_sample_weight(data)[1]
+
+    return whole_step
+
+
+def _refuse_empty(data):
+    """Stop all replicas where one has no examples, before anything is computed there."""
+    import tensorflow as tf
+
+    rows = tf.shape(keras.tree.flatten(data)[0])[0]
+    empty = tf.distribute.get_replica_context().all_reduce("SUM", tf.cast(tf.equal(rows, 0), tf.int32))
+    return tf.control_dependencies([tf.debugging.assert_equal(empty, 0, message=_EMPTY)])
+
+
+@contextlib.contextmanager
+def naming_an_empty_replica(model):
+    """Say which layers cannot do without examples."""
+    import tensorflow as tf
+
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        if _EMPTY not in str(error):
+            raise
+        names = [layer.name for layer in _keras.batch_norms(model)]
+        raise ValueError(
+            f"Batch normalization (layers {names[:3]}{'…' * (len(names) > 3)}) needs an example on every replica, and "
+            "the last batch has fewer examples than there are replicas: its statistics would be NaN. Leave that batch "
+            "out (`Dataset.batch(…, drop_remainder=True)`), or train on the full batches of a "
+            "`kla.data.LongTailSampler`."
+        ) from error
+
+
+def rows_in_order(model, strategy):
+    """A step from an iterator to the predictions of the whole batch, in its order, on every worker."""
+    import tensorflow as tf
+
+    def on_replica(data):
+        outputs = model.predict_step(data)
+        rows = tf.shape(keras.tree.flatten(outputs)[0])[0]
+        return outputs, tf.fill([rows], tf.distribute.get_replica_context().replica_id_in_sync_group)
+
+    def whole_step(iterator):
+        parts = strategy.run(on_replica, args=(iterator.get_next(),))
+        return keras.tree.map_structure(lambda part: strategy.gather(part, axis=0), parts)
+
+    whole_step = compiled(model, whole_step)
+
+    def in_order(iterator):
+        outputs, replica = whole_step(iterator)
+        # Gathered device by device over the workers; the batch was cut worker by worker.
+        order = np.argsort(replica.numpy(), kind="stable")
+        return keras.tree.map_structure(lambda part: part.numpy()[order], outputs)
+
+    return in_order
+
+
+def compiled(model, step):
+    """`step` as a graph, or as it is where the model runs eagerly."""
+    import tensorflow as tf
+
+    return step if model.run_eagerly else tf.function(step, reduce_retracing=True, autograph=False)

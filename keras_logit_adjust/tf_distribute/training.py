@@ -1,0 +1,265 @@
+"""`fit`, `evaluate` and `predict` under any strategy of `tf.distribute`, with what one device would give."""
+
+import contextlib
+import copy
+import pathlib
+import tempfile
+import warnings
+
+import keras
+
+from keras_logit_adjust import _checks
+from keras_logit_adjust.callbacks import SamplerBackup
+from keras_logit_adjust.losses import _base
+from keras_logit_adjust.tf_distribute import _backup, _cluster, _keras, _loop, _steps
+from keras_logit_adjust.tf_distribute._feed import Feed
+
+_CHIEF_ONLY = (keras.callbacks.CSVLogger, keras.callbacks.TensorBoard, SamplerBackup)
+
+
+def fit(
+    model,
+    dataset,
+    *,
+    epochs=1,
+    steps_per_epoch=None,
+    validation_data=None,
+    validation_steps=None,
+    validation_freq=1,
+    callbacks=None,
+    class_weight=None,
+    initial_epoch=0,
+    verbose="auto",
+    sampler=None,
+    backup_dir=None,
+    save_freq="epoch",
+):
+    """Train a compiled model as `model.fit` does, under any strategy: one device, mirrored, or several workers.
+
+    Batches are those of the dataset, cut over the replicas. With losses of `kla.losses` (any of them; `tau=0` is plain
+    cross-entropy) and no layer that depends on the batch or on chance, weights, losses and metrics are those of one
+    device, whatever the last batch leaves for each replica. Every worker calls it with the same arguments.
+
+    What Keras's own `fit` cannot: several workers (it fails), an uneven first batch (it fails), `steps_per_execution`
+    (it fails; here steps are run one by one), `jit_compile` (it fails; here it is left out where there are several
+    replicas), batch normalization on a replica without examples (NaN; here an error), and going on within an epoch.
+
+    With `backup_dir` the last two checkpoints are kept there (weights, optimizer, metrics, history, place in the data),
+    and the same call after an interruption goes on with the next batch. That is exactly the undisturbed training where
+    the dataset gives the same batches again, as a sampler's does, and operations are deterministic
+    (`tf.config.experimental.enable_op_determinism()`). The state of callbacks is not kept.
+
+    Callbacks run on every worker, with the same logs. Those that write run on the chief alone (`CSVLogger`,
+    `TensorBoard`, `SamplerBackup`), or elsewhere into a folder that is thrown away (`ModelCheckpoint`); your own ask
+    `kla.tf_distribute.is_chief()`. Logs of a batch are means over the replicas, those of an epoch are exact.
+
+    Args:
+        model: made and compiled in the scope of its strategy.
+        dataset: `tf.data.Dataset` of batches `(x, y)` or `(x, y, sample_weight)`, or a distributed one; with `sampler`
+            a function from a sampler to one. Unless its options say otherwise, its batches are divided over the workers
+            (`AutoShardPolicy.DATA`), never its files.
+        epochs: number of the last epoch, from 1.
+        steps_per_epoch: batches in an epoch; needed where the dataset is endless. The sampler's by default.
+        validation_data: as `dataset`, evaluated after each epoch.
+        validation_steps: batches of it, by default all.
+        validation_freq: evaluate after every so many epochs.
+        callbacks: Keras callbacks.
+        class_weight: `{class: weight}` or weights `[L]`, as in `model.fit`.
+        initial_epoch: the epoch to begin with.
+        verbose: as in `model.fit`; only the chief shows anything.
+        sampler: the `LongTailSampler` that `dataset` draws with; a resumed training begins at its next batch.
+        backup_dir: folder of checkpoints, on storage that all workers share.
+        save_freq: "epoch", or a number of batches between checkpoints.
+
+    Returns:
+        The `keras.callbacks.History`, on every worker; of all epochs, those before an interruption too.
+
+    Raises:
+        ValueError: for a model that is not compiled or was made outside the scope, data that is no dataset of batches,
+            a first batch with fewer examples than replicas, a checkpoint of another model or sampler.
+        FloatingPointError: where the loss is not finite, with the step and the classes of its batch.
+        WorkerLostError: where another worker is gone.
+
+    Example:
+
+    >>> import numpy as np, tensorflow as tf, keras_logit_adjust as kla
+    >>> labels = np.array([0, 0, 0, 1] * 8)
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+    >>> model.compile("sgd", kla.losses.LogitAdjustedCrossentropy([3, 1]))
+    >>> batches = tf.data.Dataset.from_tensor_slices((np.eye(2)[labels], labels)).batch(5)
+    >>> history = fit(model, batches, epochs=3, verbose=0)
+    >>> len(history.history["loss"])
+    3
+
+    Reference: the constructions are this library's; `tf.distribute` in TensorFlow's guide "Distributed training".
+    """
+    strategy = _ready(model)
+    for value, name in ((epochs, "epochs"), (validation_freq, "validation_freq")):
+        _checks.check_integer(value, name, minimum=1)
+    feed = Feed(dataset, strategy, steps_per_epoch, sampler, class_weight, "dataset")
+    validation = validation_data and Feed(validation_data, strategy, validation_steps, name="validation_data")
+    _warn_of_other_losses(model, feed)
+    _keras.build(model, strategy, feed.first_batch)
+    chief = _cluster.is_chief(strategy)
+    place = _backup.Place(epoch=initial_epoch)
+    backup = None
+    if backup_dir is not None:
+        backup = _backup.Backup(backup_dir, save_freq, model, strategy, sampler, chief)
+        place = backup.restore() or place
+        _announce(place, epochs, backup_dir, chief and verbose != 0)
+    training = _loop.Training(model, strategy, feed, validation, validation_freq, backup, place)
+    with _callbacks_here(callbacks, chief) as mine:
+        shown = verbose if chief else 0
+        parameters = {"verbose": shown, "epochs": epochs, "steps": feed.steps}
+        every = keras.callbacks.CallbackList(mine, add_history=True, add_progbar=shown != 0, model=model, **parameters)
+        with _cluster.naming_a_lost_worker(strategy, place.__str__), _steps.naming_an_empty_replica(model):
+            training.run(every, epochs)
+    return model.history
+
+
+def evaluate(model, dataset, *, steps=None, callbacks=None, verbose="auto"):
+    """Loss and metrics of a compiled model over a dataset, under any strategy: `model.evaluate(return_dict=True)`.
+
+    Args:
+        model: as in `fit`.
+        dataset: as in `fit`.
+        steps: batches of it, by default all.
+        callbacks: Keras callbacks.
+        verbose: as in `model.evaluate`; only the chief shows anything.
+
+    Returns:
+        A dict of floats (arrays for metrics that are vectors), the same on every worker.
+
+    Raises:
+        ValueError: as `fit`.
+
+    Example:
+
+    >>> import numpy as np, tensorflow as tf, keras_logit_adjust as kla
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, kernel_initializer="identity")])
+    >>> model.compile(loss=kla.losses.LogitAdjustedCrossentropy([3, 1]), metrics=[kla.metrics.BalancedAccuracy(2)])
+    >>> batches = tf.data.Dataset.from_tensor_slices((np.eye(2), np.array([0, 1]))).batch(2)
+    >>> evaluate(model, batches, verbose=0)["balanced_accuracy"]
+    1.0
+    """
+    strategy = _ready(model)
+    feed = Feed(dataset, strategy, steps, name="dataset")
+    _keras.build(model, strategy, feed.first_batch)
+    shown = verbose if _cluster.is_chief(strategy) else 0
+    parameters = {"verbose": shown, "epochs": 1, "steps": feed.steps}
+    every = keras.callbacks.CallbackList(callbacks, add_progbar=shown != 0, model=model, **parameters)
+    with _cluster.naming_a_lost_worker(strategy, lambda: "in `evaluate`"):
+        return _loop.run_evaluation(model, _loop.compile_test(model, strategy), feed, every)
+
+
+def predict(model, dataset, *, steps=None, callbacks=None, verbose="auto"):
+    """Outputs of a model for a dataset, under any strategy: `model.predict`, in the order of the data.
+
+    Args:
+        model: as in `fit`; it need not be compiled.
+        dataset: `tf.data.Dataset` of batches `x`, or `(x, …)` of which the rest is ignored.
+        steps: batches of it, by default all.
+        callbacks: Keras callbacks.
+        verbose: as in `model.predict`; only the chief shows anything.
+
+    Returns:
+        An array `[N, …]` (or a structure of arrays), the same on every worker.
+
+    Raises:
+        ValueError: as `fit`.
+
+    Example:
+
+    >>> import numpy as np, tensorflow as tf
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, kernel_initializer="identity")])
+    >>> predict(model, tf.data.Dataset.from_tensor_slices(np.eye(2)).batch(2), verbose=0).tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
+    """
+    strategy = _ready(model, compiled=False)
+    feed = Feed(dataset, strategy, steps, name="dataset")
+    shown = verbose if _cluster.is_chief(strategy) else 0
+    parameters = {"verbose": shown, "epochs": 1, "steps": feed.steps}
+    every = keras.callbacks.CallbackList(callbacks, add_progbar=shown != 0, model=model, **parameters)
+    with _cluster.naming_a_lost_worker(strategy, lambda: "in `predict`"):
+        return _loop.run_prediction(_steps.rows_in_order(model, strategy), feed, every)
+
+
+def _ready(model, compiled=True):
+    """The strategy of a model, after all that can be known of the two."""
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            "`kla.tf_distribute` is for Keras's TensorFlow backend. "
+            f"Received: backend {keras.backend.backend()!r}. On JAX set "
+            "`keras.distribution.DataParallel` and call `model.fit`."
+        )
+    import tensorflow as tf
+
+    if not isinstance(model, keras.Model):
+        raise ValueError(f"`model` must be a Keras model. Received: {type(model).__name__}")
+    if compiled and not model.compiled:
+        raise ValueError("`model` must be compiled, in the scope of its strategy: `model.compile(optimizer, loss)`.")
+    current, own = tf.distribute.get_strategy(), _keras.strategy_of(model)
+    if tf.distribute.has_strategy() and own is not current:
+        raise ValueError(
+            "`model` must be made in the scope of the strategy that trains it: `with strategy.scope(): model = …`. "
+            f"Received a model of {'no scope' if own is None else type(own).__name__}, in the scope of a "
+            f"{type(current).__name__}."
+        )
+    strategy = own or current
+    if isinstance(strategy, tf.distribute.ParameterServerStrategy):
+        raise ValueError("Keras 3 does not train with a ParameterServerStrategy. Use a MultiWorkerMirroredStrategy.")
+    if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        _cluster.check_not_alone(strategy)
+    if compiled and model.optimizer is not None and strategy is not _keras.strategy_of_optimizer(model.optimizer):
+        raise ValueError(
+            "The optimizer must be made in the scope of the model's strategy: call `model.compile` within "
+            "`with strategy.scope():`."
+        )
+    return strategy
+
+
+def _warn_of_other_losses(model, feed):
+    """Warn where Keras's own mean of a loss will be wrong: over an uneven batch."""
+    others = [loss for loss in keras.tree.flatten(model.loss) if not isinstance(loss, _base.MaskedLoss)]
+    if others and not feed.is_full and feed.strategy.num_replicas_in_sync > 1:
+        warnings.warn(
+            f"Where the replicas get unequal shares of a batch, Keras averages {others[0]!r} wrongly. Take a loss of "
+            "`kla.losses` (`LogitAdjustedCrossentropy(class_counts, tau=0)` is plain cross-entropy), or full batches: "
+            "`.batch(…, drop_remainder=True)`, a `LongTailSampler`.",
+            stacklevel=3,
+        )
+
+
+def _announce(place, epochs, backup_dir, is_shown):
+    """Say that a training goes on, or that there is nothing left of it."""
+    if place.epoch >= epochs or place.stopped:
+        warnings.warn(
+            f"{backup_dir} holds this training, finished after {place.epoch} epochs: its weights are loaded, and "
+            "nothing is trained. Raise `epochs` to go on, or remove the folder to begin anew.",
+            stacklevel=3,
+        )
+    elif place.steps and is_shown:
+        print(f"Going on {place}, from the checkpoint in {backup_dir}.")
+
+
+@contextlib.contextmanager
+def _callbacks_here(callbacks, chief):
+    """The callbacks of this worker: what writes files does so on the chief alone, or where it is thrown away."""
+    callbacks = keras.tree.flatten(callbacks) if callbacks else []
+    for callback in callbacks:
+        if isinstance(callback, keras.callbacks.BackupAndRestore):
+            raise ValueError("`BackupAndRestore` knows neither workers nor the place in the data: give `backup_dir`.")
+    if chief:
+        yield callbacks
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield [_elsewhere(callback, folder) for callback in callbacks if not isinstance(callback, _CHIEF_ONLY)]
+
+
+def _elsewhere(callback, folder):
+    """A `ModelCheckpoint` that writes into `folder`: every worker has to take part in reading the weights."""
+    if not isinstance(callback, keras.callbacks.ModelCheckpoint):
+        return callback
+    moved = copy.copy(callback)
+    moved.filepath = str(pathlib.Path(folder) / pathlib.Path(callback.filepath).name)
+    return moved
