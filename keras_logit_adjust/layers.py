@@ -324,7 +324,8 @@ class CosineDense(keras.layers.Layer):
     """
 
     def __init__(self, units, scale=30.0, kernel_initializer="glorot_uniform", **kwargs):
-        super().__init__(**kwargs)
+        # Its arithmetic is float32 at least: rounding features and kernel on their way in would save nothing.
+        super().__init__(**{"autocast": False, **kwargs})
         self.units = _checks.check_integer(units, "units", minimum=2)
         self.scale = _checks.check_positive(scale, "scale")
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
@@ -332,11 +333,11 @@ class CosineDense(keras.layers.Layer):
 
     def build(self, input_shape):
         shape = (input_shape[-1], self.units)
-        self.kernel = self.add_weight(name="kernel", shape=shape, initializer=self.kernel_initializer)
+        self.kernel = self.add_weight(name="kernel", shape=shape, initializer=self.kernel_initializer, autocast=False)
 
     def call(self, inputs):
-        features = _normalize(_base.at_least_float32(inputs), axis=-1)
         kernel = _normalize(_base.at_least_float32(ops.convert_to_tensor(self.kernel)), axis=0)
+        features = _normalize(ops.cast(inputs, kernel.dtype), axis=-1)
         logits = self.scale * ops.matmul(features, kernel)
         _labels.set_logit_bound(logits, self.scale)
         return logits

@@ -2,7 +2,7 @@
 
 python distributed_until_killed.py FOLDER KILLED_AT INDEX PORT PORT
 
-Worker 1 is killed by SIGKILL when it has trained KILLED_AT batches, never with -1.
+Worker 1 is killed by SIGKILL when it has trained KILLED_AT batches: with 0 before it calls `fit`, with -1 never.
 """
 
 import json
@@ -41,6 +41,8 @@ def main():
     strategy = distributed_fit.make_strategy("workers", index, *ports)
     model = distributed_fit.make_model(strategy)
     steps = []
+    if killed_at == "0" and index == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
     history = tf_distribute.fit(
         model,
         lambda sampler: sampler.dataset((X, LABELS)),

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from rows import CONFIG, ROWS, enter_folder_of_rows
 
-from keras_logit_adjust import __main__
+from keras_logit_adjust import __main__, tf_distribute
 from keras_logit_adjust.compare import Config, compare, devices
 
 BACKEND = keras.backend.backend()
@@ -84,6 +84,13 @@ def test_contradictory_workers_are_refused_before_any_is_started(options, match,
 def test_workers_of_another_backend_are_refused(capsys):
     assert __main__.main(["compare", *ROWS, "--workers", "2"]) == 2
     assert f"--workers needs Keras's tensorflow backend. Received: backend '{BACKEND}'" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(BACKEND == "tensorflow", reason="TensorFlow is what it is for")
+def test_the_loops_of_tf_distribute_are_refused_with_what_this_backend_has():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    with pytest.raises(ValueError, match=f"(?s)TensorFlow backend. Received: backend '{BACKEND}'.*DataParallel"):
+        tf_distribute.fit(model, None)
 
 
 @pytest.mark.skipif(BACKEND != "jax", reason="the devices are JAX's")

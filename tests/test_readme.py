@@ -88,6 +88,12 @@ def test_the_tables_of_what_is_chosen_are_the_committed_results():
     assert shown("choosing-images") == benchmark("choosing").images_to_markdown(results)
 
 
+@pytest.mark.parametrize("name", ["precision", "scaling"])
+def test_the_tables_of_precision_and_scaling_are_the_committed_results(name):
+    results = json.loads((RESULTS / f"{name}.json").read_text())
+    assert shown(name) == benchmark(name).to_markdown(results)
+
+
 def test_there_are_exactly_two_set_up_commands():
     section = README.split("## Two commands")[1].split("\n## ")[0]
     commands = re.search(r"```bash\n(.*?)```", section, re.DOTALL).group(1).strip().split("\n")

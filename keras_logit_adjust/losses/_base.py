@@ -50,7 +50,7 @@ class MaskedLoss(keras.losses.Loss):
         with keras.name_scope(self.name):
             if layer_mask is not None:
                 y_pred = zero_masked(y_pred, layer_mask)
-            values, own_mask = self.values_and_mask(y_true, y_pred)
+            values, own_mask = self.values_and_mask(y_true, _replicas.checked(y_pred))
             rank = len(values.shape)
             mask = _labels.combine_masks(rank, layer_mask, own_mask)
             if sample_weight is not None:
@@ -93,7 +93,7 @@ def _reduce(values, mask, weight, reduction):
         # By selection, not by a product: a NaN under the mask stays there.
         weighted = ops.where(mask, weighted, ops.zeros_like(weighted))
     if reduction in (None, "none"):
-        return weighted
+        return _added_by_keras(weighted) if _replicas.in_compiled_loss() else weighted
     total = ops.sum(weighted)
     divisor = _divisor(values, mask, weight, reduction) if reduction in _MEANS else None
     return _over_replicas(total, divisor)
@@ -107,6 +107,17 @@ def _divisor(values, mask, weight, reduction):
     if mask is not None:
         counted = ops.where(mask, counted, ops.zeros_like(counted))
     return ops.sum(counted)
+
+
+def _added_by_keras(values):
+    """Values that Keras's trainer would add up for the gradient and average on each replica for its report.
+
+    It multiplies the report by the number of replicas, and the average is NaN on a replica without examples. So one
+    number: its gradient is that of the local sum, its value that of the mean over all replicas.
+    """
+    total = ops.sum(values)
+    reported = _over_replicas(total, ops.sum(ops.ones_like(values)))
+    return (total - ops.stop_gradient(total)) + ops.stop_gradient(reported)
 
 
 def _over_replicas(total, divisor):

@@ -44,12 +44,14 @@ class Backup:
         model: built and compiled.
         strategy: the strategy it is trained with.
         sampler: a `LongTailSampler`, or None.
+        batch_size: of the data, None where nobody knows.
         is_writer: whether this process writes the files.
     """
 
-    def __init__(self, folder, save_freq, model, strategy, sampler, is_writer):
+    def __init__(self, folder, save_freq, model, strategy, sampler, batch_size, is_writer):
         self.folder, self.save_freq = pathlib.Path(folder), check_frequency(save_freq)
-        self.model, self.strategy, self.sampler, self.is_writer = model, strategy, sampler, is_writer
+        self.model, self.strategy, self.sampler = model, strategy, sampler
+        self.batch_size, self.is_writer = batch_size, is_writer
         self._saved = None  # the steps at the last checkpoint
 
     def restore(self):
@@ -77,7 +79,7 @@ class Backup:
             self.save(place)
 
     def save(self, place):
-        """Write a checkpoint, all of it or nothing, and drop those before the last two."""
+        """Write a checkpoint, all of it or nothing, and keep only the one before it beside it."""
         # Read on every worker: variables that are kept apart by each are summed for that.
         values = [np.asarray(variable) for variable in self._variables()]
         self._saved = place.steps
@@ -87,6 +89,7 @@ class Backup:
             "place": dataclasses.asdict(place),
             "variables": self._signature(),
             "sampler": self._sampler_state(place),
+            "batch_size": self.batch_size,
         }
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"step-{place.steps:012d}.npz"
@@ -94,8 +97,10 @@ class Backup:
         with partial.open("wb") as file:
             np.savez(file, about=np.array(json.dumps(about, default=_plain)), **_numbered(values))
         os.replace(partial, path)
-        for old in self._files()[:-2]:
-            old.unlink(missing_ok=True)
+        # A later one was broken, or training would have gone on from it.
+        kept = [file for file in self._files() if file <= path][-2:]
+        for other in set(self.folder.glob("step-*")) - set(kept):
+            other.unlink(missing_ok=True)
 
     def _variables(self):
         return [*self.model.variables, *self.model.optimizer.variables, *self.model.metrics_variables]
@@ -148,6 +153,12 @@ class Backup:
             raise ValueError(
                 f"{self.folder} holds a checkpoint of a training with another sampler (labels or settings). Choose "
                 "another `backup_dir`, or remove the folder."
+            )
+        theirs, own = stored["batch_size"], self.batch_size
+        if None not in (theirs, own) and theirs != own:
+            raise ValueError(
+                f"{self.folder} holds a checkpoint of a training with batches of {theirs}, and not of {own}: it does "
+                "not say where the data goes on. Choose another `backup_dir`, or remove the folder."
             )
 
 

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 
+_GATHERED = ("float16", "float32", "float64", "int32", "int64")  # the types that TensorFlow can
 _KINDS = ("chief", "worker")
 _HINT = (
     'TF_CONFIG=\'{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}\', with '
@@ -121,10 +122,27 @@ def check_same_everywhere(strategy, number, rule):
     """Raise where an integer is another one on another worker."""
     import tensorflow as tf
 
-    mine = tf.function(lambda: strategy.run(lambda: tf.constant([number])))()
-    found = strategy.gather(mine, axis=0).numpy().tolist()
+    if not has_workers(strategy):
+        return
+    with naming_a_lost_worker(strategy, lambda: "before the first step"):
+        mine = tf.function(lambda: strategy.run(lambda: tf.constant([number])), autograph=False)()
+        found = strategy.gather(mine, axis=0).numpy().tolist()
     if len(set(found)) > 1:
         raise ValueError(f"{rule} Received, of the workers in turn: {found}.")
+
+
+def gather(strategy, values):
+    """What all replicas hold, one after the other along the first axis, on every worker."""
+    import tensorflow as tf
+
+    if strategy.num_replicas_in_sync == 1:
+        return values
+    dtype = strategy.experimental_local_results(values)[0].dtype
+    if dtype.name not in _GATHERED:
+        sent = tf.int64 if dtype.is_integer or dtype.is_bool else tf.float32
+        cast = tf.function(lambda: strategy.run(lambda part: tf.cast(part, sent), args=(values,)), autograph=False)
+        values = cast()
+    return tf.cast(strategy.gather(values, axis=0), dtype)
 
 
 @contextlib.contextmanager

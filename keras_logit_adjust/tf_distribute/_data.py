@@ -1,7 +1,12 @@
 """From a dataset to the parts of its batches that every replica gets."""
 
+import math
+import zlib
+
 import keras
 import numpy as np
+
+from keras_logit_adjust import _checks
 
 
 def check_dataset(dataset, name):
@@ -20,7 +25,7 @@ def check_dataset(dataset, name):
         raise ValueError(f"`{name}` must give at least one batch. Received an empty dataset.")
 
 
-def first_batch(dataset, strategy, name):
+def first_batch(dataset, name):
     """A batch, for its shapes; those of each replica where the dataset is distributed already."""
     import tensorflow as tf
 
@@ -29,25 +34,53 @@ def first_batch(dataset, strategy, name):
     batch = next(iter(dataset), None)
     if batch is None:
         raise ValueError(f"`{name}` must give at least one batch. Received an empty dataset.")
-    check_first(batch, strategy, name)
+    if any(len(leaf.shape) == 0 for leaf in _leaves(batch)):
+        raise ValueError(f"`{name}` must give batches. Received single examples: call `.batch(…)` on it.")
     return batch
 
 
-def check_first(batch, strategy, name):
-    """Raise where the first batch leaves a replica without examples."""
-    shapes = [leaf.shape for leaf in keras.tree.flatten(batch)]
-    if any(len(shape) == 0 for shape in shapes):
-        raise ValueError(f"`{name}` must give batches. Received single examples: call `.batch(…)` on it.")
-    replicas = strategy.num_replicas_in_sync
-    if shapes[0][0] < replicas:
-        raise ValueError(
-            f"Each of the {replicas} replicas needs an example of a batch. Received a first batch of {shapes[0][0]} in "
-            f"`{name}`: make the batches larger, or use fewer devices."
-        )
+def _leaves(batch):
+    return [leaf for leaf in keras.tree.flatten(batch) if leaf is not None]
 
 
 def _local_spec(spec):
     return getattr(spec, "_value_specs", (spec,))[0]  # of a `PerReplicaSpec`, which every part of an element has
+
+
+def count_batches(dataset):
+    """How many there are: None where nobody knows, infinity where they never end."""
+    import tensorflow as tf
+
+    if isinstance(dataset, tf.distribute.DistributedDataset):
+        return None
+    number = int(dataset.cardinality())
+    return {tf.data.INFINITE_CARDINALITY: math.inf, tf.data.UNKNOWN_CARDINALITY: None}.get(number, number)
+
+
+def whole_rows(dataset, batch, strategy):
+    """The number of examples in the first batch of all replicas together, None where nobody knows."""
+    import tensorflow as tf
+
+    rows = _leaves(batch)[0].shape[0]
+    is_cut = isinstance(dataset, tf.distribute.DistributedDataset)
+    return rows * strategy.num_replicas_in_sync if is_cut and rows is not None else rows
+
+
+def hash_of_labels(dataset, batch):
+    """A number that is the same on all workers where they read the same class ids, as they must to divide batches."""
+    import tensorflow as tf
+
+    policies = tf.data.experimental.AutoShardPolicy
+    is_cut = isinstance(dataset, tf.distribute.DistributedDataset)
+    if is_cut or _shard_policy(dataset) not in (policies.AUTO, policies.DATA):
+        return 0
+    labels = keras.tree.flatten(keras.utils.unpack_x_y_sample_weight(batch)[1])
+    ids = [leaf.numpy() for leaf in labels if isinstance(leaf, tf.Tensor) and leaf.dtype.is_integer]
+    return zlib.crc32(b"".join(array.tobytes() for array in ids)) >> 1
+
+
+def _shard_policy(dataset):
+    return dataset.options().experimental_distribute.auto_shard_policy
 
 
 def has_full_batches(dataset, strategy):
@@ -67,7 +100,7 @@ def distribute(dataset, strategy):
         return dataset
     policies = tf.data.experimental.AutoShardPolicy
     options = tf.data.Options()
-    if dataset.options().experimental_distribute.auto_shard_policy == policies.AUTO:
+    if _shard_policy(dataset) == policies.AUTO:
         # AUTO may give whole files to each worker, and so batches that one device would not see.
         options.experimental_distribute.auto_shard_policy = policies.DATA
     return strategy.experimental_distribute_dataset(dataset.with_options(options))
@@ -77,19 +110,29 @@ def weigh_classes(dataset, class_weight):
     """`(x, y)` as `(x, y, class_weight[y])`, with Keras's `{class: weight}`, or one weight for each class."""
     import tensorflow as tf
 
-    if isinstance(class_weight, dict):
-        table = np.ones(max(class_weight) + 1)
-        table[list(class_weight)] = list(class_weight.values())
-    else:
-        table = np.asarray(class_weight)
-    table = tf.constant([*table, 1.0], "float32")  # the last is for any other class
+    if not isinstance(dataset, tf.data.Dataset):
+        raise ValueError("`class_weight` needs a `tf.data.Dataset`: weigh the examples of a distributed one yourself.")
+    table = tf.constant([*_class_weights(class_weight), 1.0], "float32")  # the last is for any other class
 
     def weigh(*batch):
         x, y, weight = keras.utils.unpack_x_y_sample_weight(batch)
+        if y is None or keras.tree.is_nested(y):
+            raise ValueError(f"`class_weight` needs batches (x, y) with one array of labels. Received labels: {y}")
         if weight is not None:
             raise ValueError("`class_weight` and sample weights in the dataset exclude each other: multiply them.")
         is_rows = y.shape.rank > 1 and y.shape[-1] != 1
         ids = tf.cast(tf.argmax(y, axis=-1) if is_rows else tf.reshape(y, [-1]), tf.int64)
-        return x, y, tf.gather(table, tf.minimum(ids, table.shape[0] - 1))
+        other = table.shape[0] - 1
+        return x, y, tf.gather(table, tf.where((ids >= 0) & (ids < other), ids, other))
 
-    return dataset.map(weigh)
+    return dataset.map(tf.autograph.experimental.do_not_convert(weigh))
+
+
+def _class_weights(class_weight):
+    """The weights `[L]`, 1 for classes that a dict leaves out."""
+    if not isinstance(class_weight, dict):
+        return _checks.as_vector(class_weight, "class_weight")
+    ids = [_checks.check_integer(class_id, "class_weight", minimum=0) for class_id in class_weight]
+    weights = np.ones(max(ids, default=-1) + 1)
+    weights[ids] = list(class_weight.values())
+    return _checks.as_vector(weights, "class_weight")

@@ -1,7 +1,11 @@
 """What is said of a batch whose loss is not finite."""
 
+import math
+
 import keras
 import numpy as np
+
+from keras_logit_adjust.tf_distribute import _cluster
 
 _MOST_SHOWN = 20
 
@@ -10,28 +14,31 @@ def describe_batch(labels, output_shapes, strategy):
     """How many examples of each class a (distributed) batch holds, and which labels are no class; one text an output.
 
     Args:
-        labels: the `y` of the batch.
-        output_shapes: of the model, in the same order.
+        labels: the `y` of the batch, or None.
+        output_shapes: of the model, in the same order; None where nobody knows.
         strategy: the strategy whose replicas hold the batch.
     """
-    leaves = keras.tree.flatten(labels)
-    widths = [shape[-1] for shape in output_shapes]
+    leaves = [leaf for leaf in keras.tree.flatten(labels) if leaf is not None]
+    if not leaves:
+        return "unknown, for it has no labels"
+    widths = [None] * len(leaves) if output_shapes is None else [shape[-1] for shape in output_shapes]
     if len(leaves) != len(widths):
         return f"unknown, with {len(leaves)} labels for {len(widths)} outputs"
-    wholes = [strategy.gather(leaf, axis=0).numpy() for leaf in leaves]
+    wholes = [_cluster.gather(strategy, leaf).numpy() for leaf in leaves]
     return "; ".join(_describe(whole, width) for whole, width in zip(wholes, widths, strict=True))
 
 
 def _describe(labels, width):
-    if labels.ndim > 1 and labels.shape[-1] == width > 1:
+    if labels.ndim > 1 and labels.shape[-1] > 1 and width in (None, labels.shape[-1]):
         counts = (labels > 0).sum(axis=tuple(range(labels.ndim - 1)))
         ids = np.flatnonzero(counts)
         counts = counts[ids]
     else:
-        ids, counts = np.unique(labels, return_counts=True)
-    pairs = [f"{class_id:g}: {count}" for class_id, count in zip(ids, counts, strict=True)]
-    outside = [f"{class_id:g}" for class_id in ids if not (0 <= class_id < width and class_id == int(class_id))]
-    note = f" (not among the ids of {width} classes: {_shorten(outside)})" if outside and width > 1 else ""
+        ids, counts = np.unique(labels.astype("float64"), return_counts=True)
+    pairs = [f"{class_id:.15g}: {count}" for class_id, count in zip(ids, counts, strict=True)]
+    limit = math.inf if width is None else width
+    outside = [f"{class_id:.15g}" for class_id in ids if not (0 <= class_id < limit and class_id == int(class_id))]
+    note = f" (not among the ids of {width or 'the'} classes: {_shorten(outside)})" if outside and limit > 1 else ""
     return f"{{{_shorten(pairs)}}}{note}"
 
 

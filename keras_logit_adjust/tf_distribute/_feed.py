@@ -1,60 +1,91 @@
 """The batches of a dataset as a training reads them: epoch after epoch, from any batch on."""
 
+import math
+
 from keras_logit_adjust import _checks
-from keras_logit_adjust.tf_distribute import _data
+from keras_logit_adjust.tf_distribute import _cluster, _data
+
+_SAME_ORDER = (
+    "All workers must read the same batches, of which each takes its part: the labels of the first differ. Give "
+    "`Dataset.shuffle` a seed, or read the same files. (Data that is another one for each worker says so: "
+    "`options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF`.)"
+)
 
 
 class Feed:
     """The batches of a dataset, epoch after epoch, cut over the replicas.
 
+    Args:
+        dataset: as in `fit`.
+        strategy: whose replicas it is cut over.
+        steps: batches in an epoch; None for all.
+        names: of the two arguments that these were, for errors.
+        sampler: a `LongTailSampler` whose batches they are, or None.
+        class_weight: as in `fit`.
+
     Attributes:
         first_batch: for its shapes.
         steps: batches in an epoch, None where nobody knows.
+        batch_size: rows of the first batch, None where nobody knows.
         is_full: whether every replica always gets the same number of examples.
     """
 
-    def __init__(self, dataset, strategy, steps, sampler=None, class_weight=None, name="dataset"):
-        self.strategy, self.steps, self.name = strategy, steps, name
+    def __init__(self, dataset, strategy, steps, names, sampler=None, class_weight=None):
+        self.strategy, self.steps, self.names = strategy, steps, names
         self._sampler, self._given, self._class_weight = sampler, dataset, class_weight
+        if steps is not None:
+            _checks.check_integer(steps, names[1], minimum=1)
         if sampler is not None:
             if not callable(dataset):
                 raise ValueError(
                     "With `sampler`, `dataset` must be a function of it, for it begins anew at another batch: "
                     f"`lambda sampler: sampler.dataset((x, y))`. Received: {type(dataset).__name__}"
                 )
-            self.steps = self.steps or sampler.steps_per_epoch
-        if steps is not None:
-            _checks.check_integer(steps, "steps_per_epoch", minimum=1)
+            self.steps = steps or sampler.steps_per_epoch
+        self._is_continuous, self._repeats = self.steps is not None, False
         whole = self._beginning_at(0)
-        _data.check_dataset(whole, name)
-        self.first_batch = _data.first_batch(whole, strategy, name)
+        self.first_batch = _data.first_batch(whole, names[0])
+        self.batch_size = _data.whole_rows(whole, self.first_batch, strategy)
         self.is_full = _data.has_full_batches(whole, strategy)
-        self._is_continuous = self.steps is not None
-        if not self._is_continuous:
-            self.steps = self._count_batches(whole)
-        self._whole = _data.distribute(whole, strategy)
+        _cluster.check_same_everywhere(strategy, _data.hash_of_labels(whole, self.first_batch), _SAME_ORDER)
+        self._settle_steps(_data.count_batches(whole))
+        self._whole = _data.distribute(self._beginning_at(0), strategy)
         self._iterator = None
 
-    def _count_batches(self, dataset):
-        import tensorflow as tf
-
-        if isinstance(dataset, tf.distribute.DistributedDataset):
-            return None
-        number = int(dataset.cardinality())
-        if number == tf.data.INFINITE_CARDINALITY:
+    def check_fills_replicas(self):
+        """Raise where the first batch leaves a replica without examples, as a training's must not."""
+        replicas = self.strategy.num_replicas_in_sync
+        if self.batch_size is not None and self.batch_size < replicas:
             raise ValueError(
-                f"`{self.name}` never ends: say where an epoch does, `steps_per_epoch` (of a validation "
-                "`validation_steps`)."
+                f"Each of the {replicas} replicas needs an example of a batch. Received a first batch of "
+                f"{self.batch_size} in `{self.names[0]}`: make the batches larger, or use fewer devices."
             )
-        return None if number == tf.data.UNKNOWN_CARDINALITY else number
+
+    def _settle_steps(self, length):
+        """Where an epoch ends, by the number of batches that there are: None where unknown, infinite where endless."""
+        name, steps_name = self.names
+        if not self._is_continuous:
+            if length == math.inf:
+                raise ValueError(f"`{name}` never ends: say with `{steps_name}` where an epoch does.")
+            self.steps = length
+        elif length is not None and length < self.steps:
+            raise ValueError(
+                f"`{name}` must have the batches of an epoch. Received {length} batches and {steps_name}={self.steps}. "
+                f"Remedy: leave `{steps_name}` out, or call `.repeat()` on it."
+            )
+        else:
+            # As in Keras's `fit`: data that ends with an epoch begins anew with the next.
+            self._repeats = self._sampler is None and length not in (None, math.inf) and length % self.steps == 0
 
     def _beginning_at(self, step):
         dataset = self._given
         if self._sampler is not None:
             dataset = dataset(self._sampler.starting_at(self._sampler.start_step + step))
-        elif step:
+        _data.check_dataset(dataset, self.names[0])
+        if self._repeats:
+            dataset = dataset.repeat()
+        if step and self._sampler is None:
             dataset = dataset.skip(step)
-        _data.check_dataset(dataset, self.name)
         return dataset if self._class_weight is None else _data.weigh_classes(dataset, self._class_weight)
 
     def iterator(self, place):
@@ -83,6 +114,6 @@ class Feed:
         """Raise where the data ended before an epoch of a given length did."""
         if self._is_continuous:
             raise ValueError(
-                f"`{self.name}` ran out of batches {place}, before the {self.steps} that make an epoch. Remedy: leave "
-                "`steps_per_epoch` out, or call `.repeat()` on it."
+                f"`{self.names[0]}` ran out of batches {place}, before the {self.steps} that make an epoch. Remedy: "
+                f"leave `{self.names[1]}` out, or call `.repeat()` on it."
             )

@@ -14,6 +14,7 @@ MODEL_INTERNALS = {
     "train_function": None,
     "stop_training": None,
     "stop_evaluating": None,
+    "stop_predicting": None,
 }
 OPTIMIZER_INTERNALS = {"_distribution_strategy": None}
 
@@ -39,9 +40,10 @@ def build(model, strategy, batch):
 
 
 def batch_norms(model):
-    """The layers of a model whose training step depends on the batch as a whole."""
-    layers = model._flatten_layers()
-    return [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable]
+    """The layers of a model that normalize by the examples of each replica alone."""
+    kind = keras.layers.BatchNormalization
+    layers = [layer for layer in model._flatten_layers() if isinstance(layer, kind) and layer.trainable]
+    return [layer for layer in layers if not layer.synchronized]
 
 
 def train_version(model):

@@ -14,7 +14,7 @@ class Training:
         strategy: its strategy.
         feed: the training `Feed`.
         validation: a `Feed`, or None.
-        validation_freq: epochs from one validation to the next.
+        validation_freq: epochs from one validation to the next, or a list of those that are followed by one.
         backup: a `Backup`, or None.
         place: the `Place` to begin with; moved along.
     """
@@ -38,8 +38,11 @@ class Training:
             place.history = model.history.history
             if self.backup:
                 self.backup.after_epoch(place, is_last=place.epoch == epochs or place.stopped)
-        model.optimizer.finalize_variable_values(model.trainable_weights)
+        if model.optimizer is not None:
+            model.optimizer.finalize_variable_values(model.trainable_weights)
         callbacks.on_train_end(logs=logs)
+        if self.backup and place.stopped and logs is not None:
+            self.backup.save(place)  # a callback that ends a training may choose its weights then (`EarlyStopping`)
 
     def _run_epoch(self, callbacks):
         """The logs of the rest of an epoch."""
@@ -48,11 +51,16 @@ class Training:
             model.reset_metrics()
         callbacks.on_epoch_begin(place.epoch)
         logs = self._run_batches(callbacks, self.feed.iterator(place))
-        logs = {**logs, **model.get_metrics_result()}
-        if self.validation and (place.epoch + 1) % self.validation_freq == 0:
+        logs = _exact(model, logs)
+        if self.validation and self._is_validated(place.epoch + 1):
             tested = run_evaluation(model, self._test_step, self.validation, callbacks)
             logs.update({f"val_{name}": value for name, value in tested.items()})
         return logs
+
+    def _is_validated(self, number):
+        """Whether the epoch of a number, from 1, is followed by a validation."""
+        freq = self.validation_freq
+        return number in freq if isinstance(freq, list) else number % freq == 0
 
     def _run_batches(self, callbacks, iterator):
         model, place, logs = self.model, self.place, {}
@@ -78,8 +86,12 @@ class Training:
         version = _keras.train_version(self.model)
         if version is not self._version:
             model, full = self.model, self.feed.is_full
-            refuses_empty = not full and self.strategy.num_replicas_in_sync > 1 and bool(_keras.batch_norms(model))
-            step = _steps.mean_over_replicas(self.strategy, model.train_step, model.jit_compile, refuses_empty)
+            norms = _keras.batch_norms(model) if self.strategy.num_replicas_in_sync > 1 else []
+            statistics = [variable for norm in norms for variable in (norm.moving_mean, norm.moving_variance)]
+            refuses_empty = bool(norms) and not full
+            step = _steps.mean_over_replicas(
+                self.strategy, model.train_step, model.jit_compile, refuses_empty, statistics
+            )
             self._version, self._train_step = version, _steps.compiled(model, step)
             self._test_step = compile_test(model, self.strategy)
         return self._train_step
@@ -88,8 +100,9 @@ class Training:
         loss = float(logs["loss"]) if "loss" in logs else 0.0
         if np.isfinite(loss):
             return
-        shapes = [output.shape for output in keras.tree.flatten(self.model.outputs or [])]
-        found = _diagnosis.describe_batch(labels, shapes, self.strategy) if shapes else "unknown (a subclassed model)"
+        outputs = getattr(self.model, "outputs", None)  # a subclassed model has none
+        shapes = [output.shape for output in keras.tree.flatten(outputs)] if outputs else None
+        found = _diagnosis.describe_batch(labels, shapes, self.strategy)
         raise FloatingPointError(
             f"The loss is {loss} {self.place}. Examples of each class in that batch: {found}. An id that is no class "
             "gives NaN; else lower the learning rate, clip gradients (`clipnorm`), or look for values in the data that "
@@ -116,16 +129,23 @@ def run_evaluation(model, step, feed, callbacks):
             break
         callbacks.on_test_batch_end(batch, logs)
         batch += 1
-    logs = _as_plain({**logs, **model.get_metrics_result()})
+    logs = _as_plain(_exact(model, logs))
     callbacks.on_test_end(logs)
     return logs
 
 
-def run_prediction(step, feed, callbacks):
+def _exact(model, logs):
+    """The logs of a last batch with the exact values of what is a metric of the model: of all batches and replicas."""
+    results = model.get_metrics_result()
+    return {name: results.get(name, value) for name, value in logs.items()} if logs else results
+
+
+def run_prediction(model, step, feed, callbacks):
     """The outputs for a feed, batch after batch."""
+    model.stop_predicting = False
     callbacks.on_predict_begin()
     iterator, parts = feed.from_start(), []
-    while feed.steps is None or len(parts) < feed.steps:
+    while not model.stop_predicting and (feed.steps is None or len(parts) < feed.steps):
         callbacks.on_predict_batch_begin(len(parts))
         try:
             part = step(iterator)

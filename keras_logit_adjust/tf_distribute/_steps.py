@@ -5,13 +5,16 @@ import contextlib
 import keras
 import numpy as np
 
-from keras_logit_adjust.tf_distribute import _keras
+from keras_logit_adjust.tf_distribute import _cluster, _keras
 
 _EMPTY = "a replica has no examples"
 
 
-def mean_over_replicas(strategy, step, jit_compile=False, refuses_empty=False):
+def mean_over_replicas(strategy, step, jit_compile=False, refuses_empty=False, statistics=()):
     """A step from an iterator to (logs, labels): `step` on each replica, and the mean of what it returns.
+
+    So are `statistics`, variables that it moves by the examples of each replica: Keras lets the replicas' copies drift
+    apart, evaluates each with its own, and saves the first.
 
     The mean is taken on the replicas, so that all workers see the same logs and their callbacks decide alike. (Keras
     reduces outside of them, which several workers cannot.)
@@ -26,10 +29,16 @@ def mean_over_replicas(strategy, step, jit_compile=False, refuses_empty=False):
         guard = _refuse_empty(data) if refuses_empty else contextlib.nullcontext()
         with guard:
             logs = step(data)
-        if one_replica:
+        values = [*statistics, *keras.tree.flatten(logs)]
+        if one_replica or not values:
             return logs
-        means = tf.distribute.get_replica_context().all_reduce("MEAN", keras.tree.flatten(logs))
-        return keras.tree.pack_sequence_as(logs, means)
+        # A training step of a user's own may give integers too, and Python's numbers.
+        # What a worker reads of a variable is on no device of its own, which an all-reduce needs: hence `identity`.
+        local = [tf.identity(tf.cast(value, "float32")) for value in values]
+        means = tf.distribute.get_replica_context().all_reduce("MEAN", local)
+        for variable, mean in zip(statistics, means, strict=False):
+            variable.assign(mean)
+        return keras.tree.pack_sequence_as(logs, means[len(statistics) :])
 
     def whole_step(iterator):
         data = iterator.get_next()
@@ -63,8 +72,8 @@ def naming_an_empty_replica(model):
         raise ValueError(
             f"Batch normalization (layers {names[:3]}{'…' * (len(names) > 3)}) needs an example on every replica, and "
             "the last batch has fewer examples than there are replicas: its statistics would be NaN. Leave that batch "
-            "out (`Dataset.batch(…, drop_remainder=True)`), or train on the full batches of a "
-            "`kla.data.LongTailSampler`."
+            "out (`Dataset.batch(…, drop_remainder=True)`), train on the full batches of a `kla.data.LongTailSampler`, "
+            "or normalize over all replicas (`BatchNormalization(synchronized=True)`)."
         ) from error
 
 
@@ -79,7 +88,7 @@ def rows_in_order(model, strategy):
 
     def whole_step(iterator):
         parts = strategy.run(on_replica, args=(iterator.get_next(),))
-        return keras.tree.map_structure(lambda part: strategy.gather(part, axis=0), parts)
+        return keras.tree.map_structure(lambda part: _cluster.gather(strategy, part), parts)
 
     whole_step = compiled(model, whole_step)
 

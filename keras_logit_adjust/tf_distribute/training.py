@@ -42,7 +42,8 @@ def fit(
 
     What Keras's own `fit` cannot: several workers (it fails), an uneven first batch (it fails), `steps_per_execution`
     (it fails; here steps are run one by one), `jit_compile` (it fails; here it is left out where there are several
-    replicas), batch normalization on a replica without examples (NaN; here an error), and going on within an epoch.
+    replicas), batch normalization on a replica without examples (NaN; here an error) and its moving statistics (each
+    replica evaluates with its own and the first one's are saved; here they are averaged), and going on within an epoch.
 
     With `backup_dir` the last two checkpoints are kept there (weights, optimizer, metrics, history, place in the data),
     and the same call after an interruption goes on with the next batch. That is exactly the undisturbed training where
@@ -62,7 +63,7 @@ def fit(
         steps_per_epoch: batches in an epoch; needed where the dataset is endless. The sampler's by default.
         validation_data: as `dataset`, evaluated after each epoch.
         validation_steps: batches of it, by default all.
-        validation_freq: evaluate after every so many epochs.
+        validation_freq: evaluate after every so many epochs, or after those in a list (from 1).
         callbacks: Keras callbacks.
         class_weight: `{class: weight}` or weights `[L]`, as in `model.fit`.
         initial_epoch: the epoch to begin with.
@@ -94,19 +95,24 @@ def fit(
     Reference: the constructions are this library's; `tf.distribute` in TensorFlow's guide "Distributed training".
     """
     strategy = _ready(model)
-    for value, name in ((epochs, "epochs"), (validation_freq, "validation_freq")):
-        _checks.check_integer(value, name, minimum=1)
-    feed = Feed(dataset, strategy, steps_per_epoch, sampler, class_weight, "dataset")
-    validation = validation_data and Feed(validation_data, strategy, validation_steps, name="validation_data")
+    _check_optimizer(model.optimizer, strategy)
+    _check_epochs(epochs, initial_epoch, validation_freq)
+    feed = Feed(dataset, strategy, steps_per_epoch, ("dataset", "steps_per_epoch"), sampler, class_weight)
+    feed.check_fills_replicas()
+    validation = None
+    if validation_data is not None:
+        validation = Feed(validation_data, strategy, validation_steps, ("validation_data", "validation_steps"))
     _warn_of_other_losses(model, feed)
     _keras.build(model, strategy, feed.first_batch)
     chief = _cluster.is_chief(strategy)
     place = _backup.Place(epoch=initial_epoch)
     backup = None
     if backup_dir is not None:
-        backup = _backup.Backup(backup_dir, save_freq, model, strategy, sampler, chief)
-        place = backup.restore() or place
-        _announce(place, epochs, backup_dir, chief and verbose != 0)
+        backup = _backup.Backup(backup_dir, save_freq, model, strategy, sampler, feed.batch_size, chief)
+        restored = backup.restore()
+        if restored:
+            place = restored
+            _announce(place, epochs, backup_dir, chief and verbose != 0)
     training = _loop.Training(model, strategy, feed, validation, validation_freq, backup, place)
     with _callbacks_here(callbacks, chief) as mine:
         shown = verbose if chief else 0
@@ -143,7 +149,7 @@ def evaluate(model, dataset, *, steps=None, callbacks=None, verbose="auto"):
     1.0
     """
     strategy = _ready(model)
-    feed = Feed(dataset, strategy, steps, name="dataset")
+    feed = Feed(dataset, strategy, steps, ("dataset", "steps"))
     _keras.build(model, strategy, feed.first_batch)
     shown = verbose if _cluster.is_chief(strategy) else 0
     parameters = {"verbose": shown, "epochs": 1, "steps": feed.steps}
@@ -176,12 +182,12 @@ def predict(model, dataset, *, steps=None, callbacks=None, verbose="auto"):
     [[1.0, 0.0], [0.0, 1.0]]
     """
     strategy = _ready(model, compiled=False)
-    feed = Feed(dataset, strategy, steps, name="dataset")
+    feed = Feed(dataset, strategy, steps, ("dataset", "steps"))
     shown = verbose if _cluster.is_chief(strategy) else 0
     parameters = {"verbose": shown, "epochs": 1, "steps": feed.steps}
     every = keras.callbacks.CallbackList(callbacks, add_progbar=shown != 0, model=model, **parameters)
     with _cluster.naming_a_lost_worker(strategy, lambda: "in `predict`"):
-        return _loop.run_prediction(_steps.rows_in_order(model, strategy), feed, every)
+        return _loop.run_prediction(model, _steps.rows_in_order(model, strategy), feed, every)
 
 
 def _ready(model, compiled=True):
@@ -218,9 +224,29 @@ def _ready(model, compiled=True):
     return strategy
 
 
+def _check_optimizer(optimizer, strategy):
+    if optimizer is None:
+        raise ValueError("`model` must be compiled with an optimizer. Received: optimizer=None")
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of a `LossScaleOptimizer`
+    if strategy.num_replicas_in_sync > 1 and getattr(optimizer, "gradient_accumulation_steps", None):
+        raise ValueError(
+            "Keras's optimizers accumulate gradients on one device only. Received: gradient_accumulation_steps="
+            f"{optimizer.gradient_accumulation_steps} for {strategy.num_replicas_in_sync} replicas. Remedy: leave it "
+            "out, and make the batches larger."
+        )
+
+
+def _check_epochs(epochs, initial_epoch, validation_freq):
+    _checks.check_integer(epochs, "epochs", minimum=1)
+    _checks.check_integer(initial_epoch, "initial_epoch", minimum=0)
+    for number in validation_freq if isinstance(validation_freq, list) else [validation_freq]:
+        _checks.check_integer(number, "validation_freq", minimum=1)
+
+
 def _warn_of_other_losses(model, feed):
     """Warn where Keras's own mean of a loss will be wrong: over an uneven batch."""
-    others = [loss for loss in keras.tree.flatten(model.loss) if not isinstance(loss, _base.MaskedLoss)]
+    losses = keras.tree.flatten(model.loss)
+    others = [loss for loss in losses if loss is not None and not isinstance(loss, _base.MaskedLoss)]
     if others and not feed.is_full and feed.strategy.num_replicas_in_sync > 1:
         warnings.warn(
             f"Where the replicas get unequal shares of a batch, Keras averages {others[0]!r} wrongly. Take a loss of "
@@ -233,9 +259,11 @@ def _warn_of_other_losses(model, feed):
 def _announce(place, epochs, backup_dir, is_shown):
     """Say that a training goes on, or that there is nothing left of it."""
     if place.epoch >= epochs or place.stopped:
+        end = "ended by a callback" if place.stopped else "finished"
+        more = "" if place.stopped else "raise `epochs` to go on, or "
         warnings.warn(
-            f"{backup_dir} holds this training, finished after {place.epoch} epochs: its weights are loaded, and "
-            "nothing is trained. Raise `epochs` to go on, or remove the folder to begin anew.",
+            f"{backup_dir} holds this training, {end} after {place.epoch} epochs: its weights are loaded, and nothing "
+            f"is trained. Remedy: {more}remove the folder to begin anew.",
             stacklevel=3,
         )
     elif place.steps and is_shown:
