@@ -67,6 +67,13 @@ def norm_of_an_empty_replica(mirrored):
     normalized(mirrored, batches(65, X, Y))
 
 
+def convolution_of_an_empty_replica(mirrored):
+    with mirrored.scope():
+        layers = [keras.layers.Conv1D(2, 1, name="images"), keras.layers.Flatten(), keras.layers.Dense(4)]
+        model = keras.Sequential([keras.Input((5, 1)), *layers])
+    tf_distribute.predict(model, batches(65, X[..., None]), verbose=0)
+
+
 def frozen_norm(mirrored):
     normalized(mirrored, batches(65, X, Y), trainable=False)
 
@@ -152,6 +159,7 @@ CASES = (
     first_batch_of_one,
     fewer_batches_than_steps,
     norm_of_an_empty_replica,
+    convolution_of_an_empty_replica,
     frozen_norm,
     own_loss_on_uneven,
     own_loss_on_full,

@@ -202,8 +202,9 @@ REFUSED = {
     "fewer_batches_than_steps": ("ValueError", "Received 2 batches and validation_steps=3"),
     "norm_of_an_empty_replica": (
         "ValueError",
-        "Batch normalization (layers ['norm']) needs an example on every replica",
+        "Layers ['norm'] need an example on every replica",
     ),
+    "convolution_of_an_empty_replica": ("ValueError", "Layers ['images'] need an example on every replica"),
     "weights_for_distributed": ("ValueError", "`class_weight` needs a `tf.data.Dataset`"),
     "batches_that_do_not_divide": ("ValueError", "`batch_size` must divide by the parts"),
     "wrong_id": ("FloatingPointError", WITH_WRONG),

@@ -9,7 +9,7 @@ from keras_logit_adjust import tf_distribute
 from keras_logit_adjust.tf_distribute import _cluster
 
 STRATEGIES = ("mirrored", "multi_worker", "jax_data_parallel")
-_PREDICTED_AT_ONCE = 512  # divides by any number of devices that is a power of two
+_PREDICTED_AT_ONCE = 512
 
 
 class OneDevice:
@@ -37,6 +37,10 @@ class OneDevice:
     def check_agreement(self, todo):
         """Raise where the processes that train together would not train the same."""
 
+    def _padded(self, x):
+        """`x` with its last row repeated until all devices get as many."""
+        return np.concatenate([x, np.repeat(x[-1:], -len(x) % self.number, axis=0)])
+
 
 class TensorFlowDevices(OneDevice):
     """The replicas of a `tf.distribute` strategy, in this process or in several."""
@@ -56,8 +60,8 @@ class TensorFlowDevices(OneDevice):
     def predict(self, model, x):
         import tensorflow as tf
 
-        batches = tf.data.Dataset.from_tensor_slices(x).batch(_PREDICTED_AT_ONCE)
-        return tf_distribute.predict(model, batches, verbose=0)
+        batches = tf.data.Dataset.from_tensor_slices(self._padded(x)).batch(_PREDICTED_AT_ONCE)
+        return tf_distribute.predict(model, batches, verbose=0)[: len(x)]
 
     def check_agreement(self, todo):
         _cluster.check_same_everywhere(
@@ -76,10 +80,8 @@ class JaxDevices(OneDevice):
         return model.fit(**training.fit_arguments(full=True), verbose=0, **options).history["loss"]
 
     def predict(self, model, x):
-        missing = -len(x) % self.number
-        padded = np.concatenate([x, np.repeat(x[-1:], missing, axis=0)])
         at_once = _PREDICTED_AT_ONCE // self.number * self.number
-        return model.predict(padded, batch_size=at_once, verbose=0)[: len(x)]
+        return model.predict(self._padded(x), batch_size=at_once, verbose=0)[: len(x)]
 
 
 @contextlib.contextmanager

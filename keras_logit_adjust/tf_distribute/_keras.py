@@ -46,6 +46,11 @@ def batch_norms(model):
     return [layer for layer in layers if not layer.synchronized]
 
 
+def convolutions(model):
+    """The convolutions of a model, which TensorFlow cannot apply to no examples on a processor."""
+    return [layer for layer in model._flatten_layers() if "Conv" in type(layer).__name__]
+
+
 def train_version(model):
     """An object that is another one after anything asked Keras to trace the training step anew."""
     model.make_train_function()

@@ -22,7 +22,9 @@ class Training:
     def __init__(self, model, strategy, feed, validation, validation_freq, backup, place):
         self.model, self.strategy, self.feed, self.validation = model, strategy, feed, validation
         self.validation_freq, self.backup, self.place = validation_freq, backup, place
-        self._test_step, self._train_step, self._version = compile_test(model, strategy), None, None
+        self.needing = _steps.needing_examples(model, feed, is_training=True)
+        self._refuses_empty_tests = validation is not None and bool(_steps.needing_examples(model, validation))
+        self._train_step = self._test_step = self._version = None
 
     def run(self, callbacks, epochs):
         """Train up to epoch number `epochs`."""
@@ -85,15 +87,14 @@ class Training:
         """The compiled training step, traced anew where a callback has asked Keras for that."""
         version = _keras.train_version(self.model)
         if version is not self._version:
-            model, full = self.model, self.feed.is_full
+            model = self.model
             norms = _keras.batch_norms(model) if self.strategy.num_replicas_in_sync > 1 else []
             statistics = [variable for norm in norms for variable in (norm.moving_mean, norm.moving_variance)]
-            refuses_empty = bool(norms) and not full
             step = _steps.mean_over_replicas(
-                self.strategy, model.train_step, model.jit_compile, refuses_empty, statistics
+                self.strategy, model.train_step, model.jit_compile, bool(self.needing), statistics
             )
             self._version, self._train_step = version, _steps.compiled(model, step)
-            self._test_step = compile_test(model, self.strategy)
+            self._test_step = compile_test(model, self.strategy, self._refuses_empty_tests)
         return self._train_step
 
     def _check_finite(self, logs, labels):
@@ -110,9 +111,10 @@ class Training:
         )
 
 
-def compile_test(model, strategy):
+def compile_test(model, strategy, refuses_empty):
     """The compiled step of `run_evaluation`."""
-    return _steps.compiled(model, _steps.mean_over_replicas(strategy, model.test_step, model.jit_compile))
+    step = _steps.mean_over_replicas(strategy, model.test_step, model.jit_compile, refuses_empty)
+    return _steps.compiled(model, step)
 
 
 def run_evaluation(model, step, feed, callbacks):

@@ -49,6 +49,15 @@ def mean_over_replicas(strategy, step, jit_compile=False, refuses_empty=False, s
     return whole_step
 
 
+def needing_examples(model, feed, is_training=False):
+    """The layers of a model that a replica without examples would break, where a feed may leave one."""
+    if feed.strategy.num_replicas_in_sync == 1 or feed.is_full:
+        return []
+    on_processors = any("CPU" in device for device in feed.strategy.extended.worker_devices)
+    layers = _keras.convolutions(model) if on_processors else []
+    return layers + (_keras.batch_norms(model) if is_training else [])
+
+
 def _refuse_empty(data):
     """Stop all replicas where one has no examples, before anything is computed there."""
     import tensorflow as tf
@@ -59,7 +68,7 @@ def _refuse_empty(data):
 
 
 @contextlib.contextmanager
-def naming_an_empty_replica(model):
+def naming_an_empty_replica(layers):
     """Say which layers cannot do without examples."""
     import tensorflow as tf
 
@@ -68,21 +77,23 @@ def naming_an_empty_replica(model):
     except tf.errors.InvalidArgumentError as error:
         if _EMPTY not in str(error):
             raise
-        names = [layer.name for layer in _keras.batch_norms(model)]
+        names = [layer.name for layer in layers]
         raise ValueError(
-            f"Batch normalization (layers {names[:3]}{'…' * (len(names) > 3)}) needs an example on every replica, and "
-            "the last batch has fewer examples than there are replicas: its statistics would be NaN. Leave that batch "
-            "out (`Dataset.batch(…, drop_remainder=True)`), train on the full batches of a `kla.data.LongTailSampler`, "
-            "or normalize over all replicas (`BatchNormalization(synchronized=True)`)."
+            f"Layers {names[:3]}{'…' * (len(names) > 3)} need an example on every replica, and a batch has fewer "
+            "examples than there are replicas: statistics of batch normalization would be NaN, and TensorFlow's "
+            "convolutions on processors fail. Use batches of another size, leave the last one out "
+            "(`Dataset.batch(…, drop_remainder=True)`), or train on the full batches of a `kla.data.LongTailSampler`; "
+            "`BatchNormalization(synchronized=True)` does without."
         ) from error
 
 
-def rows_in_order(model, strategy):
+def rows_in_order(model, strategy, refuses_empty=False):
     """A step from an iterator to the predictions of the whole batch, in its order, on every worker."""
     import tensorflow as tf
 
     def on_replica(data):
-        outputs = model.predict_step(data)
+        with _refuse_empty(data) if refuses_empty else contextlib.nullcontext():
+            outputs = model.predict_step(data)
         rows = tf.shape(keras.tree.flatten(outputs)[0])[0]
         return outputs, tf.fill([rows], tf.distribute.get_replica_context().replica_id_in_sync_group)
 

@@ -118,7 +118,7 @@ def fit(
         shown = verbose if chief else 0
         parameters = {"verbose": shown, "epochs": epochs, "steps": feed.steps}
         every = keras.callbacks.CallbackList(mine, add_history=True, add_progbar=shown != 0, model=model, **parameters)
-        with _cluster.naming_a_lost_worker(strategy, place.__str__), _steps.naming_an_empty_replica(model):
+        with _cluster.naming_a_lost_worker(strategy, place.__str__), _steps.naming_an_empty_replica(training.needing):
             training.run(every, epochs)
     return model.history
 
@@ -154,8 +154,13 @@ def evaluate(model, dataset, *, steps=None, callbacks=None, verbose="auto"):
     shown = verbose if _cluster.is_chief(strategy) else 0
     parameters = {"verbose": shown, "epochs": 1, "steps": feed.steps}
     every = keras.callbacks.CallbackList(callbacks, add_progbar=shown != 0, model=model, **parameters)
-    with _cluster.naming_a_lost_worker(strategy, lambda: "in `evaluate`"):
-        return _loop.run_evaluation(model, _loop.compile_test(model, strategy), feed, every)
+    needing = _steps.needing_examples(model, feed)
+    step = _loop.compile_test(model, strategy, bool(needing))
+    with (
+        _cluster.naming_a_lost_worker(strategy, lambda: "in `evaluate`"),
+        _steps.naming_an_empty_replica(needing),
+    ):
+        return _loop.run_evaluation(model, step, feed, every)
 
 
 def predict(model, dataset, *, steps=None, callbacks=None, verbose="auto"):
@@ -186,8 +191,10 @@ def predict(model, dataset, *, steps=None, callbacks=None, verbose="auto"):
     shown = verbose if _cluster.is_chief(strategy) else 0
     parameters = {"verbose": shown, "epochs": 1, "steps": feed.steps}
     every = keras.callbacks.CallbackList(callbacks, add_progbar=shown != 0, model=model, **parameters)
-    with _cluster.naming_a_lost_worker(strategy, lambda: "in `predict`"):
-        return _loop.run_prediction(model, _steps.rows_in_order(model, strategy), feed, every)
+    needing = _steps.needing_examples(model, feed)
+    step = _steps.rows_in_order(model, strategy, bool(needing))
+    with _cluster.naming_a_lost_worker(strategy, lambda: "in `predict`"), _steps.naming_an_empty_replica(needing):
+        return _loop.run_prediction(model, step, feed, every)
 
 
 def _ready(model, compiled=True):
