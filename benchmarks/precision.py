@@ -53,7 +53,9 @@ def to_markdown(results):
         for name, by_precision in results["methods"].items()
         for precision, row in by_precision.items()
     ]
-    return report.to_table(header, rows)
+    versions = results["versions"]
+    how = f"{report.in_seeds(results['seeds'])}, paired; 95 % bootstrap intervals over test examples and seeds."
+    return f"{report.to_table(header, rows)}\n\n{how} {versions['machine']}, Keras {versions['keras']}."
 
 
 def _difference(precision, row):

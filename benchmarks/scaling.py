@@ -151,7 +151,9 @@ def to_markdown(results):
         for name, by_way in results["rows"].items()
         for way, row in by_way.items()
     ]
-    return report.to_table(header, rows)
+    versions = results["versions"]
+    how = f"Medians over {results['rounds']} rounds, ratios within a round; batches of {results['batch']}."
+    return f"{report.to_table(header, rows)}\n\n{how} {versions['machine']}, Keras {versions['keras']}."
 
 
 def main():
