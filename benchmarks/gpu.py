@@ -12,16 +12,15 @@ the same run. It binds where the logits do not fit in a cache; below, times unde
 same model with Keras's cross-entropy.
 
 `recipe`: CIFAR-100-LT by the paper's recipe under each precision, from the files of `benchmarks/compact_cifar.py` in
---data: seed by seed, each with its own split and initialization. Finished runs are kept in --runs: the same command
-goes on.
+--data, each seed with its own split and initialization. Finished runs are kept in --runs: the same command goes on,
+also with more seeds.
 
 Times are medians over pairs of measurements taken in turn, in random order; ratios are ours over Keras's, pair by pair,
-with a 95 % bootstrap interval of their median. --output keeps the sections, precisions and seeds that an earlier call
+with a 95 % bootstrap interval of their median. --output keeps the sections and precisions that an earlier call
 on the same device wrote and this one does not measure.
 """
 
 import argparse
-import dataclasses
 import functools
 import itertools
 import json
@@ -60,7 +59,7 @@ SIZES = {
     "steps": (50, 2),  # of one measurement
     "step_losses": (LOSSES, ("LogitAdjustedCrossentropy",)),
     "step_model": ("resnet32", "small_cnn"),
-    "seeds": ((0, 1, 2), (0,)),
+    "seeds": (3, 1),
     "epochs": (200, 1),
     "recipe_model": ("auto", "auto"),  # of images of CIFAR's size resnet32
 }
@@ -118,8 +117,8 @@ def loop_timer(milliseconds, step, carry, *constants):
 
 def bandwidth(sizes):
     """Bytes per second of a large array that is read and written, the best of several."""
-    array = jnp.zeros(sizes["copy_mib"] * 2**18, "float32")
-    measure = loop_timer(sizes["milliseconds"], lambda x: x + 1, array)
+    array = jnp.arange(sizes["copy_mib"] * 2**18, dtype="float32")
+    measure = loop_timer(sizes["milliseconds"], lambda x: jax.lax.optimization_barrier(x) + 1, array)
     return 2 * array.nbytes / min(measure() for _ in range(5))
 
 
@@ -127,7 +126,7 @@ def loss_step(loss):
     """Forward and backward: the gradient becomes the next logits, and the values are added up."""
 
     def step(carry, labels):
-        logits, total = carry
+        logits, total = jax.lax.optimization_barrier(carry)  # a compiler may unroll the loop, but fuse no two calls
         value, gradient = jax.value_and_grad(lambda scores: loss(labels, scores))(logits)
         return gradient, total + value
 
@@ -192,49 +191,47 @@ def measure_steps(sizes, precisions):
     return {"title": "training step of {step_model}, batch {step_batch}".format(**settings), **settings, "rows": rows}
 
 
-@dataclasses.dataclass(frozen=True)
-class Split(Config):
-    """A comparison on a training set drawn beforehand, whose seed is that of the initialization too."""
-
-    split: int = 0
+class Splits(Config):
+    """A comparison whose training set was drawn beforehand, a file for each seed."""
 
     def load(self, seed):
-        return kla.data.load(pathlib.Path(self.train), validation="none", seed=self.split, test=self.test)
+        return kla.data.load(pathlib.Path(self.train.format(seed)), validation="none", seed=seed, test=self.test)
 
 
 def toy_data(folder, seeds):
     """Random features of ten classes in files named as CIFAR-100-LT's."""
     x = np.random.default_rng(0).normal(size=(40, 16)).astype("float32")
-    for name in ("cifar100_test.npz", *(f"cifar100_lt_seed{seed}.npz" for seed in seeds)):
+    for name in ("cifar100_test.npz", *(f"cifar100_lt_seed{seed}.npz" for seed in range(seeds))):
         np.savez(folder / name, x=x, y=np.arange(40) % 10)
     return folder
 
 
 def measure_recipe(sizes, precisions, data, runs):
-    """A row for every seed, precision and method; of half precision also the paired difference to float32."""
-    rows, hits = [], {}
-    for seed, precision in itertools.product(sizes["seeds"], precisions):  # `compare` shows its own progress
-        print(f"recipe: seed {seed}, {precision}", file=sys.stderr, flush=True)
-        files = {"train": str(data / f"cifar100_lt_seed{seed}.npz"), "test": str(data / "cifar100_test.npz")}
-        options = {"recipe": "paper", "epochs": sizes["epochs"], "model": sizes["recipe_model"]}
-        config = Split(**files, **options, validation="none", precision=precision, split=seed)
-        results, predictions = compare_with_predictions(config, METHODS, 1, runs / f"seed{seed}_{precision}")
+    """A row for every precision and method, over all seeds; of half precision also the difference to float32."""
+    rows, hits, seeds = [], {}, range(sizes["seeds"])
+    settings = {"epochs": sizes["epochs"], "model": sizes["recipe_model"]}
+    files = {"train": str(data / "cifar100_lt_seed{}.npz"), "test": str(data / "cifar100_test.npz")}
+    for precision in precisions:  # `compare` shows its own progress
+        print(f"recipe: {precision}", file=sys.stderr, flush=True)
+        config = Splits(**files, **settings, recipe="paper", validation="none", precision=precision)
+        results, predictions = compare_with_predictions(config, METHODS, len(seeds), runs / precision)
         labels = predictions["labels"]
         for name in METHODS:
-            hits[name, precision] = [predictions[f"{name}_seed0"].argmax(axis=-1) == labels]
-            row = {"seed": seed, "method": name, "precision": precision, "split_hash": results["split_hashes"][0]}
-            row |= results["methods"][name]["seeds"][0]
-            row["train_seconds"] = results["train_seconds"].get(f"{name}_seed0")  # None: nothing is trained
+            row = {"method": name, "precision": precision, **results["methods"][name]}
+            row["train_seconds"] = [results["train_seconds"].get(f"{name}_seed{seed}", 0.0) for seed in seeds]
+            right = [predictions[f"{name}_seed{seed}"].argmax(axis=-1) == labels for seed in seeds]
+            hits[name, precision] = np.stack(right)
             if precision != precisions[0] == "float32":
                 row["versus_float32"] = statistics.paired_difference(labels, *(hits[name, p] for p in precisions[::-1]))
             rows.append(row)
     source = f"{len(results['class_counts'])} classes, {sum(results['class_counts']):,} training examples"
-    title = f"{source}, {sizes['epochs']} epochs of the paper's recipe"
-    return {"title": title, "data": source, "epochs": sizes["epochs"], "model": sizes["recipe_model"], "rows": rows}
+    title = f"{source}, {report.in_seeds(len(seeds))}, {sizes['epochs']} epochs of the paper's recipe"
+    settings |= {"data": source, "seeds": len(seeds), "split_hashes": results["split_hashes"]}
+    return {"title": title, **settings, "rows": rows}
 
 
 VERSIONS = {**storage.versions(), "jax": jax.__version__, "numpy": np.__version__}
-KEYS = {"loss": ("classes", "precision"), "step": ("loss", "precision"), "recipe": ("seed", "method", "precision")}
+KEYS = {"loss": ("classes", "precision"), "step": ("loss", "precision"), "recipe": ("method", "precision")}
 PER_CALL = ("rows", "command", "copy_bytes_per_second", "title")
 
 
@@ -247,7 +244,12 @@ def merged(new, old):
 
 
 def ratio(row, digits=3):
-    return "{} [{}, {}]".format(*(f"{value:.{digits}f}" for value in list(row.values())[:3]))
+    """An estimate and its interval."""
+    return "{} [{}, {}]".format(*(f"{value:.{digits}f}" for value in list(row.values())[:3])) if row else ""
+
+
+def mean(row):
+    return f"{row['mean']:.2f}" + ("" if row["std"] is None else f" ± {row['std']:.2f}")
 
 
 # Section → the columns of its table, each a function of a row.
@@ -269,14 +271,12 @@ COLUMNS = {
         "ratio": lambda row: ratio(row["ratio"]),
     },
     "recipe": {
-        "seed": lambda row: str(row["seed"]),
         "method": lambda row: f"`{row['method']}`",
         "precision": lambda row: row["precision"],
-        "balanced error %": lambda row: f"{row['balanced_error']:.2f}",
-        "difference to float32 (points)": lambda row: (
-            ratio(row["versus_float32"], 2) if "versus_float32" in row else ""
-        ),
-        "training s": lambda row: "" if row["train_seconds"] is None else f"{row['train_seconds']:.0f}",
+        "balanced error %": lambda row: mean(row["summary"]["balanced_error"]),
+        "difference to ERM (points)": lambda row: ratio(row["versus_erm"], 2),
+        "to float32 (points)": lambda row: ratio(row.get("versus_float32"), 2),
+        "training s": lambda row: f"{np.mean(row['train_seconds']):.0f}",
     },
 }
 

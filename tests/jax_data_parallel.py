@@ -5,7 +5,6 @@ The processor can be cut into devices only before JAX starts.
 
 import json
 
-import jax
 import keras
 import numpy as np
 
@@ -185,6 +184,8 @@ def refusal(way):
 
 
 def main():
+    import jax  # not where scripts are collected for their doctests, without JAX
+
     jax.config.update("jax_num_cpu_devices", 2)
     devices = keras.distribution.list_devices()
     assert len(devices) == 2, devices

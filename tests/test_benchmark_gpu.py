@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import keras
+import numpy as np
 import pytest
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="the benchmark times Keras's JAX backend")
@@ -91,11 +92,26 @@ def test_the_recipe_is_run_for_every_method_and_precision(outcome):
     rows = section["rows"]
     assert section["data"] == "10 classes, 40 training examples"
     assert [(row["precision"], row["method"]) for row in rows] == [(p, name) for p in PRECISIONS for name in METHODS]
+    assert len(section["split_hashes"]) == section["seeds"] == 1
     for row in rows:
-        assert 0 <= row["balanced_error"] <= 100
+        assert [0 <= seed["balanced_error"] <= 100 for seed in row["seeds"]] == [True]
+        assert row["summary"]["balanced_error"]["mean"] == row["seeds"][0]["balanced_error"]
+        assert (row["versus_erm"] is None) == (row["method"] == "erm")
         assert ("versus_float32" in row) == (row["precision"] == "mixed_bfloat16")
-        assert (row["train_seconds"] is None) == (row["method"] == "la_posthoc")
-        assert row["train_seconds"] is None or row["train_seconds"] > 0
+        assert (row["train_seconds"] == [0]) == (row["method"] == "la_posthoc")  # nothing is trained
+
+
+def test_an_interrupted_recipe_goes_on_with_the_seeds_that_are_missing(tmp_path):
+    for name in ("cifar100_test", "cifar100_lt_seed0", "cifar100_lt_seed1"):
+        np.savez(tmp_path / name, x=np.eye(4, dtype="float32"), y=[0, 0, 1, 1])
+    words = ["--quick", "--only", "recipe", "--precisions", "float32", "--data", tmp_path, "--runs", tmp_path / "runs"]
+    written = []
+    for _ in range(2):
+        done = run(*words, "--seeds", 2)
+        assert done.returncode == 0, done.stderr[-2000:]
+        written.append({path.name: path.stat().st_mtime_ns for path in tmp_path.glob("runs/float32/runs/*.npz")})
+    assert written[0] == written[1]  # nothing is trained twice
+    assert written[0].keys() == {f"{name}_seed{seed}.npz" for name in ("erm", "la_loss") for seed in (0, 1)}
 
 
 def test_the_tables_are_printed_and_written_beside_the_results(outcome):

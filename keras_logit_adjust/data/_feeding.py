@@ -51,6 +51,10 @@ class PyBatches(keras.utils.PyDataset):
 
     def __init__(self, sampler, data, map_fn=None, **kwargs):
         super().__init__(**kwargs)
+        distribution = keras.distribution.distribution()
+        if isinstance(distribution, keras.distribution.DataParallel):
+            # JAX would refuse the first batch in the middle of `fit`.
+            sampler.shard(distribution.device_mesh.devices.size, 0)
         self.source = _Source(sampler, data, map_fn)
 
     @property
