@@ -68,7 +68,12 @@ def _adjusted_values(y_true, y_pred, adjustment, label_smoothing, ignore_class, 
 
 def _adjust(y_pred, adjustment):
     logits = _base.at_least_float32(y_pred)
-    return logits + ops.convert_to_tensor(adjustment, dtype=logits.dtype)
+    adjustment = ops.convert_to_tensor(adjustment, dtype=logits.dtype)
+    if logits is y_pred or len(logits.shape) < 2 or not _runs_op_by_op():
+        return logits + adjustment
+    import tensorflow as tf
+
+    return tf.nn.bias_add(logits, adjustment)  # the same sum, of which an eager tape keeps no float32 copy
 
 
 def _id_values(ids, logits, label_smoothing, class_weight, fused):
@@ -91,11 +96,17 @@ def _prefers_fused_kernel(y_pred):
 
     Eagerly it is faster. Compiled it is not, but of half-precision logits it keeps a third of their float32 copies.
     """
+    is_half = keras.backend.standardize_dtype(y_pred.dtype) in ("float16", "bfloat16")
+    return _runs_op_by_op() or (is_half and keras.backend.backend() == "tensorflow")
+
+
+def _runs_op_by_op():
+    """Whether TensorFlow runs eagerly."""
     if keras.backend.backend() != "tensorflow":
         return False
     import tensorflow as tf
 
-    return tf.executing_eagerly() or keras.backend.standardize_dtype(y_pred.dtype) in ("float16", "bfloat16")
+    return tf.executing_eagerly()
 
 
 def _log_softmax_parts(logits):
