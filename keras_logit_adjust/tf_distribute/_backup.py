@@ -163,6 +163,7 @@ class Backup:
 
 
 def check_frequency(save_freq):
+    """`save_freq`, or an error where it is neither "epoch" nor a number of batches."""
     return save_freq if save_freq == "epoch" else _checks.check_integer(save_freq, "save_freq", minimum=1)
 
 
