@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from rows import CONFIG, ROWS, enter_folder_of_rows, read_json
 
-from keras_logit_adjust import __main__, plots, studies
+from keras_logit_adjust import __main__, studies
 from keras_logit_adjust.compare import report, training
 from keras_logit_adjust.posthoc.calibration import calibrate
 from keras_logit_adjust.posthoc.label_shift import estimate_target_prior
@@ -156,8 +156,6 @@ def test_the_figure_has_a_bar_for_each_rule_with_the_mean_over_seeds(trained, fo
         means = [np.mean(found[name]["accuracy"]) for found in results["mixes"].values()]
         np.testing.assert_allclose([bar.get_height() for bar in bars], means)
         assert bars.get_label() == title
-    (single,) = plots.label_shift({"a": {"uniform": [70.0]}}).axes
-    assert [bar.get_height() for bar in single.patches] == [70.0]
 
 
 def test_one_epoch_is_really_trained(folder):

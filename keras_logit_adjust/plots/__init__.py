@@ -1,0 +1,31 @@
+"""Figures: each consumes results, computes none, and returns a `matplotlib.figure.Figure`. Needs the extra `plots`.
+
+A figure is shown by a notebook as it is; elsewhere `figure.savefig("figure.svg")`. Colors are safe for color-blind
+readers, and everything is told apart in gray too: by markers, dashes, hatches and numbers.
+"""
+
+from keras_logit_adjust.plots.accuracy import confusion, error_by_sample_size, group_accuracy, per_class_accuracy
+from keras_logit_adjust.plots.findings import class_norms, label_noise, label_shift
+from keras_logit_adjust.plots.scores import decision_boundaries, margins, reliability, tau_path
+from keras_logit_adjust.plots.tails import class_counts, class_shares, images
+
+__all__ = [
+    # The data
+    "class_counts",
+    "class_shares",
+    "images",
+    # How right methods are
+    "per_class_accuracy",
+    "group_accuracy",
+    "confusion",
+    "error_by_sample_size",
+    # Why
+    "tau_path",
+    "margins",
+    "decision_boundaries",
+    "reliability",
+    # The paper's and other findings
+    "class_norms",
+    "label_noise",
+    "label_shift",
+]

@@ -1,0 +1,82 @@
+"""What all figures share: size, colors, and how series are told apart without color."""
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+# Okabe and Ito's palette is safe for color-blind readers; markers, dashes and hatches tell the series apart in gray.
+COLORS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#0072B2", "#CC79A7", "#F0E442")
+MARKERS = "osD^vPX*"
+_DASHES = ("-", "--", "-.", ":")
+_HATCHES = ("", "///", "...", "xx", "\\\\\\", "++", "--", "oo")
+# Inches. Printed in a column of 3.3 inches, letters of 10 points are still larger than 7.
+SIZE = (4.6, 3.2)
+_MOST_NUMBERED = 12  # classes of a heat map whose cells have room for a number
+
+
+def new_figure(panels=1):
+    """A figure and its axes, side by side with one scale."""
+    figure = Figure(figsize=(SIZE[0] * (1 + 0.6 * (panels - 1)), SIZE[1]), layout="constrained")
+    axes = figure.subplots(1, panels, sharey=panels > 1, squeeze=False)[0]
+    for panel in axes:
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.grid(axis="y", alpha=0.3)
+        panel.set_axisbelow(True)
+    return figure, axes
+
+
+def line_style(i):
+    """Color, marker and dashes of the i-th series of lines."""
+    return {
+        "color": COLORS[i % len(COLORS)],
+        "marker": MARKERS[i % len(MARKERS)],
+        "markersize": 4,
+        "linestyle": _DASHES[(i + i // len(COLORS)) % len(_DASHES)],
+    }
+
+
+def bar_style(i):
+    """Color and hatch of the i-th series of bars."""
+    return {"color": COLORS[i % len(COLORS)], "hatch": _HATCHES[i % len(_HATCHES)], "edgecolor": "white"}
+
+
+def legend_above(figure, *handles_and_labels, columns=3):
+    """A legend above the axes, where it covers nothing."""
+    figure.legend(*handles_and_labels, loc="outside upper center", ncols=columns, frameon=False, fontsize="small")
+
+
+def heat_maps(matrices, label, number, percent=False, class_names=None, **limits):
+    """Square matrices side by side on one scale of colors, cells of few classes with their numbers.
+
+    Args:
+        matrices: `{title: [L, L]}`.
+        label: of the scale.
+        number: format of a cell's number.
+        percent: whether the scale is in percent.
+        class_names: `[L]` names in place of ids.
+        **limits: `vmin` and `vmax`, by default of all that is shown.
+    """
+    matrices = {title: np.asarray(matrix, "float64") for title, matrix in matrices.items()}
+    shown = np.concatenate([matrix[np.isfinite(matrix)] for matrix in matrices.values()])
+    limits = {"vmin": shown.min(), "vmax": shown.max(), **limits}
+    size = next(iter(matrices.values())).shape[0]
+    side = 3.0 if size <= 6 else 3.9
+    figure = Figure(figsize=(side * len(matrices) + 0.9, side + 0.3), layout="constrained")
+    axes = figure.subplots(1, len(matrices), sharey=True, squeeze=False)[0]
+    for panel, (title, matrix) in zip(axes, matrices.items(), strict=True):
+        image = panel.imshow(matrix, cmap="cividis", **limits)
+        panel.set_title(title, fontsize="medium")
+        if size <= _MOST_NUMBERED:
+            _number_cells(panel, matrix, number, sum(limits.values()) / 2)
+            names = range(size) if class_names is None else class_names
+            panel.set_xticks(range(size), names, rotation=0 if class_names is None else 90, fontsize="small")
+            panel.set_yticks(range(size), names, fontsize="small")
+    figure.colorbar(image, ax=axes, label=label, shrink=0.8, format=PercentFormatter(decimals=0) if percent else None)
+    return figure, axes
+
+
+def _number_cells(panel, matrix, number, middle):
+    for (row, column), value in np.ndenumerate(matrix):
+        if np.isfinite(value):
+            color = "white" if value < middle else "black"
+            panel.text(column, row, number.format(value), ha="center", va="center", color=color, fontsize="x-small")

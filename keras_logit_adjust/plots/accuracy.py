@@ -1,0 +1,154 @@
+"""Figures of how right methods are: by class, by group, by sample size, and what they confuse."""
+
+import numpy as np
+from matplotlib.ticker import MaxNLocator
+
+from keras_logit_adjust.plots._style import (
+    MARKERS,
+    SIZE,
+    bar_style,
+    heat_maps,
+    legend_above,
+    line_style,
+    new_figure,
+)
+
+
+def per_class_accuracy(counts, recalls):
+    """Per-class accuracy against frequency, a series for each method.
+
+    Args:
+        counts: `[L]` training examples of each class.
+        recalls: `{method: [L] recalls in [0, 1]}`.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+
+    Example:
+
+    >>> figure = per_class_accuracy([100, 10], {"erm": [0.9, 0.1]})
+    >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    ['erm']
+    """
+    figure, (axes,) = new_figure()
+    order = np.argsort(counts)[::-1]
+    for i, (name, values) in enumerate(recalls.items()):
+        axes.plot(np.asarray(counts)[order], 100 * np.asarray(values)[order], label=name, **line_style(i))
+    axes.set(xscale="log", xlabel="training examples of the class", ylabel="accuracy on the class (%)", ylim=(0, 100))
+    if len(recalls) <= len(MARKERS):
+        axes.legend(frameon=False)
+    else:  # it would cover the lines
+        figure.set_size_inches(1.6 * SIZE[0], max(SIZE[1], 0.25 * len(recalls)))
+        figure.legend(loc="outside right upper", frameon=False, fontsize="small")
+    return figure
+
+
+def group_accuracy(groups, buckets=None):
+    """Bars of the accuracy of groups of classes with deviations over seeds; beside them buckets by frequency, if given.
+
+    Args:
+        groups: `{method: {group: {"mean": …, "std": … or None}}}` in percent.
+        buckets: `{method: [B]}` in percent, the most frequent bucket first; drawn as lines on an axis of their own.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+
+    Example:
+
+    >>> groups = {"erm": {"many": {"mean": 80, "std": 1}, "few": {"mean": 20, "std": None}}}
+    >>> [tick.get_text() for tick in group_accuracy(groups).axes[0].get_xticklabels()]
+    ['many', 'few']
+
+    Reference: Menon et al. (2021), §6.2 and appendix E.4.
+    """
+    figure, (bars, *beside) = new_figure(1 if buckets is None else 2)
+    series = {
+        method: ([value["mean"] for value in found.values()], [value["std"] or 0.0 for value in found.values()])
+        for method, found in groups.items()
+    }
+    draw_bars(bars, list(next(iter(groups.values()))), series)
+    bars.set(xlabel="classes by training examples", ylabel="accuracy (%)", ylim=(0, 100))
+    for curves in beside:
+        for i, values in enumerate(buckets.values()):
+            curves.plot(np.arange(1, len(values) + 1), values, **line_style(i))
+        curves.xaxis.set_major_locator(MaxNLocator(integer=True))
+        curves.set(xlabel="bucket of classes, most frequent first", ylim=(0, 100))
+    legend_above(figure, *bars.get_legend_handles_labels())
+    return figure
+
+
+def draw_bars(axes, places, series):
+    """Bars `{label: ([P] heights, [P] deviations)}` side by side at each of `[P]` places."""
+    width = 0.8 / len(series)
+    for i, (label, (heights, deviations)) in enumerate(series.items()):
+        place = np.arange(len(places)) + (i - (len(series) - 1) / 2) * width
+        axes.bar(
+            place, heights, width, yerr=deviations, label=label, error_kw={"ecolor": "#666666", "linewidth": 1.2},
+            **bar_style(i),
+        )  # fmt: skip
+    axes.set_xticks(np.arange(len(places)), places)
+
+
+def confusion(matrices, class_names=None):
+    """What is taken for what: the share of each class that is predicted as each, a heat map for each method.
+
+    Args:
+        matrices: `{method: [L, L]}` examples (or shares) of the true class, a row, by predicted class; rows are scaled
+            to percent.
+        class_names: `[L]` names in place of ids.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+
+    Example:
+
+    >>> figure = confusion({"erm": [[90, 10], [6, 4]]}, ["frequent", "rare"])
+    >>> [text.get_text() for text in figure.axes[0].texts]
+    ['90', '10', '60', '40']
+    """
+    shares = {}
+    for method, matrix in matrices.items():
+        examples = np.sum(matrix, axis=1, keepdims=True, dtype="float64")
+        blank = np.full(np.shape(matrix), np.nan)  # of classes without examples
+        shares[method] = np.divide(100.0 * np.asarray(matrix), examples, out=blank, where=examples > 0)
+    figure, axes = heat_maps(
+        shares, "share of the true class", "{:.0f}", percent=True, class_names=class_names, vmin=0, vmax=100
+    )
+    for panel in axes:
+        panel.set_xlabel("predicted class")
+    axes[0].set_ylabel("true class")
+    return figure
+
+
+def error_by_sample_size(sizes, errors, lines):
+    """Balanced error against the number of training examples, with deviations over trials.
+
+    Args:
+        sizes: `[S]` numbers of training examples.
+        errors: `{title: {"mean": [S], "std": [S]}}` in percent.
+        lines: `{title: percent}`, limits drawn as lines across.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+
+    Example:
+
+    >>> figure = error_by_sample_size([10, 100], {"ERM": {"mean": [30, 20], "std": [2, 1]}}, {"Bayes": 8})
+    >>> figure.axes[0].get_xscale()
+    'log'
+
+    Reference: Menon et al. (2021), §6.1.
+    """
+    figure, (axes,) = new_figure()
+    for i, (title, found) in enumerate(errors.items()):
+        style = line_style(i)
+        mean, deviation = np.asarray(found["mean"]), np.asarray(found["std"])
+        axes.plot(sizes, mean, label=title, **style)
+        axes.fill_between(sizes, mean - deviation, mean + deviation, color=style["color"], alpha=0.12, linewidth=0)
+    for title, value in lines.items():
+        axes.axhline(value, color="#666666", linewidth=0.8, linestyle=(0, (1, 1)))
+        beside = axes.get_yaxis_transform()
+        axes.text(1.02, value, title.replace(", ", "\n"), transform=beside, va="center", fontsize="small")
+    axes.set(xscale="log", xlabel="training examples", ylabel="balanced error (%)", ylim=(0, None))
+    legend_above(figure, columns=2)
+    return figure

@@ -1,0 +1,89 @@
+"""Figures of a long tail: its counts, what is drawn from it, its examples."""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from keras_logit_adjust.plots._style import COLORS, line_style, new_figure
+
+_MOST_TICKS = 20  # classes that are numbered one by one
+
+
+def class_counts(counts):
+    """The tail: training examples of each class, largest first, on a log axis.
+
+    Args:
+        counts: `[L]` training examples of each class.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+
+    Example:
+
+    >>> class_counts([100, 10, 1]).axes[0].get_ylabel()
+    'training examples'
+    """
+    figure, (axes,) = new_figure()
+    ordered = np.sort(np.asarray(counts))[::-1]
+    axes.bar(np.arange(1, ordered.size + 1), ordered, width=0.8 if ordered.size < 50 else 1.0, color=COLORS[5])
+    axes.set(yscale="log", xlabel="class, by frequency", ylabel="training examples")
+    if ordered.size <= _MOST_TICKS:
+        axes.set_xticks(np.arange(1, ordered.size + 1))
+    return figure
+
+
+def class_shares(counts, shares):
+    """What a sampling strategy makes of a tail: the share of the draws that each class gets, on log axes.
+
+    Args:
+        counts: `[L]` training examples of each class.
+        shares: `{strategy: [L] shares}`, as `LongTailSampler.effective_prior` gives them.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+
+    Example:
+
+    >>> figure = class_shares([90, 10], {"instance": [0.9, 0.1], "balanced": [0.5, 0.5]})
+    >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    ['instance', 'balanced']
+    """
+    figure, (axes,) = new_figure()
+    order = np.argsort(counts)[::-1]
+    rank = np.arange(1, order.size + 1)
+    for i, (name, values) in enumerate(shares.items()):
+        style = {**line_style(i), "markevery": max(1, order.size // 10)}
+        axes.plot(rank, np.asarray(values)[order], label=name, **style)
+    axes.set(xscale="log", yscale="log", xlabel="class, by frequency", ylabel="share of the draws")
+    axes.legend(frameon=False)
+    return figure
+
+
+def images(pictures, titles, columns=6):
+    """Examples as pictures in rows, each with a title.
+
+    Args:
+        pictures: `[N, H, W]`, `[N, H, W, 1]` or `[N, H, W, 3]`, at least one.
+        titles: `[N]` texts.
+        columns: pictures in a row.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+
+    Example:
+
+    >>> [axes.get_title() for axes in images(np.zeros((2, 4, 4)), ["shirt", "coat"]).axes]
+    ['shirt', 'coat']
+    """
+    pictures = np.asarray(pictures)
+    columns = min(columns, len(pictures))
+    rows = -(-len(pictures) // columns)
+    figure = Figure(figsize=(1.3 * columns, 1.5 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).flat
+    for panel, picture, title in zip(panels, pictures, titles, strict=False):
+        panel.imshow(picture.squeeze(-1) if picture.shape[-1] == 1 else picture, cmap="gray")
+        panel.set_title(title, fontsize="small")
+    for panel in figure.axes:
+        panel.axis("off")
+    for panel in figure.axes[len(pictures) :]:
+        panel.remove()
+    return figure
