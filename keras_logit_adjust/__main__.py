@@ -57,7 +57,7 @@ def _compare(options, output):
     results = compare(config, methods, seeds, output)
     if results is None:
         return None, None
-    return report.to_markdown(results), "report.md, results.json, predictions.npz"
+    return report.to_markdown(results), "report.html, report.md, results.json, predictions.npz"
 
 
 def _study(options, output):
@@ -65,7 +65,8 @@ def _study(options, output):
     own = {key: options.pop(key) for key in ("methods", "seeds", "sizes", "trials", "seed") if key in options}
     if options:
         own["config"] = Config(**options)
-    return studies.to_markdown(studies.run_study(name, output, **own)), "report.md, results.json, figure.png"
+    files = "report.html, report.md, results.json, figure.png"
+    return studies.to_markdown(studies.run_study(name, output, **own)), files
 
 
 def _adjust(options, output):
@@ -84,7 +85,7 @@ def _parser():
     _add_data(comparison)
     _add_training(comparison, DEFAULT_METHODS)
     _add_devices(comparison)
-    _add_output(comparison, "results.json, predictions.npz, report.md and figures")
+    _add_output(comparison, "results.json, predictions.npz, report.md, report.html and figures")
     _add_studies(subparsers.add_parser("study", help="run one of the paper's findings").add_subparsers(dest="study"))
     _add_adjust(
         subparsers.add_parser("adjust", help="adjust a trained model, and write it in the format it is served in")
@@ -132,7 +133,7 @@ def _add_studies(subparsers):
             _add_training(parser, getattr(study, "DEFAULT_METHODS", None), name != "weight-norms")
         if name == "label-noise":
             parser.set_defaults(label_noise=study.SHARE)
-        _add_output(parser, "results.json, report.md and the figure")
+        _add_output(parser, "results.json, report.md, report.html and the figure")
 
 
 def _add_data(parser):

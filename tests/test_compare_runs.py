@@ -61,8 +61,9 @@ def test_every_promised_file_is_there_and_no_half_written_one(finished):
     output, _ = finished
     found = sorted(str(path.relative_to(output)) for path in output.rglob("*") if path.is_file())
     runs = [f"runs/{name}_seed{seed}.npz" for name in TRAINED for seed in (0, 1)]
-    named = ["config.json", "per_class_accuracy.png", "predictions.npz", "report.md", "results.json", "tail.png"]
-    assert found == sorted(named + runs)  # la_posthoc uses the model of erm
+    figures = ["group_accuracy.png", "per_class_accuracy.png", "tail.png"]
+    named = ["config.json", "predictions.npz", "report.html", "report.md", "results.json"]
+    assert found == sorted(named + figures + runs)  # la_posthoc uses the model of erm
 
 
 def test_the_table_follows_from_the_predictions_alone(finished):

@@ -48,7 +48,18 @@ def test_accuracy_is_drawn_in_percent_against_frequency_with_a_series_for_each_m
     assert axes.get_ylim() == (0, 100)
     assert axes.get_xlabel() == "training examples of the class"
     assert axes.get_ylabel() == "accuracy on the class (%)"
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == list(RECALLS)
+    assert [text.get_text() for text in axes.figure.legends[0].get_texts()] == list(RECALLS)
+
+
+def test_many_classes_are_points_and_the_line_joins_means_of_neighbors():
+    counts, recalls = np.arange(1, 49), np.linspace(1, 0, 48)
+    recalls[:4] = np.nan  # the rarest four, a whole group
+    axes = only_axes(plots.per_class_accuracy(counts, {"erm": recalls}))
+    (points,), (line,) = axes.collections, axes.lines
+    np.testing.assert_array_equal(points.get_offsets()[:, 0], counts[::-1])
+    np.testing.assert_allclose(points.get_offsets().filled(np.nan)[:, 1], 100 * recalls[::-1])
+    np.testing.assert_allclose(line.get_xdata(), counts[::-1].reshape(12, 4).mean(axis=1))
+    np.testing.assert_allclose(line.get_ydata(), 100 * recalls[::-1].reshape(12, 4).mean(axis=1))
 
 
 def test_a_legend_of_many_methods_stands_beside_the_lines():
@@ -184,6 +195,8 @@ def test_shares_are_drawn_in_order_of_frequency():
     assert [line.get_label() for line in axes.lines] == list(shares)
     assert axes.lines[0].get_xdata().tolist() == [1, 2, 3] and axes.lines[0].get_ydata().tolist() == [0.6, 0.3, 0.1]
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("class, by frequency", "share of the examples")
+    assert [text.get_text() for text in axes.figure.legends[0].get_texts()] == list(shares)
 
 
 # --- reliability -----------------------------------------------------------------------------------------------------

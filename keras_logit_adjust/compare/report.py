@@ -1,10 +1,12 @@
-"""The table and the files of a comparison."""
+"""The table, the page and the files of a comparison."""
 
 import importlib.util
+import math
 
 import numpy as np
 
-from keras_logit_adjust.compare import statistics
+from keras_logit_adjust.compare import html, statistics, storage
+from keras_logit_adjust.compare.methods import METHODS
 
 COLUMNS = {
     "balanced_error": "balanced error %",
@@ -13,19 +15,36 @@ COLUMNS = {
     "few_accuracy": "few %",
     "macro_f1": "macro-F1 %",
 }
+GROUPS = ("many", "medium", "few")
+NO_FIGURES = 'matplotlib is missing. pip install "keras_logit_adjust[plots]" and repeat the command.'
 
 
 def to_markdown(results):
     """The comparison as a Markdown table with its captions."""
-    methods = results["methods"]
-    has_published = any(method.get("published_error") is not None for method in methods.values())
-    header = ["method", *COLUMNS.values(), "difference to ERM (points)", *["published error %"] * has_published]
-    lines = []
-    for name, method in methods.items():
-        cells = [_cell(method["summary"][key]) for key in COLUMNS]
-        published = [_published(name, methods)] if has_published else []
-        lines.append([f"`{name}` {method['title']}", *cells, _difference(method["versus_erm"]), *published])
-    return "\n".join([_caption(results), "", to_table(header, lines), "", _legend(results, has_published)])
+    taus = "; ".join(f"`{name}` {chosen}" for name, chosen in _taus(results).items())
+    notes = [_LEGEND, *[f"τ for each seed: {taus}."] * bool(taus), *[_PUBLISHED_NOTE] * _has_published(results)]
+    repeat = f"Repeat: `{results['command']}`"
+    return "\n\n".join([_caption(results), to_table(*_header_and_rows(results)), "\n".join(notes), repeat])
+
+
+def to_html(results, figures):
+    """The comparison as a page of HTML, its numbers those of `to_markdown`.
+
+    Args:
+        results: the content of results.json.
+        figures: what `_figures` makes of it; empty without matplotlib.
+    """
+    heading, lead, best = _headline(results)
+    taus, name = _taus(results), results["data"]["name"]
+    blocks = [
+        html.section("Methods", _html_table(results, best), html.note(_caption(results) + "."), *_html_notes(results)),
+        html.section("Figures", *_html_figures(results, figures)),
+    ]
+    if taus:
+        rows = [[f"`{method}`", chosen] for method, chosen in taus.items()]
+        blocks.append(html.section("Chosen τ", html.table("τ of each seed", ["method", "τ for each seed"], rows)))
+    blocks.append(_html_conditions(results))
+    return html.page(f"{name}: comparison", "keras-logit-adjust compare", heading, lead, blocks, results["command"])
 
 
 def in_seeds(number):
@@ -39,15 +58,38 @@ def to_table(header, rows):
     return "\n".join(["| " + " | ".join(header) + " |", rule, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
-_TAU_NOTE = "τ for each seed: {}."
+# --- texts and cells, the same in every form -------------------------------------------------------------------------
+
+_LEGEND = f"""\
+Mean ± standard deviation over seeds, each of which redraws subset and initialization. Balanced error: mean of the
+per-class error rates. Many: at least 100 training examples; few: at most 20; medium between. Macro-F1 at the training
+prior. Difference: balanced error less ERM's, with a {statistics.CONFIDENCE:.0%} paired bootstrap interval over test
+examples and seeds; "none" where it holds zero."""
 _PUBLISHED_NOTE = """\
 Published: Menon et al. (2021), mean of 5 trials, in brackets the difference to its ERM; its recipe is ResNet-32 for 200
 epochs on all training images, its tuned τ an oracle's, chosen on the test set."""
 
 
+def _header_and_rows(results):
+    """The texts of the table."""
+    methods, has_published = results["methods"], _has_published(results)
+    header = ["method", *COLUMNS.values(), "difference to ERM (points)", *["published error %"] * has_published]
+    rows = []
+    for name, method in methods.items():
+        cells = [_cell(method["summary"][key]) for key in COLUMNS]
+        published = [_published(name, methods)] if has_published else []
+        rows.append([f"`{name}` {method['title']}", *cells, _difference(method["versus_erm"]), *published])
+    return header, rows
+
+
 def _taus(results):
+    """The τ of every seed as a text, of the methods that choose it."""
     chosen = {name: method["tau"] for name, method in results["methods"].items() if "tau" in method}
-    return "; ".join(f"`{name}` {', '.join(f'{tau:.2f}' for tau in taus)}" for name, taus in chosen.items())
+    return {name: ", ".join(f"{tau:.2f}" for tau in taus) for name, taus in chosen.items()}
+
+
+def _has_published(results):
+    return any(method.get("published_error") is not None for method in results["methods"].values())
 
 
 def _published(name, methods):
@@ -76,18 +118,6 @@ def _caption(results):
     )
 
 
-def _legend(results, has_published):
-    notes = [_TAU_NOTE.format(_taus(results))] * bool(_taus(results)) + [_PUBLISHED_NOTE] * has_published
-    notes = "".join("\n" + note for note in notes)
-    return f"""\
-Mean ± standard deviation over seeds, each of which redraws subset and initialization. Balanced error: mean of the
-per-class error rates. Many: at least 100 training examples; few: at most 20; medium between. Macro-F1 at the training
-prior. Difference: balanced error less ERM's, with a {statistics.CONFIDENCE:.0%} paired bootstrap interval over test
-examples and seeds; "none" where it holds zero.{notes}
-
-Repeat: `{results["command"]}`"""
-
-
 def _cell(figure):
     if figure is None:
         return "-"
@@ -101,22 +131,107 @@ def _difference(versus):
 
 def show_difference(versus):
     """A difference in points with its interval; "none" where that holds zero."""
-    interval = f"[{versus['low']:+.1f}, {versus['high']:+.1f}]"
-    return f"none {interval}" if versus["verdict"] == "none" else f"{versus['difference']:+.1f} {interval}"
+    estimate = "none" if versus["verdict"] == "none" else f"{versus['difference']:+.1f}"
+    return f"{estimate} {_interval(versus)}"
+
+
+def _interval(versus):
+    return f"[{versus['low']:+.1f}, {versus['high']:+.1f}]"
+
+
+# --- the page --------------------------------------------------------------------------------------------------------
+
+
+def _headline(results):
+    """The result in a line, in two sentences, and the name of the best method.
+
+    A method that saw the test set, to show what tuning could reach at most, is not called the best.
+    """
+    methods, data = results["methods"], results["data"]["name"]
+    errors = {name: _cell(method["summary"]["balanced_error"]) for name, method in methods.items()}
+    fair = [name for name in methods if name not in METHODS or METHODS[name].tuned_on != "test"]
+    best = min(fair, key=lambda name: methods[name]["summary"]["balanced_error"]["mean"])
+    title = methods["erm"]["title"]
+    baseline = f"{title[:1].upper()}{title[1:]} has {errors['erm']} %"
+    heading = f"Lowest balanced error on {data}: {errors[best]} %, by `{best}`".replace(" ± ", "\u00a0±\u00a0")
+    if best == "erm":
+        others = f"None of the {len(fair) - 1} other methods has a lower one." if len(fair) > 1 else ""
+        return heading, f"{baseline}. {others}".strip(), best
+    versus, confidence = methods[best]["versus_erm"], f"{statistics.CONFIDENCE:.0%} interval"
+    if versus["verdict"] == "none":
+        told = f"the two cannot be told apart, {confidence} of the difference {_interval(versus)} points"
+    else:
+        told = f"a difference of {versus['difference']:+.1f} points, {confidence} {_interval(versus)}"
+    lead = f"`{best}` is {methods[best]['title']}. {baseline}: {told}."
+    if len(fair) > 2:
+        lead += f" The best of {len(fair)} was picked on the test set it is measured on, which flatters it a little."
+    return heading, lead, best
+
+
+def _html_table(results, best):
+    """The table with its intervals drawn beside their numbers."""
+    header, rows = _header_and_rows(results)
+    found = [method["versus_erm"] for method in results["methods"].values()]
+    limits = [versus[end] for versus in found if versus is not None for end in ("low", "high")]
+    if limits:
+        ends, place = (math.floor(min(0, *limits)), math.ceil(max(0, *limits))), len(COLUMNS) + 2
+        low, high = (f"{end:+d}" if end else "0" for end in ends)
+        header.insert(place, f"{statistics.CONFIDENCE:.0%} interval, {low} to {high} points")
+        for row, versus in zip(rows, found, strict=True):
+            row.insert(place, "" if versus is None else html.interval_bar(versus, ends))
+    return html.table("Methods and their errors", header, rows, marked=list(results["methods"]).index(best))
+
+
+def _html_notes(results):
+    published = [html.note(_PUBLISHED_NOTE)] * _has_published(results)
+    return *published, html.details("How to read the table", html.note(_LEGEND))
+
+
+def _html_figures(results, figures):
+    number = len(results["split_hashes"])
+    mean = f"mean over {in_seeds(number)}" if number > 1 else "one seed"
+    spread = "; whiskers: standard deviation" * (number > 1)
+    captions = {
+        "per_class_accuracy": f"Accuracy on each class against its number of training examples, {mean}.",
+        "group_accuracy": f"Accuracy on classes with many, medium and few training examples, {mean}{spread}.",
+        "tail": "Training examples of each class, the most frequent first.",
+    }
+    if not figures:
+        return [html.note(f"No figures: {NO_FIGURES}")]
+    return [html.figures({name: (captions[name], figures[name]) for name in captions})]
+
+
+def _html_conditions(results):
+    versions, hashes = results["versions"], results["split_hashes"]
+    config = {key: value for key, value in results["config"].items() if key not in versions and value is not None}
+    counts = ", ".join(map(str, results["class_counts"]))
+    return html.details(
+        "Configuration, versions, split hashes",
+        html.pairs("Configuration", {**config, "training examples of each class": counts}),
+        html.pairs("Versions", versions),
+        html.pairs("Split hashes", {f"seed {seed}": hash for seed, hash in enumerate(hashes)}),
+    )
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
 
 
 def write(folder, results, predictions):
-    """Write report.md and, where matplotlib is installed, the figures it shows."""
-    text = ["# Comparison", "", to_markdown(results), ""]
+    """Write report.md, report.html and, where matplotlib is installed, the figures they show."""
+    figures = {}
     if importlib.util.find_spec("matplotlib") is None:
-        print('No figures: matplotlib is missing. pip install "keras_logit_adjust[plots]" and repeat the command.')
+        print(f"No figures: {NO_FIGURES}")
     else:
-        for name, figure in _figures(results, predictions).items():
-            figure.savefig(folder / f"{name}.png", dpi=150)
-            text += [f"![{name.replace('_', ' ')}]({name}.png)", ""]
+        figures = _figures(results, predictions)
+    for name, figure in figures.items():
+        figure.savefig(folder / f"{name}.png", dpi=150)
+    shown = [line for name in figures for line in (f"![{name.replace('_', ' ')}]({name}.png)", "")]
     versions = ", ".join(f"{key} {value}" for key, value in results["versions"].items())
-    text += [f"Versions: {versions}. Split hashes: {', '.join(h[:12] for h in results['split_hashes'])}."]
-    (folder / "report.md").write_text("\n".join(text) + "\n", encoding="utf-8")
+    last = f"Versions: {versions}. Split hashes: {', '.join(h[:12] for h in results['split_hashes'])}."
+    storage.write_text(
+        folder / "report.md", "\n".join(["# Comparison", "", to_markdown(results), "", *shown, last]) + "\n"
+    )
+    storage.write_text(folder / "report.html", to_html(results, figures))
 
 
 def _figures(results, predictions):
@@ -124,9 +239,18 @@ def _figures(results, predictions):
 
     counts = np.array(results["class_counts"])
     labels = predictions["labels"]
-    recalls = {}
-    for name in results["methods"]:
+    recalls, groups = {}, {}
+    for name, method in results["methods"].items():
         runs = [key for key in predictions if key.rpartition("_seed")[0] == name]
         predicted = [predictions[key].argmax(axis=-1) for key in runs]
         recalls[name] = np.mean([statistics.recalls(labels, p, counts.size) for p in predicted], axis=0)
-    return {"tail": plots.class_counts(counts), "per_class_accuracy": plots.per_class_accuracy(counts, recalls)}
+        found = {group: method["summary"][f"{group}_accuracy"] for group in GROUPS}
+        groups[name] = {group: figure for group, figure in found.items() if figure is not None}
+    bars = plots.group_accuracy(groups)
+    if len(groups) > 8:  # they need the room that `per_class_accuracy` takes by itself
+        bars.set_size_inches(1.6 * bars.get_size_inches()[0], 0.12 * len(groups) + 2.2)
+    return {
+        "tail": plots.class_counts(counts),
+        "per_class_accuracy": plots.per_class_accuracy(counts, recalls),
+        "group_accuracy": bars,
+    }

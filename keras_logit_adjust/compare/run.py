@@ -11,7 +11,7 @@ import time
 
 import keras
 import numpy as np
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from keras_logit_adjust import _checks, data
 from keras_logit_adjust.compare import devices, noise, recipes, report, statistics, storage, training, tuning
@@ -118,7 +118,7 @@ def compare(config=None, methods=DEFAULT_METHODS, seeds=3, output=None):
         methods: names in `METHODS` or in `GROUPS`; "erm", which the others are compared with, is added where it is
             missing.
         seeds: how many.
-        output: folder for results.json, predictions.npz, report.md and figures; none are kept by default.
+        output: folder for results.json, predictions.npz, report.md, report.html and figures; none are kept by default.
 
     Returns:
         The content of results.json: configuration, versions, figures of every run, means, differences to ERM. None on

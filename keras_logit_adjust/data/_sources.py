@@ -196,7 +196,7 @@ class _TfdsReader:
         self.skip = {image_key: tfds.decode.SkipDecoding()}
 
     def read(self, split):
-        from tqdm.auto import tqdm
+        from tqdm import tqdm
 
         labels = self._labels(split)
         shape, dtype = self._example()

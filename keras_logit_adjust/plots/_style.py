@@ -37,7 +37,11 @@ def line_style(i):
 
 def bar_style(i):
     """Color and hatch of the i-th series of bars."""
-    return {"color": COLORS[i % len(COLORS)], "hatch": _HATCHES[i % len(_HATCHES)], "edgecolor": "white"}
+    return {
+        "color": COLORS[i % len(COLORS)],
+        "hatch": _HATCHES[(i + i // len(COLORS)) % len(_HATCHES)],
+        "edgecolor": "white",
+    }
 
 
 def legend_above(figure, *handles_and_labels, columns=3):

@@ -13,13 +13,19 @@ from keras_logit_adjust.plots._style import (
     new_figure,
 )
 
+_MOST_JOINED = 30  # classes whose points one line can join
+_GROUPS_JOINED = 12  # groups of classes that it joins where there are more
+
 
 def per_class_accuracy(counts, recalls):
     """Per-class accuracy against frequency, a series for each method.
 
+    Beyond 30 classes a line joins means over a dozen groups of as many classes each, of neighboring frequency; points
+    are the classes, where there are not too many methods for them.
+
     Args:
         counts: `[L]` training examples of each class.
-        recalls: `{method: [L] recalls in [0, 1]}`.
+        recalls: `{method: [L] recalls in [0, 1]}`, NaN for classes without examples.
 
     Returns:
         A `matplotlib.figure.Figure`.
@@ -27,20 +33,33 @@ def per_class_accuracy(counts, recalls):
     Example:
 
     >>> figure = per_class_accuracy([100, 10], {"erm": [0.9, 0.1]})
-    >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    >>> [text.get_text() for text in figure.legends[0].get_texts()]
     ['erm']
     """
     figure, (axes,) = new_figure()
     order = np.argsort(counts)[::-1]
+    counts, has_room = np.asarray(counts)[order], len(recalls) <= len(MARKERS)
     for i, (name, values) in enumerate(recalls.items()):
-        axes.plot(np.asarray(counts)[order], 100 * np.asarray(values)[order], label=name, **line_style(i))
+        percent, style = 100 * np.asarray(values)[order], line_style(i)
+        if counts.size > _MOST_JOINED:
+            if has_room:
+                axes.scatter(counts, percent, s=6, c=style["color"], marker=style["marker"], alpha=0.25, linewidth=0)
+            axes.plot(_means(counts), _means(percent), label=name, **style)
+        else:
+            axes.plot(counts, percent, label=name, **style)
     axes.set(xscale="log", xlabel="training examples of the class", ylabel="accuracy on the class (%)", ylim=(0, 100))
-    if len(recalls) <= len(MARKERS):
-        axes.legend(frameon=False)
-    else:  # it would cover the lines
+    if has_room:
+        legend_above(figure)
+    else:  # too many rows above
         figure.set_size_inches(1.6 * SIZE[0], max(SIZE[1], 0.25 * len(recalls)))
         figure.legend(loc="outside right upper", frameon=False, fontsize="small")
     return figure
+
+
+def _means(values):
+    """Means over groups of neighbors, NaN left out."""
+    groups = np.array_split(values, _GROUPS_JOINED)
+    return [np.mean(group[np.isfinite(group)]) if np.isfinite(group).any() else np.nan for group in groups]
 
 
 def group_accuracy(groups, buckets=None):

@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from keras_logit_adjust.plots._style import COLORS, line_style, new_figure
+from keras_logit_adjust.plots._style import COLORS, legend_above, line_style, new_figure
 
 _MOST_TICKS = 20  # classes that are numbered one by one
 
@@ -32,11 +32,11 @@ def class_counts(counts):
 
 
 def class_shares(counts, shares):
-    """What a sampling strategy makes of a tail: the share of the draws that each class gets, on log axes.
+    """The share of the examples that each class has, of several tails or as sampling strategies draw them, on log axes.
 
     Args:
-        counts: `[L]` training examples of each class.
-        shares: `{strategy: [L] shares}`, as `LongTailSampler.effective_prior` gives them.
+        counts: `[L]` training examples of each class, by which the classes are ordered.
+        shares: `{title: [L] shares}`, as `LongTailSampler.effective_prior` gives them.
 
     Returns:
         A `matplotlib.figure.Figure`.
@@ -44,7 +44,7 @@ def class_shares(counts, shares):
     Example:
 
     >>> figure = class_shares([90, 10], {"instance": [0.9, 0.1], "balanced": [0.5, 0.5]})
-    >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    >>> [text.get_text() for text in figure.legends[0].get_texts()]
     ['instance', 'balanced']
     """
     figure, (axes,) = new_figure()
@@ -53,8 +53,8 @@ def class_shares(counts, shares):
     for i, (name, values) in enumerate(shares.items()):
         style = {**line_style(i), "markevery": max(1, order.size // 10)}
         axes.plot(rank, np.asarray(values)[order], label=name, **style)
-    axes.set(xscale="log", yscale="log", xlabel="class, by frequency", ylabel="share of the draws")
-    axes.legend(frameon=False)
+    axes.set(xscale="log", yscale="log", xlabel="class, by frequency", ylabel="share of the examples")
+    legend_above(figure)
     return figure
 
 

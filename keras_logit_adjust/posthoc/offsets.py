@@ -178,7 +178,7 @@ def _bagged(found, strata, bags, seed):
     size = np.repeat(counts, counts)
     first = np.repeat(np.cumsum(counts) - counts, counts)
     rng = np.random.default_rng(seed)
-    from tqdm.auto import tqdm  # it takes a moment, and not everyone comes here
+    from tqdm import tqdm  # it takes a moment, and not everyone comes here
 
     samples = tqdm(range(bags), "bags", delay=5, leave=False)  # thousands of classes take minutes
     return np.mean([found(by_class[first + rng.integers(0, size)]) for _ in samples], axis=0)

@@ -10,7 +10,7 @@ import statistics
 import keras
 import numpy as np
 from keras import ops
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from keras_logit_adjust import _checks, losses, plots
 from keras_logit_adjust.compare import storage
@@ -62,7 +62,7 @@ def _fit_missing(folder, sizes, trials, steps, seed):
     """`{size: {loss: weights [T, 3, 2]}}`, of which what is on disk is not fitted again."""
     folder.mkdir(parents=True, exist_ok=True)
     fits = {size: {} for size in sizes}
-    for size, name in tqdm([(size, name) for size in sizes for name in _losses()], unit="fit", leave=False):
+    for size, name in tqdm([(size, name) for size in sizes for name in _losses()], unit="fit", leave=False, delay=2):
         path = folder / f"{name}_{size}_{trials}_{steps}_{seed}_{keras.backend.backend()}.npz"
         weights = _load(path)
         if weights is None:

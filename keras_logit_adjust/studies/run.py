@@ -9,7 +9,8 @@ import shutil
 import keras
 
 from keras_logit_adjust import _checks
-from keras_logit_adjust.compare import Config, storage
+from keras_logit_adjust.compare import Config, html, storage
+from keras_logit_adjust.compare.report import NO_FIGURES
 from keras_logit_adjust.compare.run import options_of
 from keras_logit_adjust.studies import consistency, groups, label_noise, label_shift, weight_norms
 
@@ -31,7 +32,7 @@ def run_study(name, output=None, **options):
     Args:
         name: "weight-norms" (§3, Figure 1), "consistency" (§6.1), "groups" (appendix E.4), "label-noise" or
             "label-shift".
-        output: folder for report.md, results.json and the figure; none are kept by default.
+        output: folder for report.md, report.html, results.json and the figure; none are kept by default.
         **options: of the study: `config` (a `keras_logit_adjust.compare.Config`), `methods` (not of "weight-norms"
             and "label-shift") and `seeds`; of "consistency" `sizes`, `trials`, `steps` and `seed`.
 
@@ -91,13 +92,29 @@ def to_markdown(results):
     return STUDIES[results["study"]].to_markdown(results)
 
 
+def to_html(results, figure=None):
+    """A study's table and its figure, where there is one, as a page of HTML."""
+    study, name = STUDIES[results["study"]], results["study"]
+    caption, table, notes = study.to_markdown(results).split("\n\n")
+    title = study.__doc__.split("\n", 1)[0].removesuffix(".")
+    blocks = [html.section("Table", html.table(title, *html.from_markdown(table)), html.note(notes))]
+    if figure is None:
+        drawn = html.note(f"No figure: {NO_FIGURES}")
+    else:
+        drawn = html.figures({"figure": (study.figure.__doc__, figure)})
+    blocks += [html.section("Figure", drawn), html.details("Versions", html.pairs("Versions", results["versions"]))]
+    kind = f"keras-logit-adjust study {name}"
+    return html.page(f"{name}: study", kind, title, caption + ".", blocks, results["command"])
+
+
 def _write(study, folder, results):
     storage.write_text(folder / "results.json", json.dumps(results, indent=1, allow_nan=False))
-    text = [f"# Study: {results['study']}", "", study.to_markdown(results), ""]
+    text, figure = [f"# Study: {results['study']}", "", study.to_markdown(results), ""], None
     if importlib.util.find_spec("matplotlib") is None:
-        print('No figure: matplotlib is missing. pip install "keras_logit_adjust[plots]" and repeat the command.')
+        print(f"No figure: {NO_FIGURES}")
     else:
-        study.figure(results).savefig(folder / "figure.png", dpi=150)
+        figure = study.figure(results)
+        figure.savefig(folder / "figure.png", dpi=150)
         text += ["![figure](figure.png)", ""]
     text += [
         f"Repeat: `{results['command']}`",
@@ -105,3 +122,4 @@ def _write(study, folder, results):
         f"Versions: {', '.join(f'{key} {value}' for key, value in results['versions'].items())}.",
     ]
     storage.write_text(folder / "report.md", "\n".join(text) + "\n")
+    storage.write_text(folder / "report.html", to_html(results, figure))
