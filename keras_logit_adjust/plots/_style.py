@@ -8,7 +8,7 @@ from matplotlib.ticker import PercentFormatter
 COLORS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#0072B2", "#CC79A7", "#F0E442")
 MARKERS = "osD^vPX*"
 _DASHES = ("-", "--", "-.", ":")
-_HATCHES = ("", "///", "...", "xx", "\\\\\\", "++", "--", "oo")
+_HATCHES = ("", "///", "xx", "\\\\\\", "++", "---", "|||", "/")  # lines: circles make an SVG large
 # Inches. Printed in a column of 3.3 inches, letters of 10 points are still larger than 7.
 SIZE = (4.6, 3.2)
 _MOST_NUMBERED = 12  # classes of a heat map whose cells have room for a number
