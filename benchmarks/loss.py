@@ -99,6 +99,42 @@ def compare_losses():
     return found
 
 
+TITLES = {
+    "logit_adjusted": "`LogitAdjustedCrossentropy`",
+    "adaptive": "`AdaptiveMarginCrossentropy`, of the general family",
+    "focal": "`FocalCrossentropy` of rows, against Keras's focal loss",
+    "focal_of_ids": "`FocalCrossentropy` of ids, against Keras's focal loss of rows",
+}
+
+
+def to_markdown(results):
+    """The table of the documentation from the results on file."""
+    found = {(row["loss"], row["mode"], row["classes"]): row for row in results["loss"]}
+    lines = [
+        f"| loss | way | {' | '.join(f'{classes:,} classes' for classes in CLASSES)} |",
+        f"|---|---|{'---:|' * len(CLASSES)}",
+    ]
+    for name, title in TITLES.items():
+        for mode in MODES:
+            cells = ["{median:.2f} [{low:.2f}, {high:.2f}]".format(**found[name, mode, classes]) for classes in CLASSES]
+            lines.append(f"| {title} | {mode} | {' | '.join(cells)} |")
+    folded = results["folded"]
+    assert folded["same_operations"]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Time of ours over that of Keras's own loss, forward and backward, batches of {results['batch']}; "
+            f"median of {results['pairs']} pairs with its 95 %",
+            "interval. Graph: what `fit` runs; xla: with `jit_compile`; eager: for debugging. Keras's focal loss takes "
+            "rows alone.",
+            f"A folded model has the operations of the original, and takes {folded['median']:.2f} "
+            f"[{folded['low']:.2f}, {folded['high']:.2f}] of its time.",
+            f"{results['machine']}.",
+        ]
+    )
+
+
 def compare_folded():
     """A folded model against its original: the same operations, and the ratio of their times."""
     model = kla.models.small_cnn((28, 28, 1), 10)

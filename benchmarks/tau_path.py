@@ -89,6 +89,29 @@ def stream(rng):
     return row
 
 
+def to_markdown(results):
+    """The table of the documentation from the results on file."""
+    titles = ("examples", "classes", "the path, in single values of τ", f"a grid of {GRID}, in paths")
+    lines = [f"| {' | '.join(titles)} |", "|---:|---:|---:|---:|"]
+    for row in results["times"]:
+        lines.append(
+            "| {examples:,.0f} | {classes:,.0f} | {evaluations:.1f} [{low:.1f}, {high:.1f}] |".format(**row)
+            + f" {GRID / row['evaluations']:.0f} |"
+        )
+    stream = "{examples:,} examples of {classes:,} classes in batches of {batch}: {seconds:.0f} s and".format(
+        **results["stream"]
+    )
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Medians and quartiles of {results['rounds']} rounds. As a stream, {stream}",
+            "{peak_mb:.0f} MB at most, where one batch has {batch_mb:.0f} MB. ".format(**results["stream"])
+            + f"{results['machine']}.",
+        ]
+    )
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=pathlib.Path, help="write the results here as JSON")

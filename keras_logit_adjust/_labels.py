@@ -153,6 +153,16 @@ def logit_bound(logits):
     return tensor_attributes.get_tensor_attr(logits, "_kla_logit_bound")
 
 
+def check_logits(y_pred, owner):
+    """Raise for probabilities that Keras's softmax or sigmoid made of logits; JAX's tensors do not tell."""
+    if hasattr(y_pred, "_keras_logits"):  # Keras notes them there for its own losses
+        raise ValueError(
+            f"{owner} takes logits. Received the output of a softmax or sigmoid, on which adjustment means nothing. "
+            "Remedy: no activation on the last layer; a model that is trained already is adjusted by `kla.adjust`, "
+            "which finds the logits behind its activation."
+        )
+
+
 def to_tensor(values):
     """`values` as a tensor of their own dtype: ids stay exact whatever `floatx` is."""
     return values if ops.is_tensor(values) else ops.convert_to_tensor(values)

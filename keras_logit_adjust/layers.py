@@ -114,6 +114,7 @@ class LogitAdjustment(Adjustment, keras.layers.Layer):
             self.inverse_temperature.assign(1.0 / calibration.temperature)
 
     def call(self, inputs):
+        _labels.check_logits(inputs, f"Layer {self.name!r}")
         logits = _base.at_least_float32(inputs)
         if self.calibration is not None:
             logits = logits * ops.cast(ops.convert_to_tensor(self.inverse_temperature), logits.dtype)

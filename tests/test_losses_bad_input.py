@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_logit_adjust.layers import LogitAdjustment
 from keras_logit_adjust.losses import (
     AdaptiveMarginCrossentropy,
     BinaryLogitAdjustedCrossentropy,
@@ -343,3 +344,31 @@ def test_a_named_member_takes_no_vector_that_its_config_would_lose(member, argum
 def test_a_consistent_member_is_the_same_whichever_class_it_is_asked_of(member):
     expected = PairwiseMarginCrossentropy.balanced(COUNTS).get_config()
     assert member.balanced(COUNTS).get_config() == expected
+
+
+LOSSES = [
+    LogitAdjustedCrossentropy(COUNTS),
+    PairwiseMarginCrossentropy(COUNTS),
+    FocalCrossentropy(),
+    BinaryLogitAdjustedCrossentropy(COUNTS, 20),
+]
+
+
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX's tensors do not tell where they come from")
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
+def test_probabilities_are_refused_where_keras_made_them(loss, activation):
+    message = (
+        f"'{loss.name}' takes logits. Received the output of a softmax or sigmoid.*no activation on the last layer"
+    )
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, activation)])
+    model.compile("sgd", loss)
+    with pytest.raises(ValueError, match=message):
+        model.fit(np.ones((3, 4)), np.eye(3), verbose=0)
+
+
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX's tensors do not tell where they come from")
+def test_the_layer_refuses_probabilities_too():
+    layers = [keras.layers.Dense(3, "softmax"), LogitAdjustment(COUNTS, name="mine")]
+    with pytest.raises(ValueError, match="Layer 'mine' takes logits"):
+        keras.Sequential([keras.Input((4,)), *layers]).predict(np.ones((3, 4)), verbose=0)

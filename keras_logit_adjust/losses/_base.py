@@ -45,6 +45,7 @@ class MaskedLoss(keras.losses.Loss):
         return values if mask is None else ops.where(mask, values, 0.0)
 
     def __call__(self, y_true, y_pred, sample_weight=None):
+        _labels.check_logits(y_pred, f"Loss {self.name!r}")
         layer_mask = _labels.keras_mask(y_pred)
         y_true, y_pred = _labels.to_tensor(y_true), _labels.to_tensor(y_pred)
         with keras.name_scope(self.name):

@@ -1,0 +1,7 @@
+"""Callbacks for `model.fit`."""
+
+from keras_logit_adjust.callbacks.long_tail_report import LongTailReport
+from keras_logit_adjust.callbacks.reweighting import DeferredReweighting
+from keras_logit_adjust.callbacks.sampler_backup import SamplerBackup
+
+__all__ = ["DeferredReweighting", "LongTailReport", "SamplerBackup"]

@@ -1,0 +1,181 @@
+"""A pass over validation data beside `fit`: it touches neither the metrics of the model nor its compiled steps."""
+
+import contextlib
+import warnings
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_logit_adjust import metrics
+
+_KINDS = "(x, y) arrays, or a dataset of batches (x, y)"
+
+
+class ValidationPass:
+    """Per-class accuracy of a model on validation data, by Keras's own `evaluate`.
+
+    Args:
+        model: built; what it predicts is one tensor `[…, L]`.
+        data: what `check_data` lets through.
+        num_classes: number of classes `L`.
+        ignore_class: a class id left out.
+        batch_size: of arrays.
+    """
+
+    def __init__(self, model, data, num_classes, ignore_class, batch_size):
+        strategy = getattr(model, "distribute_strategy", None)  # on TensorFlow
+        _check_one_process(strategy)
+        self._data, self._batch_size, self._num_classes = data, batch_size, num_classes
+        with contextlib.nullcontext() if strategy is None else strategy.scope():
+            self._metric = metrics.PerClassAccuracy(num_classes, ignore_class)
+            self._judged = _Judged(model)
+            # Keras cannot compile a step of several replicas by XLA.
+            is_alone = strategy is None or strategy.num_replicas_in_sync == 1
+            self._judged.compile(
+                optimizer=None,
+                weighted_metrics=[self._metric],
+                run_eagerly=model.run_eagerly,
+                jit_compile=model.jit_compile and is_alone,
+            )
+
+    def recall(self):
+        """The recall of each class, float64 `[L]`; NaN for a class without examples."""
+        self._run()
+        if not self._seen().any():
+            raise ValueError("`validation_data` must have an example with a label. Received none.")
+        return _to_float64(self._metric.result())
+
+    def try_first_batch(self):
+        """Raise for what the first batch shows to be wrong, before hours of training."""
+        self._run(steps=1)
+        self._seen()
+
+    def _run(self, **options):
+        with warnings.catch_warnings():
+            # Keras takes the end of a dataset of unknown length for an interruption.
+            warnings.filterwarnings("ignore", "Your input ran out of data", UserWarning)
+            self._judged.evaluate(**_arguments(self._data, self._batch_size), verbose=0, **options)
+
+    def _seen(self):
+        total = _to_float64(self._metric.total)
+        if np.isnan(total).any():
+            raise ValueError(
+                f"Every label of `validation_data` must be an integer in [0, {self._num_classes}), one for each number "
+                "in `class_counts`. Received one that is not. Remedy: counts of all classes, or `ignore_class` for a "
+                "label that stands for none."
+            )
+        return total
+
+
+class _Judged(keras.Model):
+    """A model as one whose losses need no computing."""
+
+    def __init__(self, model):
+        super().__init__(name="judged")  # TensorFlow refuses a name that begins with "_"
+        self.model = model
+        self.built = True
+
+    def call(self, x, training=False):
+        y_pred = self.model(x)
+        if len(outputs := keras.tree.flatten(y_pred)) != 1:
+            raise ValueError(
+                f"`LongTailReport` is for a model of one output. Received a model of {len(outputs)}: compile "
+                "`kla.metrics.GroupAccuracy` for the output that it is about."
+            )
+        return y_pred
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=False):
+        return ops.zeros(())
+
+
+def _check_one_process(strategy):
+    if keras.backend.backend() != "tensorflow":
+        return
+    import tensorflow as tf
+
+    if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        raise ValueError(
+            "`LongTailReport` cannot evaluate `validation_data` itself on several workers. Leave it out, compile the "
+            "model with `metrics=[kla.metrics.PerClassAccuracy(num_classes)]`, and give `validation_data` to "
+            "`kla.tf_distribute.fit`."
+        )
+
+
+def _arguments(data, batch_size):
+    """What `evaluate` takes for the data."""
+    if isinstance(data, tuple):
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        return {"x": x, "y": y, "sample_weight": sample_weight, "batch_size": batch_size}
+    if _is_dataset(data):
+        return {"x": data}
+    return {"x": (_check_batch(batch) for batch in data)}  # Keras reads generators, each of them once
+
+
+def _is_dataset(data):
+    return hasattr(data, "element_spec") or isinstance(data, keras.utils.PyDataset)
+
+
+def check_data(data, num_classes, ignore_class):
+    """Validation data with labels, that can be gone through again and again; arrays as arrays."""
+    if isinstance(data, tuple):
+        return _check_arrays(data, num_classes, ignore_class)
+    if hasattr(data, "element_spec"):
+        _check_batch(data.element_spec)
+        is_endless = data.cardinality() == -1  # tf.data.INFINITE_CARDINALITY, without importing TensorFlow
+    elif isinstance(data, keras.utils.PyDataset):
+        is_endless = data.num_batches is None
+    elif hasattr(data, "shape") or isinstance(data, dict) or not hasattr(data, "__iter__"):
+        raise ValueError(f"`validation_data` must be {_KINDS}. Received: {type(data).__name__}")
+    elif iter(data) is data:
+        raise ValueError(
+            "`validation_data` is read after every epoch. Received an iterator, which is used up after the first: give "
+            "a list of its batches, or a dataset."
+        )
+    else:
+        is_endless = False
+    if is_endless:
+        raise ValueError("`validation_data` must end. Received an endless dataset: leave out `.repeat()`.")
+    return data
+
+
+def _check_batch(batch):
+    if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
+        size = f" of length {len(batch)}" if isinstance(batch, (tuple, list)) else ""
+        raise ValueError(
+            f"`validation_data` must be {_KINDS}. Received a batch that is a {type(batch).__name__}{size}: labels are "
+            "needed beside the inputs."
+        )
+    return tuple(batch)
+
+
+def _check_arrays(data, num_classes, ignore_class):
+    if len(data) not in (2, 3):
+        raise ValueError(f"`validation_data` must be (x, y) or (x, y, sample_weight). Received {len(data)} of them.")
+    x, y = data[:2]
+    y = np.asarray(y) if isinstance(y, (list, tuple)) else y
+    if not hasattr(y, "shape"):
+        raise ValueError(f"The labels of `validation_data` must be an array. Received: {type(y).__name__}")
+    sizes = sorted({len(array) for array in keras.tree.flatten((x, y, *data[2:])) if array is not None})
+    if len(sizes) > 1 or sizes[0] == 0:
+        raise ValueError(f"The arrays of `validation_data` must have as many rows, at least 1. Received {sizes}.")
+    if np.size(y) == len(y):  # else only the predictions tell ids from rows
+        _check_ids(ops.convert_to_numpy(y), num_classes, ignore_class)
+    return (x, y, *data[2:])
+
+
+def _check_ids(labels, num_classes, ignore_class):
+    labels = labels.reshape(-1)
+    bad = (labels < 0) | (labels >= num_classes) | (labels != np.floor(labels))
+    if ignore_class is not None:
+        bad &= labels != ignore_class
+    if bad.any():
+        raise ValueError(
+            f"Every label of `validation_data` must be an integer in [0, {num_classes}), one for each number in "
+            f"`class_counts`. Received {labels[bad][0]} in row {np.flatnonzero(bad)[0]} ({bad.sum()} such). Remedy: "
+            "counts of all classes, or `ignore_class` for a label that stands for none."
+        )
+
+
+def _to_float64(tensor):
+    return ops.convert_to_numpy(tensor).astype("float64")
