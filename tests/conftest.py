@@ -1,5 +1,11 @@
 """Fixtures every test shares: seeds and the precision state come from here."""
 
+import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # side by side: each on a core of its own
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+
 import keras
 import numpy as np
 import pytest
