@@ -7,7 +7,7 @@ from matplotlib.ticker import PercentFormatter
 # Okabe and Ito's palette is safe for color-blind readers; markers, dashes and hatches tell the series apart in gray.
 COLORS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#0072B2", "#CC79A7", "#F0E442")
 MARKERS = "osD^vPX*"
-_DASHES = ("-", "--", "-.", ":")
+_DASHES = ("-", "--", "-.", ":", (0, (8, 2)), (0, (4, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (5, 4)))
 _HATCHES = ("", "///", "xx", "\\\\\\", "++", "---", "|||", "/")  # lines: circles make an SVG large
 # Inches. Printed in a column of 3.3 inches, letters of 10 points are still larger than 7.
 SIZE = (4.6, 3.2)
