@@ -51,6 +51,20 @@ def test_accuracy_is_drawn_in_percent_against_frequency_with_a_series_for_each_m
     assert [text.get_text() for text in axes.figure.legends[0].get_texts()] == list(RECALLS)
 
 
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [([4, 30, 80], ["5", "10", "20", "50"]), ([9, 1500, 20_000], ["10", "100", "1,000", "10,000"])],
+)
+def test_counts_on_an_axis_are_plain_numbers(counts, expected):
+    figure = plots.per_class_accuracy(counts, {"erm": [0.1, 0.5, 0.9]})
+    figure.canvas.draw()
+    (axes,) = figure.axes
+    low, high = axes.get_xlim()
+    ticks = zip(axes.get_xticks(), axes.get_xticklabels(), strict=True)
+    assert [label.get_text() for place, label in ticks if low <= place <= high] == expected
+    assert not any(label.get_text() for label in axes.get_xticklabels(minor=True))
+
+
 def test_many_classes_are_points_and_the_line_joins_means_of_neighbors():
     counts, recalls = np.arange(1, 49), np.linspace(1, 0, 48)
     recalls[:4] = np.nan  # the rarest four, a whole group

@@ -14,6 +14,10 @@ ROOT = pathlib.Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # Constants that make a notebook quick; what it asserts holds with them too.
 FAST = {
+    "01_quickstart": {"EPOCHS": 3},
+    "02_wrap_a_trained_model": {"EPOCHS": 3},
+    "03_losses_side_by_side": {"SIZES": (100, 3000), "TRIALS": 5},
+    "04_why_not_weight_normalization": {"SEEDS": 1, "EPOCHS": 8, "TEST_PICTURES": 2000},
     "05_long_tail_data": {"EPOCHS": 2, "BIAS_STEPS": 200, "STREAM_BATCHES": 100},
     "06_scaling_up": {"EPOCHS": 2, "POLICIES": ("float32", "mixed_float16"), "SIZES": (10, 100, 1000)},
     "07_real_problems": {

@@ -2,7 +2,7 @@
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
 # Okabe and Ito's palette is safe for color-blind readers; markers, dashes and hatches tell the series apart in gray.
 COLORS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#0072B2", "#CC79A7", "#F0E442")
@@ -23,6 +23,14 @@ def new_figure(panels=1):
         panel.grid(axis="y", alpha=0.3)
         panel.set_axisbelow(True)
     return figure, axes
+
+
+def number_counts(axis, counts):
+    """Plain numbers on a logarithmic axis of `counts`: 10, 100, 1,000, and between them 20 and 50 where few fit."""
+    is_short = np.max(counts) < 100 * np.min(counts)
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if is_short else (1,)))
+    axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def line_style(i):

@@ -11,6 +11,7 @@ from keras_logit_adjust.plots._style import (
     legend_above,
     line_style,
     new_figure,
+    number_counts,
 )
 
 _MOST_JOINED = 30  # classes whose points one line can join
@@ -48,6 +49,7 @@ def per_class_accuracy(counts, recalls):
         else:
             axes.plot(counts, percent, label=name, **style)
     axes.set(xscale="log", xlabel="training examples of the class", ylabel="accuracy on the class (%)", ylim=(0, 100))
+    number_counts(axes.xaxis, counts)
     if has_room:
         legend_above(figure)
     else:  # too many rows above
@@ -169,5 +171,6 @@ def error_by_sample_size(sizes, errors, lines):
         beside = axes.get_yaxis_transform()
         axes.text(1.02, value, title.replace(", ", "\n"), transform=beside, va="center", fontsize="small")
     axes.set(xscale="log", xlabel="training examples", ylabel="balanced error (%)", ylim=(0, None))
+    number_counts(axes.xaxis, sizes)
     legend_above(figure, columns=2)
     return figure

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_logit_adjust.plots._style import COLORS, MARKERS, legend_above, new_figure
+from keras_logit_adjust.plots._style import COLORS, MARKERS, legend_above, new_figure, number_counts
 from keras_logit_adjust.plots.accuracy import draw_bars
 
 _LEVEL_LABELS = 5  # names on an axis that fit side by side
@@ -35,6 +35,7 @@ def class_norms(counts, norms):
         mean = values.mean(axis=0)
         axes[i].plot(np.asarray(counts)[order], mean, color=COLORS[5], marker=MARKERS[0], markersize=4)
         axes[i].set(xscale="log", title=title, xlabel="training examples of the class")
+        number_counts(axes[i].xaxis, counts)
     axes[0].set_ylabel("norm of the class weights")
     return figure
 

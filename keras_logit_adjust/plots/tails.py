@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from keras_logit_adjust.plots._style import COLORS, legend_above, line_style, new_figure
+from keras_logit_adjust.plots._style import COLORS, legend_above, line_style, new_figure, number_counts
 
 _MOST_TICKS = 20  # classes that are numbered one by one
 
@@ -26,6 +26,7 @@ def class_counts(counts):
     ordered = np.sort(np.asarray(counts))[::-1]
     axes.bar(np.arange(1, ordered.size + 1), ordered, width=0.8 if ordered.size < 50 else 1.0, color=COLORS[5])
     axes.set(yscale="log", xlabel="class, by frequency", ylabel="training examples")
+    number_counts(axes.yaxis, ordered)
     if ordered.size <= _MOST_TICKS:
         axes.set_xticks(np.arange(1, ordered.size + 1))
     return figure
@@ -54,6 +55,7 @@ def class_shares(counts, shares):
         style = {**line_style(i), "markevery": max(1, order.size // 10)}
         axes.plot(rank, np.asarray(values)[order], label=name, **style)
     axes.set(xscale="log", yscale="log", xlabel="class, by frequency", ylabel="share of the examples")
+    number_counts(axes.xaxis, rank)
     legend_above(figure)
     return figure
 
