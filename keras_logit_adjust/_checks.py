@@ -70,6 +70,8 @@ def as_counts(class_counts, name="class_counts", allow_zero=False):
     if bad.any():
         rule = "not be negative" if allow_zero else "be greater than zero"
         remedy = f", or give them a pseudo-count, {name}=kla.priors.prior({name}, smoothing=1)"
+        if bad[0] and counts[0] == 0 and bad.sum() == 1:
+            remedy = f"{remedy}. If your ids begin with 1: ids, y = np.unique(y, return_inverse=True)"
         raise ValueError(
             f"Every number in `{name}` must {rule}: a class that was never seen has no finite log-prior. Received "
             f"{counts[bad][:_SHOWN].tolist()} at {name_classes(bad)}. Remedy: leave such classes out"

@@ -30,7 +30,7 @@ def check_width(y_pred, num_classes, name="y_pred"):
     if shape[-1] != num_classes:
         raise ValueError(
             f"`{name}` must have one column for each class: class_counts has {num_classes} classes, `{name}` has shape "
-            f"{shape}."
+            f"{shape}. Where the last classes have no examples: kla.priors.count_classes(y, num_classes={shape[-1]})."
         )
     return shape[:-1]
 

@@ -1,10 +1,12 @@
 """Fixtures every test shares: seeds and the precision state come from here."""
 
 import os
+import signal
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # side by side: each on a core of its own
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored there, and so in whatever a test starts
 
 import keras
 import numpy as np

@@ -134,3 +134,19 @@ def test_a_config_of_plain_values_rebuilds_every_object(instance):
 
 def _assert_plain(leaf):
     assert leaf is None or type(leaf) in (bool, int, float, str), type(leaf)
+
+
+def test_without_matplotlib_all_but_figures_works_and_figures_say_what_is_missing():
+    code = """
+import importlib.util, sys
+find_spec = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *args: None if name == "matplotlib" else find_spec(name, *args)
+sys.modules["matplotlib"] = None
+import keras_logit_adjust as kla
+from keras_logit_adjust import __main__
+try:
+    kla.plots
+except ModuleNotFoundError as error:
+    print(error)
+"""
+    assert run_python(code) == 'Figures need matplotlib. pip install "keras_logit_adjust[plots]"'

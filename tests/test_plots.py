@@ -32,6 +32,16 @@ def test_the_tail_is_drawn_largest_first_on_a_log_axis():
     assert axes.get_xticks().tolist() == [1, 2, 3]
 
 
+def test_bars_of_the_tail_have_the_names_of_their_classes():
+    axes = only_axes(plots.class_counts(COUNTS, ["rare", "frequent", "medium"]))
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["frequent", "medium", "rare"]
+
+
+def test_recalls_of_another_number_of_classes_are_refused():
+    with pytest.raises(ValueError, match=r"`counts` has shape \(3,\), the recalls of 'erm' have \(2,\)"):
+        plots.per_class_accuracy(COUNTS, {"erm": [0.1, 0.9]})
+
+
 @pytest.mark.parametrize("num_classes", [20, 21, 1000])
 def test_every_class_has_a_bar_however_many_there_are(num_classes):
     axes = only_axes(plots.class_counts(np.arange(1, num_classes + 1)))

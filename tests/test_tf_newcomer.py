@@ -20,8 +20,8 @@ adjusted = train(x_train, y_train, kla.losses.LogitAdjustedCrossentropy(class_co
 wrapped = kla.adjust(plain, class_counts)
 with np.load("test.npz") as mine:
     x_judge, y_judge = mine["x"][..., np.newaxis] * (255 / 16), mine["y"]
-metric = kla.metrics.PerClassAccuracy(class_counts.size)
 for model in (plain, adjusted, wrapped):
+    metric = kla.metrics.PerClassAccuracy(class_counts.size)
     recall = np.asarray(metric(y_judge, model.predict(x_judge, verbose=0)))
     print(recall.mean(), recall[-3:].mean())
 adjusted.save("adjusted.keras")

@@ -111,11 +111,15 @@ def _caption(results):
     counts = results["class_counts"]
     noise = results["config"].get("label_noise", 0.0)
     return (
-        f"{data['name']}, {data['profile']} profile, {len(counts)} classes, {sum(counts):,} training examples "
+        f"{data['name']}, {_profile(data)}, {len(counts)} classes, {sum(counts):,} training examples "
         f"({max(counts):,} to {min(counts):,} a class), "
         + f"{100 * noise:g} % of the largest labeled as the smallest, " * bool(noise)
         + f"validation {data['validation']}, {seeds}, {versions['backend']} backend{_devices(results['config'])}"
     )
+
+
+def _profile(data):
+    return "its own class mix" if data["profile"] == "as it is" else f"{data['profile']} profile"
 
 
 def _cell(figure):

@@ -80,7 +80,8 @@ def read_arrays(train, test):
         missing = np.setdiff1d(np.arange(present.size + 1), present)
         raise ValueError(
             "Training labels must be class ids 0, 1, … of at least two classes, each with an example. Received "
-            f"{present.size} different ids up to {num_classes - 1}, without {missing[0]}: renumber them."
+            f"{present.size} different ids up to {num_classes - 1}, without {missing[0]}: renumber them, in the "
+            "test data alike."
         )
     if test[1].max() >= num_classes:
         raise ValueError(

@@ -4,6 +4,11 @@ A figure is shown by a notebook as it is; elsewhere `figure.savefig("figure.svg"
 readers, and everything is told apart in gray too: by markers, dashes, hatches and numbers.
 """
 
+import importlib.util
+
+if importlib.util.find_spec("matplotlib") is None:
+    raise ModuleNotFoundError('Figures need matplotlib. pip install "keras_logit_adjust[plots]"', name="matplotlib")
+
 from keras_logit_adjust.plots.accuracy import confusion, error_by_sample_size, group_accuracy, per_class_accuracy
 from keras_logit_adjust.plots.findings import class_norms, label_noise, label_shift
 from keras_logit_adjust.plots.scores import decision_boundaries, margins, reliability, tau_path

@@ -38,6 +38,12 @@ def per_class_accuracy(counts, recalls):
     ['erm']
     """
     figure, (axes,) = new_figure()
+    for name, values in recalls.items():
+        if np.shape(values) != np.shape(counts):
+            raise ValueError(
+                f"`recalls` must have one number for each class: `counts` has shape {np.shape(counts)}, the recalls of "
+                f"{name!r} have {np.shape(values)}."
+            )
     order = np.argsort(counts)[::-1]
     counts, has_room = np.asarray(counts)[order], len(recalls) <= len(MARKERS)
     for i, (name, values) in enumerate(recalls.items()):

@@ -8,11 +8,12 @@ from keras_logit_adjust.plots._style import COLORS, legend_above, line_style, ne
 _MOST_TICKS = 20  # classes that are numbered one by one
 
 
-def class_counts(counts):
+def class_counts(counts, class_names=None):
     """The tail: training examples of each class, largest first, on a log axis.
 
     Args:
         counts: `[L]` training examples of each class.
+        class_names: `[L]` names, in order of class id; by default the bars are numbered by frequency.
 
     Returns:
         A `matplotlib.figure.Figure`.
@@ -23,11 +24,14 @@ def class_counts(counts):
     'training examples'
     """
     figure, (axes,) = new_figure()
-    ordered = np.sort(np.asarray(counts))[::-1]
+    order = np.argsort(-np.asarray(counts), kind="stable")
+    ordered = np.asarray(counts)[order]
     axes.bar(np.arange(1, ordered.size + 1), ordered, width=0.8 if ordered.size < 50 else 1.0, color=COLORS[5])
     axes.set(yscale="log", xlabel="class, by frequency", ylabel="training examples")
     number_counts(axes.yaxis, ordered)
-    if ordered.size <= _MOST_TICKS:
+    if class_names is not None:
+        axes.set_xticks(np.arange(1, ordered.size + 1), np.asarray(class_names)[order], rotation=90)
+    elif ordered.size <= _MOST_TICKS:
         axes.set_xticks(np.arange(1, ordered.size + 1))
     return figure
 

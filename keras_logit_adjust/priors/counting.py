@@ -158,7 +158,7 @@ def _count_batch(labels, num_classes, position):
     if labels.dtype.kind not in "buif":
         raise ValueError(
             f"Labels must be integer class ids or one-hot rows. Received values of dtype {labels.dtype} in {position}: "
-            "map class names to ids first."
+            "map class names to ids first, names, y = np.unique(y, return_inverse=True)."
         )
     if _is_one_hot(labels, num_classes):
         return labels.reshape(-1, labels.shape[-1]).sum(axis=0, dtype="float64")

@@ -18,8 +18,8 @@ def as_files(source, record_label):
     if record_label is None:
         raise ValueError(
             "Text is taken for files of records, and these need `record_label`: the name of the feature that is the "
-            "label, or a function of a batch of serialized records. (Class names must be mapped to ids.) "
-            f"Received {paths[0]!r}, … without it."
+            f"label, or a function of a batch of serialized records. Received {paths[0]!r}, … without it. If these are "
+            "class names, map them to ids: names, y = np.unique(y, return_inverse=True)."
         )
     return [os.fspath(path) for path in paths]
 

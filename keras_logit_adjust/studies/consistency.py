@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 from tqdm import tqdm
 
-from keras_logit_adjust import _checks, losses, plots
+from keras_logit_adjust import _checks, losses
 from keras_logit_adjust.compare import storage
 from keras_logit_adjust.compare.report import to_table
 
@@ -167,6 +167,8 @@ Weight normalization changes nothing, for the weights of two classes mirror each
 
 def figure(results):
     """Balanced error against sample size."""
+    from keras_logit_adjust import plots
+
     lines = {"Bayes": results["bayes_error"], "ERM, infinite sample": results["erm_error"]}
     errors = {TITLES[name]: found for name, found in results["balanced_error"].items()}
     return plots.error_by_sample_size(results["sizes"], errors, lines)

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from keras_logit_adjust import plots
 from keras_logit_adjust.compare import Config, statistics
 from keras_logit_adjust.compare.report import in_seeds, to_table
 from keras_logit_adjust.compare.run import compare_with_predictions
@@ -76,6 +75,8 @@ def _percent(accuracy):
 
 def figure(results):
     """Bars of the groups beside lines over the buckets."""
+    from keras_logit_adjust import plots
+
     groups = {
         name: {group: value for group, value in found["groups"].items() if value is not None}
         for name, found in results["methods"].items()

@@ -8,7 +8,6 @@ import dataclasses
 
 import numpy as np
 
-from keras_logit_adjust import plots
 from keras_logit_adjust.compare import Config, statistics
 from keras_logit_adjust.compare.report import in_seeds, show_difference, to_table
 from keras_logit_adjust.compare.run import compare_with_predictions
@@ -91,4 +90,6 @@ Balanced error with clean and with noisy labels, its difference with a 95% paire
 
 def figure(results):
     """The share of the frequent class that is taken for the rare one, clean against noisy."""
+    from keras_logit_adjust import plots
+
     return plots.label_noise({name: found["head_as_tail"] for name, found in results["methods"].items()})

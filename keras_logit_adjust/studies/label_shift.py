@@ -8,7 +8,7 @@ import warnings
 
 import numpy as np
 
-from keras_logit_adjust import _checks, plots, priors
+from keras_logit_adjust import _checks, priors
 from keras_logit_adjust.compare import Config, storage
 from keras_logit_adjust.compare.report import in_seeds, to_table
 from keras_logit_adjust.compare.run import compare_with_predictions
@@ -175,6 +175,8 @@ def _cells(found):
 
 def figure(results):
     """Accuracy by mix, a bar for each rule."""
+    from keras_logit_adjust import plots
+
     return plots.label_shift(
         {
             RULES[name]: {mix: found[name]["accuracy"] for mix, found in results["mixes"].items()}

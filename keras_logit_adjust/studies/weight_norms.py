@@ -7,7 +7,7 @@ import dataclasses
 
 import numpy as np
 
-from keras_logit_adjust import plots, priors
+from keras_logit_adjust import priors
 from keras_logit_adjust.compare import Config
 from keras_logit_adjust.compare.report import in_seeds, show_difference, to_table
 from keras_logit_adjust.compare.run import compare_with_predictions
@@ -87,5 +87,7 @@ def _mean(values):
 
 def figure(results):
     """Norms against class frequency, an axis for each optimizer."""
+    from keras_logit_adjust import plots
+
     norms = {OPTIMIZERS[key]: found["norms"] for key, found in results["optimizers"].items()}
     return plots.class_norms(results["class_counts"], norms)
