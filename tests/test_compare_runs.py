@@ -102,7 +102,7 @@ def test_the_report_holds_the_table_its_conditions_and_figures(finished):
     output, names = finished
     results, text = read_json(output / "results.json"), (output / "report.md").read_text(encoding="utf-8")
     assert report.to_markdown(results) in text
-    assert "train.npz, as it is profile, 3 classes, 202 training examples (135 to 13 a class)" in text
+    assert "train.npz, its own class mix, 3 classes, 202 training examples (135 to 13 a class)" in text
     assert f"validation stratified, 2 seeds, {keras.backend.backend()} backend" in text
     for name in names:
         cells = [cell.strip() for cell in text.split(f"| `{name}` ")[1].split("\n")[0].split("|")]
