@@ -116,7 +116,7 @@ def _figures(labels, rows, prior):
         probabilities = shifted / shifted.sum(axis=-1, keepdims=True)
         predicted = logits.argmax(axis=-1)
         recalls = statistics.recalls(labels, predicted, prior.size)
-        error = kla.posthoc.calibration_error(probabilities, labels, "balanced")
+        error = kla.held_out.calibration_error(probabilities, labels, "balanced")
         found.append([1 - recalls.mean(), statistics.macro_f1(labels, predicted, prior), error])
     names = ("balanced_error", "macro_f1", "calibration_error")
     return dict(zip(names, (100 * np.mean(found, axis=0)).tolist(), strict=True))

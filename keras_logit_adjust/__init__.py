@@ -4,20 +4,23 @@ __version__ = "0.1.0"
 
 import importlib
 
-from keras_logit_adjust import callbacks, data, layers, losses, metrics, models, posthoc, priors, serving, tf_distribute
-from keras_logit_adjust.losses import is_fisher_consistent
-from keras_logit_adjust.posthoc import (
-    Calibration,
-    TauPath,
-    adjust,
-    calibrate,
-    estimate_target_prior,
-    fold_into_bias,
-    normalize_weights,
-    product_of_experts,
-    tune_offsets,
-    tune_tau,
+from keras_logit_adjust import (
+    callbacks,
+    data,
+    held_out,
+    layers,
+    losses,
+    metrics,
+    models,
+    posthoc,
+    priors,
+    serving,
+    tf_distribute,
 )
+from keras_logit_adjust.held_out import TauPath, calibrate, estimate_target_prior, tune_offsets, tune_tau
+from keras_logit_adjust.layers import Calibration
+from keras_logit_adjust.losses import is_fisher_consistent
+from keras_logit_adjust.posthoc import adjust, fold_into_bias, normalize_weights, product_of_experts
 
 __all__ = [
     "Calibration",
@@ -28,6 +31,7 @@ __all__ = [
     "data",
     "estimate_target_prior",
     "fold_into_bias",
+    "held_out",
     "is_fisher_consistent",
     "layers",
     "losses",

@@ -166,3 +166,16 @@ def check_logits(y_pred, owner):
 def to_tensor(values):
     """`values` as a tensor of their own dtype: ids stay exact whatever `floatx` is."""
     return values if ops.is_tensor(values) else ops.convert_to_tensor(values)
+
+
+def at_least_float32(tensor):
+    """`tensor` in float32, or as it is where it is float64: half precision never enters a log-sum-exp."""
+    # Not by `result_type`, which is float32 for float64 on torch.
+    is_double = keras.backend.standardize_dtype(tensor.dtype) == "float64"
+    return tensor if is_double else ops.cast(tensor, "float32")
+
+
+def zero_masked(y_pred, mask):
+    """Zeros in place of masked logits, so that NaN or infinite padding has no gradient either."""
+    mask = expand_right(ops.cast(mask, "bool"), len(y_pred.shape), "mask")
+    return ops.where(mask, y_pred, ops.zeros_like(y_pred))

@@ -10,10 +10,10 @@ import zipfile
 import keras
 from keras import ops
 
-from keras_logit_adjust import _checks, posthoc, serving
+from keras_logit_adjust import _checks, held_out, posthoc, serving
 from keras_logit_adjust.data import _sources
 from keras_logit_adjust.data.profiles import read_class_counts
-from keras_logit_adjust.posthoc import _head
+from keras_logit_adjust.posthoc import _graph
 from keras_logit_adjust.serving import _files
 from keras_logit_adjust.serving.export import check_writable
 
@@ -90,13 +90,13 @@ def adjust(
         "num_examples": num_examples,
         "allow_double_correction": allow_double_correction,
     }
-    held_out = _read_held_out(validation) if validation else None
+    validation_set = _read_held_out(validation) if validation else None
     trained = _check_no_nan(load_model(model))
-    _check_not_adjusted(trained, model, allow_double_correction, held_out)
+    _check_not_adjusted(trained, model, allow_double_correction, validation_set)
     adjusted, description = _adjusted(trained, 1.0 if tau == "auto" else tau, gives, fold, settings)
     chosen = ""
-    if held_out is not None:
-        tau, settings["calibration"], chosen = _choose(trained, held_out, tau, calibrate, gives, settings)
+    if validation_set is not None:
+        tau, settings["calibration"], chosen = _choose(trained, validation_set, tau, calibrate, gives, settings)
         adjusted, description = _adjusted(trained, tau, gives, fold, settings)
     if to == "savedmodel":  # a folded model does not know either
         options.update(prior_name=description.prior, output=description.served_output)
@@ -146,9 +146,9 @@ def _check_options(tau, calibrate, validation, target_prior, num_examples):
         )
 
 
-def _check_not_adjusted(model, path, allow_double_correction, held_out):
-    reason, _ = next(_head.corrections(model), (None, None))
-    if reason is not None and held_out is not None:
+def _check_not_adjusted(model, path, allow_double_correction, validation_set):
+    reason, _ = next(_graph.corrections(model), (None, None))
+    if reason is not None and validation_set is not None:
         raise ValueError(
             f"--tau auto and --calibrate need a model whose prior was not corrected. The one in {path} {reason}: give "
             "a number as --tau, without --calibrate."
@@ -160,33 +160,33 @@ def _check_not_adjusted(model, path, allow_double_correction, held_out):
         )
 
 
-def _choose(model, held_out, tau, calibrate, gives, settings):
+def _choose(model, validation_set, tau, calibrate, gives, settings):
     """τ and the calibration (None: none) for held-out data, and lines that say what they are."""
-    calibration, text, examples = None, "", (model, held_out)
+    calibration, text, examples = None, "", (model, validation_set)
     with _warnings_as_lines(), _as_options():
         if calibrate:
-            calibration, text, examples = _calibrate(model, held_out, gives, settings)
+            calibration, text, examples = _calibrate(model, validation_set, gives, settings)
         if tau != "auto":
             return tau, calibration, text
         counts, num_examples = settings["class_counts"], settings["num_examples"]
-        best = posthoc.tune_tau(*examples, counts, num_examples=num_examples, output=gives)
+        best = held_out.tune_tau(*examples, counts, num_examples=num_examples, output=gives)
     interval = "{:.4g} to {:.4g}".format(*best.interval)
     text += (
-        f"tau       {best.tau:.4g}, chosen on {len(held_out[1])} validation examples; interval {interval}, "
+        f"tau       {best.tau:.4g}, chosen on {len(validation_set[1])} validation examples; interval {interval}, "
         f"balanced accuracy {best.balanced_accuracy:.4f}\n"
     )
     return best.tau, calibration, text
 
 
-def _calibrate(model, held_out, gives, settings):
+def _calibrate(model, validation_set, gives, settings):
     """The calibration on held-out data, a line that says what it is, and the calibrated logits with their labels."""
     counts, num_examples = settings["class_counts"], settings["num_examples"]
-    x, labels = held_out
-    logits = posthoc.predict_logits(model, x, gives)
+    x, labels = validation_set
+    logits = held_out.predict_logits(model, x, gives)
     are_labels = num_examples is not None
     prior = counts / num_examples if are_labels else counts
     how = "bias_corrected_temperature"
-    found = posthoc.calibrate(logits, labels, how, class_prior=prior, independent=are_labels)
+    found = held_out.calibrate(logits, labels, how, class_prior=prior, independent=are_labels)
     text = (
         f"logits    calibrated on {len(labels)} validation examples; temperature {found.temperature:.4g}, "
         f"biases {min(found.bias):.4g} to {max(found.bias):.4g}\n"

@@ -1,6 +1,6 @@
-"""The models `compare` trains, and one that counts labels while it trains.
+"""The models `compare` trains.
 
-The former take raw examples and give float32 logits. Each function takes `head`, a callable `units → layer`, so that a
+They take raw examples and give float32 logits. Each function takes `head`, a callable `units → layer`, so that a
 method can bring a head of its own. Images are uint8 (or floats in [0, 255]) and scaled inside, so that a saved model
 takes what the data set holds.
 """
@@ -9,48 +9,6 @@ import keras
 from keras import layers, ops
 
 from keras_logit_adjust.layers import CosineDense
-from keras_logit_adjust.priors import StreamingPrior
-
-
-@keras.saving.register_keras_serializable(package="keras_logit_adjust")
-class CountingModel(keras.Model):
-    """A `keras.Model` whose training steps show their labels to every `kla.priors.StreamingPrior` in it.
-
-    A step is trained with the prior of the labels before it; then its own are counted, in place and on any backend.
-    Evaluation counts nothing.
-
-    Raises:
-        ValueError: in `fit`, for targets that are not one array of labels.
-
-    Example:
-
-    >>> import numpy as np
-    >>> from keras_logit_adjust.layers import PriorAwareDense
-    >>> inputs, streaming = keras.Input((3,)), StreamingPrior(num_classes=2)
-    >>> model = CountingModel(inputs, PriorAwareDense(2, streaming)(inputs))
-    >>> model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    >>> _ = model.fit(np.ones((4, 3)), np.array([0, 0, 0, 1]), epochs=2, verbose=0)
-    >>> streaming.class_counts.tolist()
-    [6.0, 2.0]
-    """
-
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        if training:
-            for layer in self._flatten_layers():
-                if isinstance(layer, StreamingPrior):
-                    self._show(layer, y, y_pred)
-        return super().compute_loss(x, y, y_pred, sample_weight, training)
-
-    def _show(self, streaming_prior, y, y_pred):
-        if isinstance(y, (list, tuple)) and len(y) == 1:
-            (y,) = y
-        if keras.tree.is_nested(y) or y is None:
-            raise ValueError(
-                "`CountingModel` counts the labels of one output. Received targets "
-                f"{keras.tree.map_structure(lambda leaf: '…', y)}: call `streaming_prior.update(labels)` in a "
-                "`compute_loss` of your own."
-            )
-        streaming_prior.update(y, y_pred)
 
 
 def dense_head(units):

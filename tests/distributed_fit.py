@@ -22,8 +22,7 @@ from keras_logit_adjust.data import LongTailSampler
 from keras_logit_adjust.layers import PriorAwareDense
 from keras_logit_adjust.losses import LogitAdjustedCrossentropy
 from keras_logit_adjust.metrics import BalancedAccuracy, GroupAccuracy
-from keras_logit_adjust.models import CountingModel
-from keras_logit_adjust.priors import StreamingPrior
+from keras_logit_adjust.priors import CountingModel, StreamingPrior
 
 COUNTS = [50, 10, 5, 2]
 BATCH, EPOCHS = 64, 2

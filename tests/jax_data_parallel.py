@@ -19,8 +19,7 @@ from keras_logit_adjust.losses import (
     VectorScalingCrossentropy,
 )
 from keras_logit_adjust.metrics import BalancedAccuracy, GroupAccuracy, MacroF1
-from keras_logit_adjust.models import CountingModel
-from keras_logit_adjust.priors import StreamingPrior
+from keras_logit_adjust.priors import CountingModel, StreamingPrior
 
 COUNTS = [50, 10, 5, 2]
 BATCH = 64

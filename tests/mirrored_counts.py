@@ -9,8 +9,7 @@ from mirrored_fit import on_one_and_two_devices
 
 from keras_logit_adjust.layers import PriorAwareDense
 from keras_logit_adjust.losses import FocalCrossentropy
-from keras_logit_adjust.models import CountingModel
-from keras_logit_adjust.priors import StreamingPrior
+from keras_logit_adjust.priors import CountingModel, StreamingPrior
 
 # 67 = 64 + 3: the last batch splits 2 / 1 over the replicas.
 ids = np.random.default_rng(0).choice(4, 67, p=[0.6, 0.2, 0.15, 0.05])

@@ -9,8 +9,8 @@ from keras import layers
 from posthoc_models import COUNTS, WIDTH, Subclassed, build, log_prior, numpy, rows, sequential, sigmoid, softmax
 
 import keras_logit_adjust as kla
-from keras_logit_adjust.layers import LogitAdjustment
-from keras_logit_adjust.posthoc.calibration import Calibration, calibrate, calibration_error
+from keras_logit_adjust.held_out import calibrate, calibration_error
+from keras_logit_adjust.layers import Calibration, LogitAdjustment
 
 CALIBRATION = Calibration(1.7, [0.5, -0.75, 0.25])
 

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from posthoc_models import sigmoid, softmax
 
-from keras_logit_adjust.posthoc.calibration import Calibration, calibrate, calibration_error, reliability
+from keras_logit_adjust.held_out import calibrate, calibration_error, reliability
+from keras_logit_adjust.layers import Calibration
 
 METHODS = ["temperature", "bias_corrected_temperature"]
 BIASED = "bias_corrected_temperature"

@@ -23,7 +23,7 @@ from posthoc_models import (
 )
 
 import keras_logit_adjust as kla
-from keras_logit_adjust import posthoc, serving
+from keras_logit_adjust import held_out, serving
 from keras_logit_adjust.__main__ import main
 
 PLAIN_LOSS = keras.losses.SparseCategoricalCrossentropy
@@ -108,7 +108,7 @@ def test_a_warning_of_tune_tau_is_a_line_on_the_error_stream(folder, capsys, mon
         warnings.warn("class 2 has 1 example", stacklevel=2)
         return types.SimpleNamespace(tau=0.8, interval=(0.7, 0.9), balanced_accuracy=0.5)
 
-    monkeypatch.setattr(posthoc, "tune_tau", tune_tau)
+    monkeypatch.setattr(held_out, "tune_tau", tune_tau)
     options = ["--counts", "counts.csv", "--validation", "val.npz", "--tau", "auto", "--output", "out.keras"]
     assert main(["adjust", "model.keras", *options]) == 0
     printed = capsys.readouterr()

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from keras_logit_adjust.layers import PriorAwareDense
-from keras_logit_adjust.models import CountingModel
-from keras_logit_adjust.priors import StreamingPrior
+from keras_logit_adjust.priors import CountingModel, StreamingPrior
 
 BACKEND = keras.backend.backend()
 TARGET = [0.2, 0.3, 0.5]

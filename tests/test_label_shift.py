@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import keras_logit_adjust as kla
-from keras_logit_adjust.posthoc import label_shift
-from keras_logit_adjust.posthoc.label_shift import TargetPrior, estimate_target_prior
+from keras_logit_adjust.held_out import label_shift
+from keras_logit_adjust.held_out.label_shift import TargetPrior, estimate_target_prior
 
 SHARP = {"tol": 1e-12, "replicates": 2}
 

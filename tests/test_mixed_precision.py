@@ -294,7 +294,7 @@ def train(policy, epochs, loss, optimizer=None, callbacks=(), streaming=None):
         model = keras.Model(inputs, keras.layers.Dense(3, kernel_initializer="zeros")(inputs))
     else:
         head = kla.layers.PriorAwareDense(3, streaming, kernel_initializer="zeros")
-        model = kla.models.CountingModel(inputs, head(inputs))
+        model = kla.priors.CountingModel(inputs, head(inputs))
     model.compile(optimizer or keras.optimizers.SGD(0.5), loss)
     options = {"batch_size": 96, "epochs": epochs, "shuffle": False, "verbose": 0, "callbacks": list(callbacks)}
     losses = model.fit(ROWS, SMALL_IDS, **options).history["loss"]

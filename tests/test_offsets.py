@@ -9,8 +9,8 @@ from posthoc_models import log_prior, numpy, randomize, rows, sequential
 from sklearn.metrics import f1_score, recall_score
 
 import keras_logit_adjust as kla
-from keras_logit_adjust.posthoc import offsets as module
-from keras_logit_adjust.posthoc._coordinate_search import MacroF1, WeightedRecall, _Scores, search
+from keras_logit_adjust.held_out import offsets as module
+from keras_logit_adjust.held_out._coordinate_search import MacroF1, WeightedRecall, _Scores, search
 
 COUNTS = [70, 25, 5]
 WHOLE = {"bags": 0, "shrinkage": 0}

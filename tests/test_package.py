@@ -1,6 +1,5 @@
 """The package as a whole: what importing it loads, which way its imports point, what its public objects promise."""
 
-import ast
 import os
 import pathlib
 import subprocess
@@ -10,24 +9,11 @@ import keras
 import pytest
 
 import keras_logit_adjust as kla
-from keras_logit_adjust.posthoc.calibration import Calibration
+from keras_logit_adjust.layers import Calibration
 
 PACKAGE = pathlib.Path(kla.__file__).parent
-# Every part may import from its own layer and from the ones before it.
-LAYERS = (
-    ("_checks", "_replicas"),
-    ("_labels", "_calibration"),
-    ("priors",),
-    ("losses", "_adjustment"),
-    ("_decision",),
-    ("layers", "metrics", "plots"),
-    ("models", "data"),
-    ("posthoc", "callbacks"),
-    ("serving", "tf_distribute"),
-    ("compare",),
-    ("commands", "studies"),
-    ("__init__", "__main__"),
-)
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "tools"))
+import draw_imports  # noqa: E402
 
 
 def run_python(code, **environment):
@@ -61,27 +47,39 @@ print(kla.priors.count_classes(y, 10).sum() == len(y))
     assert run_python(code) == "True"
 
 
-def imported_parts(path):
-    """The parts of the package that a file imports at its top level or inside functions."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "keras_logit_adjust":
-            tail = node.module.split(".")[1:]
-            yield from tail[:1] or [alias.name for alias in node.names]
+def test_imports_between_rooms_point_one_way_and_in_no_circle():
+    assert draw_imports.faults(PACKAGE) == []
+    assert draw_imports.circles(PACKAGE) == []
 
 
-def part_of(path):
-    relative = path.relative_to(PACKAGE)
-    return relative.parts[0] if len(relative.parts) > 1 else relative.stem
+@pytest.mark.parametrize(
+    "line, room",
+    [
+        ("import house.losses", "losses"),
+        ("import house.losses as something", "losses"),
+        ("from house.losses import _base", "losses"),
+        ("from house import losses", "losses"),
+        ("from ..losses import _base", "losses"),
+        ("def later():\n    import house.losses", "losses"),
+        ("import importlib\nimportlib.import_module('house.losses')", "losses"),
+    ],
+)
+def test_an_arrow_upwards_is_seen_however_it_is_written(tmp_path, line, room):
+    package = tmp_path / "house"
+    for folder in ("priors", "losses"):
+        (package / folder).mkdir(parents=True)
+        (package / folder / "__init__.py").write_text("")
+    (package / "priors" / "formulas.py").write_text(f"{line}\n")
+    (fault,) = draw_imports.faults(package)
+    assert fault.endswith(f"priors imports {room}")
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_point_one_way(path):
-    rank = {part: i for i, layer in enumerate(LAYERS) for part in layer}
-    own = part_of(path)
-    for part in imported_parts(path):
-        if path.name == "__init__.py" and own == "__init__":
-            continue
-        assert part == own or rank[part] < rank[own], f"{own} imports {part}"
+def test_a_circle_of_imports_inside_a_room_is_seen(tmp_path):
+    room = tmp_path / "house" / "priors"
+    room.mkdir(parents=True)
+    (room / "first.py").write_text("from house.priors import second\n")
+    (room / "second.py").write_text("import house.priors.first\n")
+    assert draw_imports.circles(tmp_path / "house") == ["house.priors.first → house.priors.second → house.priors.first"]
 
 
 def test_public_names_are_listed_and_documented():

@@ -9,8 +9,8 @@ from rows import CONFIG, ROWS, enter_folder_of_rows, read_json
 
 from keras_logit_adjust import __main__, studies
 from keras_logit_adjust.compare import report, training
-from keras_logit_adjust.posthoc.calibration import calibrate
-from keras_logit_adjust.posthoc.label_shift import estimate_target_prior
+from keras_logit_adjust.held_out.calibration import calibrate
+from keras_logit_adjust.held_out.label_shift import estimate_target_prior
 from keras_logit_adjust.studies import label_shift
 
 PRIOR = np.array([135, 54, 13]) / 202  # of the rows that are trained on

@@ -10,8 +10,8 @@ from posthoc_models import COUNTS as MODEL_COUNTS
 from posthoc_models import GRAPHS, Subclassed, build, conv, numpy, rows, sequential, softmax
 
 import keras_logit_adjust as kla
-from keras_logit_adjust import posthoc
-from keras_logit_adjust.posthoc.tuning import pool
+from keras_logit_adjust import held_out
+from keras_logit_adjust.held_out.tau import pool
 
 COUNTS = [500, 150, 40, 10]
 
@@ -52,7 +52,7 @@ def chosen_by_loop(y, logits, counts, bucket_of, standard_errors):
     highest = np.flatnonzero(np.isclose(values, max(values), rtol=0, atol=1e-9))
     ends = np.concatenate([[-np.inf], taus, [np.inf]])
     nearest = min(highest, key=lambda k: max(ends[k] - 1, 1 - ends[k + 1]))
-    best = kla.posthoc.tau.robust_point(ends[nearest], ends[nearest + 1])
+    best = kla.held_out.tau_path.robust_point(ends[nearest], ends[nearest + 1])
     at_best = right_at(y, logits, counts, best)
     allowed = []
     for tau in [*pieces, 1.0, best]:
@@ -599,7 +599,7 @@ def test_where_one_is_right_tuning_on_five_examples_a_class_loses_less_than_a_po
 @pytest.mark.parametrize("name", GRAPHS)
 def test_logits_are_predicted_from_in_front_of_the_activation(name, rng):
     model, kind, data = build(name, rng)
-    outputs, logits = numpy(model(data)), posthoc.predict_logits(model, data, batch_size=3).astype("float64")
+    outputs, logits = numpy(model(data)), held_out.predict_logits(model, data, batch_size=3).astype("float64")
     expected = {"logits": lambda f: f, "softmax": softmax}[kind](logits)
     rtol = 2e-2 if "mixed" in name else 1e-4  # bfloat16 layers round otherwise in a graph than eagerly
     np.testing.assert_allclose(expected, outputs, rtol=rtol, atol=1e-5)

@@ -4,7 +4,7 @@ import warnings
 
 import numpy as np
 
-from keras_logit_adjust import posthoc
+from keras_logit_adjust import held_out
 from keras_logit_adjust.compare import statistics
 
 GRID = np.linspace(0.0, 3.0, 61)
@@ -30,12 +30,12 @@ def shrunk_tau(method, logits, labels, run, class_counts):
     """The τ of `kla.tune_tau`, which believes a few examples only as far as they can tell."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of rare classes with few examples: so is every long tail
-        return posthoc.tune_tau(logits, labels, class_counts, folds=min(5, len(labels))).tau
+        return held_out.tune_tau(logits, labels, class_counts, folds=min(5, len(labels))).tau
 
 
 def highest_tau(method, logits, labels, run, class_counts):
     """The τ of the highest balanced accuracy on the exact path."""
-    return posthoc.TauPath(labels, logits, class_counts).best().tau
+    return held_out.TauPath(labels, logits, class_counts).best().tau
 
 
 def grid_tau(method, logits, labels, run, class_counts):

@@ -50,7 +50,7 @@ class MaskedLoss(keras.losses.Loss):
         y_true, y_pred = _labels.to_tensor(y_true), _labels.to_tensor(y_pred)
         with keras.name_scope(self.name):
             if layer_mask is not None:
-                y_pred = zero_masked(y_pred, layer_mask)
+                y_pred = _labels.zero_masked(y_pred, layer_mask)
             values, own_mask = self.values_and_mask(y_true, _replicas.checked(y_pred))
             rank = len(values.shape)
             mask = _labels.combine_masks(rank, layer_mask, own_mask)
@@ -61,19 +61,6 @@ class MaskedLoss(keras.losses.Loss):
 
     def get_config(self):
         return {"reduction": self.reduction, "name": self.name}
-
-
-def at_least_float32(tensor):
-    """`tensor` in float32, or as it is where it is float64: half precision never enters a log-sum-exp."""
-    # Not by `result_type`, which is float32 for float64 on torch.
-    is_double = keras.backend.standardize_dtype(tensor.dtype) == "float64"
-    return tensor if is_double else ops.cast(tensor, "float32")
-
-
-def zero_masked(y_pred, mask):
-    """Zeros in place of masked logits, so that NaN or infinite padding has no gradient either."""
-    mask = _labels.expand_right(ops.cast(mask, "bool"), len(y_pred.shape), "mask")
-    return ops.where(mask, y_pred, ops.zeros_like(y_pred))
 
 
 def warn_of_bounded_logits(y_pred, adjustment):

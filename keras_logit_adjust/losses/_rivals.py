@@ -8,7 +8,6 @@ import numpy as np
 from keras import ops
 
 from keras_logit_adjust import _labels
-from keras_logit_adjust.losses import _base
 
 _LOWEST = float(np.finfo("float32").min)  # in place of log 0, whose gradient is no number
 
@@ -29,12 +28,12 @@ def rival_costs(y_true, y_pred, margins, cost, class_weight, label_smoothing, ig
     leading = _labels.check_width(y_pred, class_weight.size)
     if not _labels.are_ids(y_true, leading, class_weight.size):
         _labels.refuse_ignored_rows(ignore_class)
-        logits = _base.at_least_float32(y_pred)
+        logits = _labels.at_least_float32(y_pred)
         return _row_costs(ops.cast(y_true, logits.dtype), logits, margins, cost, class_weight, label_smoothing), None
     ids, proper, kept = _labels.settle_ids(y_true, leading, class_weight.size, ignore_class)
     if kept is not None:
-        y_pred = _base.zero_masked(y_pred, kept)
-    logits = _base.at_least_float32(y_pred)
+        y_pred = _labels.zero_masked(y_pred, kept)
+    logits = _labels.at_least_float32(y_pred)
     if label_smoothing:
         rows = ops.one_hot(ids, class_weight.size, dtype=logits.dtype)
         values = _row_costs(rows, logits, margins, cost, class_weight, label_smoothing)

@@ -59,7 +59,7 @@ def _adjusted_values(y_true, y_pred, adjustment, label_smoothing, ignore_class, 
         return _soft_values(y_true, _adjust(y_pred, adjustment), label_smoothing, class_weight), None
     ids, proper, kept = _labels.settle_ids(y_true, leading, adjustment.size, ignore_class)
     if kept is not None:
-        y_pred = _base.zero_masked(y_pred, kept)
+        y_pred = _labels.zero_masked(y_pred, kept)
     fused = not label_smoothing and _prefers_fused_kernel(y_pred)
     values = _id_values(ids, _adjust(y_pred, adjustment), label_smoothing, class_weight, fused)
     # A factor of NaN, not a constant: the gradient of an improper label must not pass for one of class 0.
@@ -67,7 +67,7 @@ def _adjusted_values(y_true, y_pred, adjustment, label_smoothing, ignore_class, 
 
 
 def _adjust(y_pred, adjustment):
-    logits = _base.at_least_float32(y_pred)
+    logits = _labels.at_least_float32(y_pred)
     adjustment = ops.convert_to_tensor(adjustment, dtype=logits.dtype)
     if logits is y_pred or len(logits.shape) < 2 or not _runs_op_by_op():
         return logits + adjustment
@@ -246,7 +246,7 @@ class BinaryLogitAdjustedCrossentropy(_base.MaskedLoss):
     def values_and_mask(self, y_true, y_pred):
         targets, known = self._settle_targets(y_true, y_pred)
         if known is not None:
-            y_pred = _base.zero_masked(y_pred, known)
+            y_pred = _labels.zero_masked(y_pred, known)
         logits = _adjust(y_pred, self.adjustment)
         targets = ops.cast(targets, logits.dtype)
         proper = ops.logical_and(ops.greater_equal(targets, 0.0), ops.less_equal(targets, 1.0))

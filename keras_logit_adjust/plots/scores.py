@@ -126,7 +126,7 @@ def reliability(bins):
     share of the examples in each bin.
 
     Args:
-        bins: `{title: what kla.posthoc.reliability returns}`.
+        bins: `{title: what kla.held_out.reliability returns}`.
 
     Returns:
         A `matplotlib.figure.Figure`.

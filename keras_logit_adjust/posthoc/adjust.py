@@ -1,4 +1,4 @@
-"""Post-hoc adjustment of a trained model: as a layer (`adjust`) or inside the head's bias (`fold_into_bias`).
+"""Post-hoc adjustment of a trained model, as a layer behind its logits.
 
 What was trained with plain cross-entropy estimates `P(y|x)`; subtracting `τ·log π` from its logits makes its argmax
 the balanced one (Menon et al., 2021, §4, equation 9). Nothing is trained, and no model given is changed. A calibration
@@ -11,7 +11,7 @@ from keras import ops
 
 from keras_logit_adjust import _checks, losses
 from keras_logit_adjust.layers import LogitAdjustment
-from keras_logit_adjust.posthoc import _clone, _head
+from keras_logit_adjust.posthoc import _graph
 
 OUTPUTS = ("auto", "logits", "softmax", "sigmoid")
 # The losses whose trained logits are those of a plain model, adjusted with the loss's own counts and τ.
@@ -73,16 +73,16 @@ def adjust(
 
     Reference: Menon et al. (2021), §4, equation 9.
     """
-    _head.require_model(model)
+    _graph.require_model(model)
     _checks.check_choice(output, "output", OUTPUTS)
-    _head.check_not_adjusted(model, allow_double_correction)
-    head = find_head(model, output)
+    _graph.check_not_adjusted(model, allow_double_correction)
+    head = head_to_adjust(model, output)
     options = {"num_examples": num_examples, "calibration": calibration}
     if head is None:
-        layer = _adjustment_layer(None, output, class_counts, tau, target_prior, **options)
+        layer = adjustment_layer(None, output, class_counts, tau, target_prior, **options)
         layer.trained_tau = trained_tau(model, layer)
         return AdjustedModel(model, layer, output, name=f"{model.name}_adjusted")
-    layer = _adjustment_layer(head.width, head.output, class_counts, tau, target_prior, **options)
+    layer = adjustment_layer(head.width, head.output, class_counts, tau, target_prior, **options)
     layer.trained_tau = trained_tau(model, layer)
     return _adjust_graph(model, head, layer)
 
@@ -93,7 +93,7 @@ def trained_tau(model, layer):
     None where it is not known: of losses that correct in another way, another prior, a target of their own, or behind
     a calibration, which makes up for part of it.
     """
-    if next(_head.corrections(model), None) is None:
+    if next(_graph.corrections(model), None) is None:
         return np.zeros(())
     part = last_correction(model)
     if part is None or layer.calibration is not None or not _corrects_towards_uniform(part, layer):
@@ -104,7 +104,7 @@ def trained_tau(model, layer):
 
 def last_correction(model):
     """Of the losses and layers that correct the prior of `model` the one that accounts for all, or None."""
-    parts = [part for _, part in _head.corrections(model)]
+    parts = [part for _, part in _graph.corrections(model)]
     if len(parts) == 1:
         return parts[0]
     own_losses = keras.tree.flatten(getattr(model, "loss", None))
@@ -113,7 +113,7 @@ def last_correction(model):
     if isinstance(model, AdjustedModel):
         last = model.adjustment
     else:
-        operations = _head.last_operations(model) if _head.is_graph(model) else ()
+        operations = _graph.last_operations(model) if _graph.is_graph(model) else ()
         last = next((operation for operation in operations if isinstance(operation, LogitAdjustment)), None)
     # One that was put behind the others by hand does not know of them.
     return last if last is not None and np.any(last.trained_tau) else None
@@ -139,23 +139,23 @@ def _corrects_towards_uniform(part, layer):
     return np.allclose(counts / (total or counts.sum()), own, rtol=1e-6, atol=0.0)
 
 
-def find_head(model, output):
+def head_to_adjust(model, output):
     """The head of a graph; None where only the model's output can be adjusted."""
-    if not _head.is_graph(model):
+    if not _graph.is_graph(model):
         if output == "auto":
             raise ValueError(
                 f"Model {model.name!r} is a subclassed model, whose logits cannot be read off. Say what it gives: "
                 'output="logits", "softmax" or "sigmoid".'
             )
         return None
-    if _head.decides(model):
+    if _graph.decides(model):
         raise ValueError(
             f"Model {model.name!r} gives scores of decisions, which are no logits. Adjust the model without its "
             "MinimumRiskDecision, towards the class mix of the deployment, and put that behind again."
         )
     try:
-        head = _head.find_head(model)
-    except _head.NoHeadError:
+        head = _graph.find_head(model)
+    except _graph.NoHeadError:
         if output == "auto":
             raise
         return None
@@ -164,7 +164,7 @@ def find_head(model, output):
     return head
 
 
-def _adjustment_layer(width, output, class_counts, tau, target_prior, num_examples, calibration):
+def adjustment_layer(width, output, class_counts, tau, target_prior, num_examples, calibration):
     """The `LogitAdjustment` for `width` outputs (None: not known), after checking that the counts go with them."""
     counts = _checks.as_vector(getattr(class_counts, "effective_prior", class_counts), "class_counts")
     if num_examples is not None and output == "softmax":
@@ -196,8 +196,8 @@ def _one_unit_layer(counts, tau, target_prior, calibration):
 
 def _adjust_graph(model, head, layer):
     """Rebuild from the logits outwards: the graph before them, and every weight, is the given model's own."""
-    layer.name = _head.free_name(model, layer.name)
-    outputs = layer(_head.logits_tensor(head))
+    layer.name = _graph.free_name(model, layer.name)
+    outputs = layer(_graph.logits_tensor(head))
     if head.output != "logits":
         outputs = keras.layers.Activation(head.output, dtype=outputs.dtype, name=f"adjusted_{head.output}")(outputs)
     return rebuild(model, head, outputs)
@@ -271,79 +271,3 @@ def logits_of(outputs, kind):
 
 def _safe_log(probabilities):
     return ops.log(ops.maximum(probabilities, np.finfo("float32").tiny))
-
-
-def fold_into_bias(
-    model,
-    class_counts,
-    tau=1.0,
-    target_prior=None,
-    num_examples=None,
-    *,
-    calibration=None,
-    allow_double_correction=False,
-):
-    """A copy of the model with the adjustment inside its head's bias: `b_y ← b_y − τ·log π_y + log target_y`.
-
-    A calibration goes into the head too: its kernel and bias are divided by the temperature, and the calibration's bias
-    is added. Equals `adjust` to rounding and costs nothing when served: where the head has a bias, the copy has the
-    operations of the original. The model given is not changed and shares no weight with the copy. As there,
-    probabilities are posteriors under the target prior, uniform where none is named.
-
-    Args:
-        model: a trained Functional or Sequential `keras.Model` with one float32 Dense or convolution head.
-        class_counts: as in `adjust`.
-        tau: as in `adjust`.
-        target_prior: as in `adjust`.
-        num_examples: as in `adjust`.
-        calibration: as in `adjust`, found before folding.
-        allow_double_correction: as in `adjust`. A folded model looks like any other: the guard cannot see it.
-
-    Returns:
-        A new, uncompiled model, Sequential or Functional as the one given.
-
-    Raises:
-        ValueError: for a head that is shared, tied, used twice, not last, quantized or in half precision, each with the
-            way out; and as `adjust`.
-
-    Example:
-
-    >>> import keras, numpy as np
-    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, kernel_initializer="zeros")])
-    >>> fold_into_bias(model, class_counts=[75, 25]).layers[-1].bias.numpy().round(4).tolist()
-    [0.2877, 1.3863]
-
-    Reference: Menon et al. (2021), §4, equation 9.
-    """
-    _head.require_model(model)
-    _head.check_not_adjusted(model, allow_double_correction)
-    if not _head.is_graph(model):
-        raise ValueError(
-            f"Only the head of a Functional or Sequential model can be folded; {model.name!r} is a subclassed model. "
-            'Use kla.adjust(model, class_counts, output="logits" | "softmax" | "sigmoid").'
-        )
-    head = _head.find_head(model)
-    _check_foldable(model, head)
-    layer = _adjustment_layer(
-        head.width, head.output, class_counts, tau, target_prior, num_examples=num_examples, calibration=calibration
-    )
-    folded, twin = _clone.clone_with_head(model, head.layer, use_bias=True)
-    temperature = 1.0 if calibration is None else calibration.temperature
-    # In float64, and rounded once.
-    for name, variable in _head.variables_of(twin):
-        values = ops.convert_to_numpy(variable).astype("float64") / temperature
-        if name in ("_kernel", "lora_kernel_b"):  # a low-rank part adds to the kernel through its second factor
-            variable.assign(values)
-        elif name == "bias":
-            variable.assign(values - layer.values)
-    return folded
-
-
-def _check_foldable(model, head):
-    layer, way_out = head.layer, "Use `kla.adjust`, which adds a layer behind it instead."
-    _head.check_own_head(model, layer, way_out)
-    if layer.compute_dtype in ("float16", "bfloat16"):
-        raise ValueError(
-            f"Head {layer.name!r} adds its bias in {layer.compute_dtype}, which would round the prior (−36.9 becomes "
-            f'−37.0 in bfloat16). Build the head with dtype="float32". {way_out}'
-        )

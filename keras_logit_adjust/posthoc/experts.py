@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_logit_adjust import _checks
 from keras_logit_adjust.layers import LogitAdjustment
-from keras_logit_adjust.posthoc import _head
+from keras_logit_adjust.posthoc import _graph
 from keras_logit_adjust.posthoc.adjust import rebuild, trained_tau
 
 
@@ -56,8 +56,8 @@ def product_of_experts(models, class_counts, taus=1.0, target_prior=None, *, all
     taus = _as_taus(taus, len(models))
     for model, tau in zip(models, taus, strict=True):
         _require_graph(model)
-        _head.check_not_adjusted(model, allow_double_correction or tau == 0)
-    heads = [_head.find_head(model) for model in models]
+        _graph.check_not_adjusted(model, allow_double_correction or tau == 0)
+    heads = [_graph.find_head(model) for model in models]
     _check_alike(models, heads, _checks.as_counts(class_counts).size)
     inputs = keras.tree.map_structure(_input_like, _experts_input(models[0]))
     logs = [_log_probabilities(*expert, i)(inputs) for i, expert in enumerate(zip(models, heads, strict=True))]
@@ -85,8 +85,8 @@ def _as_taus(taus, num_models):
 
 
 def _require_graph(model):
-    _head.require_model(model)
-    if not _head.is_graph(model):
+    _graph.require_model(model)
+    if not _graph.is_graph(model):
         raise ValueError(
             f"Experts must be Functional or Sequential models, whose logits can be read off. {model.name!r} is a "
             "subclassed model."
@@ -118,6 +118,6 @@ def _input_like(tensor):
 def _log_probabilities(model, head, i):
     """The expert as a model that gives `log softmax`, in float32."""
     logs = keras.layers.Activation("log_softmax", dtype="float32", name=f"log_probabilities_{i}")
-    expert = rebuild(model, head, logs(_head.logits_tensor(head)))
+    expert = rebuild(model, head, logs(_graph.logits_tensor(head)))
     expert.name = f"expert_{i}"  # models in one graph must have names of their own
     return expert

@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_logit_adjust import _checks, priors
-from keras_logit_adjust.posthoc import _clone, _head
+from keras_logit_adjust.posthoc import _graph
 
 _WAY_OUT = "Give `normalize_weights` a model whose head is its own."
 
@@ -44,17 +44,17 @@ def normalize_weights(model, tau=1.0, by="norm", class_counts=None, bias="keep",
 
     Reference: Kang et al. (2020), τ-normalized classifier; Menon et al. (2021), §3, equation 4.
     """
-    _head.require_model(model)
+    _graph.require_model(model)
     _checks.check_choice(by, "by", ("norm", "prior"))
     _checks.check_choice(bias, "bias", ("keep", "drop"))
-    _head.check_not_adjusted(model, allow_double_correction)
-    head = _find_head(model)
+    _graph.check_not_adjusted(model, allow_double_correction)
+    head = _head_to_normalize(model)
     if by == "norm" and class_counts is not None:
         raise ValueError('`class_counts` go with `by="prior"`. Received them with by="norm": leave them out.')
     size = _own_norms(head.layer) if by == "norm" else _prior(class_counts, head.width)
     divisor = size ** _checks.as_tau(tau, head.width)
-    copy, twin = _clone.clone_with_head(model, head.layer, head.layer.use_bias and bias == "keep")
-    for name, variable in _head.variables_of(twin):
+    copy, twin = _graph.clone_with_head(model, head.layer, head.layer.use_bias and bias == "keep")
+    for name, variable in _graph.variables_of(twin):
         if name in ("_kernel", "lora_kernel_b"):  # a low-rank part adds to the kernel through its second factor
             variable.assign(ops.convert_to_numpy(variable).astype("float64") / divisor)
     return copy
@@ -78,21 +78,21 @@ def _own_norms(layer):
     return norms
 
 
-def _find_head(model):
-    if not _head.is_graph(model):
+def _head_to_normalize(model):
+    if not _graph.is_graph(model):
         raise ValueError(
             f"Only the head of a Functional or Sequential model can be normalized; {model.name!r} is subclassed."
         )
     try:
-        head = _head.find_head(model)
-    except _head.NoHeadError as error:
+        head = _graph.find_head(model)
+    except _graph.NoHeadError as error:
         raise ValueError(
             f"`normalize_weights` divides the weights of a Dense or convolution head, which {model.name!r} has not "
             "(a cosine head is normalized already)."
         ) from error
     if head.width < 2:
         raise ValueError(f"Head {head.layer.name!r} has one unit: there are no class weights to compare.")
-    _head.check_own_head(model, head.layer, _WAY_OUT)
+    _graph.check_own_head(model, head.layer, _WAY_OUT)
     return head
 
 

@@ -2,6 +2,6 @@
 
 from keras_logit_adjust.priors.counting import count_classes
 from keras_logit_adjust.priors.formulas import log_odds, log_prior, prior
-from keras_logit_adjust.priors.streaming import StreamingPrior
+from keras_logit_adjust.priors.streaming import CountingModel, StreamingPrior
 
-__all__ = ["StreamingPrior", "count_classes", "log_odds", "log_prior", "prior"]
+__all__ = ["CountingModel", "StreamingPrior", "count_classes", "log_odds", "log_prior", "prior"]

@@ -19,7 +19,7 @@ class StreamingPrior(keras.layers.Layer):
 
     The counts are a non-trainable weight: saved with the model, equal on all replicas of `tf.distribute`, and live in a
     compiled step on every backend. Give the object to a head, `PriorAwareDense(L, StreamingPrior(L))`, in a
-    `kla.models.CountingModel`, whose training steps show it their labels; in a training loop of your own call `update`.
+    `kla.priors.CountingModel`, whose training steps show it their labels; in a training loop of your own call `update`.
     In a plain model nothing counts and the prior stays uniform; the head warns of it, but on JAX it cannot.
 
     A model that is saved with several of them tells them apart by `name`; heads may share one.
@@ -134,3 +134,44 @@ class StreamingPrior(keras.layers.Layer):
     def get_config(self):
         config = {"num_classes": self.num_classes, "half_life": self.half_life, "smoothing": self.smoothing}
         return {**super().get_config(), **config, "ignore_class": self.ignore_class}
+
+
+@keras.saving.register_keras_serializable(package="keras_logit_adjust")
+class CountingModel(keras.Model):
+    """A `keras.Model` whose training steps show their labels to every `kla.priors.StreamingPrior` in it.
+
+    A step is trained with the prior of the labels before it; then its own are counted, in place and on any backend.
+    Evaluation counts nothing.
+
+    Raises:
+        ValueError: in `fit`, for targets that are not one array of labels.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_logit_adjust.layers import PriorAwareDense
+    >>> inputs, streaming = keras.Input((3,)), StreamingPrior(num_classes=2)
+    >>> model = CountingModel(inputs, PriorAwareDense(2, streaming)(inputs))
+    >>> model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    >>> _ = model.fit(np.ones((4, 3)), np.array([0, 0, 0, 1]), epochs=2, verbose=0)
+    >>> streaming.class_counts.tolist()
+    [6.0, 2.0]
+    """
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        if training:
+            for layer in self._flatten_layers():
+                if isinstance(layer, StreamingPrior):
+                    self._show(layer, y, y_pred)
+        return super().compute_loss(x, y, y_pred, sample_weight, training)
+
+    def _show(self, streaming_prior, y, y_pred):
+        if isinstance(y, (list, tuple)) and len(y) == 1:
+            (y,) = y
+        if keras.tree.is_nested(y) or y is None:
+            raise ValueError(
+                "`CountingModel` counts the labels of one output. Received targets "
+                f"{keras.tree.map_structure(lambda leaf: '…', y)}: call `streaming_prior.update(labels)` in a "
+                "`compute_loss` of your own."
+            )
+        streaming_prior.update(y, y_pred)

@@ -4,7 +4,7 @@ import dataclasses
 
 import keras
 
-from keras_logit_adjust.posthoc import _head
+from keras_logit_adjust.posthoc import _graph
 from keras_logit_adjust.posthoc.adjust import AdjustedModel
 
 # What a model gives. "binary_logits" are those of independent labels, as of BinaryCrossentropy(from_logits=True).
@@ -27,7 +27,7 @@ def input_signature(model):
     """The inputs of a built model as a list of arguments, each a structure of `keras.InputSpec` of any batch size."""
     if isinstance(model, keras.Sequential):
         return [_spec(tensor.shape, tensor.dtype, tensor.name) for tensor in model.inputs]
-    if _head.is_graph(model) or getattr(model, "inputs", None):
+    if _graph.is_graph(model) or getattr(model, "inputs", None):
         return [keras.tree.map_structure(lambda tensor: _spec(tensor.shape, tensor.dtype, tensor.name), model.input)]
     config = model.get_build_config() or {}
     shapes = config.get("shapes_dict", {"inputs_shape": config.get("input_shape")})

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from keras_logit_adjust import losses
-from keras_logit_adjust.posthoc import _head
+from keras_logit_adjust.posthoc import _graph
 from keras_logit_adjust.posthoc.adjust import AdjustedModel, counts_of, last_correction
 
 BINARY_LOSSES = (
@@ -170,8 +170,8 @@ def describe(model):
     prior     uniform
     """
     if not isinstance(model, keras.Model):
-        _head.require_model(model)
-    corrections = tuple(_as_correction(part) for _, part in _head.corrections(model))
+        _graph.require_model(model)
+    corrections = tuple(_as_correction(part) for _, part in _graph.corrections(model))
     has_labels = any(correction.num_examples is not None for correction in corrections)
     described = {
         "model": model.name,
@@ -200,11 +200,11 @@ def _outputs(model, corrections, is_binary):
         num_outputs, kind = None if counts is None else counts.size, model.output_kind
         is_binary = is_binary or kind == "sigmoid"
         return {"num_outputs": num_outputs, "output": kind, "is_binary": is_binary, "note": note}
-    if _head.decides(model):
+    if _graph.decides(model):
         note = "the model gives scores of decisions, their expected costs with a minus"
         return {"num_outputs": model.outputs[0].shape[-1], "output": "decisions", "is_binary": False, "note": note}
     try:
-        head = _find_head(model)
+        head = _head_to_describe(model)
     except ValueError as error:
         return {"note": str(error)}
     is_binary = is_binary or head.output == "sigmoid" or head.width == 1
@@ -212,11 +212,11 @@ def _outputs(model, corrections, is_binary):
     return {**found, "output": head.output, "is_binary": is_binary}
 
 
-def _find_head(model):
-    _head.require_model(model)
-    if not _head.is_graph(model):
+def _head_to_describe(model):
+    _graph.require_model(model)
+    if not _graph.is_graph(model):
         raise ValueError("this is a subclassed model, and what it computes cannot be read off")
-    return _head.find_head(model)
+    return _graph.find_head(model)
 
 
 def _as_correction(part):

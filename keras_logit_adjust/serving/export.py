@@ -8,7 +8,7 @@ import keras
 
 from keras_logit_adjust import _checks
 from keras_logit_adjust.layers import MinimumRiskDecision
-from keras_logit_adjust.posthoc import _head
+from keras_logit_adjust.posthoc import _graph
 from keras_logit_adjust.serving import _files, _signature
 from keras_logit_adjust.serving.description import describe
 
@@ -87,7 +87,7 @@ def export(
     Reference: Menon et al. (2021), §4, equation 9; posteriors under another prior after Saerens et al. (2002), §2.2.
     """
     if not isinstance(model, keras.Model):
-        _head.require_model(model)
+        _graph.require_model(model)
     path, to = _files.as_destination(path, to, overwrite)
     check_writable(to)
     _signature.build(model)

@@ -12,8 +12,7 @@ from keras_logit_adjust import _checks, priors
 from keras_logit_adjust.compare import Config, storage
 from keras_logit_adjust.compare.report import in_seeds, to_table
 from keras_logit_adjust.compare.run import compare_with_predictions
-from keras_logit_adjust.posthoc.calibration import calibrate
-from keras_logit_adjust.posthoc.label_shift import estimate_target_prior
+from keras_logit_adjust.held_out import calibrate, estimate_target_prior
 
 MIXES = ("uniform", "reversed", "shuffled")
 RULES = {

@@ -10,8 +10,8 @@ import dataclasses
 import numpy as np
 
 from keras_logit_adjust import _checks, priors
+from keras_logit_adjust.held_out import _intervals, _reading
 from keras_logit_adjust.metrics import groups_of_counts
-from keras_logit_adjust.posthoc import _held_out, _intervals
 
 MEASURES = ("balanced_accuracy", "accuracy", "many_accuracy", "medium_accuracy", "few_accuracy")
 
@@ -287,7 +287,7 @@ def robust_point(low, high):
 def _without_ignored(batches, ignore_class):
     """The rows of each batch whose id is another than `ignore_class`; batches of no others are left out."""
     for y_true, logits in batches:
-        ids, logits = _held_out.to_numpy(y_true, "y_true"), _held_out.to_numpy(logits, "logits")
+        ids, logits = _reading.to_numpy(y_true, "y_true"), _reading.to_numpy(logits, "logits")
         if ids.ndim > 1 and ids.shape[-1] == 1 and ids.ndim == logits.ndim:
             ids = ids[..., 0]
         if ids.shape != logits.shape[:-1]:
@@ -317,7 +317,7 @@ def _as_taus(tau):
 
 def two_columns(logits, num_classes):
     """One sigmoid unit, `[N]` or `[N, 1]`, as the log-odds of the second of two classes; and whether it is one."""
-    logits = _held_out.to_numpy(logits, "logits")
+    logits = _reading.to_numpy(logits, "logits")
     if num_classes != 2 or logits.ndim == 0 or (logits.ndim > 1 and logits.shape[-1] != 1):
         return logits, False
     second = logits.reshape(-1)
@@ -339,22 +339,22 @@ class _Kinds:
 
     def check(self):
         if self.are_distributions and self.rows > 1:
-            _held_out.refuse_probabilities()
-        _held_out.check_not_sigmoids(self.lowest, self.highest)
+            _reading.refuse_probabilities()
+        _reading.check_not_sigmoids(self.lowest, self.highest)
 
 
 def _read_classes(y_true, logits, log_prior, kinds):
     """The ends of the intervals of a batch and the recalls they count for."""
     columns, is_unit = two_columns(logits, log_prior.size)
-    matrix, are_distributions = _held_out.as_scores(columns, log_prior.size)
+    matrix, are_distributions = _reading.as_scores(columns, log_prior.size)
     kinds.look(matrix[:, 1:] if is_unit else matrix, are_distributions, is_unit)
-    ids = _held_out.as_ids(y_true, len(matrix), log_prior.size)
+    ids = _reading.as_ids(y_true, len(matrix), log_prior.size)
     return *_intervals.of_classes(matrix, ids, log_prior), ids
 
 
 def _read_labels(y_true, logits, log_odds, kinds):
-    matrix, are_distributions = _held_out.as_scores(logits, log_odds.size)
+    matrix, are_distributions = _reading.as_scores(logits, log_odds.size)
     kinds.look(matrix, are_distributions, True)
-    on = _held_out.as_multi_hot(y_true, matrix.shape)
+    on = _reading.as_multi_hot(y_true, matrix.shape)
     low, high = _intervals.of_labels(matrix, on, log_odds)
     return low.ravel(), high.ravel(), (2 * np.arange(log_odds.size) + on).ravel()

@@ -4,8 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_logit_adjust import _checks
-from keras_logit_adjust.losses import _base
+from keras_logit_adjust import _checks, _labels
 
 
 @keras.saving.register_keras_serializable(package="keras_logit_adjust")
@@ -55,7 +54,7 @@ class MinimumRiskDecision(keras.layers.Layer):
         )
 
     def call(self, inputs):
-        probabilities = _base.at_least_float32(inputs)
+        probabilities = _labels.at_least_float32(inputs)
         if self.from_logits:
             probabilities = ops.softmax(probabilities)
         return -ops.matmul(probabilities, ops.cast(ops.convert_to_tensor(self.matrix), probabilities.dtype))

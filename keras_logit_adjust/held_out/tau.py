@@ -11,9 +11,9 @@ import keras
 import numpy as np
 
 from keras_logit_adjust import _checks, priors
-from keras_logit_adjust.posthoc import _held_out, _predict
-from keras_logit_adjust.posthoc._intervals import Steps
-from keras_logit_adjust.posthoc.tau import BestTau, TauPath, join, robust_point, two_columns
+from keras_logit_adjust.held_out import _reading, predict
+from keras_logit_adjust.held_out._intervals import Steps
+from keras_logit_adjust.held_out.tau_path import BestTau, TauPath, join, robust_point, two_columns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +116,7 @@ def tune_tau(
             model_or_logits, validation_data, class_counts, cross_fit, num_examples, output, seed, batch_size
         )
     elif isinstance(model_or_logits, keras.Model):
-        batches = _predict.labels_and_logits(model_or_logits, validation_data, output, batch_size)
+        batches = predict.labels_and_logits(model_or_logits, validation_data, output, batch_size)
         path = TauPath.from_batches(batches, class_counts, num_examples, ignore_class=ignore_class)
     else:
         labels = _labels_alone(validation_data)
@@ -253,8 +253,8 @@ def _cross_fit(train, data, class_counts, folds, num_examples, output, seed, bat
             f"trained model, and the training data (x, y). Received: {type(train).__name__}, {type(data).__name__}."
         )
     counts = _checks.as_counts(class_counts)
-    x, y = _predict.as_arrays(data[0]), np.asarray(data[1])
-    y = _held_out.as_ids(y, len(y), counts.size)
+    x, y = predict.as_arrays(data[0]), np.asarray(data[1])
+    y = _reading.as_ids(y, len(y), counts.size)
     if y.size < folds:
         raise ValueError(f"There must be at least as many examples as folds. Received {y.size} for cross_fit={folds}.")
     fold = _stratified_folds(y, folds, seed)
@@ -274,8 +274,8 @@ def _path_of_fold(train, x, y, held_out, num_classes, output, batch_size):
     rows = np.flatnonzero(held_out & (seen[y] > 0))
     if not rows.size:
         return None
-    model = train(_predict.take(x, ~held_out), y[~held_out])
-    batches = _predict.labels_and_logits(model, (_predict.take(x, rows), y[rows]), output, batch_size)
+    model = train(predict.take(x, ~held_out), y[~held_out])
+    batches = predict.labels_and_logits(model, (predict.take(x, rows), y[rows]), output, batch_size)
     logits = np.concatenate([two_columns(logits, num_classes)[0] for _, logits in batches])
     path = TauPath(np.searchsorted(classes, y[rows]), logits[:, classes], seen[classes])
     path.recall_ids = classes[path.recall_ids]

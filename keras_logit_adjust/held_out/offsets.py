@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 
 from keras_logit_adjust import _checks, priors
-from keras_logit_adjust.posthoc import _held_out
-from keras_logit_adjust.posthoc._coordinate_search import MacroF1, WeightedRecall, search, search_from_many
+from keras_logit_adjust.held_out import _reading
+from keras_logit_adjust.held_out._coordinate_search import MacroF1, WeightedRecall, search, search_from_many
 
 OBJECTIVES = ("macro_f1", "balanced")
 _RESTARTS = 32  # of a search that is not averaged over samples
@@ -106,8 +106,8 @@ def tune_offsets(
             logits, y_true, class_counts, objective, class_prior, num_examples, tau, shrinkage, bags, seed
         )
     log_prior = priors.log_prior(class_counts)
-    logits = _held_out.as_logits(logits, log_prior.size).astype("float64")
-    ids = _held_out.as_ids(y_true, len(logits), log_prior.size)
+    logits = _reading.as_logits(logits, log_prior.size).astype("float64")
+    ids = _reading.as_ids(y_true, len(logits), log_prior.size)
     examples = np.bincount(ids, minlength=log_prior.size)
     mix = None if class_prior is None else _as_mix(class_prior, log_prior.size)
     make, base = _settle(objective, log_prior, mix, tau)
@@ -195,9 +195,9 @@ def _tune_thresholds(logits, y_true, positive_counts, objective, class_prior, nu
         raise ValueError("Independent labels take the objectives 'macro_f1' and 'balanced', and no `class_prior`.")
     _checks.check_choice(objective, "objective", OBJECTIVES)
     log_odds = priors.log_odds(positive_counts, num_examples)
-    logits = _held_out.as_logits(logits, log_odds.size).astype("float64")
-    _held_out.check_not_sigmoids(logits.min(), logits.max())
-    on = _held_out.as_multi_hot(y_true, logits.shape).astype("int64")
+    logits = _reading.as_logits(logits, log_odds.size).astype("float64")
+    _reading.check_not_sigmoids(logits.min(), logits.max())
+    on = _reading.as_multi_hot(y_true, logits.shape).astype("int64")
     base = -_checks.as_tau(_TAU[objective] if tau is None else tau, log_odds.size) * log_odds
     tuned = [
         _tune_threshold(logits[:, label], on[:, label], base[label], objective, shrinkage, bags, seed)

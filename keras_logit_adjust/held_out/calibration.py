@@ -11,8 +11,8 @@ import warnings
 import numpy as np
 
 from keras_logit_adjust import _checks, priors
-from keras_logit_adjust._calibration import Calibration
-from keras_logit_adjust.posthoc import _held_out
+from keras_logit_adjust.held_out import _reading
+from keras_logit_adjust.layers import Calibration
 
 METHODS = ("temperature", "bias_corrected_temperature")
 KINDS = ("plain", "classwise", "balanced")
@@ -83,14 +83,14 @@ def _as_examples(logits, y_true, independent):
     shape = np.shape(logits)
     is_unit = len(shape) == 1 or shape[-1:] == (1,)
     logits = np.reshape(logits, (-1, 1)) if is_unit else logits
-    matrix = _held_out.as_logits(logits, shape[-1] if shape and not is_unit else 1).astype("float64")
+    matrix = _reading.as_logits(logits, shape[-1] if shape and not is_unit else 1).astype("float64")
     if not is_unit and not independent:
-        ids = _held_out.as_ids(y_true, *matrix.shape)
+        ids = _reading.as_ids(y_true, *matrix.shape)
         return matrix, ids[:, None] == np.arange(matrix.shape[1]), False
-    _held_out.check_not_sigmoids(matrix.min(), matrix.max())
+    _reading.check_not_sigmoids(matrix.min(), matrix.max())
     if is_unit and np.size(y_true) == matrix.size:
         y_true = np.reshape(y_true, matrix.shape)
-    labels = _held_out.as_multi_hot(y_true, matrix.shape if is_unit else shape)
+    labels = _reading.as_multi_hot(y_true, matrix.shape if is_unit else shape)
     return matrix, labels.reshape(matrix.shape), True
 
 
@@ -313,4 +313,4 @@ def _as_predictions(probabilities, y_true):
             f"number in [0, 1]). {is_bad.sum()} of {is_bad.size} rows are not, first row {is_bad.argmax()}: "
             f"{rows[is_bad][0][:8].tolist()}. If these are logits, give their softmax."
         )
-    return rows, _held_out.as_ids(y_true, *rows.shape)
+    return rows, _reading.as_ids(y_true, *rows.shape)

@@ -12,7 +12,7 @@ import warnings
 import numpy as np
 
 from keras_logit_adjust import _checks, priors
-from keras_logit_adjust.posthoc import _held_out
+from keras_logit_adjust.held_out import _reading
 
 METHODS = ("em", "bbse")
 SMALLEST_SINGULAR_VALUE = 0.05  # below it, an error in what is counted comes out more than twentyfold
@@ -129,7 +129,7 @@ def estimate_target_prior(
     Reference: Saerens, Latinne and Decaestecker (2002); Lipton, Wang and Smola (2018), black box shift estimation.
     """
     log_prior = priors.log_prior(class_counts)
-    logits = _held_out.as_logits(logits, log_prior.size).astype("float64")
+    logits = _reading.as_logits(logits, log_prior.size).astype("float64")
     _checks.check_choice(method, "method", METHODS)
     replicates = _checks.check_integer(replicates, "replicates", minimum=2)
     if not _checks.check_fraction(level, "level"):
@@ -249,8 +249,8 @@ def _check_validation(validation, num_classes):
             f"how often each class is mistaken for each other. Received {type(validation).__name__}. Without them: "
             'method="em".'
         )
-    logits = _held_out.as_logits(validation[0], num_classes, "validation logits")
-    labels = _held_out.as_ids(validation[1], logits.shape[0], num_classes, "validation labels")
+    logits = _reading.as_logits(validation[0], num_classes, "validation logits")
+    labels = _reading.as_ids(validation[1], logits.shape[0], num_classes, "validation labels")
     if (missing := np.bincount(labels, minlength=num_classes) == 0).any():
         raise ValueError(
             'method="bbse" needs validation examples of every class. Received none of '

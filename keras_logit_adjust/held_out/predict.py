@@ -4,8 +4,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_logit_adjust.posthoc import _head
-from keras_logit_adjust.posthoc.adjust import find_head, logits_of, rebuild
+from keras_logit_adjust.posthoc import _graph
+from keras_logit_adjust.posthoc.adjust import head_to_adjust, logits_of, rebuild
 
 
 def predict_logits(model, x, output="auto", batch_size=256):
@@ -52,14 +52,14 @@ def logits_model(model, output="auto"):
     Of a graph the logits themselves; of another model the logarithms of its probabilities, which have the same
     differences between classes where they did not round to 0.
     """
-    _head.require_model(model)
+    _graph.require_model(model)
     try:
-        _head.check_not_adjusted(model, allow_double_correction=False)
+        _graph.check_not_adjusted(model, allow_double_correction=False)
     except ValueError as error:
         raise ValueError(f"{error} Give the model as it was before the correction.") from error
-    head = find_head(model, output)
+    head = head_to_adjust(model, output)
     if head is not None and head.output != "logits":
-        model = rebuild(model, head, _head.logits_tensor(head))
+        model = rebuild(model, head, _graph.logits_tensor(head))
     kind = "logits" if head is not None else output
     return lambda x: ops.convert_to_numpy(logits_of(ops.convert_to_tensor(model.predict_on_batch(x)), kind))
 

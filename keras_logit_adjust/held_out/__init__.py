@@ -1,0 +1,23 @@
+"""What is chosen on held-out logits and labels: τ, offsets, a calibration, the class mix of a deployment."""
+
+from keras_logit_adjust.held_out.calibration import calibrate, calibration_error, reliability
+from keras_logit_adjust.held_out.label_shift import TargetPrior, estimate_target_prior
+from keras_logit_adjust.held_out.offsets import TunedOffsets, tune_offsets
+from keras_logit_adjust.held_out.predict import predict_logits
+from keras_logit_adjust.held_out.tau import TunedTau, tune_tau
+from keras_logit_adjust.held_out.tau_path import BestTau, TauPath
+
+__all__ = [
+    "BestTau",
+    "TargetPrior",
+    "TauPath",
+    "TunedOffsets",
+    "TunedTau",
+    "calibrate",
+    "calibration_error",
+    "estimate_target_prior",
+    "predict_logits",
+    "reliability",
+    "tune_offsets",
+    "tune_tau",
+]

@@ -1,0 +1,9 @@
+"""Heads, the adjustment as a layer, decisions of least cost."""
+
+from keras_logit_adjust.layers.adjustment import LogitAdjustment
+from keras_logit_adjust.layers.calibration import Calibration
+from keras_logit_adjust.layers.cosine import CosineDense
+from keras_logit_adjust.layers.decision import MinimumRiskDecision
+from keras_logit_adjust.layers.prior_aware import PriorAwareDense
+
+__all__ = ["Calibration", "CosineDense", "LogitAdjustment", "MinimumRiskDecision", "PriorAwareDense"]

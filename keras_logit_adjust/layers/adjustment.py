@@ -1,0 +1,243 @@
+"""The adjustment as a layer behind a trained model, and the weight that it shares with the prior-aware head.
+
+Both keep one float32, non-trainable weight, `adjustment = τ·log π − log target`. It is a weight and not an
+attribute so that it is saved, shared, exported and, on JAX, seen by a compiled step after it was changed. A calibration
+adds its bias to that weight and, for `1/T`, one more weight, which layers without a calibration do not have.
+"""
+
+import zlib
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_logit_adjust import _checks, _labels, priors
+from keras_logit_adjust.layers.calibration import Calibration, as_calibration
+
+MAX_CLASSES_IN_CONFIG = 10_000
+
+
+class Adjustment:
+    """Mixed into a Keras layer: the weight `adjustment = τ·log π − log target`, less the bias of a calibration."""
+
+    calibration = None
+
+    def _settle(self, class_counts, tau, target_prior, num_examples=None, calibration=None):
+        """Check the arguments, keep them for the config, and return the adjustment (None without counts)."""
+        self.num_examples = num_examples
+        if class_counts is None:
+            self.class_counts, self.tau, self.target_prior = None, tau, target_prior
+            self.calibration = as_calibration(calibration, None)
+            return None
+        counts = _as_counts(class_counts, num_examples)
+        if self.built:
+            _checks.check_length(counts, self.adjustment.shape[0], "class_counts", f"layer {self.name!r}")
+        tau = _checks.as_tau(tau, counts.size)
+        adjustment = tau * _log_prior(counts, num_examples)
+        if target_prior is not None:
+            target_prior = as_target(target_prior, num_examples)
+            _checks.check_length(target_prior, counts.size, "target_prior", "class_counts")
+            adjustment = adjustment - _log_prior(target_prior, None if num_examples is None else 1.0)
+        calibration = as_calibration(calibration, counts.size)
+        # Kept last: a refused change leaves the layer as it was.
+        self.class_counts, self.tau, self.target_prior, self.calibration = counts, tau, target_prior, calibration
+        return adjustment if calibration is None or calibration.bias is None else adjustment - calibration.bias
+
+    def _add_adjustment(self, num_classes, values):
+        if values is not None:
+            _checks.check_length(values, num_classes, "class_counts", "the input")
+        else:
+            # Never 0: a model whose counts are not known must not pass for an unadjusted one.
+            values = np.full(num_classes, np.nan)
+        self.adjustment = self._add_constant("adjustment", values)
+
+    def _add_constant(self, name, values):
+        return self.add_weight(
+            name=name,
+            shape=values.shape,
+            initializer=lambda shape, dtype=None: ops.convert_to_tensor(values, dtype=dtype),
+            trainable=False,
+            autocast=False,
+            dtype="float32",
+        )
+
+    def _change(self, tau, target_prior, class_counts, **calibration):
+        """What `set` does: None leaves a value as it is."""
+        if self.class_counts is None and (class_counts is None or tau is None):
+            raise ValueError(
+                f"Layer {self.name!r} does not know its class counts, τ and target prior: configs of more than "
+                f"{MAX_CLASSES_IN_CONFIG} classes leave them out. Give `class_counts` and `tau` together."
+            )
+        class_counts = self.class_counts if class_counts is None else class_counts
+        tau = self.tau if tau is None else tau
+        if isinstance(target_prior, str):
+            _checks.check_choice(target_prior, "target_prior", ["uniform"])
+            target_prior = None
+        elif target_prior is None:
+            target_prior = self.target_prior
+        values = self._settle(class_counts, tau, target_prior, self.num_examples, **calibration)
+        if self.built:
+            self.adjustment.assign(ops.convert_to_tensor(values, dtype="float32"))
+        self.values = values
+
+    def _adjustment_config(self):
+        counts = self.class_counts
+        target = None if self.target_prior is None else self.target_prior.tolist()
+        if isinstance(counts, priors.StreamingPrior):
+            # By this Keras knows a prior that heads share again; its own mark is lost when configs are copied.
+            mark = {"shared_object_id": zlib.crc32(counts.name.encode())}
+            counts = {**keras.saving.serialize_keras_object(counts), **mark}
+            return {"class_counts": counts, "tau": self.tau.tolist(), "target_prior": target}
+        if counts is None or counts.size > MAX_CLASSES_IN_CONFIG:
+            return {"class_counts": None, "tau": 1.0, "target_prior": None}
+        return {"class_counts": counts.tolist(), "tau": self.tau.tolist(), "target_prior": target}
+
+
+def _as_counts(class_counts, num_examples):
+    if num_examples is None:
+        return _checks.as_counts(class_counts)
+    return _checks.as_positive_counts(class_counts, num_examples)
+
+
+def as_target(target_prior, num_examples):
+    """The target prior as probabilities: of classes that exclude each other, or of each label where they do not."""
+    if num_examples is None:
+        return priors.prior(_checks.as_counts(target_prior, "target_prior"))
+    target = _checks.as_vector(target_prior, "target_prior")
+    if (bad := (target <= 0) | (target >= 1)).any():
+        raise ValueError(
+            "Every number in `target_prior` must be the probability of a label, strictly between 0 and 1. "
+            f"Received {target[bad].tolist()} at {_checks.name_classes(bad)}: divide counts by the number of examples."
+        )
+    return target
+
+
+def _log_prior(class_counts, num_examples):
+    """`log π` of classes that exclude each other, or the log-odds of labels that do not."""
+    return priors.log_prior(class_counts) if num_examples is None else priors.log_odds(class_counts, num_examples)
+
+
+@keras.saving.register_keras_serializable(package="keras_logit_adjust")
+class LogitAdjustment(Adjustment, keras.layers.Layer):
+    """Post-hoc logit adjustment of trained logits, `f_y − τ·log π_y + log target_y`.
+
+    `kla.adjust` puts it into a model in the right place; use the layer itself where you build the model by hand.
+    With a calibration it is one step too, `f_y / T + b_y − τ·log π_y + log target_y`. Half-precision logits are raised
+    to float32 before the prior meets them, and the result stays float32.
+
+    Args:
+        class_counts: `[L]` training examples of each class (or probabilities), all > 0. None only for a layer whose
+            weights will be loaded: until then it gives NaN.
+        tau: strength, a number or a vector `[L]`; 1 is right for logits that estimate `log P(y|x)`.
+        target_prior: `[L]` class mix of the deployment; by default the uniform one, whose constant is left out.
+        num_examples: for independent sigmoid labels: `class_counts` are then positives among so many examples, and
+            the adjustment uses log-odds, `log(π/(1−π))` (target priors are probabilities of each label).
+        calibration: what `kla.calibrate` found for these logits; by default none.
+        trained_tau: strength of the adjusted loss or head that the logits were trained with, a number or `[L]`; None
+            where it is not known. It changes nothing but the name of the prior that is served (`kla.serving`);
+            `kla.adjust` and `kla.product_of_experts` fill it in.
+        **kwargs: as in `keras.layers.Layer`.
+
+    Input and output: logits `[..., L]`.
+
+    Raises:
+        ValueError: for counts, τ, a calibration or an input that do not fit.
+
+    Example:
+
+    >>> import numpy as np
+    >>> layer = LogitAdjustment(class_counts=[75, 25])
+    >>> layer(np.array([[1.0, 0.0]], "float32")).__array__().round(4).tolist()  # 1 − log ¾, 0 − log ¼
+    [[1.2877, 1.3863]]
+
+    Reference: Menon et al. (2021), §4, equation 9.
+    """
+
+    def __init__(
+        self,
+        class_counts,
+        tau=1.0,
+        target_prior=None,
+        num_examples=None,
+        calibration=None,
+        trained_tau=0.0,
+        **kwargs,
+    ):
+        # A float32 head under a mixed policy must not be rounded on its way in.
+        super().__init__(**{"autocast": False, **kwargs})
+        self.supports_masking = True
+        self.values = self._settle(class_counts, tau, target_prior, num_examples, calibration)
+        num_classes = np.size(trained_tau if self.values is None else self.values)
+        self.trained_tau = None if trained_tau is None else _checks.as_tau(trained_tau, num_classes, "trained_tau")
+
+    def build(self, input_shape):
+        if not input_shape or input_shape[-1] is None:
+            raise ValueError(f"`LogitAdjustment` needs logits with a static last dimension. Received {input_shape}.")
+        self._add_adjustment(input_shape[-1], self.values)
+        if self.calibration is not None:
+            inverse = np.float64(1.0 / self.calibration.temperature)
+            self.inverse_temperature = self._add_constant("inverse_temperature", inverse)
+
+    def set(self, *, tau=None, target_prior=None, class_counts=None, calibration=None):
+        """Change the adjustment of a built layer, in a compiled or running model too.
+
+        Args:
+            tau: new strength, a number or `[L]`; unchanged by default.
+            target_prior: new prior of the deployment `[L]`; unchanged by default (uniform where the layer does not know
+                it), "uniform" goes back to none.
+            class_counts: new training counts `[L]`; unchanged by default. A `trained_tau` other than 0 was of the old
+                ones, and is not known any more.
+            calibration: new calibration; unchanged by default, `kla.Calibration()` goes back to none.
+
+        Raises:
+            ValueError: for values that do not fit, which leave the layer as it was; where the layer knows neither
+                counts nor τ nor the calibration's bias (it was rebuilt from the config of more than 10,000 classes) and
+                they are not all given; or for a calibration of a layer that was built without one.
+        """
+        if calibration is None and self.class_counts is None and self.calibration is not None:
+            raise ValueError(
+                f"Layer {self.name!r} does not know the bias of its calibration: configs of more than "
+                f"{MAX_CLASSES_IN_CONFIG} classes leave it out. Give `class_counts`, `tau` and `calibration` together."
+            )
+        if calibration is not None and self.built and self.calibration is None:
+            raise ValueError(
+                f"Layer {self.name!r} was built without a calibration and has no weight for a temperature. Build it "
+                "with calibration=kla.Calibration() where you will change it later."
+            )
+        calibration = self.calibration if calibration is None else calibration
+        self._change(tau, target_prior, class_counts, calibration=calibration)
+        if class_counts is not None and np.any(self.trained_tau):
+            self.trained_tau = None
+        if self.built and calibration is not None:
+            self.inverse_temperature.assign(1.0 / calibration.temperature)
+
+    def call(self, inputs):
+        _labels.check_logits(inputs, f"Layer {self.name!r}")
+        logits = _labels.at_least_float32(inputs)
+        if self.calibration is not None:
+            logits = logits * ops.cast(ops.convert_to_tensor(self.inverse_temperature), logits.dtype)
+        return logits - ops.cast(ops.convert_to_tensor(self.adjustment), logits.dtype)
+
+    def compute_output_shape(self, input_shape):
+        return tuple(input_shape)
+
+    def compute_output_spec(self, inputs):
+        dtype = keras.backend.result_type(inputs.dtype, "float32")
+        return keras.KerasTensor(inputs.shape, dtype=dtype)
+
+    def get_config(self):
+        config = {**super().get_config(), **self._adjustment_config(), "num_examples": self.num_examples}
+        calibration = None if self.calibration is None else self.calibration.get_config()
+        if calibration and config["class_counts"] is None:
+            calibration["bias"] = None  # one number for each class: in the weights, as the counts
+        trained = self.trained_tau
+        if trained is not None:
+            trained = None if trained.size > MAX_CLASSES_IN_CONFIG else trained.tolist()
+        return {**config, "calibration": calibration, "trained_tau": trained}
+
+    @classmethod
+    def from_config(cls, config):
+        calibration = config.get("calibration")
+        if calibration is not None:
+            config = {**config, "calibration": Calibration.from_config(calibration)}
+        return super().from_config(config)

@@ -1,0 +1,125 @@
+"""Accuracy of groups of classes: many-, medium- and few-shot, or groups of a user's own."""
+
+from collections.abc import Mapping
+
+import keras
+import numpy as np
+
+from keras_logit_adjust import _checks
+from keras_logit_adjust.metrics._per_class import PerClassMetric
+
+
+@keras.saving.register_keras_serializable(package="keras_logit_adjust")
+class GroupAccuracy(PerClassMetric):
+    """Accuracy of groups of classes, each the mean recall of its classes, in one pass.
+
+    By default the groups are the field's: `many` with at least 100 training examples, `few` with at most 20, `medium`
+    between. A group of no classes does not appear.
+
+    Args:
+        class_counts: `[L]` training examples of each class (true counts).
+        bounds: `(few, many)`: a class with at most `few` examples is few-shot, with at least `many` many-shot.
+        groups: instead of bounds, the group name of each class: a sequence of `L` names, or a dict class → name
+            (classes without a name are left out).
+        ignore_class: a class id left out.
+        class_prior: `[L]` weights of the classes within their groups; equal by default.
+        name: name of the metric.
+
+    Result: a dict `{"many_accuracy": …, "medium_accuracy": …, "few_accuracy": …}`; NaN for a group whose classes were
+    not seen. `EarlyStopping(monitor="val_few_accuracy")` needs `mode="max"`: Keras looks up directions by metric name.
+
+    Raises:
+        ValueError: for probabilities in place of counts, bounds that are not increasing, groups that do not fit.
+
+    Example:
+
+    >>> import numpy as np
+    >>> metric = GroupAccuracy(class_counts=[500, 50, 5])
+    >>> metric.update_state(np.array([0, 1, 2]), np.array([[1, 0, 0], [0, 1, 0], [1, 0, 0]]))
+    >>> {name: float(value) for name, value in metric.result().items()}
+    {'many_accuracy': 1.0, 'medium_accuracy': 1.0, 'few_accuracy': 0.0}
+
+    Reference: Menon et al. (2021), appendix E.4; Liu et al. (2019), OLTR (the bounds).
+    """
+
+    def __init__(
+        self,
+        class_counts,
+        bounds=(20, 100),
+        groups=None,
+        ignore_class=None,
+        class_prior=None,
+        name="group_accuracy",
+    ):
+        counts = _checks.as_true_counts(class_counts)
+        super().__init__(counts.size, ignore_class, class_prior, name)
+        self.class_counts = counts
+        self.bounds = _check_bounds(bounds)
+        names = groups_of_counts(counts, self.bounds) if groups is None else _group_names(groups, counts.size)
+        self.groups = None if groups is None else names
+        self._members = {
+            name: np.array([own == name for own in names], dtype="float32")
+            for name in dict.fromkeys(own for own in names if own is not None)
+        }
+
+    def result(self):
+        recall = self._recall()
+        return {
+            f"{name}_accuracy": self._mean_over_present(recall, members * self._importance)
+            for name, members in self._members.items()
+        }
+
+    def get_config(self):
+        config = super().get_config()
+        del config["num_classes"]
+        return {**config, "class_counts": self.class_counts.tolist(), "bounds": self.bounds, "groups": self.groups}
+
+
+def groups_of_counts(class_counts, bounds=(20, 100)):
+    """The name of each class's group by its number of training examples: "many", "medium" or "few".
+
+    Args:
+        class_counts: `[L]` training examples of each class.
+        bounds: `(few, many)`, both inclusive.
+
+    Returns:
+        List of `L` names.
+
+    Example:
+
+    >>> groups_of_counts([500, 100, 99, 20])
+    ['many', 'many', 'medium', 'few']
+
+    Reference: Menon et al. (2021), appendix E.4.
+    """
+    few, many = bounds
+    return ["many" if count >= many else "few" if count <= few else "medium" for count in class_counts]
+
+
+def _check_bounds(bounds):
+    try:
+        few, many = map(float, bounds)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`bounds` must be a pair of numbers (few, many). Received: bounds={bounds!r}") from error
+    if not 0 <= few < many:
+        raise ValueError(f"`bounds` must increase, 0 <= few < many. Received: bounds={(few, many)}")
+    return [few, many]
+
+
+def _group_names(groups, num_classes):
+    """One group name (or None) for each class."""
+    if isinstance(groups, Mapping):
+        unknown = [key for key in groups if key not in range(num_classes)]
+        if unknown or not groups:
+            raise ValueError(
+                f"`groups` must map class ids in [0, {num_classes}) to group names. Received keys {list(groups)[:8]}."
+            )
+        groups = [groups.get(c) for c in range(num_classes)]
+    groups = list(groups)
+    are_names = all(name is None or isinstance(name, str) for name in groups) and any(groups)
+    if len(groups) != num_classes or not are_names:
+        raise ValueError(
+            f"`groups` must name the group of each of the {num_classes} classes. Received {len(groups)} entries: "
+            f"{groups[:8]}"
+        )
+    return groups

@@ -1,0 +1,127 @@
+"""Recalls and what is made of them: balanced accuracy, the recall of every class, the worst."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_logit_adjust import _checks
+from keras_logit_adjust.metrics._per_class import PerClassMetric
+
+
+@keras.saving.register_keras_serializable(package="keras_logit_adjust")
+class BalancedAccuracy(PerClassMetric):
+    """Balanced accuracy, the mean of the per-class recalls: `(1/L) Σ_y P[y in the k best | y]`.
+
+    One minus it is the paper's balanced error. With `class_prior` the mean is weighted by it: the plain accuracy in a
+    deployment with that class mix.
+
+    Args:
+        num_classes: number of classes `L`.
+        k: a prediction is right when fewer than `k` classes score higher.
+        ignore_class: a class id left out.
+        class_prior: `[L]` counts or probabilities of the class mix to judge by; the uniform one by default.
+        name: name of the metric.
+
+    Result: a scalar in [0, 1]; NaN before any example was seen.
+
+    Raises:
+        ValueError: for `k` outside [1, L], a `class_prior` of another length, labels of a wrong shape.
+
+    Example:
+
+    >>> import numpy as np
+    >>> metric = BalancedAccuracy(num_classes=2)
+    >>> metric.update_state(np.array([0, 0, 0, 1]), np.array([[1, 0], [1, 0], [1, 0], [1, 0]]))
+    >>> float(metric.result())  # plain accuracy is 0.75
+    0.5
+
+    Reference: Menon et al. (2021), §2, equation 1; Brodersen et al. (2010).
+    """
+
+    def __init__(self, num_classes, k=1, ignore_class=None, class_prior=None, name=None):
+        name = name or ("balanced_accuracy" if k == 1 else f"top_{k}_balanced_accuracy")
+        super().__init__(num_classes, ignore_class, class_prior, name)
+        self.k = _checks.check_integer(k, "k", minimum=1)
+        if self.k > self.num_classes:
+            raise ValueError(f"`k` must be at most the number of classes, {self.num_classes}. Received: k={k}")
+
+    def _hits(self, ids, y_pred):
+        if self.k == 1:
+            return super()._hits(ids, y_pred)
+        # Rank by hand: `in_top_k` calls every tie a hit, so a constant model would be perfect.
+        own = ops.take_along_axis(y_pred, ops.expand_dims(ids, -1), axis=-1)
+        earlier = ops.less(ops.arange(self.num_classes, dtype="int32"), ops.expand_dims(ids, -1))
+        better = ops.logical_or(ops.greater(y_pred, own), ops.logical_and(ops.equal(y_pred, own), earlier))
+        rank = ops.sum(ops.cast(better, "int32"), axis=-1)
+        is_number = ops.equal(own, own)[..., 0]
+        return ops.cast(ops.logical_and(ops.less(rank, self.k), is_number), "float32")
+
+    def result(self):
+        return self._mean_over_present(self._recall(), self._importance)
+
+    def get_config(self):
+        return {**super().get_config(), "k": self.k}
+
+
+@keras.saving.register_keras_serializable(package="keras_logit_adjust")
+class PerClassAccuracy(PerClassMetric):
+    """The recall of every class, `P[ŷ = y | y]`.
+
+    Args:
+        num_classes: number of classes `L`.
+        ignore_class: a class id left out.
+        class_prior: accepted for uniformity; recalls do not depend on it.
+        name: name of the metric.
+
+    Result: a vector `[L]`; NaN for a class without examples. In `fit` the history holds the vector, the progress bar
+    its mean.
+
+    Example:
+
+    >>> import numpy as np
+    >>> metric = PerClassAccuracy(num_classes=3)
+    >>> metric.update_state(np.array([0, 0, 1]), np.array([[1, 0, 0], [0, 1, 0], [0, 1, 0]]))
+    >>> metric.result().__array__().tolist()
+    [0.5, 1.0, nan]
+
+    Reference: Menon et al. (2021), §2, equation 1.
+    """
+
+    def __init__(self, num_classes, ignore_class=None, class_prior=None, name="per_class_accuracy"):
+        super().__init__(num_classes, ignore_class, class_prior, name)
+
+    def result(self):
+        return self._recall()
+
+
+@keras.saving.register_keras_serializable(package="keras_logit_adjust")
+class WorstClassAccuracy(PerClassMetric):
+    """The smallest per-class recall, `min_y P[ŷ = y | y]`.
+
+    Args:
+        num_classes: number of classes `L`.
+        ignore_class: a class id left out.
+        class_prior: accepted for uniformity; recalls do not depend on it.
+        name: name of the metric.
+
+    Result: a scalar in [0, 1], over the classes that have examples; NaN before any was seen.
+
+    Example:
+
+    >>> import numpy as np
+    >>> metric = WorstClassAccuracy(num_classes=2)
+    >>> metric.update_state(np.array([0, 0, 1]), np.array([[1, 0], [0, 1], [0, 1]]))
+    >>> float(metric.result())
+    0.5
+
+    Reference: Sagawa et al. (2020), worst-group accuracy, with classes for groups.
+    """
+
+    def __init__(self, num_classes, ignore_class=None, class_prior=None, name="worst_class_accuracy"):
+        super().__init__(num_classes, ignore_class, class_prior, name)
+
+    def result(self):
+        present = self._present()
+        worst = ops.min(ops.where(present, self._recall(), np.inf))
+        number = ops.sum(ops.where(present, self._recall(), 0.0))  # NaN if any is: `min` may overlook it
+        return ops.where(ops.any(present), worst + 0.0 * number, np.nan)

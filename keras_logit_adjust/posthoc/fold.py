@@ -1,0 +1,82 @@
+"""Post-hoc adjustment inside the bias of a head: it costs nothing when served."""
+
+from keras import ops
+
+from keras_logit_adjust.posthoc import _graph
+from keras_logit_adjust.posthoc.adjust import adjustment_layer
+
+
+def fold_into_bias(
+    model,
+    class_counts,
+    tau=1.0,
+    target_prior=None,
+    num_examples=None,
+    *,
+    calibration=None,
+    allow_double_correction=False,
+):
+    """A copy of the model with the adjustment inside its head's bias: `b_y ← b_y − τ·log π_y + log target_y`.
+
+    A calibration goes into the head too: its kernel and bias are divided by the temperature, and the calibration's bias
+    is added. Equals `adjust` to rounding and costs nothing when served: where the head has a bias, the copy has the
+    operations of the original. The model given is not changed and shares no weight with the copy. As there,
+    probabilities are posteriors under the target prior, uniform where none is named.
+
+    Args:
+        model: a trained Functional or Sequential `keras.Model` with one float32 Dense or convolution head.
+        class_counts: as in `adjust`.
+        tau: as in `adjust`.
+        target_prior: as in `adjust`.
+        num_examples: as in `adjust`.
+        calibration: as in `adjust`, found before folding.
+        allow_double_correction: as in `adjust`. A folded model looks like any other: the guard cannot see it.
+
+    Returns:
+        A new, uncompiled model, Sequential or Functional as the one given.
+
+    Raises:
+        ValueError: for a head that is shared, tied, used twice, not last, quantized or in half precision, each with the
+            way out; and as `adjust`.
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, kernel_initializer="zeros")])
+    >>> fold_into_bias(model, class_counts=[75, 25]).layers[-1].bias.numpy().round(4).tolist()
+    [0.2877, 1.3863]
+
+    Reference: Menon et al. (2021), §4, equation 9.
+    """
+    _graph.require_model(model)
+    _graph.check_not_adjusted(model, allow_double_correction)
+    if not _graph.is_graph(model):
+        raise ValueError(
+            f"Only the head of a Functional or Sequential model can be folded; {model.name!r} is a subclassed model. "
+            'Use kla.adjust(model, class_counts, output="logits" | "softmax" | "sigmoid").'
+        )
+    head = _graph.find_head(model)
+    _check_foldable(model, head)
+    layer = adjustment_layer(
+        head.width, head.output, class_counts, tau, target_prior, num_examples=num_examples, calibration=calibration
+    )
+    folded, twin = _graph.clone_with_head(model, head.layer, use_bias=True)
+    temperature = 1.0 if calibration is None else calibration.temperature
+    # In float64, and rounded once.
+    for name, variable in _graph.variables_of(twin):
+        values = ops.convert_to_numpy(variable).astype("float64") / temperature
+        if name in ("_kernel", "lora_kernel_b"):  # a low-rank part adds to the kernel through its second factor
+            variable.assign(values)
+        elif name == "bias":
+            variable.assign(values - layer.values)
+    return folded
+
+
+def _check_foldable(model, head):
+    layer, way_out = head.layer, "Use `kla.adjust`, which adds a layer behind it instead."
+    _graph.check_own_head(model, layer, way_out)
+    if layer.compute_dtype in ("float16", "bfloat16"):
+        raise ValueError(
+            f"Head {layer.name!r} adds its bias in {layer.compute_dtype}, which would round the prior (−36.9 becomes "
+            f'−37.0 in bfloat16). Build the head with dtype="float32". {way_out}'
+        )
