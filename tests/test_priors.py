@@ -10,7 +10,7 @@ from keras import ops
 
 from keras_logit_adjust import priors
 from keras_logit_adjust.metrics import GroupAccuracy
-from keras_logit_adjust.priors import count_classes, log_odds, log_prior, prior
+from keras_logit_adjust.priors import as_prior, count_classes, log_odds, log_prior, prior
 
 LABELS = [0, 2, 0, 3, 0, 2]
 COUNTS = [3, 0, 2, 1]
@@ -68,6 +68,37 @@ def test_a_sampler_gives_the_prior_it_samples_by():
 
     assert prior(Sampler()).tolist() == [0.25, 0.75]
     np.testing.assert_allclose(log_prior(Sampler()), np.log([0.25, 0.75]), rtol=1e-15)
+
+
+def test_a_prior_of_classes_has_their_shares_and_log_shares():
+    value = as_prior([6, 3, 1])
+    assert (value.size, value.num_examples, value.are_labels) == (3, None, False)
+    np.testing.assert_allclose(value.probabilities, np.array([6, 3, 1]) / 10, rtol=1e-15)
+    np.testing.assert_allclose(value.logits, np.log(np.array([6, 3, 1]) / 10), rtol=1e-14)
+
+
+def test_a_prior_of_labels_has_their_shares_and_log_odds():
+    value = as_prior([20, 5], num_examples=40)
+    assert (value.size, value.num_examples, value.are_labels) == (2, 40.0, True)
+    np.testing.assert_allclose(value.probabilities, [20 / 40, 5 / 40], rtol=1e-15)
+    np.testing.assert_allclose(value.logits, np.log([20 / 20, 5 / 35]), rtol=1e-14)
+
+
+def test_a_prior_is_checked_once_and_passed_on_as_it_is():
+    value = as_prior([6, 3, 1])
+    assert as_prior(value) is value
+    assert as_prior(as_prior([2, 1], 4), num_examples=4).num_examples == 4
+    with pytest.raises(ValueError, match="must be that of the prior, None"):
+        as_prior(value, num_examples=10)
+
+
+def test_a_checked_prior_does_not_change_with_the_callers_array():
+    counts = np.array([6.0, 4.0])
+    value = as_prior(counts)
+    counts[0] = -1
+    assert value.counts.tolist() == [6, 4]
+    with pytest.raises(ValueError, match="read-only"):
+        value.counts[0] = -1
 
 
 def test_log_odds_are_those_of_the_formula():

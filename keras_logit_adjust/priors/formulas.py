@@ -4,11 +4,101 @@ Everything the package adjusts by comes from here: `log π_y = log n_y − log �
 and rounded only when it meets the logits.
 """
 
+import dataclasses
+import functools
 import numbers
 
 import numpy as np
 
 from keras_logit_adjust import _checks
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Prior:
+    """A class prior as one value: checked when `as_prior` makes it, then passed on as it is.
+
+    Attributes:
+        counts: float64 `[L]`, read-only: training examples of each class, or probabilities as they were given; of
+            independent labels the positives of each.
+        num_examples: the training examples that the positives were counted in. None means that classes exclude each
+            other.
+
+    Example:
+
+    >>> as_prior([90, 10]).probabilities.tolist()
+    [0.9, 0.1]
+    >>> as_prior([90, 10], num_examples=100).logits.round(4).tolist()  # log 0.9/0.1 and log 0.1/0.9
+    [2.1972, -2.1972]
+
+    Reference: Menon et al. (2021), §2 (the setting).
+    """
+
+    counts: np.ndarray
+    num_examples: float | None = None
+
+    @property
+    def size(self):
+        """The number of classes, or of independent labels, `L`."""
+        return self.counts.size
+
+    @property
+    def are_labels(self):
+        """Whether it is of independent labels, each with a probability of its own."""
+        return self.num_examples is not None
+
+    @functools.cached_property
+    def probabilities(self):
+        """`π`, float64 `[L]`: `n_y / Σ n`, which sums to one; of independent labels `n_l / N`."""
+        return self.counts / (self.num_examples or self.counts.sum())
+
+    @functools.cached_property
+    def logits(self):
+        """The logits of a model that knows the prior alone, float64 `[L]`.
+
+        They are `log π_y`, or `log(π_l / (1 − π_l))` of independent labels. Every adjustment is τ times this vector.
+        """
+        rest = self.counts.sum() if self.num_examples is None else self.num_examples - self.counts
+        return np.log(self.counts) - np.log(rest)
+
+
+def as_prior(class_counts, num_examples=None, *, name="class_counts"):
+    """`class_counts` as a `Prior`, checked once.
+
+    Args:
+        class_counts: `[L]` numbers > 0, `L ≥ 2`: counts or probabilities, as a list, array or Series in order of class
+            id; an object with an `effective_prior`, such as a sampler or an estimate; or a `Prior`, which is returned.
+        num_examples: for independent labels, the number of training examples; `class_counts` are then positives,
+            strictly between 0 and that number, `L ≥ 1`.
+        name: how messages call the argument.
+
+    Returns:
+        A `Prior`.
+
+    Raises:
+        ValueError: for counts that are negative, zero, not finite, empty, not a vector or in another order than that of
+            class ids, naming the classes.
+
+    Example:
+
+    >>> as_prior([3, 1]).size
+    2
+
+    Reference: Menon et al. (2021), §2 (the setting).
+    """
+    if isinstance(class_counts, Prior):
+        if num_examples not in (None, class_counts.num_examples):
+            raise ValueError(
+                f"`num_examples` must be that of the prior, {class_counts.num_examples}. Received: "
+                f"num_examples={num_examples!r} beside a Prior. Leave it out."
+            )
+        return class_counts
+    if num_examples is None:
+        counts = _checks.as_counts(class_counts, name)
+    else:
+        counts, num_examples = _checks.as_positive_counts(class_counts, num_examples), float(num_examples)
+    counts = np.array(counts)  # its own: no later change of the caller's array reaches a checked prior
+    counts.flags.writeable = False
+    return Prior(counts, num_examples)
 
 
 def prior(class_counts, smoothing=0.0):
@@ -35,8 +125,7 @@ def prior(class_counts, smoothing=0.0):
 
     Reference: Menon et al. (2021), §2 (the setting).
     """
-    counts = _smooth(class_counts, smoothing)
-    return counts / counts.sum()
+    return _smooth(class_counts, smoothing).probabilities.copy()
 
 
 def log_prior(class_counts, smoothing=0.0):
@@ -61,8 +150,7 @@ def log_prior(class_counts, smoothing=0.0):
 
     Reference: Menon et al. (2021), §4 (equation 9) and §5 (equation 10).
     """
-    counts = _smooth(class_counts, smoothing)
-    return np.log(counts) - np.log(counts.sum())
+    return _smooth(class_counts, smoothing).logits.copy()
 
 
 def log_odds(positive_counts, num_examples):
@@ -85,19 +173,18 @@ def log_odds(positive_counts, num_examples):
 
     Reference: Menon et al. (2021), §5, for each label as a problem of two classes.
     """
-    counts = _checks.as_positive_counts(positive_counts, num_examples)
-    return np.log(counts) - np.log(num_examples - counts)
+    return as_prior(positive_counts, num_examples).logits.copy()
 
 
 def _smooth(class_counts, smoothing):
     if isinstance(smoothing, bool) or not isinstance(smoothing, numbers.Real) or not 0 <= smoothing < np.inf:
         raise ValueError(f"`smoothing` must be a finite number ≥ 0. Received: smoothing={smoothing!r}")
     if not smoothing:
-        return _checks.as_counts(class_counts)
+        return as_prior(class_counts)
     counts = _checks.as_counts(class_counts, allow_zero=True)
     if abs(counts.sum() - 1.0) < 1e-3:
         raise ValueError(
             "`smoothing` adds examples and so needs true counts. "
             f"Received numbers that sum to {counts.sum():.6g}: pass the counts they were made from."
         )
-    return counts + smoothing
+    return Prior(counts + smoothing)
