@@ -8,6 +8,19 @@ import numpy as np
 _SHOWN = 8  # offending classes named in a message before it is cut
 
 
+class ArgumentError(ValueError):
+    """A `ValueError` that knows the argument it is about, by which the command line finds the option.
+
+    Attributes:
+        argument: its name in the signature. None where the error was made again from its message alone, as Keras does
+            inside of a layer.
+    """
+
+    def __init__(self, argument, message=None):
+        self.argument = None if message is None else argument
+        super().__init__(argument if message is None else message)
+
+
 def name_classes(mask):
     """The indices where `mask` is true, as text for a message."""
     classes = np.flatnonzero(mask)
@@ -29,18 +42,22 @@ def as_vector(values, name):
     try:
         vector = _as_float64(values)
     except (TypeError, ValueError) as error:
-        raise ValueError(
+        raise ArgumentError(
+            name,
             f"`{name}` must be a list or vector of numbers, one for each class in order of class id. "
-            f"Received: {name}={values!r}"
+            f"Received: {name}={values!r}",
         ) from error
     if vector.ndim != 1 or vector.size == 0:
-        raise ValueError(
+        raise ArgumentError(
+            name,
             f"`{name}` must be a non-empty vector with one number for each class. "
-            f"Received an array of shape {vector.shape}: count labels with `kla.priors.count_classes(labels)`."
+            f"Received an array of shape {vector.shape}: count labels with `kla.priors.count_classes(labels)`.",
         )
     if not np.isfinite(vector).all():
         bad = ~np.isfinite(vector)
-        raise ValueError(f"`{name}` must be finite. Received {vector[bad][:_SHOWN].tolist()} at {name_classes(bad)}.")
+        raise ArgumentError(
+            name, f"`{name}` must be finite. Received {vector[bad][:_SHOWN].tolist()} at {name_classes(bad)}."
+        )
     return vector
 
 
@@ -51,20 +68,22 @@ def _check_order(values, name):
         return
     ids = np.asarray(index)
     if (np.diff(ids) < 0).any():
-        raise ValueError(
+        raise ArgumentError(
+            name,
             f"`{name}` must be in order of class id. Received a Series with the index {ids[:_SHOWN].tolist()}"
-            f"{', …' if ids.size > _SHOWN else ''}: add .sort_index()."
+            f"{', …' if ids.size > _SHOWN else ''}: add .sort_index().",
         )
 
 
-def as_counts(class_counts, name="class_counts", allow_zero=False):
+def as_counts(class_counts, name="class_counts", *, allow_zero=False):
     """`class_counts` (or a sampler's `effective_prior`) as a float64 vector of at least two positive numbers."""
     is_drawn = hasattr(type(class_counts), "effective_prior")
     counts = as_vector(getattr(class_counts, "effective_prior", class_counts), name)
     if counts.size < 2:
-        raise ValueError(
+        raise ArgumentError(
+            name,
             f"`{name}` must name at least two classes. Received {counts.tolist()}: "
-            "for one sigmoid unit give [negatives, positives]."
+            "for one sigmoid unit give [negatives, positives].",
         )
     bad = counts < 0 if allow_zero else counts <= 0
     if bad.any():
@@ -72,10 +91,11 @@ def as_counts(class_counts, name="class_counts", allow_zero=False):
         remedy = f", or give them a pseudo-count, {name}=kla.priors.prior({name}, smoothing=1)"
         if bad[0] and counts[0] == 0 and bad.sum() == 1:
             remedy = f"{remedy}. If your ids begin with 1: ids, y = np.unique(y, return_inverse=True)"
-        raise ValueError(
+        raise ArgumentError(
+            name,
             f"Every number in `{name}` must {rule}: a class that was never seen has no finite log-prior. Received "
             f"{counts[bad][:_SHOWN].tolist()} at {name_classes(bad)}. Remedy: leave such classes out"
-            f"{'' if is_drawn else remedy}."
+            f"{'' if is_drawn else remedy}.",
         )
     return counts
 
@@ -83,15 +103,17 @@ def as_counts(class_counts, name="class_counts", allow_zero=False):
 def as_true_counts(class_counts, name="class_counts"):
     """`class_counts` as `as_counts` has it, refusing probabilities."""
     if hasattr(class_counts, "effective_prior"):
-        raise ValueError(
+        raise ArgumentError(
+            name,
             f"`{name}` must be numbers of examples here. Received a {type(class_counts).__name__}, which has a prior: "
-            "give its `class_counts`, the examples that there are."
+            "give its `class_counts`, the examples that there are.",
         )
     counts = as_counts(class_counts, name)
     if abs(counts.sum() - 1.0) < 1e-3:
-        raise ValueError(
+        raise ArgumentError(
+            name,
             f"`{name}` must be numbers of examples here, not probabilities. "
-            f"Received numbers that sum to {counts.sum():.6g}: multiply them by the number of training examples."
+            f"Received numbers that sum to {counts.sum():.6g}: multiply them by the number of training examples.",
         )
     return counts
 
@@ -99,23 +121,26 @@ def as_true_counts(class_counts, name="class_counts"):
 def as_positive_counts(positive_counts, num_examples):
     """Per-label positive counts, each strictly between 0 and `num_examples`."""
     if not isinstance(num_examples, numbers.Real) or not math.isfinite(num_examples) or num_examples <= 0:
-        raise ValueError(
+        raise ArgumentError(
+            "num_examples",
             "`num_examples` must be the number of training examples that the positives were counted in. "
-            f"Received: num_examples={num_examples!r}"
+            f"Received: num_examples={num_examples!r}",
         )
     counts = as_vector(positive_counts, "positive_counts")
     if num_examples > 1 and ((counts > 0) & (counts < 1)).all():
-        raise ValueError(
+        raise ArgumentError(
+            "positive_counts",
             "`positive_counts` must be numbers of examples, not probabilities. "
-            f"Received {counts[:_SHOWN].tolist()}: multiply them by num_examples={num_examples}."
+            f"Received {counts[:_SHOWN].tolist()}: multiply them by num_examples={num_examples}.",
         )
     bad = (counts <= 0) | (counts >= num_examples)
     if bad.any():
-        raise ValueError(
+        raise ArgumentError(
+            "positive_counts",
             f"Every number in `positive_counts` must lie strictly between 0 and num_examples={num_examples}: a label "
             "that is never or always on has no finite log-odds. "
             f"Received {counts[bad][:_SHOWN].tolist()} at {name_classes(bad)}. Remedy: leave such labels out, or add "
-            "one pseudo-example of each kind (positive_counts + 1, num_examples + 2)."
+            "one pseudo-example of each kind (positive_counts + 1, num_examples + 2).",
         )
     return counts
 
@@ -125,25 +150,29 @@ def as_tau(tau, num_classes, name="tau"):
     try:
         tau = _as_float64(tau)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"`{name}` must be a number or one number for each class. Received: {name}={tau!r}") from error
+        raise ArgumentError(
+            name, f"`{name}` must be a number or one number for each class. Received: {name}={tau!r}"
+        ) from error
     if not np.isfinite(tau).all():
-        raise ValueError(f"`{name}` must be finite. Received: {name}={tau.tolist()}")
+        raise ArgumentError(name, f"`{name}` must be finite. Received: {name}={tau.tolist()}")
     if tau.shape not in ((), (num_classes,)):
-        raise ValueError(
+        raise ArgumentError(
+            name,
             f"`{name}` must be a number or a vector of {num_classes} numbers, one for each class. "
-            f"Received an array of shape {tau.shape}."
+            f"Received an array of shape {tau.shape}.",
         )
     return tau
 
 
-def as_class_vector(values, name, num_classes, default=None, positive=False):
+def as_class_vector(values, name, num_classes, *, default=None, positive=False):
     """`values` as a float64 vector `[num_classes]`, `default` everywhere where it is None."""
     vector = np.full(num_classes, default) if values is None and default is not None else as_vector(values, name)
     check_length(vector, num_classes, name, "class_counts")
     if positive and (bad := vector <= 0).any():
-        raise ValueError(
+        raise ArgumentError(
+            name,
             f"Every number in `{name}` must be greater than zero. "
-            f"Received {vector[bad][:_SHOWN].tolist()} at {name_classes(bad)}."
+            f"Received {vector[bad][:_SHOWN].tolist()} at {name_classes(bad)}.",
         )
     return vector
 
@@ -151,16 +180,17 @@ def as_class_vector(values, name, num_classes, default=None, positive=False):
 def check_length(vector, num_classes, name, other):
     """Raise unless `vector` has one number for each of the `num_classes` classes that `other` has."""
     if vector.size != num_classes:
-        raise ValueError(
+        raise ArgumentError(
+            name,
             f"`{name}` must have one number for each class: {other} has {num_classes} classes, "
-            f"`{name}` has {vector.size}."
+            f"`{name}` has {vector.size}.",
         )
 
 
 def check_integer(value, name, minimum):
     """`value` as an int of at least `minimum`."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < minimum:
-        raise ValueError(f"`{name}` must be an integer of at least {minimum}. Received: {name}={value!r}")
+        raise ArgumentError(name, f"`{name}` must be an integer of at least {minimum}. Received: {name}={value!r}")
     return int(value)
 
 
@@ -169,21 +199,21 @@ def check_number(value, name, minimum, maximum=math.inf):
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
     if not is_number or not minimum <= value <= maximum:
         upper = "" if maximum == math.inf else f" and at most {maximum}"
-        raise ValueError(f"`{name}` must be a number of at least {minimum}{upper}. Received: {name}={value!r}")
+        raise ArgumentError(name, f"`{name}` must be a number of at least {minimum}{upper}. Received: {name}={value!r}")
     return float(value)
 
 
 def check_positive(value, name):
     """`value` as a finite float above 0."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < value < math.inf:
-        raise ValueError(f"`{name}` must be a positive number. Received: {name}={value!r}")
+        raise ArgumentError(name, f"`{name}` must be a positive number. Received: {name}={value!r}")
     return float(value)
 
 
 def check_fraction(value, name):
     """`value` as a float in [0, 1)."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value < 1:
-        raise ValueError(f"`{name}` must be a number in [0, 1). Received: {name}={value!r}")
+        raise ArgumentError(name, f"`{name}` must be a number in [0, 1). Received: {name}={value!r}")
     return float(value)
 
 
@@ -192,12 +222,17 @@ def check_ignore_class(ignore_class):
     if ignore_class is None:
         return None
     if isinstance(ignore_class, bool) or not isinstance(ignore_class, numbers.Integral):
-        raise ValueError(f"`ignore_class` must be an integer class id or None. Received: ignore_class={ignore_class!r}")
+        raise ArgumentError(
+            "ignore_class",
+            f"`ignore_class` must be an integer class id or None. Received: ignore_class={ignore_class!r}",
+        )
     return int(ignore_class)
 
 
 def check_choice(value, name, choices):
     """`value` if it is one of `choices`."""
     if value not in choices:
-        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, choices))}. Received: {name}={value!r}")
+        raise ArgumentError(
+            name, f"`{name}` must be one of {', '.join(map(repr, choices))}. Received: {name}={value!r}"
+        )
     return value
