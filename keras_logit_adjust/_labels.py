@@ -6,7 +6,8 @@ nothing has to be declared; what it cannot say raises before any step runs.
 
 import keras
 from keras import ops
-from keras.src.backend.common import masking, tensor_attributes
+
+from keras_logit_adjust import _keras
 
 UNKNOWN = "Give it a static shape with `tf.ensure_shape` or `tensor.set_shape(...)`."
 
@@ -138,24 +139,9 @@ def combine_masks(rank, *masks):
     return combined
 
 
-def keras_mask(y_pred):
-    """The mask a Keras layer left on its output, or None."""
-    return masking.get_keras_mask(y_pred)  # a private name of Keras's: JAX tracers carry no attribute to read
-
-
-def set_logit_bound(logits, bound):
-    """Note on `logits` that they lie in [−bound, bound], for the loss that will see them."""
-    tensor_attributes.set_tensor_attr(logits, "_kla_logit_bound", bound)
-
-
-def logit_bound(logits):
-    """What `set_logit_bound` noted, or None."""
-    return tensor_attributes.get_tensor_attr(logits, "_kla_logit_bound")
-
-
 def check_logits(y_pred, owner):
     """Raise for probabilities that Keras's softmax or sigmoid made of logits; JAX's tensors do not tell."""
-    if hasattr(y_pred, "_keras_logits"):  # Keras notes them there for its own losses
+    if _keras.is_activated(y_pred):
         raise ValueError(
             f"{owner} takes logits. Received the output of a softmax or sigmoid, on which adjustment means nothing. "
             "Remedy: no activation on the last layer; a model that is trained already is adjusted by `kla.adjust`, "

@@ -183,7 +183,7 @@ COMPILED = {
 
 
 @pytest.mark.parametrize("options", [GRAPH, *COMPILED], ids=str)
-def test_a_training_step_has_the_weights_of_its_epoch_however_it_is_compiled(options):
+def test_a_step_has_the_weights_of_its_epoch_however_it_is_compiled(options):
     make, by_hand = LOSSES["adjusted"]
     biases, _ = fit(bias_only(make(), **options), IDS, STAGES, epochs=5, batch_size=3)
     expected = trajectory(by_hand, [ONE_HOT[:3], ONE_HOT[3:]], WEIGHTS[:5])
@@ -283,7 +283,7 @@ def named(parts):
 @pytest.mark.parametrize(
     ("pack", "names"), [(list, ("adjusted", "focal")), (named, ("Keras's own", "adaptive"))], ids=["list", "dict"]
 )
-def test_every_loss_of_a_model_of_several_outputs_is_weighed_but_not_keras_s_own(pack, names, rng):
+def test_every_loss_of_several_outputs_is_weighed_but_keras_s_own(pack, names, rng):
     x, y = data(rng)
     staged, weighted = (network(pack(BUILT_IN[name][i]() for name in names), outputs=2) for i in range(2))
     weighted.set_weights(staged.get_weights())
@@ -301,7 +301,7 @@ def uninterrupted(x, y):
 
 
 @pytest.mark.parametrize("epoch", [2, 3])
-def test_a_run_that_goes_on_from_a_saved_model_ends_where_an_uninterrupted_one_does(epoch, rng, tmp_path):
+def test_a_run_from_a_saved_model_ends_where_an_uninterrupted_one_does(epoch, rng, tmp_path):
     x, y = data(rng)
     model, done = uninterrupted(x, y)
     train(model, x, y, STAGES, epochs=epoch)
@@ -312,9 +312,7 @@ def test_a_run_that_goes_on_from_a_saved_model_ends_where_an_uninterrupted_one_d
 
 
 @pytest.mark.parametrize(("epoch", "fresh"), [(2, True), (5, False)])
-def test_a_run_that_was_cut_and_restored_from_its_backup_ends_where_an_uninterrupted_one_does(
-    epoch, fresh, rng, tmp_path
-):
+def test_a_run_restored_from_its_backup_ends_as_an_uninterrupted_one(epoch, fresh, rng, tmp_path):
     x, y = data(rng)
     model, done = uninterrupted(x, y)
     with pytest.raises(RuntimeError, match="power cut"):
@@ -339,7 +337,7 @@ def test_a_model_saved_within_a_stage_is_loaded_without_its_weights(name, tmp_pa
     np.testing.assert_allclose(loaded.evaluate(zeros(), IDS, verbose=0), expected, rtol=1e-5)
 
 
-def test_weights_that_undo_consistency_are_told_with_the_reason_and_hold_from_their_epoch_all_the_same():
+def test_weights_that_undo_consistency_warn_with_the_reason_and_hold():
     # The weighed loss overrates class b against a by w_b/w_a: by 5 for (0, 2), less for other pairs.
     reason = "Classes 0 and 2 fail Lemma 2: the minimizer prefers class 2 until P(x|0) is 5 times P(x|2)."
     message = f"'mine' is Fisher consistent.*with the weights of `Def.*{re.escape(reason)} An adjusted loss needs no"
@@ -366,7 +364,7 @@ def test_weights_that_undo_nothing_do_not_warn(loss, weights):
     callback.on_train_begin()
 
 
-def test_weights_of_an_epoch_are_those_of_the_last_stage_that_began_in_whatever_order_they_are_given():
+def test_an_epoch_has_the_weights_of_the_last_stage_that_began():
     callback = kla.callbacks.DeferredReweighting({np.int64(4): LATE, 1: EARLY, 3: None})
     found = [callback.weights_at(epoch) for epoch in (*range(6), 10**6)]
     for weights, expected in zip(found, WEIGHTS, strict=True):
@@ -408,19 +406,19 @@ def test_stages_that_are_no_weights_of_epochs_are_refused(stages, message):
     ids=lambda loss: type(loss).__name__,
 )
 @pytest.mark.parametrize("weights", [[1.0, 2.0], [2.0]], ids=len)
-def test_weights_of_another_number_of_classes_than_the_loss_s_are_refused_before_training(weights, loss):
+def test_weights_of_other_classes_than_the_loss_s_are_refused(weights, loss):
     with pytest.raises(ValueError, match=f"loss 'mine' has 3 classes, `weights` has {len(weights)}"):
         fit(bias_only(loss), ONE_HOT, {5: weights})
 
 
 @pytest.mark.parametrize("weights", [[1.0, 2.0], [2.0], [1.0, 2.0, 3.0, 4.0]], ids=len)
-def test_weights_of_another_number_of_classes_than_the_logits_are_refused_where_the_loss_knows_none(weights):
+def test_weights_of_other_classes_than_the_logits_are_refused(weights):
     with pytest.raises(ValueError, match=r"one (number|column) for each class"):
         fit(bias_only(kla.losses.FocalCrossentropy()), IDS, {0: weights}, epochs=1)
 
 
 @pytest.mark.parametrize("loss", ["mse", keras.losses.CategoricalCrossentropy(from_logits=True), ["mse"]])
-def test_a_model_compiled_with_keras_s_own_losses_is_refused_and_told_of_class_weight(loss):
+def test_a_model_of_keras_s_own_losses_is_told_of_class_weight(loss):
     with pytest.raises(
         ValueError, match=r"weighs the losses of `kla.losses`; model '.*' .*use `fit\(class_weight=…\)`"
     ):

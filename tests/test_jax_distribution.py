@@ -90,7 +90,7 @@ def test_keras_refuses_a_batch_that_does_not_divide_when_it_comes_to_it(runs, wa
     assert "array axis 0 is partitioned 2 times, but the dimension size is 3 " in refused["message"]
 
 
-def test_a_sampler_whose_batches_do_not_divide_is_refused_before_any_is_drawn(runs):
+def test_a_sampler_whose_batches_do_not_divide_is_refused_at_once(runs):
     refused = runs["refused"]["fit a sampler"]
     assert (refused["type"], refused["batches"]) == ("ValueError", 0)
     assert "`batch_size` must divide by the parts" in refused["message"] and "batch_size=67 for 2" in refused["message"]

@@ -101,7 +101,7 @@ SOURCES = {
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_the_history_has_the_figures_of_every_epoch_whatever_the_validation_data_comes_as(source, rng):
+def test_the_history_has_the_figures_of_every_epoch_for_all_kinds_of_data(source, rng):
     train, (x, y) = data(rng), data(rng)
     predictions = Predictions(x)
     report = kla.callbacks.LongTailReport(COUNTS, SOURCES[source](x, y), batch_size=16)
@@ -139,7 +139,7 @@ def test_groups_go_by_their_names_and_those_without_classes_are_left_out(rng):
     assert "val_few_accuracy" not in bounded
 
 
-def test_a_report_leaves_the_training_and_the_model_s_own_metrics_as_they_are(rng):
+def test_a_report_changes_neither_the_training_nor_the_model_s_metrics(rng):
     train, (x, y) = data(rng), data(rng)
     model, other = (network(compiled=True, metrics=["accuracy"]) for _ in range(2))
     other.set_weights(model.get_weights())
@@ -166,21 +166,36 @@ def test_a_figure_that_a_metric_of_the_model_gives_already_stays(rng):
     np.testing.assert_allclose(history["val_few_accuracy"], by_hand(y, model.predict(x, verbose=0))["val_few_accuracy"])
 
 
-def test_without_validation_data_the_model_s_own_metric_is_read_in_the_epochs_that_have_it(rng):
+def test_a_metric_of_the_model_is_read_in_the_epochs_that_have_it(rng):
     train, (x, y) = data(rng), data(rng)
     model = network(metrics=[kla.metrics.PerClassAccuracy(L, name="recalls"), kla.metrics.PerClassPrecision(L)])
     predictions = Predictions(x)
-    report = kla.callbacks.LongTailReport(COUNTS)
+    report = kla.callbacks.LongTailReport(COUNTS, metric="recalls")
     history = fit(model, train, report, predictions, validation_data=(x, y), validation_freq=2, epochs=4)
     for name, values in ((name, history[name]) for name in FIGURES):
         expected = [by_hand(y, predictions.seen[epoch])[name] for epoch in (1, 3)]
         np.testing.assert_allclose(values, expected, rtol=1e-6)
 
 
-def test_where_fit_does_not_validate_and_no_data_is_given_a_warning_says_so(rng):
+def test_a_warning_says_that_fit_did_not_validate(rng):
     model = network(metrics=[kla.metrics.PerClassAccuracy(L)])
+    report = kla.callbacks.LongTailReport(COUNTS, metric="per_class_accuracy")
     with pytest.warns(UserWarning, match="found no 'val_per_class_accuracy' after any epoch: give `fit` its `valid"):
-        fit(model, data(rng), kla.callbacks.LongTailReport(COUNTS), epochs=1)
+        fit(model, data(rng), report, epochs=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "counts", "message"),
+    [
+        ("recall", COUNTS, r"Received: metric='recall', and a validation of .*'recalls'.*PerClassAccuracy\(6\)"),
+        ("recalls", COUNTS[:4], "metric 'recalls' has 6 classes, `class_counts` has 4"),
+    ],
+)
+def test_a_metric_that_does_not_fit_is_refused_after_the_validation(name, counts, message, rng):
+    train, held_out = data(rng), data(rng)
+    model = network(metrics=[kla.metrics.PerClassAccuracy(L, name="recalls")])
+    with pytest.raises(ValueError, match=message):
+        fit(model, train, kla.callbacks.LongTailReport(counts, metric=name), validation_data=held_out, epochs=1)
 
 
 def test_every_second_epoch_is_reported_with_every_2(rng):
@@ -205,7 +220,7 @@ def worst_line(y, scores, number, names):
 
 
 @pytest.mark.parametrize(("verbose", "worst", "names"), [("auto", 2, None), (1, 3, None), (2, 99, NAMES)])
-def test_the_progress_line_has_the_figures_and_the_next_one_names_the_worst_classes(verbose, worst, names, rng, capsys):
+def test_the_progress_line_has_the_figures_and_the_next_the_worst_classes(verbose, worst, names, rng, capsys):
     train, (x, y) = data(rng), data(rng)
     predictions = Predictions(x)
     report = kla.callbacks.LongTailReport(COUNTS, (x, y), worst=worst, class_names=names)
@@ -256,7 +271,7 @@ class Subclassed(keras.Model):
         return {"logits": self.dense(inputs["a"] + inputs["b"])}["logits"]
 
 
-def test_a_subclassed_model_of_several_inputs_is_reported_and_a_second_fit_reports_anew(rng):
+def test_a_subclassed_model_of_several_inputs_is_reported_in_each_fit(rng):
     (x, y), (held_x, held_y) = data(rng), data(rng)
     model = Subclassed()
     model.compile("sgd", kla.losses.LogitAdjustedCrossentropy(COUNTS), **EAGER)
@@ -288,6 +303,8 @@ REFUSED = {
     "no labels": ((COUNTS, (X, None)), {}, "The labels of `validation_data` must be an array. Received: NoneType"),
     "a label": ((COUNTS, (X, [0, 6, 9, 1])), {}, r"integer in \[0, 6\), .* Received 6 in row 1 \(2 such\)"),
     "an ignored label": ((COUNTS, (X, [0, -1, 1, 1])), {}, r"Received -1 in row 1 \(1 such\). Remedy: .*ignore_class"),
+    "neither": ((COUNTS,), {}, r"needs `validation_data`, or .*PerClassAccuracy\(6\).* Received neither"),
+    "both": ((COUNTS, (X, Y)), {"metric": "per_class_accuracy"}, "`metric=.*Received both"),
     "a fraction": ((COUNTS, (X, [[0.0], [0.5], [1.0], [1.0]])), {}, r"Received 0.5 in row 1 \(1 such\)"),
 }
 
@@ -314,20 +331,6 @@ UNFIT = {
     "a batch without labels": (network, COUNTS, [X], {}, r"Received a batch that is a ndarray: labels are needed"),
     "ignored rows": (network, COUNTS, (X, ONE_HOT), {"ignore_class": 0}, "`ignore_class` goes with class ids"),
     "several outputs": (two_headed, COUNTS, (X, Y), {}, "for a model of one output. Received a model of 2"),
-    "no data": (
-        network,
-        COUNTS,
-        None,
-        {},
-        r"needs validation data. .* without `PerClassAccuracy`. Remedy: .*Accuracy\(6\)",
-    ),
-    "a metric of other classes": (
-        lambda: network(compiled=True, metrics=[kla.metrics.PerClassAccuracy(L)]),
-        COUNTS[:4],
-        None,
-        {},
-        "metric 'per_class_accuracy' has 6 classes, `class_counts` has 4",
-    ),
 }
 
 

@@ -84,7 +84,7 @@ class Interrupted(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
-def test_an_interrupted_fit_with_backups_ends_where_one_without_interruption_does(tmp_path):
+def test_an_interrupted_fit_with_backups_ends_as_an_uninterrupted_one(tmp_path):
     expected = fit(make(), [], epochs=4)
     path = tmp_path / "sampler.json"
 

@@ -118,7 +118,7 @@ def test_reweighting_begins_with_its_epoch():
 # --- several workers -------------------------------------------------------------------------------------------------
 
 
-def test_statistics_of_batch_normalization_are_finite_and_the_same_on_all_workers(ran):
+def test_batch_normalization_has_the_same_finite_statistics_on_all_workers(ran):
     first, second = (ran[kind][0][LOCAL] for kind in ("worker0", "worker1"))
     assert np.isfinite(first["weights"]).all()
     assert_same(first, second, 0)
@@ -141,7 +141,7 @@ def test_workers_that_read_other_batches_are_refused(ran, kind):
 
 
 @pytest.mark.parametrize("kind", ["worker0", "worker1"])
-def test_every_worker_says_what_the_whole_batch_held_whose_loss_is_not_finite(ran, kind):
+def test_every_worker_says_what_a_batch_with_a_loss_of_nan_held(ran, kind):
     counts = ", ".join(f"{i}: {n}" for i, n in enumerate(np.bincount(Y[64:66], minlength=4)) if n)
     said = ran[kind][0]["of an id that is no class"]
     assert f"in epoch 0, at step 1 (both from 0). Examples of each class in that batch: {{{counts}, 9: 1}}" in said

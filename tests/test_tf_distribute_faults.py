@@ -88,7 +88,7 @@ def job(folder, killed_at):
     return [[PROGRAM, folder, killed_at, index, *ports] for index in (0, 1)]
 
 
-def test_a_killed_worker_ends_the_others_soon_and_the_job_goes_on_from_its_checkpoint(tmp_path, undisturbed):
+def test_a_killed_worker_ends_the_others_and_the_job_resumes(tmp_path, undisturbed):
     survivor, killed = workers.run(*job(tmp_path, 13), timeout=300)
     assert killed.status == -signal.SIGKILL
     assert survivor.status == 1

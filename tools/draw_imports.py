@@ -13,8 +13,8 @@ import sys
 PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "keras_logit_adjust"
 # From the foundation up. Rooms in one line do not import each other.
 FLOORS = (
-    ("_checks", "_keras", "_replicas"),
-    ("_labels",),
+    ("_checks", "_keras"),
+    ("_labels", "_replicas"),
     ("priors",),
     ("losses",),
     ("layers",),

@@ -23,9 +23,10 @@ class ValidationPass:
         batch_size: of arrays.
     """
 
-    def __init__(self, model, data, num_classes, ignore_class, batch_size):
+    def __init__(self, model, data, *, num_classes, ignore_class, batch_size):
         strategy = getattr(model, "distribute_strategy", None)  # on TensorFlow
-        _check_one_process(strategy)
+        if strategy is not None:
+            _refuse_workers(strategy, num_classes)
         self._data, self._batch_size, self._num_classes = data, batch_size, num_classes
         with contextlib.nullcontext() if strategy is None else strategy.scope():
             self._metric = metrics.PerClassAccuracy(num_classes, ignore_class)
@@ -89,16 +90,14 @@ class _Judged(keras.Model):
         return ops.zeros(())
 
 
-def _check_one_process(strategy):
-    if keras.backend.backend() != "tensorflow":
-        return
+def _refuse_workers(strategy, num_classes):
     import tensorflow as tf
 
     if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         raise ValueError(
             "`LongTailReport` cannot evaluate `validation_data` itself on several workers. Leave it out, compile the "
-            "model with `metrics=[kla.metrics.PerClassAccuracy(num_classes)]`, and give `validation_data` to "
-            "`kla.tf_distribute.fit`."
+            f"model with `metrics=[kla.metrics.PerClassAccuracy({num_classes})]`, give the callback "
+            '`metric="per_class_accuracy"`, and `validation_data` to `kla.tf_distribute.fit`.'
         )
 
 
@@ -107,19 +106,16 @@ def _arguments(data, batch_size):
     if isinstance(data, tuple):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         return {"x": x, "y": y, "sample_weight": sample_weight, "batch_size": batch_size}
-    if _is_dataset(data):
+    if hasattr(data, "element_spec") or isinstance(data, keras.utils.PyDataset):
         return {"x": data}
     return {"x": (_check_batch(batch) for batch in data)}  # Keras reads generators, each of them once
 
 
-def _is_dataset(data):
-    return hasattr(data, "element_spec") or isinstance(data, keras.utils.PyDataset)
-
-
-def check_data(data, num_classes, ignore_class):
+def check_data(data, *, num_classes, ignore_class):
     """Validation data with labels, that can be gone through again and again; arrays as arrays."""
     if isinstance(data, tuple):
-        return _check_arrays(data, num_classes, ignore_class)
+        return _check_arrays(data, num_classes=num_classes, ignore_class=ignore_class)
+    is_endless = False
     if hasattr(data, "element_spec"):
         _check_batch(data.element_spec)
         is_endless = data.cardinality() == -1  # tf.data.INFINITE_CARDINALITY, without importing TensorFlow
@@ -132,8 +128,6 @@ def check_data(data, num_classes, ignore_class):
             "`validation_data` is read after every epoch. Received an iterator, which is used up after the first: give "
             "a list of its batches, or a dataset."
         )
-    else:
-        is_endless = False
     if is_endless:
         raise ValueError("`validation_data` must end. Received an endless dataset: leave out `.repeat()`.")
     return data
@@ -149,7 +143,7 @@ def _check_batch(batch):
     return tuple(batch)
 
 
-def _check_arrays(data, num_classes, ignore_class):
+def _check_arrays(data, *, num_classes, ignore_class):
     if len(data) not in (2, 3):
         raise ValueError(f"`validation_data` must be (x, y) or (x, y, sample_weight). Received {len(data)} of them.")
     x, y = data[:2]
@@ -160,21 +154,17 @@ def _check_arrays(data, num_classes, ignore_class):
     if len(sizes) > 1 or sizes[0] == 0:
         raise ValueError(f"The arrays of `validation_data` must have as many rows, at least 1. Received {sizes}.")
     if np.size(y) == len(y):  # else only the predictions tell ids from rows
-        _check_ids(ops.convert_to_numpy(y), num_classes, ignore_class)
+        labels = ops.convert_to_numpy(y).reshape(-1)
+        bad = (labels < 0) | (labels >= num_classes) | (labels != np.floor(labels))
+        if ignore_class is not None:
+            bad &= labels != ignore_class
+        if bad.any():
+            raise ValueError(
+                f"Every label of `validation_data` must be an integer in [0, {num_classes}), one for each number in "
+                f"`class_counts`. Received {labels[bad][0]} in row {np.flatnonzero(bad)[0]} ({bad.sum()} such). "
+                "Remedy: counts of all classes, or `ignore_class` for a label that stands for none."
+            )
     return (x, y, *data[2:])
-
-
-def _check_ids(labels, num_classes, ignore_class):
-    labels = labels.reshape(-1)
-    bad = (labels < 0) | (labels >= num_classes) | (labels != np.floor(labels))
-    if ignore_class is not None:
-        bad &= labels != ignore_class
-    if bad.any():
-        raise ValueError(
-            f"Every label of `validation_data` must be an integer in [0, {num_classes}), one for each number in "
-            f"`class_counts`. Received {labels[bad][0]} in row {np.flatnonzero(bad)[0]} ({bad.sum()} such). Remedy: "
-            "counts of all classes, or `ignore_class` for a label that stands for none."
-        )
 
 
 def _to_float64(tensor):

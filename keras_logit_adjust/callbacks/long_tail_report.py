@@ -4,12 +4,10 @@ import warnings
 
 import keras
 import numpy as np
-from keras.src.utils import io_utils
 
 from keras_logit_adjust import _checks, metrics
-from keras_logit_adjust.callbacks import _event_files, _validation
+from keras_logit_adjust.callbacks import _validation
 
-_SECTION = "long_tail"  # of the tags in TensorBoard
 _TAKEN = ("balanced", "worst_class")
 
 
@@ -19,25 +17,24 @@ class LongTailReport(keras.callbacks.Callback):
     With r_y = P[ŷ = y | y] on the validation data, an epoch's logs get `val_many_accuracy`, `val_medium_accuracy` and
     `val_few_accuracy` (or the groups that there are), `val_balanced_accuracy` and `val_worst_class_accuracy`, the
     smallest r_y. So the progress line, `History` and every callback that is listed after this one have them:
-    `EarlyStopping("val_few_accuracy", mode="max")`. The worst classes are named in a line below, unless `verbose=0`.
-    A key that a metric of the model has put there already stays as it is.
+    `EarlyStopping("val_few_accuracy", mode="max")`, `TensorBoard`, `CSVLogger`. The worst classes are named in a line
+    below, unless `verbose=0`. A key that a metric of the model has put there already stays as it is.
 
     A training step costs what it did: the figures come from a pass of their own over `validation_data` at the end of an
-    epoch, which takes as long as `model.evaluate`. Where `fit` validates anyway, and on several workers, leave
-    `validation_data` out and compile `kla.metrics.PerClassAccuracy`: its values are taken, without a pass.
+    epoch, which takes as long as `model.evaluate`. Where `fit` validates anyway, and on several workers, compile
+    `kla.metrics.PerClassAccuracy(L)` and name it here, `metric="per_class_accuracy"`: its values are taken, without a
+    pass.
 
     Args:
         class_counts: `[L]` training examples of each class (true counts).
         validation_data: `(x, y)` or `(x, y, sample_weight)`, or a `tf.data.Dataset`, a `PyDataset` or another iterable
-            (no iterator) of such batches; None to read the model's own metric. Labels are ids `[N, …]` or one-hot rows
-            `[N, …, L]`, predictions logits or probabilities `[N, …, L]`; sample weights count.
+            (no iterator) of such batches. Labels are ids `[N, …]` or one-hot rows `[N, …, L]`, predictions logits or
+            probabilities `[N, …, L]`; sample weights count.
+        metric: in place of `validation_data`, the name of a `PerClassAccuracy` of the model, as `fit` shows it.
         bounds: `(few, many)`, as in `kla.metrics.GroupAccuracy`.
         groups: instead of bounds, the group name of each class, as there.
         worst: how many of the worst classes to name.
         class_names: `[L]` names; ids by default.
-        log_dir: folder for TensorBoard, section "long_tail": every figure, a histogram of the recalls, the worst
-            classes, and once, with the extra `plots`, the figure `kla.plots.class_counts`. The step is the epoch, so
-            that a run that goes on writes on.
         batch_size: of arrays.
         every: epochs from one report to the next; in the others the keys are missing, as with `validation_freq`.
         ignore_class: a class id left out.
@@ -47,13 +44,12 @@ class LongTailReport(keras.callbacks.Callback):
 
     Raises:
         ValueError: for counts, bounds or groups that `GroupAccuracy` refuses, data that is not pairs or does not end,
-            labels that are no classes; as training begins, for predictions or labels of another number of classes, a
-            model of several outputs, one without `PerClassAccuracy` where there is no `validation_data`, or several
-            workers where there is.
+            labels that are no classes, data and a metric together or neither; as training begins, for predictions or
+            labels of another number of classes, a model of several outputs, or data on several workers; after the first
+            validation, for a metric that is not there or has another number of classes.
 
     Warns:
-        UserWarning: where `log_dir` is given and matplotlib is not there, so that the figure is left out; after a
-            training in which there was nothing to report.
+        UserWarning: after a training in which `fit` never validated, so that `metric` had nothing to report.
 
     Example:
 
@@ -73,11 +69,11 @@ class LongTailReport(keras.callbacks.Callback):
         class_counts,
         validation_data=None,
         *,
+        metric=None,
         bounds=(20, 100),
         groups=None,
         worst=3,
         class_names=None,
-        log_dir=None,
         batch_size=256,
         every=1,
         ignore_class=None,
@@ -90,23 +86,30 @@ class LongTailReport(keras.callbacks.Callback):
         self.batch_size = _checks.check_integer(batch_size, "batch_size", minimum=1)
         self.every = _checks.check_integer(every, "every", minimum=1)
         self.class_names = _check_names(class_names, self.class_counts.size)
-        self.validation_data = validation_data
-        if validation_data is not None:
-            self.validation_data = _validation.check_data(validation_data, self.class_counts.size, self.ignore_class)
-        self.log_dir = log_dir
-        self._draws = log_dir is not None and _can_draw()
-        self.per_class_accuracy = None
-        self._pass = self._metric_key = self._events = self._line = None
-        self._lacked = False
+        if (validation_data is None) == (metric is None):
+            raise ValueError(
+                "`LongTailReport` needs `validation_data`, or the name of a metric that `fit` validates with: compile "
+                f'`kla.metrics.PerClassAccuracy({self.class_counts.size})` and give `metric="per_class_accuracy"`. '
+                f"Received {'neither' if metric is None else 'both'}."
+            )
+        if metric is None:
+            validation_data = _validation.check_data(
+                validation_data, num_classes=self.class_counts.size, ignore_class=self.ignore_class
+            )
+        self.validation_data, self.metric = validation_data, metric
+        self.per_class_accuracy = self._pass = self._line = None
 
     def on_train_begin(self, logs=None):
         self.per_class_accuracy, self._line, self._lacked = None, None, False
-        if self.validation_data is None:
-            self._metric_key = f"val_{_compiled_metric(self.model, self.class_counts.size).name}"
-            return
-        data = (self.validation_data, self.class_counts.size, self.ignore_class, self.batch_size)
-        self._pass = _validation.ValidationPass(self.model, *data)
-        self._pass.try_first_batch()
+        if self.metric is None:
+            self._pass = _validation.ValidationPass(
+                self.model,
+                self.validation_data,
+                num_classes=self.class_counts.size,
+                ignore_class=self.ignore_class,
+                batch_size=self.batch_size,
+            )
+            self._pass.try_first_batch()
 
     def on_epoch_begin(self, epoch, logs=None):
         self._print()  # the progress line of the last epoch is complete only now
@@ -114,68 +117,49 @@ class LongTailReport(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if (epoch + 1) % self.every:
             return
-        recall = self._pass.recall() if self.validation_data is not None else self._read(logs)
+        recall = self._pass.recall() if self.metric is None else self._read(logs)
         if recall is None:
             self._lacked = True
             return
-        self.per_class_accuracy = recall
-        figures = {key: logs.setdefault(key, value) for key, value in self._figures(recall).items()}
-        self._line = self._describe_worst(recall)
-        if self.log_dir is not None and _is_chief(self.model):
-            self._write(epoch, figures, recall)
+        self.per_class_accuracy, seen = recall, ~np.isnan(recall)
+        figures = {name: _over(np.mean, recall[own & seen]) for name, own in self._members.items()}
+        figures |= {"balanced": _over(np.mean, recall[seen]), "worst_class": _over(np.min, recall[seen])}
+        for name, value in figures.items():
+            logs.setdefault(f"val_{name}_accuracy", value)
+        worst = np.argsort(recall, kind="stable")[: min(self.worst, seen.sum())]  # of equal ones the first; NaN is last
+        named = [f"{self.class_names[c]} {recall[c]:.4f} ({self.class_counts[c]:g})" for c in worst]
+        self._line = f"worst classes: {', '.join(named)}"
 
     def on_train_end(self, logs=None):
         self._print()
         self._pass = None
-        if self._events is not None:
-            self._events.close()
-            self._events = None
         if self._lacked and self.per_class_accuracy is None:
             warnings.warn(
-                f"`LongTailReport` found no {self._metric_key!r} after any epoch: give `fit` its `validation_data`, or "
+                f"`LongTailReport` found no 'val_{self.metric}' after any epoch: give `fit` its `validation_data`, or "
                 "give it to the callback.",
                 stacklevel=2,
             )
 
     def _read(self, logs):
         """The recalls that the model's own metric gives; None after an epoch without validation."""
-        found = logs.get(self._metric_key)
-        return None if found is None else np.asarray(keras.ops.convert_to_numpy(found), "float64")
-
-    def _figures(self, recall):
-        """`{key: number}`; NaN for a group of which no class was seen."""
-        seen = ~np.isnan(recall)
-        figures = {f"val_{name}_accuracy": _over(np.mean, recall[own & seen]) for name, own in self._members.items()}
-        figures["val_balanced_accuracy"] = _over(np.mean, recall[seen])
-        figures["val_worst_class_accuracy"] = _over(np.min, recall[seen])
-        return figures
-
-    def _describe_worst(self, recall):
-        """The worst classes in words, of equal ones the first."""
-        order = [c for c in np.argsort(recall, kind="stable") if not np.isnan(recall[c])][: self.worst]
-        found = [f"{self.class_names[c]} {recall[c]:.4f} ({self.class_counts[c]:g})" for c in order]
-        return f"worst classes: {', '.join(found)}"
+        key = f"val_{self.metric}"
+        if key not in logs:
+            if "val_loss" not in logs:
+                return None
+            found = ", ".join(repr(name.removeprefix("val_")) for name in logs if name.startswith("val_"))
+            raise ValueError(
+                "`metric` must be the name of a `kla.metrics.PerClassAccuracy` of the model. Received: "
+                f"metric={self.metric!r}, and a validation of {found}. Remedy: compile the model with "
+                f"`metrics=[kla.metrics.PerClassAccuracy({self.class_counts.size})]`."
+            )
+        recall = np.asarray(keras.ops.convert_to_numpy(logs[key]), "float64")
+        _checks.check_length(self.class_counts, recall.size, "class_counts", f"metric {self.metric!r}")
+        return recall
 
     def _print(self):
         if self._line is not None and self.params.get("verbose"):
-            io_utils.print_msg(self._line)
+            print(self._line, flush=True)
         self._line = None
-
-    def _write(self, epoch, figures, recall):
-        self._events = self._events or _event_files.EventFile(self.log_dir)
-        self._events.write(
-            epoch,
-            {f"{_SECTION}/{key}": value for key, value in figures.items()},
-            {f"{_SECTION}/per_class_accuracy": recall[~np.isnan(recall)]},
-            {f"{_SECTION}/worst_classes": self._line},
-            self._draw() if self._draws else None,
-        )
-        self._draws = False
-
-    def _draw(self):
-        from keras_logit_adjust import plots
-
-        return f"{_SECTION}/class_counts", plots.class_counts(self.class_counts)
 
 
 def _members(rule):
@@ -204,40 +188,6 @@ def _check_names(class_names, num_classes):
             f"{class_names!r}"
         )
     return list(map(str, names))
-
-
-def _can_draw():
-    found = _event_files.has_matplotlib()
-    if not found:
-        warnings.warn(
-            "`LongTailReport` leaves the figure of class counts out of TensorBoard: it needs matplotlib. Remedy: "
-            'pip install "keras_logit_adjust[plots]".',
-            stacklevel=3,
-        )
-    return found
-
-
-def _compiled_metric(model, num_classes):
-    """The `PerClassAccuracy` that a model was compiled with."""
-    # Keras's container of them tells its metrics only once it is built, on TensorFlow with the first step.
-    named = [
-        (getattr(part, "_user_metrics", part), getattr(part, "_user_weighted_metrics", None)) for part in model.metrics
-    ]
-    for metric in keras.tree.flatten(named):
-        if isinstance(metric, metrics.PerClassAccuracy):
-            _checks.check_length(np.empty(num_classes), metric.num_classes, "class_counts", f"metric {metric.name!r}")
-            return metric
-    raise ValueError(
-        "`LongTailReport` needs validation data. Received: validation_data=None, and a model without "
-        "`PerClassAccuracy`. Remedy: `LongTailReport(class_counts, validation_data)`, or compile the model with "
-        f"`metrics=[kla.metrics.PerClassAccuracy({num_classes})]` and give `validation_data` to `fit`."
-    )
-
-
-def _is_chief(model):
-    """Whether this process is the one that writes."""
-    strategy = getattr(model, "distribute_strategy", None)
-    return strategy is None or strategy.extended.should_save_summary
 
 
 def _over(reduce, values):

@@ -69,8 +69,8 @@ class DeferredReweighting(keras.callbacks.Callback):
                 f"{self.model.loss!r}. For Keras's own use `fit(class_weight=…)`."
             )
         self._set(None)  # a training that was cut short left them weighted
-        for weights in filter(_is_given, self.stages.values()):
-            for loss in self._losses:
+        for weights in self.stages.values():
+            for loss in self._losses if weights is not None else ():
                 _check_size(loss, weights)
                 _warn_of_inconsistency(loss, weights)
 
@@ -88,10 +88,6 @@ class DeferredReweighting(keras.callbacks.Callback):
         # A compiled step holds the weights it was traced with.
         self.model.make_train_function(force=True)
         self.model.make_test_function(force=True)
-
-
-def _is_given(weights):
-    return weights is not None
 
 
 def _check_size(loss, weights):

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_logit_adjust import _checks, _labels
+from keras_logit_adjust import _checks, _keras, _labels
 
 
 def _normalize(x, axis):
@@ -57,7 +57,7 @@ class CosineDense(keras.layers.Layer):
         kernel = _normalize(_labels.at_least_float32(ops.convert_to_tensor(self.kernel)), axis=0)
         features = _normalize(ops.cast(inputs, kernel.dtype), axis=-1)
         logits = self.scale * ops.matmul(features, kernel)
-        _labels.set_logit_bound(logits, self.scale)
+        _keras.note(logits, "logit_bound", self.scale)  # for the loss that will see them
         return logits
 
     def compute_output_spec(self, inputs):

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_logit_adjust import _checks, _labels, _replicas
+from keras_logit_adjust import _checks, _keras, _labels, _replicas
 
 _MEANS = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
 
@@ -46,12 +46,13 @@ class MaskedLoss(keras.losses.Loss):
 
     def __call__(self, y_true, y_pred, sample_weight=None):
         _labels.check_logits(y_pred, f"Loss {self.name!r}")
-        layer_mask = _labels.keras_mask(y_pred)
+        layer_mask = _keras.mask_of(y_pred)
         y_true, y_pred = _labels.to_tensor(y_true), _labels.to_tensor(y_pred)
         with keras.name_scope(self.name):
             if layer_mask is not None:
                 y_pred = _labels.zero_masked(y_pred, layer_mask)
-            values, own_mask = self.values_and_mask(y_true, _replicas.checked(y_pred))
+            _replicas.refuse_unusual_steps()
+            values, own_mask = self.values_and_mask(y_true, y_pred)
             rank = len(values.shape)
             mask = _labels.combine_masks(rank, layer_mask, own_mask)
             if sample_weight is not None:
@@ -65,7 +66,7 @@ class MaskedLoss(keras.losses.Loss):
 
 def warn_of_bounded_logits(y_pred, adjustment):
     """Warn where a cosine head is too narrow for the prior that an adjusted loss has it learn."""
-    bound = _labels.logit_bound(y_pred)
+    bound = _keras.noted(y_pred, "logit_bound")  # of a `CosineDense`
     if bound is not None and bound < np.ptp(adjustment):
         needed = f"{np.ptp(adjustment):.3g}"
         warnings.warn(

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_logit_adjust import _checks, _labels, priors
+from keras_logit_adjust import _checks, _keras, _labels, priors
 
 
 class PerClassMetric(keras.metrics.Metric):
@@ -31,7 +31,7 @@ class PerClassMetric(keras.metrics.Metric):
             self.predicted = self.add_variable(shape, "zeros", dtype="float32", name="predicted")
 
     def update_state(self, y_true, y_pred, sample_weight=None):
-        layer_mask = _labels.keras_mask(y_pred)
+        layer_mask = _keras.mask_of(y_pred)
         y_true, y_pred = _labels.to_tensor(y_true), _labels.to_tensor(y_pred)
         ids, weight = self._settle(y_true, y_pred, layer_mask, sample_weight)
         self.total.assign_add(self._sum_by_class(weight, ids))
