@@ -122,17 +122,20 @@ def _at_top(path, package):
             yield module
 
 
-def main():
-    """Print the floors with their arrows, then the faults."""
+def drawing(package=PACKAGE):
+    """The floors with their arrows, as text."""
     targets = {}
-    for own, room, _ in arrows():
+    for own, room, _ in arrows(package):
         targets.setdefault(own, set()).add(room)
-    for rooms in FLOORS:
-        for room in rooms:
-            below = [other for floor in FLOORS for other in floor if other in targets.get(room, ())]
-            print(f"{room:<15}{'→ ' + ', '.join(below) if below else ''}".rstrip())
+    rooms = [room for floor in FLOORS for room in floor]
+    below = {room: ", ".join(other for other in rooms if other in targets.get(room, ())) for room in rooms}
+    return "\n".join(f"{room:<15}{'→ ' * bool(below[room])}{below[room]}".rstrip() for room in rooms)
+
+
+def main():
+    """Print the drawing, then the faults."""
     wrong = [*faults(), *(f"a circle: {ring}" for ring in circles())]
-    print(*wrong, sep="\n") if wrong else print("No arrow points upwards, and there is no circle.")
+    print(drawing(), *(wrong or ["No arrow points upwards, and there is no circle."]), sep="\n")
     return bool(wrong)
 
 

@@ -1,0 +1,50 @@
+"""The rules of CONTRIBUTING that files show: their length, the drawing of imports, the function of each loss."""
+
+import ast
+import inspect
+import pathlib
+import re
+import sys
+
+import keras
+import pytest
+
+import keras_logit_adjust as kla
+
+PACKAGE = pathlib.Path(kla.__file__).parent
+ROOT = pathlib.Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
+import draw_imports  # noqa: E402
+
+LOSSES = [
+    value for value in vars(kla.losses).values() if isinstance(value, type) and issubclass(value, keras.losses.Loss)
+]
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_file_has_fewer_than_400_lines(path):
+    assert path.read_text().count("\n") < 400
+
+
+def test_contributing_shows_the_drawing_of_the_imports():
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    shown = page.split("<!-- imports:begin -->")[1].split("<!-- imports:end -->")[0]
+    assert shown.strip() == f"```text\n{draw_imports.drawing(PACKAGE)}\n```"
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.__name__)
+def test_a_loss_names_the_function_whose_values_it_gives(loss):
+    (name,) = re.findall(r"Values are those of\s+`(\w+)`", inspect.getdoc(loss))
+    function = getattr(kla.losses, name)
+    assert list(inspect.signature(function).parameters)[:2] == ["y_true", "y_pred"]
+
+
+def test_the_oracle_never_imports_the_package():
+    (path,) = (ROOT / "tests").rglob("reference.py")
+    imported = {
+        name.split(".")[0]
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])
+    }
+    assert imported <= {"itertools", "math", "numpy", "scipy"}
