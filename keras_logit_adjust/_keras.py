@@ -1,7 +1,7 @@
 """Every name of Keras's that its documentation does not promise, with the reason; `tf_distribute/_keras.py` has more.
 
-No other file uses such a name: `tests/test_private_names.py` reads them all. Each is imported or read when it is needed,
-so that a file that Keras moves breaks one ability and not the import of the package.
+No other file uses such a name: `tests/test_private_names.py` reads them all. Each is looked up when it is needed, so
+that a file that Keras moves breaks one ability and not the import of the package.
 """
 
 import keras
@@ -66,7 +66,7 @@ def direct_variables(layer):
 
 
 def scales_kernel(name):
-    """Whether the variable under attribute `name` is a factor of one term of a kernel: a multiple of it multiplies that.
+    """Whether a layer's kernel is multiplied by `c` where all variables of these names are.
 
     The kernel is stored as `_kernel`; a low-rank part adds to it the product of `lora_kernel_a` and `lora_kernel_b`.
     """
@@ -81,7 +81,7 @@ def is_in_compiled_loss():
 
 
 def unusual_step(graph):
-    """What a step that Keras traces into a TensorFlow graph was compiled with: "jit_compile", "steps_per_execution", None.
+    """What makes the step that Keras traces into a graph unusual: "jit_compile", "steps_per_execution" or None.
 
     A loss sees neither its model nor these arguments. XLA leaves its mark on the graph, and Keras's loop over several
     steps the names of its functions; a loop of the user's own has other names.

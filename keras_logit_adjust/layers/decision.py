@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_logit_adjust import _checks, _labels
+from keras_logit_adjust import _checks, _keras, _labels
 
 
 @keras.saving.register_keras_serializable(package="keras_logit_adjust")
@@ -60,7 +60,7 @@ class MinimumRiskDecision(keras.layers.Layer):
         return -ops.matmul(probabilities, ops.cast(ops.convert_to_tensor(self.matrix), probabilities.dtype))
 
     def compute_output_spec(self, inputs):
-        made_by = getattr(getattr(inputs, "_keras_history", None), "operation", None)
+        made_by = _keras.operation_of(inputs)
         activation = getattr(made_by, "activation", None)
         if self.from_logits and (isinstance(made_by, keras.layers.Softmax) or activation is keras.activations.softmax):
             raise ValueError(

@@ -1,16 +1,14 @@
 """What every metric of recalls keeps and how it reads labels: weighted hits, examples and predictions of each class."""
 
-import keras
 import numpy as np
 from keras import ops
 
 from keras_logit_adjust import _checks, _keras, _labels, priors
 
 
-class PerClassMetric(keras.metrics.Metric):
+class PerClassMetric(_keras.HigherIsBetter):
     """Weighted hits, examples and (where a subclass needs them) predictions of each class."""
 
-    _direction = "up"  # `EarlyStopping` reads it: no `mode` needed
     _counts_predictions = False
 
     def __init__(self, num_classes, ignore_class=None, class_prior=None, name=None):

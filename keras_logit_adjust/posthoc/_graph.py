@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_logit_adjust import layers
+from keras_logit_adjust import _keras, layers
 from keras_logit_adjust.losses import _base
 
 HEADS = (keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
@@ -51,7 +51,7 @@ class Head:
 
 def is_graph(model):
     """Whether `model` is Functional or Sequential with Keras's own `call`: what it computes can be read off."""
-    has_graph = isinstance(model, keras.Sequential) or hasattr(model, "_inputs_struct")
+    has_graph = isinstance(model, keras.Sequential) or _keras.is_functional(model)
     return isinstance(model, keras.Model) and has_graph and _is_called_as_in(model, "keras.")
 
 
@@ -86,7 +86,7 @@ def find_head(model):
     tensor, output, calls = model.outputs[0], "logits", ()
     source, calls_to_source = tensor, ()
     while True:
-        node = _producer(tensor)
+        node = _keras.node_of(tensor)
         operation = node.operation
         if is_graph(operation) and len(operation.outputs) == 1:
             calls, tensor = (*calls, node), operation.outputs[0]
@@ -107,7 +107,7 @@ def last_operations(model):
     """The operations of a graph that its output comes from, the last first, as far as each has one input."""
     inputs = model.outputs[:1]
     while len(inputs) == 1:
-        node = _producer(inputs[0])
+        node = _keras.node_of(inputs[0])
         if is_graph(node.operation) and len(node.operation.outputs) == 1:
             inputs = node.operation.outputs
             continue
@@ -120,11 +120,6 @@ def decides(model):
     if not is_graph(model) or len(getattr(model, "outputs", None) or ()) != 1:
         return False
     return isinstance(next(last_operations(model)), layers.MinimumRiskDecision)
-
-
-def _producer(tensor):
-    history = tensor._keras_history
-    return history.operation._inbound_nodes[history.node_index]
 
 
 def _activation_of(operation):
@@ -185,7 +180,7 @@ def uses_of(model, layer):
     """The nodes at which the graph of `model`, or of a model nested in it, calls `layer`."""
     seen, frontier = set(), list(model.outputs)
     while frontier:
-        node = _producer(frontier.pop())
+        node = _keras.node_of(frontier.pop())
         if id(node) not in seen:
             seen.add(id(node))
             frontier.extend(node.input_tensors)
@@ -197,7 +192,7 @@ def uses_of(model, layer):
 
 def free_name(model, name):
     """`name`, lengthened until no layer of `model` has it: a model adjusted twice has two adjustment layers."""
-    taken = {layer.name for layer in model._flatten_layers()}
+    taken = {layer.name for layer in _keras.layers_of(model)}
     while name in taken:
         name += "_again"
     return name
@@ -206,9 +201,8 @@ def free_name(model, name):
 def sharers(model, layer):
     """The other layers of `model` that own one of the variables of `layer`."""
     own = {id(variable) for variable in layer.variables}
-    for other in model._flatten_layers():
-        direct = (*other._trainable_variables, *other._non_trainable_variables)
-        if other is not layer and any(id(variable) in own for variable in direct):
+    for other in _keras.layers_of(model):
+        if other is not layer and any(id(variable) in own for variable in _keras.direct_variables(other)):
             yield other
 
 
@@ -254,11 +248,11 @@ def _given(vector):
 
 def corrections(model):
     """(reason in words, the loss or layer) of everything that corrects the prior of `model`, as far as it shows it."""
-    losses = [getattr(part, "loss", None) for part in model._flatten_layers() if isinstance(part, keras.Model)]
+    losses = [getattr(part, "loss", None) for part in _keras.layers_of(model) if isinstance(part, keras.Model)]
     for loss in keras.tree.flatten(losses):
         if isinstance(loss, _base.MaskedLoss) and _corrects_prior(loss):
             yield f"was compiled with the adjusted loss {type(loss).__name__}", loss
-    for layer in model._flatten_layers():
+    for layer in _keras.layers_of(model):
         if isinstance(layer, layers.PriorAwareDense):
             yield f"has the prior-aware head {layer.name!r}", layer
         elif isinstance(layer, layers.LogitAdjustment):
@@ -300,7 +294,7 @@ def _clone_graph(model, copy):
 
 
 def _input_like(tensor, copy):
-    inputs = copy(tensor._keras_history.operation).output
+    inputs = copy(_keras.operation_of(tensor)).output
     inputs.name = tensor.name  # by which a serving signature calls it; the layer's may be another
     return inputs
 
@@ -314,7 +308,7 @@ def _copy_head(layer, twin):
 
 
 def _copy_state(layer, twin):
-    for part, part_twin in zip(layer._flatten_layers(), twin._flatten_layers(), strict=True):
+    for part, part_twin in zip(_keras.layers_of(layer), _keras.layers_of(twin), strict=True):
         state = {}
         part.save_own_variables(state)
         part_twin.load_own_variables({name: ops.convert_to_numpy(value) for name, value in state.items()})

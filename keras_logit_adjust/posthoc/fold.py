@@ -2,6 +2,7 @@
 
 from keras import ops
 
+from keras_logit_adjust import _keras
 from keras_logit_adjust.posthoc import _graph
 from keras_logit_adjust.posthoc.adjust import adjustment_layer
 
@@ -65,7 +66,7 @@ def fold_into_bias(
     # In float64, and rounded once.
     for name, variable in _graph.variables_of(twin):
         values = ops.convert_to_numpy(variable).astype("float64") / temperature
-        if name in ("_kernel", "lora_kernel_b"):  # a low-rank part adds to the kernel through its second factor
+        if _keras.scales_kernel(name):
             variable.assign(values)
         elif name == "bias":
             variable.assign(values - layer.values)

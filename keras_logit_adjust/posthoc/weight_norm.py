@@ -7,7 +7,7 @@ Under Adam they do not, and the division corrects nothing (Menon et al., 2021, Â
 import numpy as np
 from keras import ops
 
-from keras_logit_adjust import _checks, priors
+from keras_logit_adjust import _checks, _keras, priors
 from keras_logit_adjust.posthoc import _graph
 
 _WAY_OUT = "Give `normalize_weights` a model whose head is its own."
@@ -55,7 +55,7 @@ def normalize_weights(model, tau=1.0, by="norm", class_counts=None, bias="keep",
     divisor = size ** _checks.as_tau(tau, head.width)
     copy, twin = _graph.clone_with_head(model, head.layer, head.layer.use_bias and bias == "keep")
     for name, variable in _graph.variables_of(twin):
-        if name in ("_kernel", "lora_kernel_b"):  # a low-rank part adds to the kernel through its second factor
+        if _keras.scales_kernel(name):
             variable.assign(ops.convert_to_numpy(variable).astype("float64") / divisor)
     return copy
 

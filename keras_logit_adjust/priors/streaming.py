@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_logit_adjust import _checks, _labels, _replicas
+from keras_logit_adjust import _checks, _keras, _labels, _replicas
 
 _CARRY = 2.0**20  # float32 counts exactly up to 2²⁴: what is above this moves to a second number
 
@@ -160,7 +160,7 @@ class CountingModel(keras.Model):
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         if training:
-            for layer in self._flatten_layers():
+            for layer in _keras.layers_of(self):
                 if isinstance(layer, StreamingPrior):
                     self._show(layer, y, y_pred)
         return super().compute_loss(x, y, y_pred, sample_weight, training)

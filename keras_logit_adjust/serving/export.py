@@ -6,7 +6,7 @@ import warnings
 
 import keras
 
-from keras_logit_adjust import _checks
+from keras_logit_adjust import _checks, _keras
 from keras_logit_adjust.layers import MinimumRiskDecision
 from keras_logit_adjust.posthoc import _graph
 from keras_logit_adjust.serving import _files, _signature
@@ -163,7 +163,7 @@ def _check_decisions(model, description, class_names):
                 f"`class_names` name classes; model {description.model!r} gives decisions, served by number. Leave "
                 "`class_names` out."
             )
-    elif any(isinstance(layer, MinimumRiskDecision) for layer in model._flatten_layers()):
+    elif any(isinstance(layer, MinimumRiskDecision) for layer in _keras.layers_of(model)):
         raise ValueError(
             "A SavedModel of decisions must be a Functional or Sequential model with one output, that of its "
             f"MinimumRiskDecision. Model {description.model!r} has one elsewhere: export to .keras, .tflite or .onnx."

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_logit_adjust import _checks
+from keras_logit_adjust.tf_distribute import _keras
 
 
 def check_dataset(dataset, name):
@@ -30,7 +31,7 @@ def first_batch(dataset, name):
     import tensorflow as tf
 
     if isinstance(dataset, tf.distribute.DistributedDataset):
-        return keras.tree.map_structure(_local_spec, dataset.element_spec)
+        return keras.tree.map_structure(_keras.local_spec, dataset.element_spec)
     batch = next(iter(dataset), None)
     if batch is None:
         raise ValueError(f"`{name}` must give at least one batch. Received an empty dataset.")
@@ -41,10 +42,6 @@ def first_batch(dataset, name):
 
 def _leaves(batch):
     return [leaf for leaf in keras.tree.flatten(batch) if leaf is not None]
-
-
-def _local_spec(spec):
-    return getattr(spec, "_value_specs", (spec,))[0]  # of a `PerReplicaSpec`, which every part of an element has
 
 
 def count_batches(dataset):
@@ -87,7 +84,7 @@ def has_full_batches(dataset, strategy):
     """Whether the shapes alone say that every replica always gets the same number of examples."""
     import tensorflow as tf
 
-    rows = keras.tree.flatten(keras.tree.map_structure(_local_spec, dataset.element_spec))[0].shape[0]
+    rows = keras.tree.flatten(keras.tree.map_structure(_keras.local_spec, dataset.element_spec))[0].shape[0]
     is_cut = isinstance(dataset, tf.distribute.DistributedDataset)
     return rows is not None and (is_cut or rows % strategy.num_replicas_in_sync == 0)
 

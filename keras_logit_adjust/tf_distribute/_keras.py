@@ -1,12 +1,17 @@
-"""The names of Keras's that its documentation does not promise. All of them are here; a test names what changed."""
+"""What training with a strategy takes of Keras's and TensorFlow's that no documentation promises, with the reason.
+
+Keras 3's own `fit` cannot train on several workers, on an uneven first batch, or on from within an epoch. The loop here
+can, and calls the same steps of the model. A test names what a new version of Keras changed.
+"""
 
 import keras
+
+from keras_logit_adjust._keras import layers_of
 
 # name → parameters it must take, None for an attribute
 MODEL_INTERNALS = {
     "_distribute_strategy": None,
     "_symbolic_build": ("data_batch",),
-    "_flatten_layers": (),
     "train_step": ("data",),
     "test_step": ("data",),
     "predict_step": ("data",),
@@ -20,12 +25,12 @@ OPTIMIZER_INTERNALS = {"_distribution_strategy": None}
 
 
 def strategy_of(model):
-    """The strategy in whose scope a model was made, None where that was in no scope."""
+    """The strategy in whose scope a model was made, None where that was in none: the public name hides the latter."""
     return model._distribute_strategy
 
 
 def strategy_of_optimizer(optimizer):
-    """The strategy in whose scope an optimizer was made."""
+    """The strategy in whose scope an optimizer was made, which no public name gives."""
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of a `LossScaleOptimizer`
     return optimizer._distribution_strategy
 
@@ -42,16 +47,22 @@ def build(model, strategy, batch):
 def batch_norms(model):
     """The layers of a model that normalize by the examples of each replica alone."""
     kind = keras.layers.BatchNormalization
-    layers = [layer for layer in model._flatten_layers() if isinstance(layer, kind) and layer.trainable]
-    return [layer for layer in layers if not layer.synchronized]
+    return [
+        layer for layer in layers_of(model) if isinstance(layer, kind) and layer.trainable and not layer.synchronized
+    ]
 
 
 def convolutions(model):
     """The convolutions of a model, which TensorFlow cannot apply to no examples on a processor."""
-    return [layer for layer in model._flatten_layers() if "Conv" in type(layer).__name__]
+    return [layer for layer in layers_of(model) if "Conv" in type(layer).__name__]
 
 
 def train_version(model):
     """An object that is another one after anything asked Keras to trace the training step anew."""
     model.make_train_function()
     return model.train_function
+
+
+def local_spec(spec):
+    """The spec of one replica's part of an element: TensorFlow's `PerReplicaSpec` gives it under no public name."""
+    return getattr(spec, "_value_specs", (spec,))[0]
