@@ -8,8 +8,7 @@ import zipfile
 import keras
 import numpy as np
 import pytest
-from keras import layers
-from posthoc_models import (
+from helpers.posthoc_models import (
     COUNTS,
     WIDTH,
     Subclassed,
@@ -21,6 +20,7 @@ from posthoc_models import (
     softmax,
     with_loss,
 )
+from keras import layers
 
 import keras_logit_adjust as kla
 from keras_logit_adjust import held_out, serving

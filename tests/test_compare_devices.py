@@ -10,7 +10,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from rows import CONFIG, ROWS, enter_folder_of_rows
+from helpers.rows import CONFIG, ROWS, enter_folder_of_rows
 
 from keras_logit_adjust import __main__, tf_distribute
 from keras_logit_adjust.compare import Config, compare, devices

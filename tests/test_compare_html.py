@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import pytest
-import reports
+from helpers import reports
 from matplotlib.figure import Figure
 
 from keras_logit_adjust import studies

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 import reference
-from rows import CONFIG, ROWS, enter_folder_of_rows, read_json
+from helpers.rows import CONFIG, ROWS, enter_folder_of_rows, read_json
 
 import keras_logit_adjust as kla
 from keras_logit_adjust import __main__, data, layers

@@ -9,7 +9,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from rows import CONFIG, ROWS, enter_folder_of_rows, read_json, write_rows
+from helpers.rows import CONFIG, ROWS, enter_folder_of_rows, read_json, write_rows
 
 from keras_logit_adjust import __main__, __version__, data
 from keras_logit_adjust.compare import GROUPS, METHODS, Config, compare, report, statistics, training

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import reference
 import scipy.optimize
-from gradients import value_and_gradient
+from helpers.gradients import value_and_gradient
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -3,8 +3,8 @@
 import keras
 import numpy as np
 import pytest
+from helpers.posthoc_models import COUNTS, WIDTH, Subclassed, sequential, with_loss
 from keras import layers
-from posthoc_models import COUNTS, WIDTH, Subclassed, sequential, with_loss
 
 import keras_logit_adjust as kla
 from keras_logit_adjust import serving

@@ -3,8 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from keras import layers
-from posthoc_models import (
+from helpers.posthoc_models import (
     COUNTS,
     WIDTH,
     Subclassed,
@@ -19,6 +18,7 @@ from posthoc_models import (
     several_inputs,
     softmax,
 )
+from keras import layers
 
 import keras_logit_adjust as kla
 from keras_logit_adjust.layers import LogitAdjustment, PriorAwareDense
@@ -45,7 +45,7 @@ def plain(rng, activation=None, name=None):
     return model
 
 
-# Graphs of `posthoc_models`, and what is still to be subtracted from each.
+# Graphs of `helpers.posthoc_models`, and what is still to be subtracted from each.
 PRODUCTS = {
     "logits": (["sequential logits", "sequential logits"], [1.0, 1.0]),
     "softmax": (["sequential softmax", "functional softmax"], [0.0, 2.0]),

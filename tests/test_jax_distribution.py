@@ -24,7 +24,7 @@ runpy.run_path(sys.argv[1], run_name="__main__")
 @pytest.fixture(scope="module")
 def runs():
     """What `jax_data_parallel.py` found, on one device and over two."""
-    script = pathlib.Path(__file__).with_name("jax_data_parallel.py")
+    script = pathlib.Path(__file__).with_name("helpers") / "jax_data_parallel.py"
     # Compiling is nearly all of its time.
     quick = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     environment = {**os.environ, "KERAS_BACKEND": "jax", **quick}

@@ -5,7 +5,7 @@ import re
 import keras
 import numpy as np
 import pytest
-import reference_metrics
+from helpers import reference_metrics
 
 import keras_logit_adjust as kla
 

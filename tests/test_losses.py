@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import reference
-from gradients import MODES, as_float64, value_and_gradient
+from helpers.gradients import MODES, as_float64, value_and_gradient
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops

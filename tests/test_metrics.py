@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-import reference_metrics
+from helpers import reference_metrics
 from sklearn import metrics as sk
 
 import keras_logit_adjust as kla

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 import reference
-from gradients import BACKEND, MODES, as_float64, value_and_gradient
+from helpers.gradients import BACKEND, MODES, as_float64, value_and_gradient
 from keras import ops
 
 import keras_logit_adjust as kla

@@ -4,7 +4,7 @@ import re
 import shutil
 
 import pytest
-import reports
+from helpers import reports
 from playwright.sync_api import sync_playwright
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

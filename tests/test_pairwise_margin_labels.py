@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import reference
-from gradients import MODES, as_float64, value_and_gradient, with_mask
+from helpers.gradients import MODES, as_float64, value_and_gradient, with_mask
 from keras import ops
 
 from keras_logit_adjust.losses import (

@@ -3,8 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from keras import layers, ops
-from posthoc_models import (
+from helpers.posthoc_models import (
     COUNTS,
     GRAPHS,
     WIDTH,
@@ -19,6 +18,7 @@ from posthoc_models import (
     sequential,
     softmax,
 )
+from keras import layers, ops
 
 import keras_logit_adjust as kla
 

@@ -3,26 +3,22 @@
 import keras
 import numpy as np
 import pytest
+from helpers.posthoc_models import COUNTS, WIDTH, Subclassed, sequential
+from helpers.refused_models import (
+    nested_used_twice,
+    one_of_two_nested_outputs,
+    plain,
+    quantized,
+    tied,
+    used_inside_and_outside,
+    used_twice,
+    with_outputs,
+)
 from keras import layers
-from posthoc_models import COUNTS, WIDTH, Subclassed, sequential
 
 import keras_logit_adjust as kla
 
 MAKERS = [kla.adjust, kla.fold_into_bias]
-
-
-def plain(activation=None, units=3):
-    return sequential(layers.Dense(units, activation, name="head"))
-
-
-def with_outputs(number):
-    inputs = keras.Input((WIDTH,))
-    return keras.Model(inputs, [layers.Dense(3)(inputs) for _ in range(number)])
-
-
-def one_of_two_nested_outputs():
-    inner, inputs = with_outputs(2), keras.Input((WIDTH,))
-    return keras.Model(inputs, inner(inputs)[1])
 
 
 BAD_COUNTS = {
@@ -202,29 +198,6 @@ def test_a_model_whose_logits_are_not_found_is_refused(name, make):
         make(create(), COUNTS)
 
 
-def used_twice():
-    inputs, head = keras.Input((3,)), layers.Dense(3, name="head")
-    return keras.Model(inputs, head(head(inputs)))
-
-
-def nested_used_twice():
-    inputs, inner = keras.Input((3,)), sequential(layers.Dense(3, name="head"), width=3)
-    return keras.Model(inputs, inner(inner(inputs)))
-
-
-def used_inside_and_outside():
-    inputs, head = keras.Input((3,)), layers.Dense(3, name="head")
-    return keras.Model(inputs, sequential(head, width=3)(head(inputs)))
-
-
-def tied(variable):
-    first, head = layers.Dense(3, name="first"), layers.Dense(3, name="head")
-    model = sequential(first, head, width=3)
-    head._tracker.unlock()
-    setattr(head, variable, getattr(first, variable))
-    return model
-
-
 UNFOLDABLE = {
     "used twice": (used_twice, "'head' is used more than once.*Use `kla.adjust`"),
     "nested and used twice": (nested_used_twice, "'head' is used more than once.*Use `kla.adjust`"),
@@ -251,13 +224,6 @@ def test_a_head_that_cannot_be_folded_is_refused_and_the_way_out_works(name):
     expected = np.asarray(keras.ops.convert_to_numpy(model(data)), "float64") - np.log(np.array(COUNTS) / 100)
     result = keras.ops.convert_to_numpy(kla.adjust(model, COUNTS)(data))
     np.testing.assert_allclose(result, expected, rtol=1e-5)
-
-
-def quantized(activation):
-    head = layers.Dense(3, activation, name="head")
-    model = sequential(head)
-    head.quantize("int8")
-    return model
 
 
 @pytest.mark.parametrize("activation", [None, "softmax"])

@@ -7,8 +7,8 @@ import sys
 import keras
 import numpy as np
 import pytest
-from keras import layers, ops
-from posthoc_models import (
+from helpers.corrected_models import ADJUSTED_LOSS, CORRECTED, compiled_with
+from helpers.posthoc_models import (
     COUNTS,
     GRAPHS,
     WIDTH,
@@ -17,19 +17,15 @@ from posthoc_models import (
     build,
     log_prior,
     numpy,
+    reload,
     rows,
     sequential,
 )
+from keras import layers, ops
 
 import keras_logit_adjust as kla
 
 MAKERS = [kla.adjust, kla.fold_into_bias]
-
-
-def reload(model, folder, **options):
-    path = str(folder / "model.keras")
-    model.save(path)
-    return keras.models.load_model(path, **options)
 
 
 @pytest.mark.parametrize("name", ["sequential softmax", "nested softmax", "branching", "conv2d", "low-rank head"])
@@ -163,44 +159,6 @@ def test_the_adjustment_of_a_deployed_model_can_be_changed(rng):
     adjusted.get_layer("logit_adjustment").set(tau=2.0)
     expected = adjusted_by_hand(model(data), "softmax", 2 * log_prior(COUNTS))
     np.testing.assert_allclose(adjusted.predict(data, verbose=0), expected, rtol=1e-5, atol=1e-6)
-
-
-def compiled_with(loss, *behind):
-    model = sequential(layers.Dense(3, name="head"), *behind)
-    model.compile("sgd", loss)
-    return model
-
-
-def twice_named(loss):
-    model = keras.Model(model_input := keras.Input((WIDTH,)), layers.Dense(3, name="head")(model_input))
-    model.compile("sgd", {"head": loss})
-    return model
-
-
-ADJUSTED_LOSS = kla.losses.LogitAdjustedCrossentropy(COUNTS)
-CORRECTED = {
-    "loss": (lambda: compiled_with(ADJUSTED_LOSS), "adjusted loss LogitAdjustedCrossentropy"),
-    "loss in a list": (lambda: compiled_with([ADJUSTED_LOSS]), "adjusted loss LogitAdjustedCrossentropy"),
-    "loss in a dict": (lambda: twice_named(ADJUSTED_LOSS), "adjusted loss LogitAdjustedCrossentropy"),
-    "loss for labels": (
-        lambda: compiled_with(kla.losses.BinaryLogitAdjustedCrossentropy([1, 2, 3], 100)),
-        "adjusted loss BinaryLogitAdjustedCrossentropy",
-    ),
-    "loss of a nested model": (
-        lambda: sequential(compiled_with(ADJUSTED_LOSS)),
-        "adjusted loss LogitAdjustedCrossentropy",
-    ),
-    "head": (lambda: sequential(kla.layers.PriorAwareDense(3, COUNTS, name="head")), "prior-aware head 'head'"),
-    "nested head": (
-        lambda: sequential(sequential(kla.layers.PriorAwareDense(3, COUNTS, name="head"))),
-        "prior-aware head 'head'",
-    ),
-    "layer": (
-        lambda: sequential(layers.Dense(3), kla.layers.LogitAdjustment(COUNTS, name="shift")),
-        "is adjusted already, by layer 'shift'",
-    ),
-    "adjusted": (lambda: kla.adjust(sequential(layers.Dense(3, "softmax")), COUNTS), "is adjusted already, by layer"),
-}
 
 
 @pytest.mark.parametrize("make", MAKERS)

@@ -7,7 +7,7 @@ import math
 import keras
 import numpy as np
 import pytest
-from rows import CONFIG, read_json, write_rows
+from helpers.rows import CONFIG, read_json, write_rows
 
 from keras_logit_adjust.compare import METHODS, compare, devices, feeding, methods, recipes, training
 

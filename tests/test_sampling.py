@@ -6,10 +6,10 @@ import pathlib
 
 import numpy as np
 import pytest
+from helpers.tails import COUNTS, epochs_of, labels_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from tails import COUNTS, epochs_of, labels_of
 
 from keras_logit_adjust.data import LongTailSampler, read_class_counts
 from keras_logit_adjust.data._plan import splitmix64

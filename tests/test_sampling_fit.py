@@ -6,7 +6,7 @@ import json
 import keras
 import numpy as np
 import pytest
-from recorder import shown
+from helpers.recorder import shown
 
 import keras_logit_adjust as kla
 from keras_logit_adjust.data import LongTailSampler

@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from tails import COUNTS, epochs_of, labels_of
+from helpers.tails import COUNTS, epochs_of, labels_of
 
 from keras_logit_adjust.data import LongTailSampler
 

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 import scipy.stats
-from rows import CONFIG, ROWS, enter_folder_of_rows, read_json
+from helpers.rows import CONFIG, ROWS, enter_folder_of_rows, read_json
 
 from keras_logit_adjust import __main__, plots, studies
 from keras_logit_adjust.compare import METHODS, report, statistics, training

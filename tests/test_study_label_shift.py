@@ -5,7 +5,7 @@ import json
 import keras
 import numpy as np
 import pytest
-from rows import CONFIG, ROWS, enter_folder_of_rows, read_json
+from helpers.rows import CONFIG, ROWS, enter_folder_of_rows, read_json
 
 from keras_logit_adjust import __main__, studies
 from keras_logit_adjust.compare import report, training

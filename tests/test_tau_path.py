@@ -8,9 +8,9 @@ import keras
 import ml_dtypes
 import numpy as np
 import pytest
+from helpers.posthoc_models import numpy, rows, sequential
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from posthoc_models import numpy, rows, sequential
 from scipy import stats
 from sklearn.metrics import balanced_accuracy_score, recall_score
 

@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 import pytest
-from rows import ROWS, enter_folder_of_rows
+from helpers.rows import ROWS, enter_folder_of_rows
 
 from keras_logit_adjust import tf_distribute
 from keras_logit_adjust.tf_distribute import launch

@@ -4,19 +4,18 @@ import inspect
 import json
 import pathlib
 
-import distributed_fit
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-import workers
-from distributed_fit import BATCH, CASES, COUNTS, ONLY_WORKERS, X, Y, batches, make_model, plain
+from helpers import distributed_fit, workers
+from helpers.distributed_fit import BATCH, CASES, COUNTS, ONLY_WORKERS, X, Y, batches, make_model, plain
 
 import keras_logit_adjust
 from keras_logit_adjust import tf_distribute
 from keras_logit_adjust.tf_distribute import _keras
 
-PROGRAM = pathlib.Path(__file__).with_name("distributed_fit.py")
+PROGRAM = pathlib.Path(__file__).with_name("helpers") / "distributed_fit.py"
 LOCAL = "local_norm_and_files"  # normalizes by replica: the same on all workers, another on one device
 LOOSE = {"half_precision": 2e-2}
 

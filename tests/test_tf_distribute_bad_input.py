@@ -7,14 +7,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-import workers
-from distributed_fit import LABELS, X, Y, batches, make_model
+from helpers import workers
+from helpers.distributed_fit import LABELS, X, Y, batches, make_model
 
 from keras_logit_adjust import tf_distribute
 from keras_logit_adjust.data import LongTailSampler
 from keras_logit_adjust.tf_distribute import _keras
 
-PROGRAM = pathlib.Path(__file__).with_name("distributed_errors.py")
+PROGRAM = pathlib.Path(__file__).with_name("helpers") / "distributed_errors.py"
 ENDLESS = batches(67, X, Y).repeat()
 VALID = batches(67, X, Y)
 

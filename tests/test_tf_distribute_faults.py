@@ -4,18 +4,17 @@ import json
 import pathlib
 import signal
 
-import distributed_fit
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-import workers
-from distributed_fit import LABELS, X, Y, batches, make_model, plain, weights_of
+from helpers import distributed_fit, workers
+from helpers.distributed_fit import LABELS, X, Y, batches, make_model, plain, weights_of
 
 from keras_logit_adjust import tf_distribute
 from keras_logit_adjust.data import LongTailSampler
 
-PROGRAM = pathlib.Path(__file__).with_name("distributed_until_killed.py")
+PROGRAM = pathlib.Path(__file__).with_name("helpers") / "distributed_until_killed.py"
 STEPS, EPOCHS = 9, 3  # 67 examples in batches of 8
 
 

@@ -9,7 +9,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-import reference_metrics
+from helpers import reference_metrics
 
 import keras_logit_adjust as kla
 
@@ -99,7 +99,11 @@ def test_the_figures_of_mirrored_devices_are_exact_in_both_fits():
     if keras.backend.backend() != "tensorflow":
         pytest.skip("strategies of tf.distribute are for TensorFlow")
     result = subprocess.run(
-        [sys.executable, str(HERE / "mirrored_report.py")], capture_output=True, text=True, timeout=300, env=os.environ
+        [sys.executable, str(HERE / "helpers" / "mirrored_report.py")],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ,
     )
     assert result.returncode == 0, result.stderr[-3000:]
     found = json.loads(result.stdout.splitlines()[-1])

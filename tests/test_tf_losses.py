@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import reference
 import tensorflow as tf
-from gradients import value_and_gradient
+from helpers.gradients import value_and_gradient
 
 from keras_logit_adjust.losses import BinaryLogitAdjustedCrossentropy, LogitAdjustedCrossentropy
 from keras_logit_adjust.priors import count_classes
@@ -125,7 +125,7 @@ def test_a_label_out_of_range_in_a_dataset_is_found():
 @pytest.fixture(scope="module")
 def runs():
     """The losses and weights of every case of `mirrored_fit.py`, on one device and mirrored over two."""
-    script = pathlib.Path(__file__).with_name("mirrored_fit.py")
+    script = pathlib.Path(__file__).with_name("helpers") / "mirrored_fit.py"
     environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "PYTHONPATH": os.pathsep.join(sys.path)}
     result = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment, timeout=300)
     assert result.returncode == 0, result.stderr[-2000:]

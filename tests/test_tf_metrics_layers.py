@@ -8,8 +8,8 @@ import sys
 import keras
 import numpy as np
 import pytest
-import reference_metrics
 import tensorflow as tf
+from helpers import reference_metrics
 
 import keras_logit_adjust as kla
 

@@ -20,7 +20,7 @@ GROUPS = {"many_accuracy", "few_accuracy"}  # whose names Keras leaves without t
 @pytest.fixture(scope="module")
 def runs():
     """What `mirrored_metrics.py` prints."""
-    script = pathlib.Path(__file__).with_name("mirrored_metrics.py")
+    script = pathlib.Path(__file__).with_name("helpers") / "mirrored_metrics.py"
     environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "PYTHONPATH": os.pathsep.join(sys.path)}
     result = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment, timeout=600)
     assert result.returncode == 0, result.stderr[-2000:]

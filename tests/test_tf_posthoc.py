@@ -5,8 +5,8 @@ import collections
 import keras
 import numpy as np
 import pytest
+from helpers.posthoc_models import COUNTS, GRAPHS, WIDTH, Subclassed, build, normalized, numpy, rows, sequential
 from keras import layers
-from posthoc_models import COUNTS, GRAPHS, WIDTH, Subclassed, build, normalized, numpy, rows, sequential
 
 import keras_logit_adjust as kla
 

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from recorder import shown
+from helpers.recorder import shown
 
 from keras_logit_adjust.data import LongTailSampler
 
@@ -219,7 +219,7 @@ def start(script, *arguments):
         "CUDA_VISIBLE_DEVICES": "-1",
         "PYTHONPATH": os.pathsep.join(sys.path),
     }
-    command = [sys.executable, pathlib.Path(__file__).with_name(script), *map(str, arguments)]
+    command = [sys.executable, pathlib.Path(__file__).with_name("helpers") / script, *map(str, arguments)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

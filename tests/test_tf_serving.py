@@ -6,8 +6,7 @@ import importlib.util
 import keras
 import numpy as np
 import pytest
-from keras import layers
-from posthoc_models import (
+from helpers.posthoc_models import (
     COUNTS,
     WIDTH,
     Subclassed,
@@ -20,6 +19,7 @@ from posthoc_models import (
     sigmoid,
     softmax,
 )
+from keras import layers
 
 import keras_logit_adjust as kla
 from keras_logit_adjust import serving

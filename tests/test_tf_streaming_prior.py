@@ -13,7 +13,7 @@ import pytest
 @pytest.fixture(scope="module")
 def runs():
     """What every case of `mirrored_counts.py` ends with, on one device and mirrored over two."""
-    script = pathlib.Path(__file__).with_name("mirrored_counts.py")
+    script = pathlib.Path(__file__).with_name("helpers") / "mirrored_counts.py"
     environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "PYTHONPATH": os.pathsep.join(sys.path)}
     result = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment, timeout=300)
     assert result.returncode == 0, result.stderr[-2000:]

@@ -5,9 +5,9 @@ import warnings
 import keras
 import numpy as np
 import pytest
+from helpers.posthoc_models import COUNTS as MODEL_COUNTS
+from helpers.posthoc_models import GRAPHS, Subclassed, build, conv, numpy, rows, sequential, softmax
 from keras import layers
-from posthoc_models import COUNTS as MODEL_COUNTS
-from posthoc_models import GRAPHS, Subclassed, build, conv, numpy, rows, sequential, softmax
 
 import keras_logit_adjust as kla
 from keras_logit_adjust import held_out

@@ -3,8 +3,8 @@
 import keras
 import numpy as np
 import pytest
-from keras import layers, ops
-from posthoc_models import (
+from helpers.corrected_models import CORRECTED, compiled_with
+from helpers.posthoc_models import (
     COUNTS,
     GRAPHS,
     WIDTH,
@@ -15,11 +15,12 @@ from posthoc_models import (
     nested,
     numpy,
     randomize,
+    reload,
     rows,
     sequential,
     softmax,
 )
-from test_posthoc_bad_input import (
+from helpers.refused_models import (
     nested_used_twice,
     one_of_two_nested_outputs,
     plain,
@@ -29,7 +30,7 @@ from test_posthoc_bad_input import (
     used_twice,
     with_outputs,
 )
-from test_posthoc_models import CORRECTED, compiled_with, reload
+from keras import layers, ops
 
 import keras_logit_adjust as kla
 

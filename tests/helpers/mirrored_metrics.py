@@ -10,8 +10,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 from keras import layers
-from mirrored_fit import COUNTS
 
+from helpers.mirrored_fit import COUNTS
 from keras_logit_adjust.layers import PriorAwareDense
 from keras_logit_adjust.losses import LogitAdjustedCrossentropy
 from keras_logit_adjust.metrics import BalancedAccuracy, GroupAccuracy, MacroF1, PerClassAccuracy

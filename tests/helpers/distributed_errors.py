@@ -3,12 +3,12 @@
 import json
 import warnings
 
-import distributed_fit
 import keras
 import numpy as np
 import tensorflow as tf
-from distributed_fit import X, Y, batches, make_model
 
+from helpers import distributed_fit
+from helpers.distributed_fit import X, Y, batches, make_model
 from keras_logit_adjust import tf_distribute
 from keras_logit_adjust.data import LongTailSampler
 

@@ -10,11 +10,11 @@ import os
 import signal
 import sys
 
-import distributed_fit
 import keras
 import numpy as np
 import tensorflow as tf
 
+from helpers import distributed_fit
 from keras_logit_adjust import tf_distribute
 from keras_logit_adjust.data import LongTailSampler
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from keras_logit_adjust.compare import report
 
-RESULTS = pathlib.Path(__file__).parents[1] / "benchmarks" / "results"
+RESULTS = pathlib.Path(__file__).parents[2] / "benchmarks" / "results"
 
 
 def committed(name):

@@ -5,8 +5,8 @@ Logical devices can be set up only before TensorFlow starts.
 
 import keras
 import numpy as np
-from mirrored_fit import on_one_and_two_devices
 
+from helpers.mirrored_fit import on_one_and_two_devices
 from keras_logit_adjust.layers import PriorAwareDense
 from keras_logit_adjust.losses import FocalCrossentropy
 from keras_logit_adjust.priors import CountingModel, StreamingPrior

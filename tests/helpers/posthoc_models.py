@@ -176,3 +176,9 @@ class Subclassed(keras.Model):
 
     def get_config(self):
         return {"units": self.units, "activation": self.activation}
+
+
+def reload(model, folder, **options):
+    path = str(folder / "model.keras")
+    model.save(path)
+    return keras.models.load_model(path, **options)

@@ -1,6 +1,7 @@
 """Processes that a test starts, and that end with it whatever happens."""
 
 import contextlib
+import os
 import pathlib
 import socket
 import subprocess
@@ -22,8 +23,9 @@ class Process:
         self._files = [folder / name for name in ("output", "errors")]
         self._begin = time.monotonic()
         command = [sys.executable, *map(str, command)]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         with self._files[0].open("wb") as output, self._files[1].open("wb") as errors:
-            self._process = subprocess.Popen(command, stdout=output, stderr=errors)
+            self._process = subprocess.Popen(command, env=environment, stdout=output, stderr=errors)
 
     def has_ended(self):
         return self._process.poll() is not None
