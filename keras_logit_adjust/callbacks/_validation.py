@@ -45,7 +45,7 @@ class ValidationPass:
         self._run()
         if not self._seen().any():
             raise ValueError("`validation_data` must have an example with a label. Received none.")
-        return _to_float64(self._metric.result())
+        return ops.convert_to_numpy(self._metric.result()).astype("float64")
 
     def try_first_batch(self):
         """Raise for what the first batch shows to be wrong, before hours of training."""
@@ -59,7 +59,7 @@ class ValidationPass:
             self._judged.evaluate(**_arguments(self._data, self._batch_size), verbose=0, **options)
 
     def _seen(self):
-        total = _to_float64(self._metric.total)
+        total = ops.convert_to_numpy(self._metric.total)
         if np.isnan(total).any():
             raise ValueError(
                 f"Every label of `validation_data` must be an integer in [0, {self._num_classes}), one for each number "
@@ -165,7 +165,3 @@ def _check_arrays(data, *, num_classes, ignore_class):
                 "Remedy: counts of all classes, or `ignore_class` for a label that stands for none."
             )
     return (x, y, *data[2:])
-
-
-def _to_float64(tensor):
-    return ops.convert_to_numpy(tensor).astype("float64")

@@ -65,7 +65,9 @@ class TensorFlowDevices(OneDevice):
 
     def check_agreement(self, todo):
         _cluster.check_same_everywhere(
-            self.strategy, len(todo), "All workers must see the same finished runs: put --output on storage they share."
+            self.strategy,
+            len(todo),
+            rule="All workers must see the same finished runs: put --output on storage they share.",
         )
 
 

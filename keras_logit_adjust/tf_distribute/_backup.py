@@ -40,18 +40,18 @@ class Backup:
 
     Args:
         folder: of the files; all workers must see it.
-        save_freq: "epoch", or a number of batches.
         model: built and compiled.
-        strategy: the strategy it is trained with.
+        feed: the `Feed` that it is trained with.
+        save_freq: "epoch", or a number of batches.
         sampler: a `LongTailSampler`, or None.
-        batch_size: of the data, None where nobody knows.
         is_writer: whether this process writes the files.
     """
 
-    def __init__(self, folder, save_freq, model, strategy, sampler, batch_size, is_writer):
-        self.folder, self.save_freq = pathlib.Path(folder), check_frequency(save_freq)
-        self.model, self.strategy, self.sampler = model, strategy, sampler
-        self.batch_size, self.is_writer = batch_size, is_writer
+    def __init__(self, folder, model, feed, *, save_freq, sampler, is_writer):
+        if save_freq != "epoch":
+            _checks.check_integer(save_freq, "save_freq", minimum=1)
+        self.folder, self.save_freq, self.is_writer = pathlib.Path(folder), save_freq, is_writer
+        self.model, self.strategy, self.sampler, self.batch_size = model, feed.strategy, sampler, feed.batch_size
         self._saved = None  # the steps at the last checkpoint
 
     def restore(self):
@@ -59,7 +59,7 @@ class Backup:
         stored = self._last_good()
         steps = -1 if stored is None else stored["place"]["steps"]
         rule = f"All workers must see the same `backup_dir`: put {self.folder} on storage they share."
-        _cluster.check_same_everywhere(self.strategy, steps, rule)
+        _cluster.check_same_everywhere(self.strategy, steps, rule=rule)
         if stored is None:
             return None
         self._check_same(stored)
@@ -95,7 +95,7 @@ class Backup:
         path = self.folder / f"step-{place.steps:012d}.npz"
         partial = path.with_suffix(".partial")
         with partial.open("wb") as file:
-            np.savez(file, about=np.array(json.dumps(about, default=_plain)), **_numbered(values))
+            np.savez(file, about=np.array(json.dumps(about, default=_as_list)), **_numbered(values))
         os.replace(partial, path)
         # A later one was broken, or training would have gone on from it.
         kept = [file for file in self._files() if file <= path][-2:]
@@ -141,35 +141,28 @@ class Backup:
 
     def _check_same(self, stored):
         own, theirs = self._signature(), stored["variables"]
+        state, stored_state = self._sampler_state(Place()), stored["sampler"]
+        rows, stored_rows = self.batch_size, stored["batch_size"]
         if own != theirs:
             differing = next((pair for pair in zip(theirs, own, strict=False) if pair[0] != pair[1]), None)
             detail = f"its {differing[0]} is {differing[1]} here" if differing else f"{len(theirs)} against {len(own)}"
-            raise ValueError(
-                f"{self.folder} holds a checkpoint of another model (or optimizer, or metrics): {detail}. Choose "
-                "another `backup_dir`, or remove the folder."
+            other = f"another model (or optimizer, or metrics): {detail}"
+        elif (stored_state is None) != (state is None) or state and {**stored_state, "step": 0} != {**state, "step": 0}:
+            other = "a training with another sampler (labels or settings)"
+        elif None not in (stored_rows, rows) and stored_rows != rows:
+            other = (
+                f"a training with batches of {stored_rows}, and not of {rows}: it does not say where the data goes on"
             )
-        theirs, own = stored["sampler"], self._sampler_state(Place())
-        if (theirs is None) != (own is None) or own and {**theirs, "step": 0} != {**own, "step": 0}:
-            raise ValueError(
-                f"{self.folder} holds a checkpoint of a training with another sampler (labels or settings). Choose "
-                "another `backup_dir`, or remove the folder."
-            )
-        theirs, own = stored["batch_size"], self.batch_size
-        if None not in (theirs, own) and theirs != own:
-            raise ValueError(
-                f"{self.folder} holds a checkpoint of a training with batches of {theirs}, and not of {own}: it does "
-                "not say where the data goes on. Choose another `backup_dir`, or remove the folder."
-            )
-
-
-def check_frequency(save_freq):
-    """`save_freq`, or an error where it is neither "epoch" nor a number of batches."""
-    return save_freq if save_freq == "epoch" else _checks.check_integer(save_freq, "save_freq", minimum=1)
+        else:
+            return
+        raise ValueError(
+            f"{self.folder} holds a checkpoint of {other}. Choose another `backup_dir`, or remove the folder."
+        )
 
 
 def _numbered(values):
     return {f"{number:06d}": value for number, value in enumerate(values)}
 
 
-def _plain(value):
+def _as_list(value):
     return np.asarray(value).tolist()

@@ -48,8 +48,8 @@ def check_tf_config():
     text = os.environ.get("TF_CONFIG")
     if not text:
         raise ValueError(
-            f"Several workers need the environment variable TF_CONFIG, which is missing. Set {_HINT}. On one machine: "
-            "`keras-logit-adjust compare --workers 2`."
+            f"Several workers need the environment variable TF_CONFIG, which is missing. Set {_HINT}; on one machine "
+            "take a MirroredStrategy."
         )
     try:
         config = json.loads(text)
@@ -86,12 +86,11 @@ def is_chief(strategy=None):
     import tensorflow as tf
 
     strategy = strategy or tf.distribute.get_strategy()
-    return not has_workers(strategy) or strategy.cluster_resolver.task_id == 0 and _is_first_kind(strategy)
-
-
-def _is_first_kind(strategy):
+    if not has_workers(strategy):
+        return True
     resolver = strategy.cluster_resolver
-    return resolver.task_type == ("chief" if "chief" in resolver.cluster_spec().jobs else "worker")
+    first = "chief" if "chief" in resolver.cluster_spec().jobs else "worker"
+    return (resolver.task_type, resolver.task_id) == (first, 0)
 
 
 def has_workers(strategy):
@@ -118,7 +117,7 @@ def check_not_alone(strategy):
         )
 
 
-def check_same_everywhere(strategy, number, rule):
+def check_same_everywhere(strategy, number, *, rule):
     """Raise where an integer is another one on another worker."""
     import tensorflow as tf
 
@@ -150,16 +149,15 @@ def naming_a_lost_worker(strategy, place):
     """Turn what TensorFlow raises when a worker is gone into `WorkerLostError`; `place()` says where training was."""
     import tensorflow as tf
 
-    failures = tf.errors
     try:
         yield
     except (
-        failures.UnavailableError,
-        failures.AbortedError,
-        failures.CancelledError,
-        failures.DeadlineExceededError,
-        failures.InternalError,
-        failures.UnknownError,
+        tf.errors.UnavailableError,
+        tf.errors.AbortedError,
+        tf.errors.CancelledError,
+        tf.errors.DeadlineExceededError,
+        tf.errors.InternalError,
+        tf.errors.UnknownError,
     ) as error:
         if not has_workers(strategy):
             raise

@@ -14,23 +14,24 @@ def check_dataset(dataset, name):
     """Raise for anything that is no `tf.data.Dataset` of batches."""
     import tensorflow as tf
 
-    if isinstance(dataset, tf.distribute.DistributedDataset):
-        return
-    if not isinstance(dataset, tf.data.Dataset):
+    if not isinstance(dataset, tf.data.Dataset | tf.distribute.DistributedDataset):
         raise ValueError(
             f"`{name}` must be a `tf.data.Dataset` of batches, as "
             "`tf.data.Dataset.from_tensor_slices((x, y)).batch(64)`; with `sampler`, a function of it that returns "
             f"one. Received: {type(dataset).__name__}"
         )
-    if dataset.cardinality() == 0:
-        raise ValueError(f"`{name}` must give at least one batch. Received an empty dataset.")
+
+
+def _is_cut(dataset):
+    """Whether a dataset gives the parts of each replica already."""
+    import tensorflow as tf
+
+    return isinstance(dataset, tf.distribute.DistributedDataset)
 
 
 def first_batch(dataset, name):
     """A batch, for its shapes; those of each replica where the dataset is distributed already."""
-    import tensorflow as tf
-
-    if isinstance(dataset, tf.distribute.DistributedDataset):
+    if _is_cut(dataset):
         return keras.tree.map_structure(_keras.local_spec, dataset.element_spec)
     batch = next(iter(dataset), None)
     if batch is None:
@@ -48,7 +49,7 @@ def count_batches(dataset):
     """How many there are: None where nobody knows, infinity where they never end."""
     import tensorflow as tf
 
-    if isinstance(dataset, tf.distribute.DistributedDataset):
+    if _is_cut(dataset):
         return None
     number = int(dataset.cardinality())
     return {tf.data.INFINITE_CARDINALITY: math.inf, tf.data.UNKNOWN_CARDINALITY: None}.get(number, number)
@@ -56,11 +57,8 @@ def count_batches(dataset):
 
 def whole_rows(dataset, batch, strategy):
     """The number of examples in the first batch of all replicas together, None where nobody knows."""
-    import tensorflow as tf
-
     rows = _leaves(batch)[0].shape[0]
-    is_cut = isinstance(dataset, tf.distribute.DistributedDataset)
-    return rows * strategy.num_replicas_in_sync if is_cut and rows is not None else rows
+    return rows * strategy.num_replicas_in_sync if _is_cut(dataset) and rows is not None else rows
 
 
 def hash_of_labels(dataset, batch):
@@ -68,8 +66,7 @@ def hash_of_labels(dataset, batch):
     import tensorflow as tf
 
     policies = tf.data.experimental.AutoShardPolicy
-    is_cut = isinstance(dataset, tf.distribute.DistributedDataset)
-    if is_cut or _shard_policy(dataset) not in (policies.AUTO, policies.DATA):
+    if _is_cut(dataset) or _shard_policy(dataset) not in (policies.AUTO, policies.DATA):
         return 0
     labels = keras.tree.flatten(keras.utils.unpack_x_y_sample_weight(batch)[1])
     ids = [leaf.numpy() for leaf in labels if isinstance(leaf, tf.Tensor) and leaf.dtype.is_integer]
@@ -82,18 +79,15 @@ def _shard_policy(dataset):
 
 def has_full_batches(dataset, strategy):
     """Whether the shapes alone say that every replica always gets the same number of examples."""
-    import tensorflow as tf
-
     rows = keras.tree.flatten(keras.tree.map_structure(_keras.local_spec, dataset.element_spec))[0].shape[0]
-    is_cut = isinstance(dataset, tf.distribute.DistributedDataset)
-    return rows is not None and (is_cut or rows % strategy.num_replicas_in_sync == 0)
+    return rows is not None and (_is_cut(dataset) or rows % strategy.num_replicas_in_sync == 0)
 
 
 def distribute(dataset, strategy):
     """The dataset, each of its batches cut over the replicas: together they see what one device would."""
     import tensorflow as tf
 
-    if isinstance(dataset, tf.distribute.DistributedDataset):
+    if _is_cut(dataset):
         return dataset
     policies = tf.data.experimental.AutoShardPolicy
     options = tf.data.Options()
@@ -107,9 +101,15 @@ def weigh_classes(dataset, class_weight):
     """`(x, y)` as `(x, y, class_weight[y])`, with Keras's `{class: weight}`, or one weight for each class."""
     import tensorflow as tf
 
-    if not isinstance(dataset, tf.data.Dataset):
+    if _is_cut(dataset):
         raise ValueError("`class_weight` needs a `tf.data.Dataset`: weigh the examples of a distributed one yourself.")
-    table = tf.constant([*_class_weights(class_weight), 1.0], "float32")  # the last is for any other class
+    weights = class_weight
+    if isinstance(class_weight, dict):
+        ids = [_checks.check_integer(class_id, "class_weight", minimum=0) for class_id in class_weight]
+        weights = np.ones(max(ids, default=-1) + 1)  # 1 for classes that it leaves out
+        weights[ids] = list(class_weight.values())
+    weights = _checks.as_vector(weights, "class_weight")
+    table = tf.constant([*weights, 1.0], "float32")  # the last is for any other class
 
     def weigh(*batch):
         x, y, weight = keras.utils.unpack_x_y_sample_weight(batch)
@@ -123,13 +123,3 @@ def weigh_classes(dataset, class_weight):
         return x, y, tf.gather(table, tf.where((ids >= 0) & (ids < other), ids, other))
 
     return dataset.map(tf.autograph.experimental.do_not_convert(weigh))
-
-
-def _class_weights(class_weight):
-    """The weights `[L]`, 1 for classes that a dict leaves out."""
-    if not isinstance(class_weight, dict):
-        return _checks.as_vector(class_weight, "class_weight")
-    ids = [_checks.check_integer(class_id, "class_weight", minimum=0) for class_id in class_weight]
-    weights = np.ones(max(ids, default=-1) + 1)
-    weights[ids] = list(class_weight.values())
-    return _checks.as_vector(weights, "class_weight")

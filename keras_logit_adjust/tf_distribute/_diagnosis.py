@@ -10,7 +10,7 @@ from keras_logit_adjust.tf_distribute import _cluster
 _MOST_SHOWN = 20
 
 
-def describe_batch(labels, output_shapes, strategy):
+def describe_batch(labels, *, output_shapes, strategy):
     """How many examples of each class a (distributed) batch holds, and which labels are no class; one text an output.
 
     Args:

@@ -30,7 +30,7 @@ class Feed:
         is_full: whether every replica always gets the same number of examples.
     """
 
-    def __init__(self, dataset, strategy, steps, names, sampler=None, class_weight=None):
+    def __init__(self, dataset, strategy, *, steps, names=("dataset", "steps"), sampler=None, class_weight=None):
         self.strategy, self.steps, self.names = strategy, steps, names
         self._sampler, self._given, self._class_weight = sampler, dataset, class_weight
         if steps is not None:
@@ -47,7 +47,7 @@ class Feed:
         self.first_batch = _data.first_batch(whole, names[0])
         self.batch_size = _data.whole_rows(whole, self.first_batch, strategy)
         self.is_full = _data.has_full_batches(whole, strategy)
-        _cluster.check_same_everywhere(strategy, _data.hash_of_labels(whole, self.first_batch), _SAME_ORDER)
+        _cluster.check_same_everywhere(strategy, _data.hash_of_labels(whole, self.first_batch), rule=_SAME_ORDER)
         self._settle_steps(_data.count_batches(whole))
         self._whole = _data.distribute(self._beginning_at(0), strategy)
         self._iterator = None
@@ -91,12 +91,13 @@ class Feed:
     def iterator(self, place):
         """What gives the batches from `place` on."""
         if not self._is_continuous:
-            return self._iterate(place.batch)
+            return self.iterate(place.batch)
         if self._iterator is None:
-            self._iterator = self._iterate(place.steps)
+            self._iterator = self.iterate(place.steps)
         return self._iterator
 
-    def _iterate(self, done):
+    def iterate(self, done=0):
+        """What gives the batches after those that are done."""
         if not done:
             return iter(self._whole)
         if hasattr(self._given, "skip") or self._sampler is not None:
@@ -105,10 +106,6 @@ class Feed:
         for _ in range(done):
             next(iterator)
         return iterator
-
-    def from_start(self):
-        """What gives the batches from the first on."""
-        return self._iterate(0)
 
     def check_end(self, place):
         """Raise where the data ended before an epoch of a given length did."""

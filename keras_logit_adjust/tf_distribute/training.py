@@ -96,30 +96,30 @@ def fit(
     """
     strategy = _ready(model)
     _check_optimizer(model.optimizer, strategy)
-    _check_epochs(epochs, initial_epoch, validation_freq)
-    feed = Feed(dataset, strategy, steps_per_epoch, ("dataset", "steps_per_epoch"), sampler, class_weight)
+    _checks.check_integer(epochs, "epochs", minimum=1)
+    _checks.check_integer(initial_epoch, "initial_epoch", minimum=0)
+    for number in validation_freq if isinstance(validation_freq, list) else [validation_freq]:
+        _checks.check_integer(number, "validation_freq", minimum=1)
+    names = ("dataset", "steps_per_epoch")
+    feed = Feed(dataset, strategy, steps=steps_per_epoch, names=names, sampler=sampler, class_weight=class_weight)
     feed.check_fills_replicas()
     validation = None
     if validation_data is not None:
-        validation = Feed(validation_data, strategy, validation_steps, ("validation_data", "validation_steps"))
+        names = ("validation_data", "validation_steps")
+        validation = Feed(validation_data, strategy, steps=validation_steps, names=names)
     _warn_of_other_losses(model, feed)
     _keras.build(model, strategy, feed.first_batch)
-    chief = _cluster.is_chief(strategy)
-    place = _backup.Place(epoch=initial_epoch)
-    backup = None
+    chief, place, backup = _cluster.is_chief(strategy), _backup.Place(epoch=initial_epoch), None
     if backup_dir is not None:
-        backup = _backup.Backup(backup_dir, save_freq, model, strategy, sampler, feed.batch_size, chief)
-        restored = backup.restore()
-        if restored:
+        backup = _backup.Backup(backup_dir, model, feed, save_freq=save_freq, sampler=sampler, is_writer=chief)
+        if restored := backup.restore():
             place = restored
-            _announce(place, epochs, backup_dir, chief and verbose != 0)
-    training = _loop.Training(model, strategy, feed, validation, validation_freq, backup, place)
-    with _callbacks_here(callbacks, chief) as mine:
-        shown = verbose if chief else 0
-        parameters = {"verbose": shown, "epochs": epochs, "steps": feed.steps}
-        every = keras.callbacks.CallbackList(mine, add_history=True, add_progbar=shown != 0, model=model, **parameters)
-        with _cluster.naming_a_lost_worker(strategy, place.__str__), _steps.naming_an_empty_replica(training.needing):
-            training.run(every, epochs)
+            _announce(place, epochs=epochs, backup_dir=backup_dir, is_shown=chief and verbose != 0)
+    training = _loop.Training(
+        model, feed, validation=validation, validation_freq=validation_freq, backup=backup, place=place
+    )
+    with _callbacks_here(callbacks, chief) as mine, _cluster.naming_a_lost_worker(strategy, place.__str__):
+        training.run(_told(model, mine, feed, verbose=verbose, epochs=epochs, add_history=True), epochs)
     return model.history
 
 
@@ -149,18 +149,11 @@ def evaluate(model, dataset, *, steps=None, callbacks=None, verbose="auto"):
     1.0
     """
     strategy = _ready(model)
-    feed = Feed(dataset, strategy, steps, ("dataset", "steps"))
+    feed = Feed(dataset, strategy, steps=steps)
     _keras.build(model, strategy, feed.first_batch)
-    shown = verbose if _cluster.is_chief(strategy) else 0
-    parameters = {"verbose": shown, "epochs": 1, "steps": feed.steps}
-    every = keras.callbacks.CallbackList(callbacks, add_progbar=shown != 0, model=model, **parameters)
-    needing = _steps.needing_examples(model, feed)
-    step = _loop.compile_test(model, strategy, bool(needing))
-    with (
-        _cluster.naming_a_lost_worker(strategy, lambda: "in `evaluate`"),
-        _steps.naming_an_empty_replica(needing),
-    ):
-        return _loop.run_evaluation(model, step, feed, every)
+    step = _steps.mean_over_replicas(model, feed, model.test_step)
+    with _cluster.naming_a_lost_worker(strategy, lambda: "in `evaluate`"):
+        return _loop.run_evaluation(model, step, feed, callbacks=_told(model, callbacks, feed, verbose=verbose))
 
 
 def predict(model, dataset, *, steps=None, callbacks=None, verbose="auto"):
@@ -187,17 +180,20 @@ def predict(model, dataset, *, steps=None, callbacks=None, verbose="auto"):
     [[1.0, 0.0], [0.0, 1.0]]
     """
     strategy = _ready(model, compiled=False)
-    feed = Feed(dataset, strategy, steps, ("dataset", "steps"))
-    shown = verbose if _cluster.is_chief(strategy) else 0
-    parameters = {"verbose": shown, "epochs": 1, "steps": feed.steps}
-    every = keras.callbacks.CallbackList(callbacks, add_progbar=shown != 0, model=model, **parameters)
-    needing = _steps.needing_examples(model, feed)
-    step = _steps.rows_in_order(model, strategy, bool(needing))
-    with _cluster.naming_a_lost_worker(strategy, lambda: "in `predict`"), _steps.naming_an_empty_replica(needing):
-        return _loop.run_prediction(model, step, feed, every)
+    feed = Feed(dataset, strategy, steps=steps)
+    step = _steps.rows_in_order(model, feed)
+    with _cluster.naming_a_lost_worker(strategy, lambda: "in `predict`"):
+        return _loop.run_prediction(model, step, feed, callbacks=_told(model, callbacks, feed, verbose=verbose))
 
 
-def _ready(model, compiled=True):
+def _told(model, callbacks, feed, *, verbose, epochs=1, **options):
+    """The callbacks as Keras calls them; only the chief shows anything."""
+    shown = verbose if _cluster.is_chief(feed.strategy) else 0
+    options |= {"model": model, "verbose": shown, "epochs": epochs, "steps": feed.steps}
+    return keras.callbacks.CallbackList(callbacks, add_progbar=shown != 0, **options)
+
+
+def _ready(model, *, compiled=True):
     """The strategy of a model, after all that can be known of the two."""
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
@@ -243,13 +239,6 @@ def _check_optimizer(optimizer, strategy):
         )
 
 
-def _check_epochs(epochs, initial_epoch, validation_freq):
-    _checks.check_integer(epochs, "epochs", minimum=1)
-    _checks.check_integer(initial_epoch, "initial_epoch", minimum=0)
-    for number in validation_freq if isinstance(validation_freq, list) else [validation_freq]:
-        _checks.check_integer(number, "validation_freq", minimum=1)
-
-
 def _warn_of_other_losses(model, feed):
     """Warn where Keras's own mean of a loss will be wrong: over an uneven batch."""
     losses = keras.tree.flatten(model.loss)
@@ -263,7 +252,7 @@ def _warn_of_other_losses(model, feed):
         )
 
 
-def _announce(place, epochs, backup_dir, is_shown):
+def _announce(place, *, epochs, backup_dir, is_shown):
     """Say that a training goes on, or that there is nothing left of it."""
     if place.epoch >= epochs or place.stopped:
         end = "ended by a callback" if place.stopped else "finished"
