@@ -8,9 +8,15 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # side by side: each on a core of its o
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored there, and so in whatever a test starts
 
+import hypothesis
 import keras
 import numpy as np
 import pytest
+
+# The same examples in every run; `HYPOTHESIS_PROFILE=random` hunts for others.
+hypothesis.settings.register_profile("default", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("random", derandomize=False, deadline=None)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 @pytest.fixture(autouse=True)

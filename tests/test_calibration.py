@@ -119,7 +119,7 @@ def test_planted_temperatures_and_biases_are_found(rng):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 10**6), scale=st.floats(0.3, 4), order=st.permutations(range(4)))
 def test_what_softmax_does_not_see_calibration_does_not_see(method, seed, scale, order):
     logits, y_true = long_tailed(np.random.default_rng(seed), 60)
@@ -250,7 +250,7 @@ def naive_error(values, hits, weights, num_bins):
     return sum(map(abs, gaps))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10**6), num_bins=st.integers(1, 20), on_edges=st.booleans())
 def test_errors_equal_the_loops_of_their_definitions(seed, num_bins, on_edges):
     rng = np.random.default_rng(seed)

@@ -68,7 +68,7 @@ def test_members_of_theorem_1_are_consistent_with_their_delta(name):
     assert "Theorem 1" in found.reason
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.data())
 def test_any_delta_is_consistent_and_found_again_up_to_scale(data):
     size = data.draw(st.integers(2, 8))

@@ -103,7 +103,7 @@ def test_the_largest_class_shrinks_until_the_source_can_serve_the_tail():
     assert loaded.class_counts.tolist() == [c for c in expected if (c <= available).all()][-1].tolist()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(30, 400), min_size=2, max_size=12), st.integers(1, 20), st.sampled_from(PROFILES))
 @example([60000, 5523, 4873, 151], 244, "zipf")
 @example([60000, 4213, 5989, 3595, 5839, 147], 203, "zipf")

@@ -13,6 +13,7 @@ import keras_logit_adjust as kla
 
 PACKAGE = pathlib.Path(kla.__file__).parent
 ROOT = pathlib.Path(__file__).parents[1]
+TESTS = ROOT / "tests"
 sys.path.insert(0, str(ROOT / "tools"))
 import draw_imports  # noqa: E402
 
@@ -39,12 +40,20 @@ def test_a_loss_names_the_function_whose_values_it_gives(loss):
     assert list(inspect.signature(function).parameters)[:2] == ["y_true", "y_pred"]
 
 
+def imported_by(path):
+    """The modules that a test file imports, at its top and inside functions."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+
+
 def test_the_oracle_never_imports_the_package():
-    (path,) = (ROOT / "tests").rglob("reference.py")
-    imported = {
-        name.split(".")[0]
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Import | ast.ImportFrom)
-        for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])
-    }
-    assert imported <= {"decimal", "itertools", "math", "numpy", "scipy"}
+    (path,) = TESTS.rglob("reference.py")
+    assert {name.split(".")[0] for name in imported_by(path)} <= {"decimal", "itertools", "math", "numpy", "scipy"}
+
+
+@pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda path: path.stem)
+def test_a_test_file_imports_no_other_test_file(path):
+    assert [name for name in imported_by(path) if name.split(".")[-1].startswith("test_")] == []

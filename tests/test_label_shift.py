@@ -68,7 +68,7 @@ def shifted(rng):
 # --- the estimate ----------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(2, 8), st.integers(1, 120), st.floats(0.3, 3), st.integers(0, 2**32 - 1))
 def test_em_reaches_the_fixed_point_of_its_papers_loop(num_classes, size, separation, seed):
     rng = np.random.default_rng(seed)
@@ -96,7 +96,7 @@ def test_em_is_its_papers_loop_where_classes_are_told_apart(rng):
         np.testing.assert_allclose(default.prior, found.prior, atol=1e-6)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(2, 8), st.integers(1, 200), st.integers(0, 2**32 - 1))
 def test_bbse_is_its_papers_linear_system(num_classes, size, seed):
     rng = np.random.default_rng(seed)

@@ -55,7 +55,7 @@ def value_by_loop(objective, y, predicted):
 # --- the search ------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 12), st.integers(2, 5), st.sampled_from([1, 2, 1024]), seeds)
 def test_the_values_along_one_offset_are_those_of_every_interval_between_margins(size, num_classes, steps, seed):
     rng = np.random.default_rng(seed)
@@ -72,7 +72,7 @@ def test_the_values_along_one_offset_are_those_of_every_interval_between_margins
             assert value == pytest.approx(expected(shifted.argmax(-1)), abs=1e-12)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 9), st.integers(2, 6), st.booleans(), seeds)
 def test_the_best_and_second_best_class_after_changes_are_those_of_scores_made_anew(size, num_classes, whole, seed):
     rng = np.random.default_rng(seed)
@@ -99,7 +99,7 @@ def assert_no_single_offset_improves(logits, y, weight, base):
                 assert expected(shifted.argmax(-1)) <= value + 1e-12
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(2, 10), st.integers(2, 4), seeds)
 @example(5, 3, 229)  # the last round gains nothing, but moves offsets to where others gain again
 def test_a_search_ends_not_below_its_start_where_no_single_offset_improves(size, num_classes, seed):
@@ -108,7 +108,7 @@ def test_a_search_ends_not_below_its_start_where_no_single_offset_improves(size,
     assert_no_single_offset_improves(logits, y, rng.uniform(0.5, 2, size), rng.normal(size=num_classes))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(2, 10), st.integers(2, 3), seeds)
 @example(3, 2, 30)
 def test_margins_that_differ_by_rounding_alone_count_as_equal(size, num_classes, seed):
@@ -119,7 +119,7 @@ def test_margins_that_differ_by_rounding_alone_count_as_equal(size, num_classes,
     assert_no_single_offset_improves(logits, y, np.ones(size), base)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.sampled_from(["macro_f1", "balanced"]), st.integers(2, 15), st.booleans(), seeds)
 def test_two_classes_are_searched_as_by_trying_every_threshold(objective, size, whole, seed):
     rng = np.random.default_rng(seed)

@@ -22,7 +22,7 @@ def test_the_prior_is_the_share_of_each_class_in_float64():
     np.testing.assert_allclose(share, [90 / 100, 9 / 100, 1 / 100], rtol=1e-15)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.integers(1, 2**50), min_size=2, max_size=8))
 def test_log_priors_are_those_of_the_formula(counts):
     np.testing.assert_allclose(log_prior(counts), reference.log_prior(counts), rtol=1e-12, atol=1e-14)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from keras_logit_adjust.data import long_tail_counts, read_class_counts, subsample, zipf_counts
 from keras_logit_adjust.data.profiles import PROFILES
 
-quick = settings(max_examples=60, deadline=None)
+quick = settings(max_examples=60)
 
 
 @pytest.mark.parametrize(("num_classes", "max_count", "total"), [(10, 5000, 12406), (100, 500, 10847)])

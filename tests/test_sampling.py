@@ -14,7 +14,7 @@ from scipy import stats
 from keras_logit_adjust.data import LongTailSampler, read_class_counts
 from keras_logit_adjust.data._plan import splitmix64
 
-quick = settings(max_examples=60, deadline=None, derandomize=True)
+quick = settings(max_examples=60)
 NAMED = ["instance", "square_root", "balanced", "effective_number"]
 STRATEGIES = [*NAMED, 0.3, -1, [0.1, 0.2, 0.3, 0.4]]
 UNLIKELY = 1e-4  # p-values below it do not happen by chance in the few dozen tests here
@@ -407,7 +407,7 @@ def test_the_tail_of_places_lt_is_drawn_evenly_from_its_first_epoch():
     assert np.abs(drawn - due).max() <= 2  # 172 of every class, of which the largest has 4,980 examples, the smallest 5
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(
     st.lists(st.integers(1, 9), min_size=1, max_size=6),
     st.integers(1, 25),

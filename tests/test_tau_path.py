@@ -87,7 +87,7 @@ def is_softmax(logits):
 # --- the interval of an example --------------------------------------------------------------------------------------
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(problems().filter(lambda problem: not is_softmax(problem[1])))
 def test_an_example_is_right_where_exact_arithmetic_says_so_and_at_zero_and_equal_priors_without_any_slack(problem):
     y, logits, counts, taus = problem
@@ -270,7 +270,7 @@ def test_an_example_adds_its_weight_to_the_measure(rng):
 # --- the best --------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(problems().filter(lambda problem: not is_softmax(problem[1])))
 @example((np.array([0, 1]), np.zeros((2, 3)), [2, 3, 1], []))
 def test_the_best_is_never_below_a_grid_holds_on_its_interval_and_falls_just_outside(problem):
@@ -414,7 +414,7 @@ def test_class_counts_may_be_probabilities(rng):
 POSITIVES, EXAMPLES = [5, 50, 99], 100  # rare, level and frequent
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.lists(st.tuples(*[st.one_of(quantized, single)] * 3, *[st.booleans()] * 3), min_size=1, max_size=6),
     st.lists(st.floats(-1e6, 1e6), max_size=3),
