@@ -50,13 +50,12 @@ TESTS = {
     "priors": "priors | losses_bad_input label_shift layers sampling_bad_input package | tf_counting",
     "posthoc": "posthoc posthoc_bad_input posthoc_models | calibrated_models minimum_risk tune_tau experts package "
     "| tf_posthoc tf_serving",
-    "posthoc/tau.py": "tau_path | tune_tau package | tf_posthoc",
-    "posthoc/_intervals.py": "tau_path | tune_tau offsets package",
+    "held_out": "tau_path | tune_tau offsets package | tf_posthoc",
     "data/sampling.py": "sampling sampling_bad_input sampling_repeats | sampling_fit sampler_backup package "
     "| tf_sampling tf_streams",
 }
-CORE = ["losses", "layers.py", "priors", "metrics.py", "posthoc/adjust.py", "posthoc/tau.py", "posthoc/_intervals.py"]
-CORE += ["data/sampling.py"]
+CORE = ["losses", "layers", "priors", "metrics", "posthoc/adjust.py", "posthoc/fold.py"]
+CORE += ["held_out/tau_path.py", "held_out/_intervals.py", "data/sampling.py"]
 
 
 def equivalents():
@@ -74,7 +73,7 @@ def equivalents():
 def rounds_for(file):
     """The test paths of the three rounds: (specific, further, on TensorFlow). The doctests of `file` are specific."""
     name = file.removeprefix(f"{PACKAGE}/")
-    place = next(p for p in (name, name.split("/")[0].removesuffix(".py")) if p in TESTS)
+    place = next(p for p in (name, name.split("/")[0]) if p in TESTS)
     rounds = [[f"tests/test_{t}.py" for t in part.split()] for part in TESTS[place].split("|")]
     rounds += [[]] * (3 - len(rounds))
     return [[*rounds[0], file], *rounds[1:]]
