@@ -194,11 +194,11 @@ def judge_all(mutants, workers, limit, report_one):
         if not left:
             continue
         with _pool(backend, workers) as pool:
-            for rounds in sorted({tuple(map(tuple, rounds_for(m.file)[part])) for m in left}):
-                outcome, killer, seconds = pool.submit(judge, None, rounds, 10 * limit).result()
-                if outcome != "survived":
-                    raise SystemExit(f"The tests {rounds} fail without any mutant on {backend}:\n{killer}")
-                print(f"{backend}: {seconds:.0f} s for {' '.join(p for paths in rounds for p in paths)}", flush=True)
+            paths = sorted({p for m in left for paths in rounds_for(m.file)[part] for p in paths})
+            outcome, killer, seconds = pool.submit(judge, None, [paths], 10 * limit).result()
+            if outcome != "survived":
+                raise SystemExit(f"Tests fail without any mutant on {backend}:\n{killer}")
+            print(f"All tests that concern these mutants pass on {backend}: {seconds:.0f} s", flush=True)
             waiting = {pool.submit(judge, m, rounds_for(m.file)[part], limit): m for m in left}
             for future in concurrent.futures.as_completed(waiting):
                 mutant, (outcome, killer, seconds) = waiting[future], future.result()
