@@ -78,7 +78,7 @@ def measure(rounds):
     model = kla.models.small_cnn(SHAPE, CLASSES)
     metric = kla.metrics.PerClassAccuracy(CLASSES)
     model.compile("sgd", kla.losses.LogitAdjustedCrossentropy(counts), weighted_metrics=[metric])
-    timed = _TimedReport(counts, held_out, bounds=(1, 2), batch_size=BATCH)
+    timed = _TimedReport(counts, validation_data=held_out, bounds=(1, 2), batch_size=BATCH)
     found = {way: {"steps": [], "passes": []} for way in WAYS}
     for number in range(-1, rounds):  # the first round compiles and is not counted
         for way in np.random.default_rng(number + 1).permutation(list(WAYS)):

@@ -104,7 +104,7 @@ SOURCES = {
 def test_the_history_has_the_figures_of_every_epoch_for_all_kinds_of_data(source, rng):
     train, (x, y) = data(rng), data(rng)
     predictions = Predictions(x)
-    report = kla.callbacks.LongTailReport(COUNTS, SOURCES[source](x, y), batch_size=16)
+    report = kla.callbacks.LongTailReport(COUNTS, validation_data=SOURCES[source](x, y), batch_size=16)
     weight = WEIGHT if "weight" in source else None
     history = fit(network(compiled=source == "arrays"), train, report, predictions)
     check(history, y, predictions, weight=weight)
@@ -118,7 +118,7 @@ def test_the_labels_of_pixels_count_but_those_that_are_ignored(rng):
     train, (x, y) = data(rng, rank=3), data(rng, number=9, rank=3)
     ignored = np.where(rng.random(y.shape) < 0.3, -1, y)
     predictions = Predictions(x)
-    report = kla.callbacks.LongTailReport(COUNTS, (x, ignored), ignore_class=-1, batch_size=4)
+    report = kla.callbacks.LongTailReport(COUNTS, validation_data=(x, ignored), ignore_class=-1, batch_size=4)
     history = fit(network(rank=3), train, report, predictions, epochs=2)
     for epoch, scores in enumerate(predictions.seen):
         for name, value in by_hand(ignored[ignored >= 0], scores[ignored >= 0]).items():
@@ -129,12 +129,20 @@ def test_groups_go_by_their_names_and_those_without_classes_are_left_out(rng):
     train, (x, y) = data(rng), data(rng)
     groups = ["animals", "tools", "animals", "plants", None, "tools"]
     predictions = Predictions(x)
-    named = fit(network(), train, kla.callbacks.LongTailReport(COUNTS, (x, y), groups=groups), predictions, epochs=1)
+    named = fit(
+        network(),
+        train,
+        kla.callbacks.LongTailReport(COUNTS, validation_data=(x, y), groups=groups),
+        predictions,
+        epochs=1,
+    )
     expected = by_hand(y, predictions.seen[0], names=groups)
     assert {name for name in named if name.startswith("val_")} == set(expected)
     for name, value in expected.items():  # no plant has an example: NaN
         np.testing.assert_allclose(named[name], [value], rtol=1e-6)
-    bounded = fit(network(), train, kla.callbacks.LongTailReport(COUNTS, (x, y), bounds=(0, 60)), epochs=1)
+    bounded = fit(
+        network(), train, kla.callbacks.LongTailReport(COUNTS, validation_data=(x, y), bounds=(0, 60)), epochs=1
+    )
     assert {"val_many_accuracy", "val_medium_accuracy"} < set(bounded)
     assert "val_few_accuracy" not in bounded
 
@@ -144,10 +152,10 @@ def test_a_report_changes_neither_the_training_nor_the_model_s_metrics(rng):
     model, other = (network(compiled=True, metrics=["accuracy"]) for _ in range(2))
     other.set_weights(model.get_weights())
     options = {"validation_data": (x[:20], y[:20]), "shuffle": False}
-    reported = fit(model, train, kla.callbacks.LongTailReport(COUNTS, (x, y)), **options)
+    reported = fit(model, train, kla.callbacks.LongTailReport(COUNTS, validation_data=(x, y)), **options)
     alone = fit(other, train, keras.callbacks.Callback(), **options)
     step = model.train_function
-    fit(model, train, kla.callbacks.LongTailReport(COUNTS, (x, y)), epochs=0)
+    fit(model, train, kla.callbacks.LongTailReport(COUNTS, validation_data=(x, y)), epochs=0)
     assert model.train_function is step  # not compiled anew
     assert not [name for name in vars(kla.callbacks.LongTailReport) if "batch_" in name]  # nothing runs with a step
     assert alone == {name: reported[name] for name in alone}
@@ -159,7 +167,11 @@ def test_a_figure_that_a_metric_of_the_model_gives_already_stays(rng):
     train, (x, y) = data(rng), data(rng)
     model = network(weighted_metrics=[kla.metrics.BalancedAccuracy(L)])
     history = fit(
-        model, train, kla.callbacks.LongTailReport(COUNTS, (x, y)), validation_data=(x[:10], y[:10]), epochs=1
+        model,
+        train,
+        kla.callbacks.LongTailReport(COUNTS, validation_data=(x, y)),
+        validation_data=(x[:10], y[:10]),
+        epochs=1,
     )
     own = model.evaluate(x[:10], y[:10], verbose=0, return_dict=True)["balanced_accuracy"]
     assert history["val_balanced_accuracy"] == [own]
@@ -203,7 +215,7 @@ def test_every_second_epoch_is_reported_with_every_2(rng):
     reports = []
     follow = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: reports.append("val_few_accuracy" in logs))
     predictions = Predictions(x)
-    report = kla.callbacks.LongTailReport(COUNTS, (x, y), every=2)
+    report = kla.callbacks.LongTailReport(COUNTS, validation_data=(x, y), every=2)
     history = fit(network(), train, report, follow, predictions, epochs=5)
     assert reports == [False, True, False, True, False]
     expected = [by_hand(y, predictions.seen[epoch])["val_few_accuracy"] for epoch in (1, 3)]
@@ -223,7 +235,7 @@ def worst_line(y, scores, number, names):
 def test_the_progress_line_has_the_figures_and_the_next_the_worst_classes(verbose, worst, names, rng, capsys):
     train, (x, y) = data(rng), data(rng)
     predictions = Predictions(x)
-    report = kla.callbacks.LongTailReport(COUNTS, (x, y), worst=worst, class_names=names)
+    report = kla.callbacks.LongTailReport(COUNTS, validation_data=(x, y), worst=worst, class_names=names)
     history = fit(network(), train, report, predictions, verbose=verbose, epochs=2)
     lines = [line for line in capsys.readouterr().out.splitlines() if "val_few" in line or "worst classes" in line]
     assert len(lines) == 4
@@ -236,7 +248,7 @@ def test_the_progress_line_has_the_figures_and_the_next_the_worst_classes(verbos
 
 def test_nothing_is_printed_with_verbose_0(rng, capsys):
     train, held_out = data(rng), data(rng)
-    fit(network(), train, kla.callbacks.LongTailReport(COUNTS, held_out), verbose=0)
+    fit(network(), train, kla.callbacks.LongTailReport(COUNTS, validation_data=held_out), verbose=0)
     assert capsys.readouterr().out == ""
 
 
@@ -249,7 +261,7 @@ def test_callbacks_that_are_listed_after_it_monitor_its_figures(rng, tmp_path):
         path, "val_few_accuracy", mode="max", save_best_only=True, save_weights_only=True
     )
     table = keras.callbacks.CSVLogger(tmp_path / "table.csv")
-    report = kla.callbacks.LongTailReport(COUNTS, held_out)
+    report = kla.callbacks.LongTailReport(COUNTS, validation_data=held_out)
     history = fit(model, train, report, stop, save, table, epochs=20)["val_few_accuracy"]
     assert len(history) == int(np.argmax(history)) + 2 <= 20  # the best, and one that was not better
     x, y = held_out
@@ -276,7 +288,7 @@ def test_a_subclassed_model_of_several_inputs_is_reported_in_each_fit(rng):
     model = Subclassed()
     model.compile("sgd", kla.losses.LogitAdjustedCrossentropy(COUNTS), **EAGER)
     predictions = Predictions({"a": held_x, "b": held_x})
-    report = kla.callbacks.LongTailReport(COUNTS, ({"a": held_x, "b": held_x}, held_y))
+    report = kla.callbacks.LongTailReport(COUNTS, validation_data=({"a": held_x, "b": held_x}, held_y))
     for _ in range(2):
         predictions.seen.clear()
         check(fit(model, ({"a": x, "b": x}, y), report, predictions, epochs=1), held_y, predictions)
@@ -311,9 +323,9 @@ REFUSED = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_is_no_report_is_refused_when_it_is_made(case):
-    arguments, options, message = REFUSED[case]
+    (counts, *held_out), options, message = REFUSED[case]
     with pytest.raises(ValueError, match=message):
-        kla.callbacks.LongTailReport(*arguments, **options)
+        kla.callbacks.LongTailReport(counts, **dict(zip(["validation_data"], held_out, strict=False)), **options)
 
 
 def two_headed():
@@ -341,17 +353,23 @@ def test_what_does_not_fit_the_model_is_refused_before_a_step_is_trained(case):
     follow = keras.callbacks.LambdaCallback(on_train_batch_begin=lambda batch, logs: steps.append(batch))
     labels = Y if len(model.outputs) == 1 else [Y, Y]
     with pytest.raises(ValueError, match=re.compile(message, re.DOTALL)):
-        fit(model, (X, labels), kla.callbacks.LongTailReport(counts, held_out, **options), follow, epochs=1)
+        fit(
+            model,
+            (X, labels),
+            kla.callbacks.LongTailReport(counts, validation_data=held_out, **options),
+            follow,
+            epochs=1,
+        )
     assert not steps
 
 
 def test_a_label_that_shows_only_later_is_refused_after_the_epoch():
-    report = kla.callbacks.LongTailReport(COUNTS, [(X, Y), (X, Y + 1)])
+    report = kla.callbacks.LongTailReport(COUNTS, validation_data=[(X, Y), (X, Y + 1)])
     with pytest.raises(ValueError, match=r"Every label of `validation_data` must be an integer in \[0, 6\)"):
         fit(network(), (X, Y), report, epochs=1)
 
 
 def test_validation_data_of_nothing_but_ignored_labels_is_refused():
-    report = kla.callbacks.LongTailReport(COUNTS, (X, 0 * Y - 1), ignore_class=-1)
+    report = kla.callbacks.LongTailReport(COUNTS, validation_data=(X, 0 * Y - 1), ignore_class=-1)
     with pytest.raises(ValueError, match="`validation_data` must have an example with a label. Received none"):
         fit(network(), (X, Y), report, epochs=1)

@@ -59,7 +59,7 @@ def by_hand(y, scores, names=GROUPS):
 def test_a_dataset_is_gone_through_after_every_epoch(change, rng):
     x, y = data(rng)
     model, dataset = network(), change(tf.data.Dataset.from_tensor_slices((x, y)).batch(16))
-    history = fit(model, rng, kla.callbacks.LongTailReport(COUNTS, dataset))
+    history = fit(model, rng, kla.callbacks.LongTailReport(COUNTS, validation_data=dataset))
     for name, value in by_hand(y, model.predict(x, verbose=0)).items():
         np.testing.assert_allclose(history[name][-1], value, rtol=1e-6)
     assert len(history["val_few_accuracy"]) == 3
@@ -75,14 +75,14 @@ def test_a_dataset_is_gone_through_after_every_epoch(change, rng):
 )
 def test_a_dataset_without_labels_or_without_an_end_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
-        kla.callbacks.LongTailReport(COUNTS, make(np.zeros((8, 4))))
+        kla.callbacks.LongTailReport(COUNTS, validation_data=make(np.zeros((8, 4))))
 
 
 def test_the_keras_callback_for_tensorboard_writes_the_figures(rng, tmp_path):
     pytest.importorskip("tensorboard")
     x, y = data(rng)
     board = keras.callbacks.TensorBoard(tmp_path, write_graph=False)
-    report = kla.callbacks.LongTailReport(COUNTS, (x, y))
+    report = kla.callbacks.LongTailReport(COUNTS, validation_data=(x, y))
     history = network().fit(x, y, epochs=3, verbose=0, callbacks=[report, board]).history
     found = {}
     for path in sorted((tmp_path / "validation").glob("events.out.tfevents.*")):
@@ -118,7 +118,7 @@ def test_several_workers_are_told_to_compile_the_metric(rng):
         pytest.skip("strategies of tf.distribute are for TensorFlow")
     with tf.distribute.MultiWorkerMirroredStrategy().scope():
         model = network()
-    report = kla.callbacks.LongTailReport(COUNTS, data(rng))
+    report = kla.callbacks.LongTailReport(COUNTS, validation_data=data(rng))
     report.set_model(model)
     with pytest.raises(
         ValueError, match=r"on several workers. Leave it out, .*PerClassAccuracy.* `metric=.* `kla.tf_distribute.fit"

@@ -29,7 +29,7 @@ class ValidationPass:
             _refuse_workers(strategy, num_classes)
         self._data, self._batch_size, self._num_classes = data, batch_size, num_classes
         with contextlib.nullcontext() if strategy is None else strategy.scope():
-            self._metric = metrics.PerClassAccuracy(num_classes, ignore_class)
+            self._metric = metrics.PerClassAccuracy(num_classes, ignore_class=ignore_class)
             self._judged = _Judged(model)
             # Keras cannot compile a step of several replicas by XLA.
             is_alone = strategy is None or strategy.num_replicas_in_sync == 1

@@ -56,7 +56,7 @@ class LongTailReport(keras.callbacks.Callback):
     >>> x, y = np.eye(3), np.array([0, 1, 2])
     >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(3, kernel_initializer="identity")])
     >>> model.compile(keras.optimizers.SGD(0.0), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    >>> report = LongTailReport([500, 50, 5], (x, [0, 1, 1]))
+    >>> report = LongTailReport([500, 50, 5], validation_data=(x, [0, 1, 1]))
     >>> history = model.fit(x, y, callbacks=[report], verbose=0).history
     >>> {name: history[name] for name in ("val_many_accuracy", "val_medium_accuracy", "val_balanced_accuracy")}
     {'val_many_accuracy': [1.0], 'val_medium_accuracy': [0.5], 'val_balanced_accuracy': [0.75]}
@@ -67,8 +67,8 @@ class LongTailReport(keras.callbacks.Callback):
     def __init__(
         self,
         class_counts,
-        validation_data=None,
         *,
+        validation_data=None,
         metric=None,
         bounds=(20, 100),
         groups=None,
@@ -79,7 +79,7 @@ class LongTailReport(keras.callbacks.Callback):
         ignore_class=None,
     ):
         super().__init__()
-        rule = metrics.GroupAccuracy(class_counts, bounds, groups, ignore_class)
+        rule = metrics.GroupAccuracy(class_counts, bounds=bounds, groups=groups, ignore_class=ignore_class)
         self.class_counts, self.ignore_class = rule.class_counts, rule.ignore_class
         self._members = _members(rule)
         self.worst = _checks.check_integer(worst, "worst", minimum=1)

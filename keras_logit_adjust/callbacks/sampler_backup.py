@@ -44,7 +44,7 @@ class SamplerBackup(keras.callbacks.Callback):
     6
     """
 
-    def __init__(self, sampler, path, save_freq="epoch"):
+    def __init__(self, sampler, path, *, save_freq="epoch"):
         super().__init__()
         if save_freq != "epoch":
             save_freq = _checks.check_integer(save_freq, "save_freq", minimum=1)

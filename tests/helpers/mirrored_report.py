@@ -26,7 +26,9 @@ def trained(fit, held_out):
     follow = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda epoch, logs: scores.append((x @ model.get_weights()[0] + model.get_weights()[1]).tolist())
     )
-    history = fit(model, callbacks=[kla.callbacks.LongTailReport(COUNTS, held_out, batch_size=16), follow]).history
+    history = fit(
+        model, callbacks=[kla.callbacks.LongTailReport(COUNTS, validation_data=held_out, batch_size=16), follow]
+    ).history
     return {"history": {name: values for name, values in history.items() if name.startswith("val_")}, "scores": scores}
 
 
