@@ -48,7 +48,6 @@ def run_first(code):
     return run(code, namespace, "first snippet"), namespace
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("default:.*recall is pooled.*:UserWarning")
 @pytest.mark.parametrize("page", [page for page in PAGES if snippets(page)], ids=name_of)
 def test_every_snippet_prints_what_the_page_shows(page):

@@ -66,6 +66,7 @@ def unfold(page):
         summary.click()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("device", [PHONE, DESKTOP], ids=["phone", "desktop"])
 def test_a_report_fits_its_window_and_shows_all_of_its_parts(name, device, opened):
@@ -85,6 +86,7 @@ def test_a_report_fits_its_window_and_shows_all_of_its_parts(name, device, opene
         assert left >= 0 and right <= width + 0.5  # nor is anything cut off at the sides
 
 
+@pytest.mark.slow
 def test_on_a_phone_the_table_scrolls_in_its_box_under_the_names_of_its_methods(opened):
     page = opened(NAMES[0], **PHONE)
     box = page.locator(".scroll").first
@@ -120,6 +122,7 @@ COLORS = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", NAMES)
 def test_every_text_stands_out_from_what_is_behind_it(name, scheme, opened):
@@ -132,12 +135,14 @@ def test_every_text_stands_out_from_what_is_behind_it(name, scheme, opened):
     assert (contrast(page.evaluate(COLORS)[0][1], "rgb(255, 255, 255)") > 10) == (scheme == "dark")
 
 
+@pytest.mark.slow
 def test_figures_keep_a_white_card_in_the_dark(opened):
     page = opened(NAMES[0], color_scheme="dark")
     for card in page.locator("figure > .scroll").all():
         assert card.evaluate("card => getComputedStyle(card).backgroundColor") == "rgb(255, 255, 255)"
 
 
+@pytest.mark.slow
 def test_the_letters_of_a_figure_stay_legible_on_a_phone(opened):
     page = opened(NAMES[0], **PHONE)
     heights = page.locator("figure svg text").evaluate_all(
@@ -146,6 +151,7 @@ def test_the_letters_of_a_figure_stay_legible_on_a_phone(opened):
     assert len(heights) > 50 and min(heights) > 7
 
 
+@pytest.mark.slow
 def test_the_command_can_be_copied_at_a_click(opened):
     page, command = opened(NAMES[1]), reports.committed(NAMES[1])["command"]
     page.get_by_role("button", name="Copy").click()
@@ -153,6 +159,7 @@ def test_the_command_can_be_copied_at_a_click(opened):
     assert page.evaluate("getSelection().toString()") == command
 
 
+@pytest.mark.slow
 def test_without_scripts_there_is_no_button_and_all_else_works(opened):
     page = opened(NAMES[1], java_script_enabled=False)
     assert not page.locator("button").is_visible() and page.locator("pre").is_visible()
@@ -160,6 +167,7 @@ def test_without_scripts_there_is_no_button_and_all_else_works(opened):
     assert page.get_by_text(reports.committed(NAMES[1])["split_hashes"][0]).is_visible()
 
 
+@pytest.mark.slow
 def test_printed_nothing_stays_folded_away_and_ink_is_dark(opened):
     page = opened(NAMES[1], color_scheme="dark")
     page.emulate_media(media="print")

@@ -15,6 +15,7 @@ from helpers.rows import ROWS, enter_folder_of_rows
 from keras_logit_adjust import tf_distribute
 from keras_logit_adjust.tf_distribute import launch
 
+pytestmark = pytest.mark.slow
 COMPARE = [sys.executable, "-m", "keras_logit_adjust", "compare", *ROWS, "--batch-size", "8", "--seeds", "1"]
 METHODS = ["--methods", "class_weight,crt"]
 

@@ -57,6 +57,7 @@ def assert_same(found, expected, tolerance):
 PAIRS = [(kind, name) for kind in ("mirrored", "worker0", "worker1") for name in CASES if name != LOCAL]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "name"), [pair for pair in PAIRS if pair[0] != "mirrored" or pair[1] not in ONLY_WORKERS]
 )
@@ -64,6 +65,7 @@ def test_several_devices_give_what_one_gives(ran, kind, name):
     assert_same(ran[kind][0][name], ran["one"][0][name], LOOSE.get(name, 2e-6))
 
 
+@pytest.mark.slow
 def test_the_cases_are_what_they_say(ran):
     found = ran["one"][0]
     assert all(np.isfinite(case["weights"]).all() for case in found.values())
@@ -80,6 +82,7 @@ def test_the_cases_are_what_they_say(ran):
     assert stopped["counts"] == (2 * np.bincount(Y[:67])).tolist()
 
 
+@pytest.mark.slow
 def test_one_device_gives_what_plain_fit_gives(ran):
     found, model = ran["one"][0]["uneven"], make_model(tf.distribute.get_strategy())
     data = batches(67, X, Y)
@@ -89,6 +92,7 @@ def test_one_device_gives_what_plain_fit_gives(ran):
     np.testing.assert_allclose(found["predict"], model.predict(batches(67, X), verbose=0), atol=2e-6)
 
 
+@pytest.mark.slow
 def test_class_weights_are_those_of_plain_fit(ran):
     model = make_model(tf.distribute.get_strategy())
     model.fit(batches(13, X, Y), epochs=2, class_weight={0: 0.5, 3: 2.0}, shuffle=False, verbose=0)
@@ -115,6 +119,7 @@ def test_reweighting_begins_with_its_epoch():
 # --- several workers -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_batch_normalization_has_the_same_finite_statistics_on_all_workers(ran):
     first, second = (ran[kind][0][LOCAL] for kind in ("worker0", "worker1"))
     assert np.isfinite(first["weights"]).all()
@@ -122,6 +127,7 @@ def test_batch_normalization_has_the_same_finite_statistics_on_all_workers(ran):
     assert_same(first, ran["mirrored"][0][LOCAL], 1e-5)
 
 
+@pytest.mark.slow
 def test_only_the_chief_writes_and_shows(ran, folder):
     assert [ran[kind][0]["is chief"] for kind in ("mirrored", "worker0", "worker1")] == [True, True, False]
     written = {kind: sorted(path.name for path in (folder / kind).iterdir()) for kind in ("worker0", "worker1")}
@@ -130,6 +136,7 @@ def test_only_the_chief_writes_and_shows(ran, folder):
     assert "Epoch" not in ran["worker1"][1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["worker0", "worker1"])
 def test_workers_that_read_other_batches_are_refused(ran, kind):
     said = ran[kind][0]["of other batches"]
@@ -137,6 +144,7 @@ def test_workers_that_read_other_batches_are_refused(ran, kind):
     assert "Give `Dataset.shuffle` a seed" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["worker0", "worker1"])
 def test_every_worker_says_what_a_batch_with_a_loss_of_nan_held(ran, kind):
     counts = ", ".join(f"{i}: {n}" for i, n in enumerate(np.bincount(Y[64:66], minlength=4)) if n)
@@ -144,6 +152,7 @@ def test_every_worker_says_what_a_batch_with_a_loss_of_nan_held(ran, kind):
     assert f"in epoch 0, at step 1 (both from 0). Examples of each class in that batch: {{{counts}, 9: 1}}" in said
 
 
+@pytest.mark.slow
 def test_what_the_chief_wrote_is_the_trained_model(ran, folder):
     model = keras.models.load_model(folder / "worker0" / "model.keras")
     np.testing.assert_allclose(distributed_fit.weights_of(model), ran["worker0"][0][LOCAL]["weights"], rtol=1e-6)

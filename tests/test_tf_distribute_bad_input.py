@@ -214,6 +214,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REFUSED)
 def test_two_devices_refuse(mirrored, name):
     kind, message = REFUSED[name]
@@ -222,11 +223,13 @@ def test_two_devices_refuse(mirrored, name):
     assert message in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["frozen_norm", "own_loss_on_full", "no_loss", "no_logs"])
 def test_two_devices_take(mirrored, name):
     assert mirrored[name] == ["", "", []]
 
 
+@pytest.mark.slow
 def test_two_devices_warn_of_a_loss_of_keras_s_own_on_uneven_batches(mirrored):
     kind, _, (warned,) = mirrored["own_loss_on_uneven"]
     assert kind == ""

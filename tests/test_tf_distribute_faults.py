@@ -14,6 +14,7 @@ from helpers.distributed_fit import LABELS, X, Y, batches, make_model, plain, we
 from keras_logit_adjust import tf_distribute
 from keras_logit_adjust.data import LongTailSampler
 
+pytestmark = pytest.mark.slow
 PROGRAM = pathlib.Path(__file__).with_name("helpers") / "distributed_until_killed.py"
 STEPS, EPOCHS = 9, 3  # 67 examples in batches of 8
 

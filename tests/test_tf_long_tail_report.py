@@ -95,6 +95,7 @@ def test_the_keras_callback_for_tensorboard_writes_the_figures(rng, tmp_path):
         assert found[f"epoch_{name.removeprefix('val_')}"] == expected
 
 
+@pytest.mark.slow
 def test_the_figures_of_mirrored_devices_are_exact_in_both_fits():
     if keras.backend.backend() != "tensorflow":
         pytest.skip("strategies of tf.distribute are for TensorFlow")

@@ -140,6 +140,7 @@ MIRRORED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", MIRRORED)
 def test_two_mirrored_devices_train_as_one_does(runs, case):
     one, two = runs[case]
@@ -147,6 +148,7 @@ def test_two_mirrored_devices_train_as_one_does(runs, case):
     np.testing.assert_allclose(two["loss"], one["loss"], rtol=2e-6)
 
 
+@pytest.mark.slow
 def test_every_mirrored_case_is_looked_at(runs):
     assert set(runs) == set(MIRRORED)
 

@@ -27,6 +27,7 @@ def runs():
     return json.loads(result.stdout.strip().splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_two_mirrored_devices_train_report_and_predict_as_one_does(runs, case):
     one, two = runs["cases"][case]
@@ -43,6 +44,7 @@ def test_two_mirrored_devices_train_report_and_predict_as_one_does(runs, case):
     assert one["loss"][1] < one["loss"][0]
 
 
+@pytest.mark.slow
 def test_every_mirrored_case_is_looked_at(runs):
     assert set(runs["cases"]) == set(CASES)
 
@@ -53,6 +55,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_keras_cannot_do_stops_with_the_remedy(runs, case):
     message, finite = runs["broken"][case]
@@ -61,14 +64,17 @@ def test_what_keras_cannot_do_stops_with_the_remedy(runs, case):
     assert finite  # the error came before a weight was lost
 
 
+@pytest.mark.slow
 def test_batch_normalization_on_an_empty_replica_gives_nan_as_documented(runs):
     assert runs["broken"]["batch normalization, 64 + 1"] == [None, False]
 
 
+@pytest.mark.slow
 def test_batch_normalization_with_an_example_on_every_replica_trains(runs):
     assert runs["broken"]["batch normalization, 64 + 2"] == [None, True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case", ["uneven first batch", "jit_compile, Keras's loss", "steps_per_execution, Keras's loss"]
 )

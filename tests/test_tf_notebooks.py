@@ -64,8 +64,10 @@ def test_there_are_seven_notebooks():
     assert [path.stem[:2] for path in NOTEBOOKS] == [f"0{number}" for number in range(1, 8)]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path != NOTEBOOKS[0])) for path in NOTEBOOKS],
+)
 def test_a_notebook_runs_and_its_assertions_hold(path, tmp_path):
     executed = tool().execute(path, tmp_path, **FAST.get(path.stem, {}))
     assert_nothing_is_warned_of(executed)

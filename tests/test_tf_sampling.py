@@ -235,6 +235,7 @@ def finished(process):
     return out
 
 
+@pytest.mark.slow
 def test_a_process_killed_in_an_epoch_goes_on_with_the_very_next_batch(tmp_path):
     log, labels = tmp_path / "indices.log", np.repeat(np.arange(4), [24, 10, 5, 1])
     first = start("sampled_until_killed.py", tmp_path, 10**6)
@@ -276,6 +277,7 @@ def replicas():
     return {"two devices": mirrored, "two workers": two}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["two devices", "two workers"])
 @pytest.mark.parametrize("way", ["drawn alone", "cut"])
 def test_the_replicas_parts_make_up_each_batch(replicas, where, way):
@@ -287,6 +289,7 @@ def test_the_replicas_parts_make_up_each_batch(replicas, where, way):
         assert parts[0][0] + parts[1][0] == sampler.rows(step).tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["two devices", "two workers"])
 def test_every_replica_has_seeds_of_its_own(replicas, where):
     seeds = {tuple(seed) for parts in replicas[where]["drawn alone"] for _, seed in parts}

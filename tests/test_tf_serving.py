@@ -125,6 +125,7 @@ def operations(path, to):
     return collections.Counter(operation["op_name"] for operation in interpreter._get_ops_details())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("to", ["savedmodel", "tflite", "onnx"])
 @pytest.mark.parametrize("name", ["sequential softmax", "conv2d"])
 def test_the_exported_graph_of_a_folded_model_has_the_operations_of_the_original(name, to, rng, tmp_path):

@@ -31,6 +31,7 @@ def decayed(batches, half_life):
     return counts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", MIRRORED)
 def test_two_mirrored_devices_count_and_train_as_one_does(runs, case):
     one, two = runs[case]
@@ -41,6 +42,7 @@ def test_two_mirrored_devices_count_and_train_as_one_does(runs, case):
     np.testing.assert_allclose(two["weights"], one["weights"], rtol=0, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_two_epochs_count_every_label_twice(runs):
     kept = np.arange(67) % 3 != 0
     batches = [LABELS[:64][kept[:64]], LABELS[64:][kept[64:]]] * 2
@@ -48,5 +50,6 @@ def test_two_epochs_count_every_label_twice(runs):
     np.testing.assert_allclose(runs["recent"][1]["class_counts"], decayed(batches, 40), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_every_mirrored_case_is_looked_at(runs):
     assert set(runs) == set(MIRRORED)
