@@ -36,6 +36,7 @@ EQUIVALENT = pathlib.Path(__file__).with_name("mutants_equivalent.txt")
 
 # Module or folder of the core → test files: the specific ones | the others on every backend | those on TensorFlow.
 TESTS = {
+    "losses/_rivals.py": "pairwise_margin reweighted pairwise_margin_labels losses_bad_input | posthoc package | tf_losses",
     "losses/consistency.py": "consistency | package",
     "losses/pairwise_margin.py": "pairwise_margin pairwise_margin_labels | losses_bad_input posthoc package "
     "| tf_losses",
@@ -185,10 +186,10 @@ def _pool(backend, workers):
     return concurrent.futures.ProcessPoolExecutor(workers, context, initializer=_warm_up, initargs=(backend,))
 
 
-def judge_all(mutants, workers, limit, report_one):
+def judge_all(mutants, workers, limit, rounds, report_one):
     """{mutant: (outcome, killer, seconds)}: rounds one and two on torch, then the survivors' third on TensorFlow."""
     results = {}
-    for backend, part in (("torch", slice(0, 2)), ("tensorflow", slice(2, 3))):
+    for backend, part in (("torch", slice(0, min(rounds, 2))), ("tensorflow", slice(2, rounds))):
         left = [m for m in mutants if results.get(m, ["survived"])[0] == "survived"]
         left = [m for m in left if any(rounds_for(m.file)[part])]
         if not left:
@@ -257,6 +258,7 @@ def main():
     parser.add_argument("--sample", type=int, default=300, help="number of mutants (default 300)")
     parser.add_argument("--seed", type=int, default=0, help="of the draw (default 0)")
     parser.add_argument("--workers", type=int, default=2, help="processes side by side (default 2)")
+    parser.add_argument("--rounds", type=int, default=3, help="1 for a quick look at the specific tests (default 3)")
     parser.add_argument("--limit", type=float, default=120, help="seconds of a mutant in one round (default 120)")
     parser.add_argument("--only", nargs="+", default=[""], help="parts of the paths of the files to mutate")
     parser.add_argument("--again", type=pathlib.Path, help="a report: judge the survivors in it once more")
@@ -279,7 +281,7 @@ def main():
         print(f"{outcome:8} {seconds:5.1f} s  {mutant.file}:{mutant.line}  {mutant.after[:90]}  {killer}", flush=True)
 
     began = time.monotonic()
-    results = judge_all(drawn, args.workers, args.limit, report_one)
+    results = judge_all(drawn, args.workers, args.limit, args.rounds, report_one)
     settings = {"seed": args.seed, "mutants_known": len(mutants), "seconds": round(time.monotonic() - began)}
     summary = report(results, settings)
     print(text_of(summary))
