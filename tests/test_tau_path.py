@@ -423,7 +423,7 @@ def test_independent_labels_are_right_where_their_logit_is_above_tau_log_odds(dr
     logits, on = np.array([row[:3] for row in drawn]), np.array([row[3:] for row in drawn])
     if logits.min() >= 0 and logits.max() <= 1:  # would be refused as probabilities
         return
-    path, odds = kla.TauPath(on, logits, POSITIVES, EXAMPLES), log_odds(POSITIVES, EXAMPLES)
+    path, odds = kla.TauPath(on, logits, POSITIVES, num_examples=EXAMPLES), log_odds(POSITIVES, EXAMPLES)
     assert odds[1] == 0
     for tau in [0.0, 1.0, -2.0, *taus, *around(path)]:
         right = path.is_right(tau).reshape(on.shape)
@@ -434,7 +434,7 @@ def test_independent_labels_are_right_where_their_logit_is_above_tau_log_odds(dr
 
 
 def test_a_label_whose_logit_is_exactly_zero_is_off_at_tau_zero():
-    path = kla.TauPath([[1, 1, 1], [0, 0, 0]], np.zeros((2, 3)), POSITIVES, EXAMPLES)
+    path = kla.TauPath([[1, 1, 1], [0, 0, 0]], np.zeros((2, 3)), POSITIVES, num_examples=EXAMPLES)
     np.testing.assert_array_equal(path.is_right(0.0).reshape(2, 3), [[False] * 3, [True] * 3])
     np.testing.assert_array_equal(path.is_right(1e-300).reshape(2, 3)[0], [True, False, False])
     np.testing.assert_array_equal(path.is_right(-1e-300).reshape(2, 3)[0], [False, False, True])
@@ -457,9 +457,9 @@ def test_recalls_of_independent_labels_are_of_each_where_it_is_on_and_where_it_i
 
 def test_batches_of_independent_labels_add_up_as_classes_do(rng):
     on, logits = rng.random((40, 3)) < 0.4, rng.normal(size=(40, 3))
-    whole = kla.TauPath(on, logits, POSITIVES, EXAMPLES)
+    whole = kla.TauPath(on, logits, POSITIVES, num_examples=EXAMPLES)
     batches = [(on[:30], logits[:30]), (on[30:], logits[30:])]
-    path = kla.TauPath.from_batches(batches, POSITIVES, EXAMPLES)
+    path = kla.TauPath.from_batches(batches, POSITIVES, num_examples=EXAMPLES)
     np.testing.assert_allclose(path.at(GRID), whole.at(GRID), atol=1e-12)
 
 
@@ -648,7 +648,7 @@ def test_one_row_that_sums_to_one_by_chance_is_taken_for_logits():
 )
 def test_what_is_no_matrix_of_labels_is_refused(on, counts, examples, message):
     with pytest.raises(ValueError, match=message):
-        kla.TauPath(on, LOGITS, counts, examples)
+        kla.TauPath(on, LOGITS, counts, num_examples=examples)
 
 
 @pytest.mark.parametrize(

@@ -251,7 +251,7 @@ def test_independent_labels_have_two_recalls_each_and_are_tuned_by_their_log_odd
     np.testing.assert_allclose(tuned.balanced_accuracy_at_one, np.mean(recalls), atol=1e-12)
     assert tuned.coverage["classes"] == 6
     assert tuned.tau > 1  # 2 is right
-    assert tuned.best == kla.TauPath(on, logits, positives, examples).best()
+    assert tuned.best == kla.TauPath(on, logits, positives, num_examples=examples).best()
 
 
 # --- models ----------------------------------------------------------------------------------------------------------
