@@ -31,7 +31,7 @@ class World:
 
     def __init__(self, scale):
         self.centers = 0.9 * np.random.default_rng(1).normal(size=(CLASSES, 10))
-        self.counts = kla.data.long_tail_counts(CLASSES, 1000, 100)
+        self.counts = kla.data.long_tail_counts(CLASSES, max_count=1000, imbalance_ratio=100)
         self.scale = scale
 
     def logits(self, labels, rng):
