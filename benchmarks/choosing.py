@@ -31,7 +31,7 @@ class World:
 
     def __init__(self, scale):
         self.centers = 0.9 * np.random.default_rng(1).normal(size=(CLASSES, 10))
-        self.counts = kla.data.long_tail_counts(CLASSES, 1000, 100)
+        self.counts = kla.data.long_tail_counts(CLASSES, max_count=1000, imbalance_ratio=100)
         self.scale = scale
 
     def logits(self, labels, rng):
@@ -86,7 +86,7 @@ def _tuned(logits, held_out, y, data):
 
 
 def _calibrated(method):
-    return lambda logits, held_out, y, data: _adjusted(kla.calibrate(held_out, y, method).apply(logits), data)
+    return lambda logits, held_out, y, data: _adjusted(kla.calibrate(held_out, y, method=method).apply(logits), data)
 
 
 # name: (test logits, validation logits, validation labels, data) → test logits
@@ -116,7 +116,7 @@ def _figures(labels, rows, prior):
         probabilities = shifted / shifted.sum(axis=-1, keepdims=True)
         predicted = logits.argmax(axis=-1)
         recalls = statistics.recalls(labels, predicted, prior.size)
-        error = kla.held_out.calibration_error(probabilities, labels, "balanced")
+        error = kla.held_out.calibration_error(probabilities, labels, kind="balanced")
         found.append([1 - recalls.mean(), statistics.macro_f1(labels, predicted, prior), error])
     names = ("balanced_error", "macro_f1", "calibration_error")
     return dict(zip(names, (100 * np.mean(found, axis=0)).tolist(), strict=True))

@@ -50,7 +50,7 @@ def write(folder, data_dir, seeds):
     folder.mkdir(parents=True, exist_ok=True)
     parts = {}
     for seed in seeds:
-        data = kla.data.load("cifar100_lt", IMBALANCE_RATIO, seed=seed, data_dir=data_dir)
+        data = kla.data.load("cifar100_lt", imbalance_ratio=IMBALANCE_RATIO, seed=seed, data_dir=data_dir)
         print(data, flush=True)
         parts[f"cifar100_lt_seed{seed}.npz"] = data.train
         parts["cifar100_test.npz"] = data.test

@@ -39,7 +39,7 @@ def make_data(num_classes):
 
     size = max(100_000, 2 * num_classes)
     rng = np.random.default_rng(0)
-    labels = rng.permutation(np.repeat(np.arange(num_classes), zipf_counts(num_classes, size)))
+    labels = rng.permutation(np.repeat(np.arange(num_classes), zipf_counts(num_classes, num_examples=size)))
     return rng.integers(0, 256, (size, 28, 28), dtype="uint8"), labels
 
 

@@ -26,7 +26,7 @@ STREAM = {"examples": 50_000, "classes": 8_142, "batch": 500}
 
 
 def make(num_examples, num_classes, rng):
-    counts = kla.data.zipf_counts(num_classes, 10_000, exponent=1.0)
+    counts = kla.data.zipf_counts(num_classes, num_examples=10_000, exponent=1.0)
     labels = rng.integers(0, num_classes, num_examples)
     logits = rng.normal(size=(num_examples, num_classes)).astype("float32")
     logits[np.arange(num_examples), labels] += 4.0
@@ -63,7 +63,7 @@ def compare_times(num_examples, num_classes, rng):
 
 def stream(rng):
     examples, classes, batch = STREAM.values()
-    counts = kla.data.zipf_counts(classes, 10_000, exponent=1.0)
+    counts = kla.data.zipf_counts(classes, num_examples=10_000, exponent=1.0)
 
     def batches():
         for _ in range(examples // batch):

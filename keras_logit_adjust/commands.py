@@ -182,11 +182,11 @@ def _calibrate(model, validation_set, gives, settings):
     """The calibration on held-out data, a line that says what it is, and the calibrated logits with their labels."""
     counts, num_examples = settings["class_counts"], settings["num_examples"]
     x, labels = validation_set
-    logits = held_out.predict_logits(model, x, gives)
+    logits = held_out.predict_logits(model, x, output=gives)
     are_labels = num_examples is not None
     prior = counts / num_examples if are_labels else counts
     how = "bias_corrected_temperature"
-    found = held_out.calibrate(logits, labels, how, class_prior=prior, independent=are_labels)
+    found = held_out.calibrate(logits, labels, method=how, class_prior=prior, independent=are_labels)
     text = (
         f"logits    calibrated on {len(labels)} validation examples; temperature {found.temperature:.4g}, "
         f"biases {min(found.bias):.4g} to {max(found.bias):.4g}\n"

@@ -5,6 +5,8 @@ method can bring a head of its own. Images are uint8 (or floats in [0, 255]) and
 takes what the data set holds.
 """
 
+import functools
+
 import keras
 from keras import layers, ops
 
@@ -21,7 +23,7 @@ def cosine_dense_head(units):
     return CosineDense(units, scale=30.0, name="head")
 
 
-def small_cnn(input_shape, num_classes, head=dense_head):
+def small_cnn(input_shape, num_classes, *, head=dense_head):
     """Two convolutions and a hidden layer: for small images, minutes on a laptop.
 
     Args:
@@ -50,7 +52,7 @@ def small_cnn(input_shape, num_classes, head=dense_head):
     return keras.Model(inputs, head(num_classes)(x), name="small_cnn")
 
 
-def resnet32(num_classes, input_shape=(32, 32, 3), head=dense_head, weight_decay=1e-4, augment=False):
+def resnet32(num_classes, *, input_shape=(32, 32, 3), head=dense_head, weight_decay=1e-4, augment=False):
     """ResNet-32 for CIFAR: 3 stages of 5 basic blocks (3×3, 3×3) with 16, 32, 64 filters, shortcuts without parameters.
 
     Args:
@@ -79,11 +81,11 @@ def resnet32(num_classes, input_shape=(32, 32, 3), head=dense_head, weight_decay
         shift = (4 / input_shape[0], 4 / input_shape[1])
         x = layers.RandomTranslation(*shift, fill_mode="constant", interpolation="nearest")(x)
         x = layers.RandomFlip("horizontal")(x)
-    x = _conv_norm(x, 16, 1, penalty)
-    x = layers.ReLU()(x)
+    conv_norm = functools.partial(_conv_norm, penalty=penalty)
+    x = layers.ReLU()(conv_norm(x, 16))
     for stage, filters in enumerate((16, 32, 64)):
         for block in range(5):
-            x = _basic_block(x, filters, 2 if stage and not block else 1, penalty)
+            x = _basic_block(x, filters, conv_norm, strides=2 if stage and not block else 1)
     x = layers.GlobalAveragePooling2D()(x)
     output = head(num_classes)
     if isinstance(output, layers.Dense):
@@ -91,7 +93,7 @@ def resnet32(num_classes, input_shape=(32, 32, 3), head=dense_head, weight_decay
     return keras.Model(inputs, output(x), name="resnet32")
 
 
-def _conv_norm(x, filters, strides, penalty):
+def _conv_norm(x, filters, *, penalty, strides=1):
     x = layers.Conv2D(
         filters,
         3,
@@ -104,9 +106,9 @@ def _conv_norm(x, filters, strides, penalty):
     return layers.BatchNormalization(momentum=0.9, epsilon=1e-5)(x)
 
 
-def _basic_block(x, filters, strides, penalty):
-    y = layers.ReLU()(_conv_norm(x, filters, strides, penalty))
-    y = _conv_norm(y, filters, 1, penalty)
+def _basic_block(x, filters, conv_norm, *, strides):
+    y = layers.ReLU()(conv_norm(x, filters, strides=strides))
+    y = conv_norm(y, filters)
     if strides > 1:
         x = layers.AveragePooling2D(1, strides=strides)(x)  # takes every second pixel
         extra = filters - x.shape[-1]
@@ -114,7 +116,7 @@ def _basic_block(x, filters, strides, penalty):
     return layers.ReLU()(layers.Add()([x, y]))
 
 
-def linear_head(num_features, num_classes, head=dense_head):
+def linear_head(num_features, num_classes, *, head=dense_head):
     """A linear classifier of feature vectors, such as the frozen outputs of a large model.
 
     Args:
@@ -136,7 +138,7 @@ def linear_head(num_features, num_classes, head=dense_head):
     return keras.Model(inputs, head(num_classes)(inputs), name="linear")
 
 
-def cosine_head(num_features, num_classes, scale=30.0):
+def cosine_head(num_features, num_classes, *, scale=30.0):
     """A cosine classifier of feature vectors: `CosineDense` alone.
 
     Args:
@@ -154,4 +156,4 @@ def cosine_head(num_features, num_classes, scale=30.0):
 
     Reference: Cao et al. (2019), §3.
     """
-    return linear_head(num_features, num_classes, head=lambda units: CosineDense(units, scale, name="head"))
+    return linear_head(num_features, num_classes, head=lambda units: CosineDense(units, scale=scale, name="head"))

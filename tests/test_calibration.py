@@ -59,7 +59,7 @@ def assert_nothing_lowers(calibration, logits, *args, **kwargs):
 def test_nothing_lowers_the_loss_of_classes_also_where_one_has_no_examples(method, rng):
     logits, y_true = long_tailed(rng)
     logits, y_true = logits[y_true != 2], y_true[y_true != 2]
-    found = calibrate(logits, y_true, method)
+    found = calibrate(logits, y_true, method=method)
     assert_nothing_lowers(found, logits, y_true)
     if method == BIASED:
         assert abs(sum(found.bias)) < 1e-12 and len(found.bias) == 4
@@ -70,20 +70,20 @@ def test_nothing_lowers_the_loss_of_classes_also_where_one_has_no_examples(metho
 def test_nothing_lowers_the_loss_of_labels_and_of_one_unit(method, rng):
     logits = rng.normal(-1, 2, (150, 3))
     labels = rng.random((150, 3)) < sigmoid(logits / 2 + [0.5, -1, 0])
-    assert_nothing_lowers(calibrate(logits, labels, method, independent=True), logits, labels, kind="sigmoid")
-    unit = calibrate(logits[:, 0], labels[:, 0], method)
+    assert_nothing_lowers(calibrate(logits, labels, method=method, independent=True), logits, labels, kind="sigmoid")
+    unit = calibrate(logits[:, 0], labels[:, 0], method=method)
     assert_nothing_lowers(unit, logits[:, :1], labels[:, :1], kind="sigmoid")
-    assert unit == calibrate(logits[:, :1], labels[:, :1].astype(int), method)
+    assert unit == calibrate(logits[:, :1], labels[:, :1].astype(int), method=method)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_class_prior_weighs_examples_by_prior_over_share(method, rng):
     logits, y_true = long_tailed(rng)
     share = np.bincount(y_true) / y_true.size
-    found = calibrate(logits, y_true, method, class_prior=[1, 2, 3, 4])
+    found = calibrate(logits, y_true, method=method, class_prior=[1, 2, 3, 4])
     assert_nothing_lowers(found, logits, y_true, weight=np.array([0.1, 0.2, 0.3, 0.4]) / share)
-    assert calibrate(logits, y_true, method, class_prior=np.bincount(y_true)).temperature == pytest.approx(
-        calibrate(logits, y_true, method).temperature, rel=1e-6
+    assert calibrate(logits, y_true, method=method, class_prior=np.bincount(y_true)).temperature == pytest.approx(
+        calibrate(logits, y_true, method=method).temperature, rel=1e-6
     )
 
 
@@ -92,9 +92,9 @@ def test_a_prior_of_labels_weighs_both_sides_of_each(method, rng):
     logits = rng.normal(-1, 2, (150, 2))
     labels = rng.random((150, 2)) < sigmoid(logits / 2)
     weight = [((1 - p) / (1 - s), p / s) for p, s in zip([0.5, 0.2], labels.mean(axis=0), strict=True)]
-    found = calibrate(logits, labels, method, class_prior=[0.5, 0.2], independent=True)
+    found = calibrate(logits, labels, method=method, class_prior=[0.5, 0.2], independent=True)
     assert_nothing_lowers(found, logits, labels, weight=weight, kind="sigmoid")
-    unit = calibrate(logits[:, 0], labels[:, 0], method, class_prior=[30, 30])  # [negatives, positives]
+    unit = calibrate(logits[:, 0], labels[:, 0], method=method, class_prior=[30, 30])  # [negatives, positives]
     assert_nothing_lowers(unit, logits[:, :1], labels[:, :1], weight=weight[:1], kind="sigmoid")
 
 
@@ -111,7 +111,7 @@ def test_planted_temperatures_and_biases_are_found(rng):
     logits = rng.normal(0, 3, (20_000, 4)) + [2, 1, 0, -2]
     bias = np.array([0.5, 0.0, -0.75, 0.25])
     plain, biased = (
-        calibrate(logits, drawn(rng, logits / 1.6 + b), m) for b, m in zip((0, bias), METHODS, strict=True)
+        calibrate(logits, drawn(rng, logits / 1.6 + b), method=m) for b, m in zip((0, bias), METHODS, strict=True)
     )
     assert plain.temperature == pytest.approx(1.6, abs=0.04) and plain.bias is None
     assert biased.temperature == pytest.approx(1.6, abs=0.04)
@@ -123,13 +123,13 @@ def test_planted_temperatures_and_biases_are_found(rng):
 @given(seed=st.integers(0, 10**6), scale=st.floats(0.3, 4), order=st.permutations(range(4)))
 def test_what_softmax_does_not_see_calibration_does_not_see(method, seed, scale, order):
     logits, y_true = long_tailed(np.random.default_rng(seed), 60)
-    found = calibrate(logits, y_true, method)
+    found = calibrate(logits, y_true, method=method)
     probabilities = softmax(found.apply(logits))
     inverse = np.argsort(order)
     twins = {
-        "log-probabilities": calibrate(np.log(softmax(logits)), y_true, method).apply(np.log(softmax(logits))),
-        "scaled": calibrate(scale * logits, y_true, method).apply(scale * logits),
-        "permuted": calibrate(logits[:, order], inverse[y_true], method).apply(logits[:, order])[:, inverse],
+        "log-probabilities": calibrate(np.log(softmax(logits)), y_true, method=method).apply(np.log(softmax(logits))),
+        "scaled": calibrate(scale * logits, y_true, method=method).apply(scale * logits),
+        "permuted": calibrate(logits[:, order], inverse[y_true], method=method).apply(logits[:, order])[:, inverse],
     }
     for name, scores in twins.items():
         np.testing.assert_allclose(softmax(scores), probabilities, atol=1e-4, err_msg=name)
@@ -140,15 +140,15 @@ def test_what_softmax_does_not_see_calibration_does_not_see(method, seed, scale,
 @pytest.mark.parametrize("method", METHODS)
 def test_labels_logits_and_leading_axes_come_in_every_form(method, rng):
     logits, y_true = long_tailed(rng, 60)
-    expected = calibrate(logits, y_true, method)
-    assert calibrate(logits, np.eye(4)[y_true], method) == expected
-    assert calibrate(logits.reshape(6, 10, 4), y_true.reshape(6, 10), method) == expected
-    assert calibrate(keras.ops.convert_to_tensor(logits.astype("float32")), y_true, method).temperature == (
+    expected = calibrate(logits, y_true, method=method)
+    assert calibrate(logits, np.eye(4)[y_true], method=method) == expected
+    assert calibrate(logits.reshape(6, 10, 4), y_true.reshape(6, 10), method=method) == expected
+    assert calibrate(keras.ops.convert_to_tensor(logits.astype("float32")), y_true, method=method).temperature == (
         pytest.approx(expected.temperature, rel=1e-4)
     )
     labels = rng.random((60, 4)) < 0.4
-    expected = calibrate(logits, labels, method, independent=True)
-    assert calibrate(logits.reshape(6, 10, 4), labels.reshape(6, 10, 4), method, independent=True) == expected
+    expected = calibrate(logits, labels, method=method, independent=True)
+    assert calibrate(logits.reshape(6, 10, 4), labels.reshape(6, 10, 4), method=method, independent=True) == expected
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -156,7 +156,7 @@ def test_labels_logits_and_leading_axes_come_in_every_form(method, rng):
 def test_a_temperature_without_an_optimum_stops_at_its_bound_and_says_so(method, sign, bound, why):
     y_true = np.array([0, 1, 2] * 4)
     with pytest.warns(UserWarning, match=f"at its bound {bound}: .*{why}") as seen:
-        found = calibrate(sign * 3.0 * np.eye(3)[y_true], y_true, method)
+        found = calibrate(sign * 3.0 * np.eye(3)[y_true], y_true, method=method)
     assert found.temperature == pytest.approx(bound, rel=1e-6)
     assert seen[0].filename == __file__
 
@@ -269,7 +269,7 @@ def test_errors_equal_the_loops_of_their_definitions(seed, num_bins, on_edges):
         ),
     }
     for kind, value in expected.items():
-        assert calibration_error(probabilities, y_true, kind, num_bins=num_bins) == pytest.approx(value, abs=1e-12)
+        assert calibration_error(probabilities, y_true, kind=kind, num_bins=num_bins) == pytest.approx(value, abs=1e-12)
     for is_balanced in (False, True):
         bins = reliability(probabilities, y_true, num_bins=num_bins, balanced=is_balanced)
         assert bins["weight"].sum() == pytest.approx(1) and bins["count"].sum() == 30
@@ -286,8 +286,12 @@ def test_errors_equal_the_loops_of_their_definitions(seed, num_bins, on_edges):
 def test_a_unit_is_two_classes(rng):
     p, y_true = rng.random(50), rng.integers(0, 2, 50)
     for kind in ("plain", "classwise", "balanced"):
-        expected = calibration_error(np.stack([1 - p, p], axis=-1), y_true, kind)
-        assert calibration_error(p, y_true, kind) == calibration_error(p[:, None], y_true[:, None], kind) == expected
+        expected = calibration_error(np.stack([1 - p, p], axis=-1), y_true, kind=kind)
+        assert (
+            calibration_error(p, y_true, kind=kind)
+            == calibration_error(p[:, None], y_true[:, None], kind=kind)
+            == expected
+        )
 
 
 def test_true_posteriors_are_calibrated_under_their_prior_and_not_under_another(rng):
@@ -297,10 +301,10 @@ def test_true_posteriors_are_calibrated_under_their_prior_and_not_under_another(
     logits = 1.5 * x + np.log(counts)  # log P(y|x) up to a constant
     as_trained, balanced = softmax(logits), softmax(logits - np.log(counts / counts.sum()))
     assert calibration_error(as_trained, y_true) < 0.01
-    assert calibration_error(as_trained, y_true, "classwise") < 0.01
-    assert calibration_error(balanced, y_true, "balanced") < 0.05
-    assert calibration_error(balanced, y_true, "classwise") > 0.05
-    assert calibration_error(as_trained, y_true, "balanced") > 0.2
+    assert calibration_error(as_trained, y_true, kind="classwise") < 0.01
+    assert calibration_error(balanced, y_true, kind="balanced") < 0.05
+    assert calibration_error(balanced, y_true, kind="classwise") > 0.05
+    assert calibration_error(as_trained, y_true, kind="balanced") > 0.2
     assert calibrate(logits, y_true).temperature == pytest.approx(1.0, abs=0.05)
 
 
@@ -315,7 +319,7 @@ def test_true_posteriors_are_calibrated_under_their_prior_and_not_under_another(
         ([0.5, 1.2], [0, 1], {}, "must be distributions.*one sigmoid unit"),
         (np.zeros((0, 3)), [], {}, r"shape \[N, L\], N ≥ 1"),
         (0.5, [0], {}, r"shape \[N, L\]"),
-        ([["a", "b"]], [0], {}, "must be numbers"),
+        ([["a", "b"]], [0], {}, "must be real numbers"),
         ([[0.5, 0.5]], [0, 1], {}, "one class id for each of the 1 rows"),
         ([[0.5, 0.5]], [2], {}, "must be class ids 0 … 1"),
         ([[0.5, 0.5]], [0], {"num_bins": 0}, "`num_bins` must be an integer of at least 1"),
@@ -328,6 +332,6 @@ def test_what_has_no_calibration_error_is_refused(function, probabilities, y_tru
 
 def test_kinds_have_names():
     with pytest.raises(ValueError, match="`kind` must be one of 'plain', 'classwise', 'balanced'.*'max'"):
-        calibration_error([[1.0, 0.0]], [0], "max")
+        calibration_error([[1.0, 0.0]], [0], kind="max")
     with pytest.raises(ValueError, match="`num_bins` must be an integer"):
-        calibration_error([[1.0, 0.0]], [0], "classwise", num_bins=1.5)
+        calibration_error([[1.0, 0.0]], [0], kind="classwise", num_bins=1.5)

@@ -217,7 +217,7 @@ def test_calibration_is_that_of_the_validation_logits_for_the_mix_of_the_counts(
     assert main(["adjust", "model.keras", *options, "--output", "out.keras"]) == 0
     with np.load("val.npz") as held_out:
         logits, labels = np.log(numpy(model(held_out["x"]))), held_out["y"]
-    found = kla.calibrate(logits, labels, "bias_corrected_temperature", class_prior=COUNTS)
+    found = kla.calibrate(logits, labels, method="bias_corrected_temperature", class_prior=COUNTS)
     chosen = float(kla.tune_tau(found.apply(logits), labels, COUNTS)) if tau == "auto" else 0.5
     data = rows(rng, 7, WIDTH)
     expected = softmax(found.apply(np.log(numpy(model(data)))) - chosen * log_prior(COUNTS))

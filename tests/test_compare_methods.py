@@ -433,7 +433,7 @@ def as_cifar(monkeypatch):
     load = data.load
 
     def rename(*args, **options):
-        own = load("train.npz", *args[1:2], "auto", *args[3:], **{**options, "test": "test.npz"})
+        own = load("train.npz", **{**options, "profile": "auto", "test": "test.npz"})
         return dataclasses.replace(own, name="cifar10_lt", profile="exponential")
 
     monkeypatch.setattr(run.data, "load", rename)

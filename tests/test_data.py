@@ -30,7 +30,7 @@ def embedded():
 
 
 def test_the_embedded_data_is_the_documented_long_tail(embedded):
-    subset = long_tail_counts(10, 1000, 100)
+    subset = long_tail_counts(10, max_count=1000, imbalance_ratio=100)
     held_out = np.maximum(np.floor(subset * 0.1 + 0.5), 1)
     assert subset.sum() == 2478
     assert embedded.class_counts.tolist() == (subset - held_out).tolist()
@@ -74,7 +74,7 @@ def test_the_split_is_the_same_in_another_process(embedded):
 def test_the_validation_cut_leaves_the_subset_alone(embedded):
     whole = data.load("fashion_mnist_lt", seed=0, validation="none")
     assert whole.validation is None and whole.validation_kind == "none"
-    assert whole.class_counts.tolist() == long_tail_counts(10, 1000, 100).tolist()
+    assert whole.class_counts.tolist() == long_tail_counts(10, max_count=1000, imbalance_ratio=100).tolist()
     assert sorted(digests(whole.train)) == sorted(digests(embedded.train) + digests(embedded.validation))
 
 
@@ -84,22 +84,27 @@ def test_validation_from_outside_is_unused_images(embedded):
     assert outside.class_counts.tolist() == whole.class_counts.tolist()
     assert not set(digests(outside.validation)) & set(digests(outside.train))
     # A tenth of the largest class, and of classes with fewer unused images all of them.
-    unused = long_tail_counts(10, 1000, 100)
+    unused = long_tail_counts(10, max_count=1000, imbalance_ratio=100)
     assert np.bincount(outside.validation[1]).tolist() == np.minimum(unused, 100).tolist()
 
 
 @pytest.mark.parametrize("profile", ["exponential", "step", "zipf"])
 @pytest.mark.parametrize(("ratio", "max_count"), [(10, 40), (4, 33)])
 def test_profiles_and_ratios_are_imposed(profile, ratio, max_count):
-    loaded = data.load("fashion_mnist_lt", ratio, profile, "none", max_count=max_count)
+    loaded = data.load(
+        "fashion_mnist_lt", imbalance_ratio=ratio, profile=profile, validation="none", max_count=max_count
+    )
     assert loaded.profile == profile
-    assert loaded.class_counts.tolist() == long_tail_counts(10, max_count, ratio, profile).tolist()
+    assert (
+        loaded.class_counts.tolist()
+        == long_tail_counts(10, max_count=max_count, imbalance_ratio=ratio, profile=profile).tolist()
+    )
 
 
 def test_the_largest_class_shrinks_until_the_source_can_serve_the_tail():
-    loaded = data.load("fashion_mnist_lt", 10, "step", "none")
+    loaded = data.load("fashion_mnist_lt", imbalance_ratio=10, profile="step", validation="none")
     available = np.bincount(data.load("fashion_mnist_lt", profile="none", validation="none").train[1])
-    expected = [long_tail_counts(10, n, 10, "step") for n in range(10, 1001)]
+    expected = [long_tail_counts(10, max_count=n, imbalance_ratio=10, profile="step") for n in range(10, 1001)]
     assert loaded.class_counts.tolist() == [c for c in expected if (c <= available).all()][-1].tolist()
 
 
@@ -110,12 +115,17 @@ def test_the_largest_class_shrinks_until_the_source_can_serve_the_tail():
 def test_a_profile_imposed_on_uneven_data_takes_what_it_can(available, ratio, profile):
     y = np.repeat(np.arange(len(available)), available)
     pair = (np.zeros((y.size, 1), "uint8"), y)
-    loaded = data.load(pair, ratio, profile, "none", test=pair)
+    loaded = data.load(pair, imbalance_ratio=ratio, profile=profile, validation="none", test=pair)
     largest = loaded.class_counts.max()
     assert (loaded.class_counts <= available).all()
-    assert loaded.class_counts.tolist() == long_tail_counts(len(available), largest, ratio, profile).tolist()
+    assert (
+        loaded.class_counts.tolist()
+        == long_tail_counts(len(available), max_count=largest, imbalance_ratio=ratio, profile=profile).tolist()
+    )
     if largest < max(available):  # and not one more
-        assert (long_tail_counts(len(available), largest + 1, ratio, profile) > available).any()
+        assert (
+            long_tail_counts(len(available), max_count=largest + 1, imbalance_ratio=ratio, profile=profile) > available
+        ).any()
 
 
 def test_the_representation_shows_the_tail(embedded):

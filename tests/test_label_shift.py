@@ -102,7 +102,7 @@ def test_bbse_is_its_papers_linear_system(num_classes, size, seed):
     rng = np.random.default_rng(seed)
     logits, _ = draw_examples(rng, rng.dirichlet(np.ones(num_classes)), size, 3)
     held_out, y = draw_examples(rng, np.full(num_classes, 1 / num_classes), 100 * num_classes, 3)
-    found = estimate_target_prior(logits, np.ones(num_classes), "bbse", validation=(held_out, y), replicates=2)
+    found = estimate_target_prior(logits, np.ones(num_classes), method="bbse", validation=(held_out, y), replicates=2)
     np.testing.assert_allclose(found.prior, bbse_by_lipton(logits, held_out, y), atol=1e-12)
 
 
@@ -115,7 +115,7 @@ def test_both_are_those_of_the_package_abstention(shifted):
     np.testing.assert_allclose(ours.prior, em.multipliers * prior, atol=1e-10)
     bbse = reference.BBSEImbalanceAdapter()(np.eye(3)[y], posterior, softmax(held_out)).multipliers
     expected = bbse * np.bincount(y) / y.size
-    ours = estimate_target_prior(shifted["logits"], shifted["counts"], "bbse", validation=(held_out, y))
+    ours = estimate_target_prior(shifted["logits"], shifted["counts"], method="bbse", validation=(held_out, y))
     np.testing.assert_allclose(ours.prior, expected / expected.sum(), atol=1e-12)
 
 
@@ -155,22 +155,22 @@ def test_classes_in_another_order_have_the_same_shares(method, shifted):
     (held_out, y), back = shifted["validation"], np.argsort(order)
     validation = {"validation": (held_out, y)} if method == "bbse" else {}
     permuted = {"validation": (held_out[:, order], back[y])} if method == "bbse" else {}
-    found = estimate_target_prior(shifted["logits"], shifted["counts"], method, **validation)
-    other = estimate_target_prior(shifted["logits"][:, order], shifted["counts"][order], method, **permuted)
+    found = estimate_target_prior(shifted["logits"], shifted["counts"], method=method, **validation)
+    other = estimate_target_prior(shifted["logits"][:, order], shifted["counts"][order], method=method, **permuted)
     np.testing.assert_allclose(other.prior, found.prior[order], atol=1e-6)
 
 
 @pytest.mark.parametrize("method", ["em", "bbse"])
 def test_layouts_and_offsets_do_not_matter_and_a_seed_repeats_the_interval(method, shifted, rng):
     own = {"validation": shifted["validation"]} if method == "bbse" else {}
-    found = estimate_target_prior(shifted["logits"], shifted["counts"], method, **own)
+    found = estimate_target_prior(shifted["logits"], shifted["counts"], method=method, **own)
     moved = shifted["logits"] + rng.normal(size=(400, 1))
-    again = estimate_target_prior(moved.reshape(4, 100, 3), shifted["counts"] / 1000, method, **own)
+    again = estimate_target_prior(moved.reshape(4, 100, 3), shifted["counts"] / 1000, method=method, **own)
     for name in ("prior", "low", "high"):
         np.testing.assert_allclose(getattr(again, name), getattr(found, name), atol=1e-6)
-    other = estimate_target_prior(shifted["logits"], shifted["counts"], method, seed=1, **own)
+    other = estimate_target_prior(shifted["logits"], shifted["counts"], method=method, seed=1, **own)
     assert (other.low != found.low).any() and (other.prior == found.prior).all()
-    wide = estimate_target_prior(shifted["logits"], shifted["counts"], method, level=0.99, **own)
+    wide = estimate_target_prior(shifted["logits"], shifted["counts"], method=method, level=0.99, **own)
     assert (wide.low <= found.low).all() and (wide.high >= found.high).all()
     assert found.method == method and found.num_examples == 400 and (found.low < found.high).all()
 
@@ -205,7 +205,7 @@ def test_the_interval_holds_the_true_share_at_its_nominal_rate(method):
         logits = draw_examples(rng, target, 200)[0]
         own = {"validation": draw_examples(rng, np.full(3, 1 / 3), 300)} if method == "bbse" else {}
         logits = logits if own else logits + np.log(counts)
-        found = estimate_target_prior(logits, counts, method, replicates=100, seed=seed, **own)
+        found = estimate_target_prior(logits, counts, method=method, replicates=100, seed=seed, **own)
         inside += (found.low <= target) & (target <= found.high)
     # Three deviations of a share of 200 about 95 %, and two points that percentile intervals are known to lack.
     slack = 3 * np.sqrt(0.95 * 0.05 / draws)
@@ -221,7 +221,7 @@ def test_classes_that_predictions_do_not_tell_apart_are_named(rng):
     coin = rng.integers(0, 2, 400)
     held_out[np.isin(y, (1, 3))] = 5.0 * np.eye(5)[np.where(coin, 1, 3)]
     with pytest.warns(UserWarning, match='near singular.*hardly tell classes 1, 3 apart.*"em", merge these classes'):
-        found = estimate_target_prior(held_out, np.ones(5), "bbse", validation=(held_out, y))
+        found = estimate_target_prior(held_out, np.ones(5), method="bbse", validation=(held_out, y))
     confusion = np.array([[np.mean(held_out[y == c].argmax(1) == k) for c in range(5)] for k in range(5)])
     smallest = np.linalg.svd(confusion, compute_uv=False).min()
     assert found.confused_classes == (1, 3) and found.iterations is found.converged is None
@@ -235,7 +235,7 @@ def test_a_matrix_that_is_singular_outright_gives_a_prior_all_the_same():
     held_out, y = np.array([[9.0, 0, 0]] * 6), np.array([0, 1, 2] * 2)  # never predicted: classes 1 and 2
     for logits in (held_out, held_out[:, ::-1]):
         with pytest.warns(UserWarning, match="tell classes 0, 1, 2 apart"):
-            found = estimate_target_prior(logits, np.ones(3), "bbse", validation=(held_out, y), replicates=3)
+            found = estimate_target_prior(logits, np.ones(3), method="bbse", validation=(held_out, y), replicates=3)
         np.testing.assert_allclose(found.prior, 1 / 3)
         assert found.smallest_singular_value == pytest.approx(0, abs=1e-12)
 
@@ -245,16 +245,16 @@ def test_classes_told_apart_little_but_surely_are_named_by_the_fixed_threshold()
     y = np.repeat([0, 1], 10**5)
     held_out = np.eye(2)[(np.arange(y.size) % 100 < np.where(y, 51, 49)).astype(int)] * 3.0
     with pytest.warns(UserWarning, match="smallest singular value 0.02 is below 0.05.*classes 0, 1 apart"):
-        found = estimate_target_prior(held_out, np.ones(2), "bbse", validation=(held_out, y), replicates=2)
+        found = estimate_target_prior(held_out, np.ones(2), method="bbse", validation=(held_out, y), replicates=2)
     assert found.smallest_singular_value == pytest.approx(0.02) and found.confused_classes == (0, 1)
 
 
 def test_a_matrix_well_above_the_threshold_warns_of_nothing(shifted):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = estimate_target_prior(shifted["logits"], np.ones(3), "bbse", validation=shifted["validation"])
+        found = estimate_target_prior(shifted["logits"], np.ones(3), method="bbse", validation=shifted["validation"])
         assert found.confused_classes == () and found.smallest_singular_value > label_shift.SMALLEST_SINGULAR_VALUE
-        few = estimate_target_prior(GOOD, np.ones(3), "bbse", validation=LABELED)
+        few = estimate_target_prior(GOOD, np.ones(3), method="bbse", validation=LABELED)
         assert few.smallest_singular_value == pytest.approx(1)  # all are predicted right: nothing varies
 
 
@@ -304,15 +304,39 @@ LABELED = (GOOD, [0, 1, 2])
         ((GOOD, [5, 3]), {}, r"`logits` must have shape \[N, 2\].*Received shape \(3, 3\)"),
         ((GOOD[:0], [5, 3, 1]), {}, r"N ≥ 1.*Received shape \(0, 3\)"),
         ((GOOD, [5, 3, 0]), {}, "Every number in `class_counts` must be greater than zero.*class 2"),
-        ((GOOD, [5, 3, 1], "mle"), {}, "`method` must be one of 'em', 'bbse'. Received: method='mle'"),
+        ((GOOD, [5, 3, 1]), {"method": "mle"}, "`method` must be one of 'em', 'bbse'. Received: method='mle'"),
         ((GOOD, [5, 3, 1]), {"validation": LABELED}, '`validation` goes with method="bbse".*leave it out'),
-        ((GOOD, [5, 3, 1], "bbse"), {}, r"needs labeled examples.*validation=\(logits, y_true\).*NoneType.*\"em\""),
-        ((GOOD, [5, 3, 1], "bbse"), {"validation": GOOD}, "needs labeled examples.*Received ndarray"),
-        ((GOOD, [5, 3, 1], "bbse"), {"validation": (GOOD, [0, 1, 1])}, "of every class. Received none of class 2"),
-        ((GOOD, [5, 3, 1], "bbse"), {"validation": (GOOD, [0, 1, 3])}, "`validation labels` must be class ids 0 … 2"),
-        ((GOOD, [5, 3, 1], "bbse"), {"validation": (GOOD, [0, 1])}, "`validation labels` must have one class id"),
-        ((GOOD, [5, 3, 1], "bbse"), {"validation": (softmax(GOOD), [0, 1, 2])}, "`validation logits` must be logits"),
-        ((GOOD, [5, 3, 1], "bbse"), {"validation": (GOOD[:, :2], [0, 1, 2])}, "`validation logits` must have shape"),
+        (
+            (GOOD, [5, 3, 1]),
+            {"method": "bbse"},
+            r"needs labeled examples.*validation=\(logits, y_true\).*NoneType.*\"em\"",
+        ),
+        ((GOOD, [5, 3, 1]), {"method": "bbse", "validation": GOOD}, "needs labeled examples.*Received ndarray"),
+        (
+            (GOOD, [5, 3, 1]),
+            {"method": "bbse", "validation": (GOOD, [0, 1, 1])},
+            "of every class. Received none of class 2",
+        ),
+        (
+            (GOOD, [5, 3, 1]),
+            {"method": "bbse", "validation": (GOOD, [0, 1, 3])},
+            "`validation labels` must be class ids 0 … 2",
+        ),
+        (
+            (GOOD, [5, 3, 1]),
+            {"method": "bbse", "validation": (GOOD, [0, 1])},
+            "`validation labels` must have one class id",
+        ),
+        (
+            (GOOD, [5, 3, 1]),
+            {"method": "bbse", "validation": (softmax(GOOD), [0, 1, 2])},
+            "`validation logits` must be logits",
+        ),
+        (
+            (GOOD, [5, 3, 1]),
+            {"method": "bbse", "validation": (GOOD[:, :2], [0, 1, 2])},
+            "`validation logits` must have shape",
+        ),
         ((GOOD, [5, 3, 1]), {"replicates": 1}, "`replicates` must be an integer of at least 2"),
         ((GOOD, [5, 3, 1]), {"level": 1}, "`level` must be a number"),
         ((GOOD, [5, 3, 1]), {"level": 0}, "`level` must lie between 0 and 1.*level=0"),

@@ -8,9 +8,9 @@ import keras_logit_adjust as kla
 from keras_logit_adjust import models
 
 BUILDERS = {
-    "small_cnn": (lambda head: models.small_cnn((8, 8, 1), 5, head), (8, 8, 1)),
-    "resnet32": (lambda head: models.resnet32(5, (8, 8, 3), head), (8, 8, 3)),
-    "linear": (lambda head: models.linear_head(6, 5, head), (6,)),
+    "small_cnn": (lambda head: models.small_cnn((8, 8, 1), 5, head=head), (8, 8, 1)),
+    "resnet32": (lambda head: models.resnet32(5, input_shape=(8, 8, 3), head=head), (8, 8, 3)),
+    "linear": (lambda head: models.linear_head(6, 5, head=head), (6,)),
 }
 
 
@@ -45,7 +45,7 @@ def test_resnet32_halves_the_image_twice_and_shortcuts_hold_no_weights():
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.3])
 def test_weight_decay_is_half_the_squared_norm_of_the_kernels(weight_decay):
-    model = models.resnet32(3, (8, 8, 3), weight_decay=weight_decay)
+    model = models.resnet32(3, input_shape=(8, 8, 3), weight_decay=weight_decay)
     kernels = [w for w in model.trainable_weights if w.name == "kernel"]
     assert len(kernels) == 32
     squares = sum((np.asarray(keras.ops.convert_to_numpy(w), "float64") ** 2).sum() for w in kernels)
@@ -107,7 +107,10 @@ def test_a_saved_model_predicts_the_same_bits(name, rng, tmp_path):
 
 def test_augmentation_changes_what_training_sees_and_nothing_else(rng):
     x = images(rng, (8, 8, 3))
-    plain, augmented = models.resnet32(3, (8, 8, 3)), models.resnet32(3, (8, 8, 3), augment=True)
+    plain, augmented = (
+        models.resnet32(3, input_shape=(8, 8, 3)),
+        models.resnet32(3, input_shape=(8, 8, 3), augment=True),
+    )
     augmented.set_weights(plain.get_weights())
     logits = [keras.ops.convert_to_numpy(model(x, training=False)) for model in (plain, augmented)]
     np.testing.assert_allclose(*logits, rtol=1e-4, atol=1e-4)
@@ -127,7 +130,7 @@ def test_augmentation_changes_what_training_sees_and_nothing_else(rng):
 
 
 def test_images_are_shifted_each_by_its_own_amount():
-    layer = next(x for x in models.resnet32(3, (32, 32, 3), augment=True).layers if "translation" in x.name)
+    layer = next(x for x in models.resnet32(3, input_shape=(32, 32, 3), augment=True).layers if "translation" in x.name)
     ramp = np.broadcast_to(1.0 + np.arange(32)[:, None, None], (64, 32, 32, 3)).astype("float32")
     moved = keras.ops.convert_to_numpy(layer(ramp, training=True))
     shifts = {int(image[16, 16, 0]) - 17 for image in moved}
@@ -144,7 +147,7 @@ def test_a_linear_head_is_one_matrix_and_one_bias(rng):
 
 @pytest.mark.parametrize("scale", [0.5, 30])
 def test_a_cosine_head_is_the_scaled_cosine(scale, rng):
-    model = models.cosine_head(6, 5, scale)
+    model = models.cosine_head(6, 5, scale=scale)
     x, kernel = rng.normal(size=(3, 6)) * [[1e-3], [1], [1e3]], model.get_weights()[0].astype("float64")
     expected = np.array(
         [[scale * np.dot(w, row) / np.sqrt(np.dot(w, w) * np.dot(row, row)) for w in kernel.T] for row in x]
@@ -167,4 +170,4 @@ def test_a_zero_vector_has_zero_logits_and_leaves_training_finite():
 @pytest.mark.parametrize("scale", [0, -1.0, float("nan"), float("inf"), "30", True])
 def test_a_scale_that_is_no_positive_number_is_refused(scale):
     with pytest.raises(ValueError, match=rf"`scale` must be a positive number\. Received: scale={scale!r}"):
-        models.cosine_head(6, 5, scale)
+        models.cosine_head(6, 5, scale=scale)

@@ -16,31 +16,31 @@ quick = settings(max_examples=60)
 
 @pytest.mark.parametrize(("num_classes", "max_count", "total"), [(10, 5000, 12406), (100, 500, 10847)])
 def test_the_exponential_profile_has_the_published_cifar_sizes(num_classes, max_count, total):
-    assert long_tail_counts(num_classes, max_count, 100).sum() == total
+    assert long_tail_counts(num_classes, max_count=max_count, imbalance_ratio=100).sum() == total
 
 
 @pytest.mark.parametrize("num_classes", [2, 3, 10, 37])
 def test_the_exponential_profile_is_the_formula_truncated(num_classes):
     expected = [math.floor(5003 * 50 ** (-c / (num_classes - 1)) + 1e-9) for c in range(num_classes)]
-    assert long_tail_counts(num_classes, 5003, 50).tolist() == expected
+    assert long_tail_counts(num_classes, max_count=5003, imbalance_ratio=50).tolist() == expected
 
 
 @pytest.mark.parametrize(("num_classes", "expected"), [(4, [70, 70, 7, 7]), (5, [70, 70, 7, 7, 7]), (2, [70, 7])])
 def test_the_step_profile_keeps_the_first_half(num_classes, expected):
-    assert long_tail_counts(num_classes, 70, 10, "step").tolist() == expected
+    assert long_tail_counts(num_classes, max_count=70, imbalance_ratio=10, profile="step").tolist() == expected
 
 
 def test_the_zipf_profile_is_a_power_law_that_ends_at_the_ratio():
-    counts = long_tail_counts(16, 1600, 16, "zipf")  # exponent log 16 / log 16 = 1
+    counts = long_tail_counts(16, max_count=1600, imbalance_ratio=16, profile="zipf")  # exponent log 16 / log 16 = 1
     assert counts.tolist() == [1600 // rank for rank in range(1, 17)]
-    counts = long_tail_counts(16, 6400, 4, "zipf")  # exponent log 4 / log 16 = 1/2
+    counts = long_tail_counts(16, max_count=6400, imbalance_ratio=4, profile="zipf")  # exponent log 4 / log 16 = 1/2
     assert counts.tolist() == [math.floor(6400 / math.sqrt(rank) + 1e-9) for rank in range(1, 17)]
 
 
 @quick
 @given(st.integers(2, 300), st.integers(1, 10**6), st.integers(1, 1000), st.sampled_from(PROFILES))
 def test_ends_are_exact_and_counts_never_rise(num_classes, smallest, ratio, profile):
-    counts = long_tail_counts(num_classes, smallest * ratio, ratio, profile)
+    counts = long_tail_counts(num_classes, max_count=smallest * ratio, imbalance_ratio=ratio, profile=profile)
     assert counts.dtype == np.int64 and counts.shape == (num_classes,)
     assert counts[0] == smallest * ratio and counts[-1] == smallest
     assert (np.diff(counts) <= 0).all()
@@ -48,7 +48,7 @@ def test_ends_are_exact_and_counts_never_rise(num_classes, smallest, ratio, prof
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_a_ratio_of_one_is_balanced(profile):
-    assert long_tail_counts(5, 7, 1, profile).tolist() == [7] * 5
+    assert long_tail_counts(5, max_count=7, imbalance_ratio=1, profile=profile).tolist() == [7] * 5
 
 
 @pytest.mark.parametrize(
@@ -68,14 +68,15 @@ def test_a_ratio_of_one_is_balanced(profile):
     ],
 )
 def test_a_profile_refuses_what_cannot_be_one(arguments, message):
+    names = ("max_count", "imbalance_ratio", "profile")
     with pytest.raises(ValueError, match=message):
-        long_tail_counts(*arguments)
+        long_tail_counts(arguments[0], **dict(zip(names, arguments[1:], strict=False)))
 
 
 @quick
 @given(st.integers(2, 300), st.integers(0, 10**9), st.floats(0, 4))
 def test_zipf_counts_follow_the_law_and_sum_to_the_total(num_classes, extra, exponent):
-    counts = zipf_counts(num_classes, num_classes + extra, exponent)
+    counts = zipf_counts(num_classes, num_examples=num_classes + extra, exponent=exponent)
     assert counts.dtype == np.int64 and counts.shape == (num_classes,)
     assert counts.sum() == num_classes + extra
     assert counts.min() >= 1 and (np.diff(counts) <= 0).all()
@@ -85,17 +86,17 @@ def test_zipf_counts_follow_the_law_and_sum_to_the_total(num_classes, extra, exp
 
 
 def test_zipf_counts_that_need_no_rounding_are_the_law():
-    assert zipf_counts(4, 4 + 25, 1).tolist() == [1 + 12, 1 + 6, 1 + 4, 1 + 3]
-    assert zipf_counts(3, 3 + 49, exponent=2).tolist() == [1 + 36, 1 + 9, 1 + 4]
+    assert zipf_counts(4, num_examples=4 + 25, exponent=1).tolist() == [1 + 12, 1 + 6, 1 + 4, 1 + 3]
+    assert zipf_counts(3, num_examples=3 + 49, exponent=2).tolist() == [1 + 36, 1 + 9, 1 + 4]
 
 
 def test_an_exponent_of_zero_is_uniform_and_the_remainder_goes_to_the_first():
-    assert zipf_counts(5, 35, exponent=0).tolist() == [7] * 5
-    assert zipf_counts(5, 37, exponent=0).tolist() == [8, 8, 7, 7, 7]
+    assert zipf_counts(5, num_examples=35, exponent=0).tolist() == [7] * 5
+    assert zipf_counts(5, num_examples=37, exponent=0).tolist() == [8, 8, 7, 7, 7]
 
 
 def test_as_many_examples_as_classes_are_one_each():
-    assert zipf_counts(6, 6, exponent=2).tolist() == [1] * 6
+    assert zipf_counts(6, num_examples=6, exponent=2).tolist() == [1] * 6
 
 
 @pytest.mark.parametrize(
@@ -112,7 +113,7 @@ def test_as_many_examples_as_classes_are_one_each():
 )
 def test_a_zipf_law_refuses_what_cannot_be_one(arguments, message):
     with pytest.raises(ValueError, match=message):
-        zipf_counts(*arguments)
+        zipf_counts(arguments[0], **dict(zip(("num_examples", "exponent"), arguments[1:], strict=False)))
 
 
 GOOD_FILES = {
@@ -193,7 +194,7 @@ def pools(draw):
 @given(pools(), st.integers(0, 2**32))
 def test_a_subsample_has_exactly_the_counts_asked_for(pool, seed):
     labels, wanted = pool
-    chosen = subsample(labels, wanted, seed)
+    chosen = subsample(labels, wanted, seed=seed)
     assert chosen.dtype == np.int64
     assert (np.diff(chosen) > 0).all()  # ascending, none twice
     assert np.bincount(np.asarray(labels)[chosen], minlength=len(wanted)).tolist() == wanted
@@ -216,7 +217,7 @@ def test_every_example_of_a_class_is_drawn_equally_often():
     labels, draws = np.array([0, 1] * 20), 2000
     times = np.zeros(labels.size)
     for seed in range(draws):
-        times[subsample(labels, [5, 1], seed)] += 1
+        times[subsample(labels, [5, 1], seed=seed)] += 1
     for label, share in ((0, 5 / 20), (1, 1 / 20)):
         observed, expected = times[labels == label], draws * share
         # Hypergeometric draws: the statistic has the mean of a χ² with 19 degrees; 50 is its 99.99 % point.

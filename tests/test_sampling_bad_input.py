@@ -40,7 +40,7 @@ BAD = [
     ({"batch_size": 0}, r"`batch_size` must be an integer of at least 1\. Received: batch_size=0"),
     ({"batch_size": 2.0}, r"`batch_size` must be an integer .*batch_size=2\.0"),
     ({"batch_size": None}, r"`batch_size` must be an integer .*batch_size=None"),
-    ({"num_classes": 2}, r"`labels` must be below num_classes=2\. Received 2"),
+    ({"num_classes": 2}, r"`labels` must be class ids below num_classes=2\. Received 2"),
     ({"num_classes": 0}, r"`num_classes` must be an integer of at least 1\. Received: num_classes=0"),
     ({"num_classes": 3.0}, r"`num_classes` must be an integer .*num_classes=3\.0"),
     ({"strategy": "uniform"}, r"`strategy` must be one of 'instance', 'square_root', 'balanced'.*strategy='uniform'"),
@@ -61,8 +61,8 @@ BAD = [
     ({"strategy": [[1.0]]}, r"`strategy` must be a non-empty vector .*shape \(1, 1\)"),
     ({"strategy": ["a", "b", "c"]}, r"`strategy` must be a list or vector of numbers"),
     ({"strategy": []}, r"`strategy` must be a non-empty vector"),
-    ({"per_batch": "equal"}, r"`per_batch` must be None or 'exact'\. Received: per_batch='equal'"),
-    ({"per_batch": True}, r"`per_batch` must be None or 'exact'\. Received: per_batch=True"),
+    ({"per_batch": "equal"}, r"`per_batch` must be one of None, 'exact'\. Received: per_batch='equal'"),
+    ({"per_batch": True}, r"`per_batch` must be one of None, 'exact'\. Received: per_batch=True"),
     ({"per_batch": "exact", "batch_size": 2}, r"a place for each of the 3 classes .*batch_size=2\. Remedy: larger"),
     ({"per_batch": "exact", "strategy": "instance"}, r"needs equal shares: strategy=\"balanced\".*strategy='instance'"),
     ({"per_batch": "exact", "strategy": [0.5, 0.25, 0.25]}, r"needs equal shares.*strategy=\[0\.5, 0\.25, 0\.25\]"),
@@ -128,7 +128,7 @@ STATE = LongTailSampler(LABELS, 4, seed=0).state(3)
     [
         (
             {**STATE, "format": 2},
-            r"`state` must come from `LongTailSampler\.state` of this version\. Received: \{'form",
+            r"`state` must come from `LongTailSampler\.state` of this version\. Received: \{'batch_size",
         ),
         ({**STATE, "format": None}, r"`state` must come from"),
         ({name: value for name, value in STATE.items() if name != "format"}, r"`state` must come from"),

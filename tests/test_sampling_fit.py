@@ -234,11 +234,11 @@ def test_a_memory_mapped_array_is_data(tmp_path):
 
 def test_a_map_is_called_as_a_dataset_would_call_it():
     sampler = make()
-    mapped = sampler.py_dataset((NUMBERS, LABELS), lambda x, y: (x + 1, y))
+    mapped = sampler.py_dataset((NUMBERS, LABELS), map_fn=lambda x, y: (x + 1, y))
     np.testing.assert_array_equal(mapped[2][0], NUMBERS[sampler.rows(2)] + 1)
-    mapped = sampler.py_dataset({"x": NUMBERS}, lambda batch: batch["x"] * 2)
+    mapped = sampler.py_dataset({"x": NUMBERS}, map_fn=lambda batch: batch["x"] * 2)
     np.testing.assert_array_equal(mapped[2], NUMBERS[sampler.rows(2)] * 2)
-    mapped = sampler.py_dataset(NUMBERS, lambda x: -x)
+    mapped = sampler.py_dataset(NUMBERS, map_fn=lambda x: -x)
     np.testing.assert_array_equal(mapped[2], -NUMBERS[sampler.rows(2)])
 
 
@@ -247,7 +247,7 @@ def with_seed(x, y, seed):
 
 
 def test_the_seed_of_a_map_is_the_same_for_a_batch_and_another_for_every_other():
-    batches = make().py_dataset((NUMBERS, LABELS), with_seed)
+    batches = make().py_dataset((NUMBERS, LABELS), map_fn=with_seed)
     seeds = []
     for epoch in range(30):
         seeds += [batches[7 * epoch + index][2] for index in range(7)]
@@ -256,13 +256,13 @@ def test_the_seed_of_a_map_is_the_same_for_a_batch_and_another_for_every_other()
     assert {(s.shape, s.dtype.name) for s in seeds} == {((2,), "int32")}
     assert len({tuple(s.tolist()) for s in seeds}) == 210
     assert len({n for s in seeds for n in s.tolist()}) == 420
-    resumed = LongTailSampler.from_state(make().state(100), LABELS).py_dataset((NUMBERS, LABELS), with_seed)
+    resumed = LongTailSampler.from_state(make().state(100), LABELS).py_dataset((NUMBERS, LABELS), map_fn=with_seed)
     np.testing.assert_array_equal(resumed[0][2], seeds[100])
-    assert make(seed=4).py_dataset((NUMBERS, LABELS), with_seed)[0][2].tolist() != seeds[0].tolist()
+    assert make(seed=4).py_dataset((NUMBERS, LABELS), map_fn=with_seed)[0][2].tolist() != seeds[0].tolist()
 
 
 def test_shards_get_seeds_of_their_own():
-    parts = [make().shard(3, i).py_dataset((NUMBERS, LABELS), with_seed) for i in range(3)]
+    parts = [make().shard(3, i).py_dataset((NUMBERS, LABELS), map_fn=with_seed) for i in range(3)]
     assert len({tuple(part[index][2].tolist()) for part in parts for index in range(6)}) == 18
 
 

@@ -69,8 +69,8 @@ def numbers(split):
 @pytest.mark.parametrize("validation", ["stratified", "outside", "none"])
 @pytest.mark.parametrize("name", ["fixed", "varied"])
 def test_images_keep_their_labels_and_the_splits_their_profile(folder, name, validation):
-    loaded = data.load(name, 4, validation=validation, data_dir=folder, max_count=16)
-    subset = long_tail_counts(3, 16, 4)
+    loaded = data.load(name, imbalance_ratio=4, validation=validation, data_dir=folder, max_count=16)
+    subset = long_tail_counts(3, max_count=16, imbalance_ratio=4)
     cut = {"stratified": [2, 1, 1], "outside": [1, 1, 1], "none": [0, 0, 0]}[validation]
     train, test = numbers(loaded.train), numbers(loaded.test)
     held = [] if loaded.validation is None else numbers(loaded.validation)
@@ -86,7 +86,7 @@ def test_images_keep_their_labels_and_the_splits_their_profile(folder, name, val
 def test_images_of_varied_size_stream_with_a_known_length(folder):
     import tensorflow as tf
 
-    loaded = data.load("varied", 4, data_dir=folder)
+    loaded = data.load("varied", imbalance_ratio=4, data_dir=folder)
     assert all(isinstance(split, tf.data.Dataset) for split in (loaded.train, loaded.validation, loaded.test))
     assert int(loaded.train.cardinality()) == loaded.class_counts.sum() == len(list(loaded.train))
     assert int(loaded.validation.cardinality()) == len(list(loaded.validation)) == 4
@@ -98,10 +98,10 @@ def test_images_of_varied_size_stream_with_a_known_length(folder):
 
 
 def test_the_same_draw_streams_and_loads_the_same_examples(folder, monkeypatch):
-    arrays = data.load("fixed", 4, data_dir=folder)
+    arrays = data.load("fixed", imbalance_ratio=4, data_dir=folder)
     _sources.read_tfds.cache_clear()
     monkeypatch.setattr(_sources, "MAX_ARRAY_BYTES", 1)
-    streams = data.load("fixed", 4, data_dir=folder)
+    streams = data.load("fixed", imbalance_ratio=4, data_dir=folder)
     _sources.read_tfds.cache_clear()
     assert isinstance(arrays.train, tuple) and not isinstance(streams.train, tuple)
     for split in ("train", "validation", "test"):
@@ -111,7 +111,7 @@ def test_the_same_draw_streams_and_loads_the_same_examples(folder, monkeypatch):
 def test_a_small_test_set_stays_an_array_beside_a_training_set_that_streams(folder, monkeypatch):
     _sources.read_tfds.cache_clear()
     monkeypatch.setattr(_sources, "MAX_ARRAY_BYTES", 30 * 4 * 5 * 3)  # 60 images are too many, 9 are not
-    loaded = data.load("fixed", 4, data_dir=folder)
+    loaded = data.load("fixed", imbalance_ratio=4, data_dir=folder)
     _sources.read_tfds.cache_clear()
     assert not isinstance(loaded.train, tuple)
     x, y = loaded.test
@@ -119,15 +119,19 @@ def test_a_small_test_set_stays_an_array_beside_a_training_set_that_streams(fold
 
 
 def test_two_draws_of_a_stream_differ_by_seed_and_agree_by_seed(folder):
-    first, second = (data.load("varied", 4, data_dir=folder, seed=seed) for seed in (0, 1))
-    assert first.split_hash == data.load("varied", 4, data_dir=folder, seed=0).split_hash != second.split_hash
+    first, second = (data.load("varied", imbalance_ratio=4, data_dir=folder, seed=seed) for seed in (0, 1))
+    assert (
+        first.split_hash
+        == data.load("varied", imbalance_ratio=4, data_dir=folder, seed=0).split_hash
+        != second.split_hash
+    )
     assert set(numbers(first.train)) != set(numbers(second.train))
 
 
 def test_a_validation_split_of_the_source_is_the_outside_one(folder):
-    loaded = data.load("split", 4, validation="outside", data_dir=folder)
+    loaded = data.load("split", imbalance_ratio=4, validation="outside", data_dir=folder)
     assert sorted(numbers(loaded.validation)) == [(i, i % 3) for i in range(6)]
-    assert loaded.class_counts.tolist() == long_tail_counts(3, 20, 4).tolist()
+    assert loaded.class_counts.tolist() == long_tail_counts(3, max_count=20, imbalance_ratio=4).tolist()
 
 
 def test_the_folder_may_come_from_the_environment(folder, monkeypatch):
@@ -183,7 +187,7 @@ def test_compare_does_not_train_on_streams(folder, tmp_path):
 def test_cifar100_lt_has_the_published_number_of_real_images():
     loaded = data.load("cifar100_lt", validation="none", data_dir=CIFAR)
     assert loaded.class_counts.sum() == len(loaded.train[0]) == 10847
-    assert loaded.class_counts.tolist() == long_tail_counts(100, 500, 100).tolist()
+    assert loaded.class_counts.tolist() == long_tail_counts(100, max_count=500, imbalance_ratio=100).tolist()
     assert loaded.train[0].shape[1:] == (32, 32, 3) and loaded.test[0].shape == (10000, 32, 32, 3)
     assert np.bincount(loaded.test[1]).tolist() == [100] * 100
     # Krizhevsky's images: the published mean of the red channel is 129.3 of 255.

@@ -82,11 +82,11 @@ def test_accuracies_distances_and_intervals_follow_from_the_stored_logits(traine
                 held_out = run["validation_logits"], CONFIG.load(seed).validation[1]
             counts = np.bincount(labels)
             assert results["drawn_counts"][mix][seed] == counts.tolist()
-            calibrated = calibrate(*held_out, "bias_corrected_temperature").apply(logits)
+            calibrated = calibrate(*held_out, method="bias_corrected_temperature").apply(logits)
             estimates = {
                 "em": (logits, estimate_target_prior(logits, PRIOR)),
                 "em_calibrated": (calibrated, estimate_target_prior(calibrated, PRIOR)),
-                "bbse": (logits, estimate_target_prior(logits, PRIOR, "bbse", validation=held_out)),
+                "bbse": (logits, estimate_target_prior(logits, PRIOR, method="bbse", validation=held_out)),
             }
             plain = {"none": PRIOR, "uniform": np.ones(3), "true": counts}
             shifted = {name: (logits, prior) for name, prior in plain.items()}

@@ -63,7 +63,7 @@ def test_batches_have_the_structure_the_dtypes_and_the_rows_of_the_data(rng):
 @pytest.mark.parametrize("options", [{}, {"per_batch": "exact"}, {"replacement": True, "strategy": 0.3}], ids=str)
 def test_batches_come_in_order_however_many_are_mapped_at_once(num_parallel_calls, options):
     sampler = make(**options)
-    mapped = sampler.dataset(ROWS, lambda rows: rows + 1, num_parallel_calls=num_parallel_calls)
+    mapped = sampler.dataset(ROWS, map_fn=lambda rows: rows + 1, num_parallel_calls=num_parallel_calls)
     assert (np.array(taken(mapped, 200)) - 1).tolist() == expected(range(200), sampler)
 
 
@@ -76,13 +76,13 @@ def test_the_labels_may_be_the_data():
 def test_large_rows_are_gathered_batch_by_batch():
     rows = np.zeros((40, 500_000), "float32")
     rows[:, -1] = ROWS
-    dataset = make().dataset(rows, lambda x: x[:, -1])
+    dataset = make().dataset(rows, map_fn=lambda x: x[:, -1])
     assert taken(dataset, 9) == expected(range(9))
 
 
 def test_a_memory_mapped_array_is_read_row_by_row(tmp_path):
     np.save(tmp_path / "x.npy", NUMBERS)
-    dataset = make().dataset(np.load(tmp_path / "x.npy", mmap_mode="r"), lambda x: x[:, 0])
+    dataset = make().dataset(np.load(tmp_path / "x.npy", mmap_mode="r"), map_fn=lambda x: x[:, 0])
     assert taken(dataset, 80) == expected(range(80))
 
 
@@ -111,16 +111,16 @@ def jittered(rows, seed):
 
 
 def test_what_a_map_does_at_random_is_another_in_every_batch_and_the_same_again():
-    first = [(r.tolist(), u.tolist()) for r, u in make().dataset(ROWS, jittered).take(200).as_numpy_iterator()]
+    first = [(r.tolist(), u.tolist()) for r, u in make().dataset(ROWS, map_fn=jittered).take(200).as_numpy_iterator()]
     assert [rows for rows, _ in first] == expected(range(200))
     assert len({number for _, uniform in first for number in uniform}) == 1200
-    resumed = LongTailSampler.from_state(make().state(70), LABELS).dataset(ROWS, jittered, num_parallel_calls=1)
+    resumed = LongTailSampler.from_state(make().state(70), LABELS).dataset(ROWS, map_fn=jittered, num_parallel_calls=1)
     assert [(r.tolist(), u.tolist()) for r, u in resumed.take(130).as_numpy_iterator()] == first[70:]
 
 
 def test_the_seeds_of_a_map_are_those_on_any_backend():
-    of_keras = make().py_dataset((ROWS, LABELS), lambda rows, labels, seed: seed)
-    of_tf = make().dataset((ROWS, LABELS), lambda rows, labels, seed: seed)
+    of_keras = make().py_dataset((ROWS, LABELS), map_fn=lambda rows, labels, seed: seed)
+    of_tf = make().dataset((ROWS, LABELS), map_fn=lambda rows, labels, seed: seed)
     for index, seed in enumerate(of_tf.take(7)):
         assert seed.dtype == tf.int32 and seed.shape == (2,)
         np.testing.assert_array_equal(seed, of_keras[index])
@@ -145,12 +145,12 @@ def restored(dataset, checkpoint):
 
 @pytest.mark.parametrize("count", [0, 1, 7, 10, 63, 64, 65, 128, 131])  # an epoch is 7 batches, a block 64
 def test_a_restored_iterator_goes_on_with_the_very_next_batch(count, tmp_path):
-    checkpoint = saved(make().dataset(ROWS, jittered), count, tmp_path)
+    checkpoint = saved(make().dataset(ROWS, map_fn=jittered), count, tmp_path)
     assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 10_000
-    batches = restored(make().dataset(ROWS, jittered), checkpoint)
+    batches = restored(make().dataset(ROWS, map_fn=jittered), checkpoint)
     following = [next(batches) for _ in range(70)]
     assert [rows.numpy().tolist() for rows, _ in following] == expected(range(count, count + 70))
-    uninterrupted = list(make().dataset(ROWS, jittered).skip(count).take(70))
+    uninterrupted = list(make().dataset(ROWS, map_fn=jittered).skip(count).take(70))
     np.testing.assert_array_equal([u for _, u in following], [u for _, u in uninterrupted])
 
 

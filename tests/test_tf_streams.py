@@ -62,7 +62,9 @@ def test_every_class_gets_its_share_and_no_example_more_copies_than_it_may(case,
     strategy, shares = case
     copies = shares / (COUNTS / 2000)
     copies = copies if max_copies is None else copies * min(1, max_copies / copies.max())
-    result = rebalance_once(stream(), COUNTS, strategy, seed=0, batch_size=1, max_copies=max_copies, beta=0.999)
+    result = rebalance_once(
+        stream(), COUNTS, strategy=strategy, seed=0, batch_size=1, max_copies=max_copies, beta=0.999
+    )
     np.testing.assert_allclose(result.effective_prior, shares, rtol=1e-12)
     np.testing.assert_allclose(result.copies, copies, rtol=1e-12)
     times = np.bincount(rows(result), minlength=2000)
@@ -85,7 +87,7 @@ def test_probabilities_stand_for_counts_but_where_their_number_matters():
     )
     np.testing.assert_array_equal(by_counts, by_prior)
     with pytest.raises(ValueError, match="must be numbers of examples here, not probabilities"):
-        rebalance_once(stream(), COUNTS / COUNTS.sum(), "effective_number", seed=0, batch_size=1)
+        rebalance_once(stream(), COUNTS / COUNTS.sum(), strategy="effective_number", seed=0, batch_size=1)
 
 
 def test_what_belongs_to_an_example_stays_with_it():
@@ -143,7 +145,7 @@ def test_a_block_may_be_larger_than_the_stream_or_give_nothing():
     whole = rows(rebalance_once(stream(), COUNTS, seed=0, batch_size=1, block_size=10**6))
     assert whole.size == len(rows(rebalance_once(stream(), COUNTS, seed=0, batch_size=1, block_size=2000)))
     ordered = np.repeat([0, 1, 0], 20)  # blocks that are left out as a whole
-    kept = rows(rebalance_once(stream(ordered), [40, 20], [0, 1], seed=0, batch_size=10, block_size=5))
+    kept = rows(rebalance_once(stream(ordered), [40, 20], strategy=[0, 1], seed=0, batch_size=10, block_size=5))
     assert np.bincount(kept, minlength=60).tolist() == [0] * 20 + [3] * 20 + [0] * 20
 
 
@@ -185,18 +187,18 @@ def test_the_copies_of_an_example_are_spread_over_the_block():
 
 
 def test_the_stream_is_the_class_counts_of_a_loss(rng):
-    result = rebalance_once(stream(), COUNTS, "square_root", seed=0, batch_size=1)
+    result = rebalance_once(stream(), COUNTS, strategy="square_root", seed=0, batch_size=1)
     labels, logits = rng.integers(0, 4, 5), rng.normal(size=(5, 4)).astype("float32")
     expected = LogitAdjustedCrossentropy(COUNTS**0.5)(labels, logits)
     np.testing.assert_allclose(LogitAdjustedCrossentropy(result)(labels, logits), expected, rtol=1e-6)
-    without = rebalance_once(stream(), COUNTS, [0, 0.5, 0.3, 0.2], seed=0, batch_size=1)
+    without = rebalance_once(stream(), COUNTS, strategy=[0, 0.5, 0.3, 0.2], seed=0, batch_size=1)
     with pytest.raises(ValueError, match=r"must be greater than zero.*\[0\.0\] at class 0"):
         LogitAdjustedCrossentropy(without)
 
 
 def pipelines():
     yield lambda: rebalance_once(stream().shuffle(50, seed=1).repeat(), COUNTS, seed=0, batch_size=16).dataset
-    yield lambda: subsample_stream(stream(), COUNTS // 5, COUNTS, seed=0, batch_size=16, block_size=64)
+    yield lambda: subsample_stream(stream(), COUNTS // 5, available_counts=COUNTS, seed=0, batch_size=16, block_size=64)
 
 
 @pytest.mark.parametrize("make", pipelines(), ids=["rebalance", "subsample_stream"])
@@ -237,7 +239,10 @@ def test_rebalance_refuses_what_does_not_fit(change, message):
 
 
 def test_the_seed_must_be_given():
-    for make in (lambda: rebalance(stream(), COUNTS, batch_size=4), lambda: subsample_stream(stream(), COUNTS, COUNTS)):
+    for make in (
+        lambda: rebalance(stream(), COUNTS, batch_size=4),
+        lambda: subsample_stream(stream(), COUNTS, available_counts=COUNTS),
+    ):
         with pytest.raises(ValueError, match="`seed` must be given"):
             make()
 
@@ -246,7 +251,7 @@ def test_the_seed_must_be_given():
 def test_what_is_no_dataset_is_refused(source):
     for make in (
         lambda: rebalance(source, COUNTS, seed=0, batch_size=4),
-        lambda: subsample_stream(source, COUNTS, COUNTS, seed=0),
+        lambda: subsample_stream(source, COUNTS, available_counts=COUNTS, seed=0),
     ):
         with pytest.raises(ValueError, match="must be a `tf.data.Dataset`.*Received: "):
             make()
@@ -275,7 +280,7 @@ def test_a_label_outside_the_classes_is_an_error_while_reading_that_says_so(kind
     if kind == "rebalance":
         dataset = rebalance_once(stream(labels), COUNTS, seed=0, batch_size=2).dataset
     else:
-        dataset = subsample_stream(stream(labels), [1] * 4, [4] * 4, seed=0)
+        dataset = subsample_stream(stream(labels), [1] * 4, available_counts=[4] * 4, seed=0)
     for _ in range(3):
         with pytest.raises(
             tf.errors.InvalidArgumentError, match="must be class ids, integers of at least 0 and below the 4"
@@ -290,7 +295,7 @@ def test_fractional_labels_are_an_error_while_reading(kind):
         if kind == "rebalance":
             list(rebalance_once(stream(labels), COUNTS, seed=0, batch_size=2).dataset)
         else:
-            list(subsample_stream(stream(labels), [1, 1, 0, 0], [3, 1, 0, 0], seed=0))
+            list(subsample_stream(stream(labels), [1, 1, 0, 0], available_counts=[3, 1, 0, 0], seed=0))
 
 
 WANTED = [70, 26, 10, 0]
@@ -298,7 +303,7 @@ WANTED = [70, 26, 10, 0]
 
 @pytest.mark.parametrize("block_size", [1, 97, 4096])
 def test_a_subset_of_a_stream_has_exactly_the_counts_asked_for(block_size):
-    kept = subsample_stream(stream(), WANTED, COUNTS, seed=0, block_size=block_size)
+    kept = subsample_stream(stream(), WANTED, available_counts=COUNTS, seed=0, block_size=block_size)
     chosen, labels = (np.array(column) for column in zip(*kept.as_numpy_iterator(), strict=True))
     assert (np.diff(chosen) > 0).all()  # in the order of the stream, none twice
     np.testing.assert_array_equal(labels, LABELS[chosen])
@@ -307,9 +312,9 @@ def test_a_subset_of_a_stream_has_exactly_the_counts_asked_for(block_size):
 
 
 def test_all_or_nothing_of_a_class_can_be_kept():
-    (chosen, _) = columns(subsample_stream(stream(), [1400, 0, 125, 0], COUNTS, seed=0, batch_size=64))
+    (chosen, _) = columns(subsample_stream(stream(), [1400, 0, 125, 0], available_counts=COUNTS, seed=0, batch_size=64))
     np.testing.assert_array_equal(chosen, ROWS[np.isin(LABELS, [0, 2])])
-    assert list(subsample_stream(stream(), [0] * 4, COUNTS, seed=0)) == []
+    assert list(subsample_stream(stream(), [0] * 4, available_counts=COUNTS, seed=0)) == []
 
 
 @pytest.mark.parametrize("block_size", [1, 300, 451, 10_000])
@@ -318,7 +323,9 @@ def test_every_subset_is_equally_likely(block_size):
     times = dict.fromkeys([0b0011, 0b0101, 0b1001, 0b0110, 0b1010, 0b1100], 0)
     dataset = slices(np.arange(1200), np.tile(np.arange(300), 4))
     for seed in (0, 1):
-        kept = subsample_stream(dataset, [2] * 300, [4] * 300, seed=seed, batch_size=600, block_size=block_size)
+        kept = subsample_stream(
+            dataset, [2] * 300, available_counts=[4] * 300, seed=seed, batch_size=600, block_size=block_size
+        )
         chosen, labels = columns(kept)
         subsets = np.bincount(labels, 2 ** (chosen // 300))
         for subset in subsets.astype(int):
@@ -329,7 +336,9 @@ def test_every_subset_is_equally_likely(block_size):
 
 def test_every_place_in_the_stream_is_kept_equally_often():
     dataset = slices(np.arange(4000), np.tile(np.arange(200), 20))
-    chosen, _ = columns(subsample_stream(dataset, [5] * 200, [20] * 200, seed=0, batch_size=1000, block_size=330))
+    chosen, _ = columns(
+        subsample_stream(dataset, [5] * 200, available_counts=[20] * 200, seed=0, batch_size=1000, block_size=330)
+    )
     observed, expected = np.bincount(chosen // 200, minlength=20), 200 * 5 / 20
     # 5 of 20 without replacement: a statistic with the mean of a χ² with 19 degrees; 4 and 50 are its 0.01 % points.
     assert observed.sum() == 1000
@@ -338,7 +347,7 @@ def test_every_place_in_the_stream_is_kept_equally_often():
 
 def test_the_subset_follows_from_the_seed_and_repeats():
     def chosen(seed, dataset=None, repeats=1, **options):
-        kept = subsample_stream(dataset or stream(), WANTED, COUNTS, seed=seed, **options)
+        kept = subsample_stream(dataset or stream(), WANTED, available_counts=COUNTS, seed=seed, **options)
         return [int(row) for row in columns(kept.repeat(repeats).batch(64))[0]]
 
     first = chosen(3)
@@ -346,13 +355,13 @@ def test_the_subset_follows_from_the_seed_and_repeats():
     assert chosen(3, repeats=2) == first * 2
     assert first != chosen(4)
     for dataset in (stream().batch(7), stream(np.eye(4, dtype="float32")[LABELS])):
-        kept = subsample_stream(dataset, WANTED, COUNTS, seed=3, batch_size=16)
+        kept = subsample_stream(dataset, WANTED, available_counts=COUNTS, seed=3, batch_size=16)
         assert columns(kept)[0].tolist() == first
 
 
 def test_a_subset_comes_as_the_stream_did_or_in_batches_asked_for():
     def sizes(dataset, **options):
-        kept = subsample_stream(dataset, WANTED, COUNTS, seed=0, **options)
+        kept = subsample_stream(dataset, WANTED, available_counts=COUNTS, seed=0, **options)
         return [y.shape for _, y in kept.as_numpy_iterator()]
 
     assert sizes(stream()) == [()] * 106
@@ -363,7 +372,7 @@ def test_a_subset_comes_as_the_stream_did_or_in_batches_asked_for():
 
 def test_sample_weights_and_features_travel_with_a_subset():
     dataset = slices({"row": ROWS, "text": ROWS.astype("str"), "pair": np.stack([ROWS, -ROWS], 1)}, LABELS, ROWS / 2)
-    x, y, weight = columns(subsample_stream(dataset, WANTED, COUNTS, seed=0, batch_size=64))
+    x, y, weight = columns(subsample_stream(dataset, WANTED, available_counts=COUNTS, seed=0, batch_size=64))
     np.testing.assert_array_equal(y, LABELS[x["row"]])
     np.testing.assert_array_equal(weight, x["row"] / 2)
     np.testing.assert_array_equal(x["pair"][:, 1], -x["row"])
@@ -376,7 +385,7 @@ def test_features_of_unknown_shape_travel_too():
 
     dataset = stream().map(opaque)
     assert [len(y) for _, y in rebalance_once(dataset, COUNTS, seed=0, batch_size=16).dataset.take(2)] == [16, 16]
-    kept = subsample_stream(dataset, WANTED, COUNTS, seed=0)
+    kept = subsample_stream(dataset, WANTED, available_counts=COUNTS, seed=0)
     assert sum(1 for _ in kept) == 106
 
 
@@ -390,7 +399,7 @@ def test_features_of_unknown_shape_travel_too():
 )
 def test_a_stream_that_was_counted_wrongly_is_an_error_while_reading(available, message):
     with pytest.raises(tf.errors.InvalidArgumentError, match=message):
-        list(subsample_stream(stream(), [3, 2, 1, 0], available, seed=0))
+        list(subsample_stream(stream(), [3, 2, 1, 0], available_counts=available, seed=0))
 
 
 BAD_SUBSAMPLE = [
@@ -422,4 +431,4 @@ def test_labels_of_another_width_are_refused_at_once(labels):
 
 def test_more_than_numpy_can_draw_from_is_refused():
     with pytest.raises(ValueError, match="must be below 1,000,000,000 a class.*Received 2,000,000,000"):
-        subsample_stream(stream(), [1, 1], [2_000_000_000, 5], seed=0)
+        subsample_stream(stream(), [1, 1], available_counts=[2_000_000_000, 5], seed=0)

@@ -144,9 +144,11 @@ def check_heads(model_name, heads, needing_dense=()):
 def build_model(name, example_shape, num_classes, head, recipe):
     """An uncompiled model for one run."""
     if name == "small_cnn":
-        return models.small_cnn(example_shape, num_classes, head)
+        return models.small_cnn(example_shape, num_classes, head=head)
     if name == "resnet32":
-        return models.resnet32(num_classes, example_shape, head, recipe.weight_decay, recipe.augment)
+        return models.resnet32(
+            num_classes, input_shape=example_shape, head=head, weight_decay=recipe.weight_decay, augment=recipe.augment
+        )
     if name == "linear":
-        return models.linear_head(example_shape[0], num_classes, head)
+        return models.linear_head(example_shape[0], num_classes, head=head)
     return models.cosine_head(example_shape[0], num_classes)

@@ -91,11 +91,11 @@ class Config:
         own = self.train is not None
         loaded = data.load(
             pathlib.Path(self.train) if own else self.dataset,
-            self.imbalance_ratio,
-            self.profile,
-            self.validation,
-            seed,
-            self.data_dir,
+            imbalance_ratio=self.imbalance_ratio,
+            profile=self.profile,
+            validation=self.validation,
+            seed=seed,
+            data_dir=self.data_dir,
             test=self.test,
             max_count=self.max_count,
         )

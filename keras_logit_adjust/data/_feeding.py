@@ -5,13 +5,15 @@ import inspect
 import keras
 import numpy as np
 
+from keras_logit_adjust import _checks
+
 _BLOCK_BYTES = 8 * 2**20  # gathered in one call: Python is entered once for many small batches, or for one large
 _MOST_STEPS_IN_BLOCK = 64
 _STEP_BITS = 40
 MOST_STEPS = 1 << _STEP_BITS  # a trillion
 
 
-def tf_dataset(sampler, data, map_fn, num_parallel_calls, input_context):
+def tf_dataset(sampler, data, *, map_fn, num_parallel_calls, input_context):
     """What `LongTailSampler.dataset` returns."""
     import tensorflow as tf
 
@@ -19,7 +21,7 @@ def tf_dataset(sampler, data, map_fn, num_parallel_calls, input_context):
     if input_context is not None:
         sampler = sampler.shard(input_context.num_input_pipelines, input_context.input_pipeline_id)
         pieces = input_context.num_replicas_in_sync // input_context.num_input_pipelines
-    source = _Source(sampler, data, map_fn, pieces)
+    source = _Source(sampler, data, map_fn=map_fn, pieces=pieces)
     shapes, dtypes = source.signature()
 
     def gather(position):
@@ -49,13 +51,13 @@ def tf_dataset(sampler, data, map_fn, num_parallel_calls, input_context):
 class PyBatches(keras.utils.PyDataset):
     """What `LongTailSampler.py_dataset` returns."""
 
-    def __init__(self, sampler, data, map_fn=None, **kwargs):
+    def __init__(self, sampler, data, *, map_fn=None, **kwargs):
         super().__init__(**kwargs)
         distribution = keras.distribution.distribution()
         if isinstance(distribution, keras.distribution.DataParallel):
             # JAX would refuse the first batch in the middle of `fit`.
             sampler.shard(distribution.device_mesh.devices.size, 0)
-        self.source = _Source(sampler, data, map_fn)
+        self.source = _Source(sampler, data, map_fn=map_fn)
 
     @property
     def num_batches(self):
@@ -66,6 +68,25 @@ class PyBatches(keras.utils.PyDataset):
             raise IndexError(f"Batches of an endless dataset count from 0. Received: {index}")
         step = self.source.sampler.start_step + index
         return self.source.arrange([leaf[0] for leaf in self.source.leaves(step, 1)])
+
+
+class Indices:
+    """What `LongTailSampler.indices` returns."""
+
+    def __init__(self, sampler):
+        self.sampler, self.step = sampler, sampler.start_step
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        rows = self.sampler.rows(self.step)
+        self.step += 1
+        return rows
+
+    def state(self):
+        """The sampler's state at the next batch."""
+        return self.sampler.state(self.step)
 
 
 class _Source:
@@ -81,10 +102,12 @@ class _Source:
         pieces: equal parts, one for each replica here, that each batch is cut into.
     """
 
-    def __init__(self, sampler, data, map_fn, pieces=1):
+    def __init__(self, sampler, data, *, map_fn, pieces=1):
         self.sampler, self.map_fn, self.pieces = sampler, map_fn, pieces
         if map_fn is not None and not callable(map_fn):
-            raise ValueError(f"`map_fn` must be a function of a batch. Received: map_fn={map_fn!r}")
+            raise _checks.ArgumentError(
+                "map_fn", f"`map_fn` must be a function of a batch. Received: map_fn={map_fn!r}"
+            )
         self.data = _check_data(data, sampler.num_examples)
         self.rows_in_piece = sampler.shard(pieces, 0).rows_in_batch
         self.wants_seed = map_fn is not None and _takes_seed(map_fn)
@@ -139,7 +162,9 @@ def _takes_seed(map_fn):
 def _check_data(data, num_examples):
     """`data` with NumPy arrays for leaves, each as long as the labels; a list is an array, as it is for `tf.data`."""
     data = keras.tree.traverse(lambda part: np.asarray(part) if isinstance(part, list) else None, data)
-    arrays = keras.tree.map_structure(_to_array, data)
+    arrays = keras.tree.map_structure(
+        lambda leaf: keras.ops.convert_to_numpy(leaf) if keras.ops.is_tensor(leaf) else np.asanyarray(leaf), data
+    )
     for leaf in keras.tree.flatten(arrays):
         if leaf.shape[:1] != (num_examples,):
             raise ValueError(
@@ -147,7 +172,3 @@ def _check_data(data, num_examples):
                 f"given. Received an array of shape {leaf.shape} and dtype {leaf.dtype}."
             )
     return arrays
-
-
-def _to_array(leaf):
-    return keras.ops.convert_to_numpy(leaf) if keras.ops.is_tensor(leaf) else np.asanyarray(leaf)

@@ -75,19 +75,20 @@ class Plan:
         replacement: whether draws are independent of each other, where `in_turn` leaves them free.
     """
 
-    def __init__(self, labels, class_counts, target, seed, in_turn, replacement):
+    def __init__(self, labels, class_counts, target, *, seed, in_turn, replacement):
         self.rows_by_class = np.argsort(labels, kind="stable")
         self.counts, self.target, self.in_turn, self.replacement = class_counts, target, in_turn, replacement
         self.starts = np.cumsum(class_counts) - class_counts
-        streams = splitmix64(seed % 2**64, np.arange(7))
-        self.streams = streams
+        self.streams = splitmix64(seed % 2**64, np.arange(7))
         self.phase = np.empty(class_counts.size)
         # Neighbors in size, a golden ratio apart, are rounded up and down in turn: their errors cancel in `drawn`.
         by_share = np.argsort(-target.expected(1.0), kind="stable")
-        self.phase[by_share] = (uniform(splitmix64(streams[_PHASE], 0)) + _GOLDEN * np.arange(class_counts.size)) % 1
+        self.phase[by_share] = (
+            uniform(splitmix64(self.streams[_PHASE], 0)) + _GOLDEN * np.arange(class_counts.size)
+        ) % 1
         if in_turn:
             taking_part = np.flatnonzero(target.shares)
-            self.turns = taking_part[np.argsort(splitmix64(streams[_TURN], taking_part))]
+            self.turns = taking_part[np.argsort(splitmix64(self.streams[_TURN], taking_part))]
 
     def rows(self, start, steps, batch_size):
         """The draws from `start` on, as int64 row numbers `[steps, batch_size]`.

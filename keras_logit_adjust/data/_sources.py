@@ -12,6 +12,7 @@ import pathlib
 
 import numpy as np
 
+from keras_logit_adjust import _checks
 from keras_logit_adjust.data import profiles
 
 MAX_ARRAY_BYTES = 4 << 30  # larger sets stream
@@ -38,12 +39,18 @@ class Source:
         test: the same.
         class_names: list of `L` names.
         outside: validation examples the source itself ships, or None.
+        max_count: examples of the largest class of a long tail by default; None: all that there are.
     """
 
     train: tuple
     test: tuple
     class_names: list
     outside: tuple | None = None
+    max_count: int | None = None
+
+    def count(self, rows):
+        """`[L]` examples of each class among the training examples `rows`."""
+        return np.bincount(self.train[1][rows], minlength=len(self.class_names))
 
 
 def is_stream(pair):
@@ -61,13 +68,16 @@ def read_embedded():
         train=(images["x_train"], arrays["y_train"].astype("int64")),
         test=(images["x_test"], arrays["y_test"].astype("int64")),
         class_names=FASHION_CLASSES,
+        max_count=1000,
     )
 
 
 def read_arrays(train, test):
     """A user's own data: `.npz` files with arrays `x` and `y`, or pairs (x, y)."""
     if test is None:
-        raise ValueError("Data of your own needs a test set: give `test`, an .npz file or a pair (x, y).")
+        raise _checks.ArgumentError(
+            "test", "Data of your own needs a test set: give `test`, an .npz file or a pair (x, y)."
+        )
     train, test = _read_pair(train, "train"), _read_pair(test, "test")
     if train[0].shape[1:] != test[0].shape[1:]:
         raise ValueError(
@@ -78,15 +88,17 @@ def read_arrays(train, test):
     num_classes = int(present[-1]) + 1
     if present.size < max(num_classes, 2):
         missing = np.setdiff1d(np.arange(present.size + 1), present)
-        raise ValueError(
+        raise _checks.ArgumentError(
+            "train",
             "Training labels must be class ids 0, 1, … of at least two classes, each with an example. Received "
             f"{present.size} different ids up to {num_classes - 1}, without {missing[0]}: renumber them, in the "
-            "test data alike."
+            "test data alike.",
         )
     if test[1].max() >= num_classes:
-        raise ValueError(
+        raise _checks.ArgumentError(
+            "test",
             f"Every test label must occur in training. The largest training label is {num_classes - 1}, the largest "
-            f"test label {test[1].max()}."
+            f"test label {test[1].max()}.",
         )
     return Source(train, test, [str(c) for c in range(num_classes)])
 
@@ -97,21 +109,24 @@ def _read_pair(source, name):
     try:
         x, y = source
     except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"`{name}` must be an .npz file or a pair (x, y). Received: {type(source).__name__}"
+        raise _checks.ArgumentError(
+            name, f"`{name}` must be an .npz file or a pair (x, y). Received: {type(source).__name__}"
         ) from error
     x, y = np.asarray(x), profiles.check_ids(y, f"`y` of `{name}`")
     if x.ndim not in (2, 3, 4) or x.dtype.kind not in "uifb":
-        raise ValueError(
+        raise _checks.ArgumentError(
+            name,
             f"`{name}` must be numbers: images [N, height, width, channels] or rows of features [N, columns]. "
-            f"Received x of shape {x.shape}, dtype {x.dtype}."
+            f"Received x of shape {x.shape}, dtype {x.dtype}.",
         )
     if len(x) != len(y):
-        raise ValueError(f"`{name}` must have one label for each example. Received {len(x)} examples, {len(y)} labels.")
+        raise _checks.ArgumentError(
+            name, f"`{name}` must have one label for each example. Received {len(x)} examples, {len(y)} labels."
+        )
     if x.dtype.kind == "f" and not np.isfinite(x).all():
         bad = int((~np.isfinite(x)).reshape(len(x), -1).any(axis=1).sum())
-        raise ValueError(
-            f"`{name}` must be finite numbers. Received NaN or infinity in {bad} examples: leave them out."
+        raise _checks.ArgumentError(
+            name, f"`{name}` must be finite numbers. Received NaN or infinity in {bad} examples: leave them out."
         )
     return (x[..., None] if x.ndim == 3 else x), y
 
@@ -156,7 +171,8 @@ def _tfds_directory(tfds, name, data_dir):
     if name.split("/")[0].isidentifier():  # neither empty, nor a pattern, nor a path
         found = [info for depth in ("*", "*/*") for info in sorted((root / name).glob(f"{depth}/dataset_info.json"))]
     if found:
-        return max((path.parent for path in found), key=lambda path: _version(path.name))
+        version = lambda path: [int(part) if part.isdigit() else -1 for part in path.name.split(".")]  # noqa: E731
+        return max((path.parent for path in found), key=version)
     # `tfds.builder` itself would go to the network and retry for minutes.
     known = tfds.list_builders(with_community_datasets=False)
     if name.split("/")[0] not in known:
@@ -169,10 +185,6 @@ def _tfds_directory(tfds, name, data_dir):
         f'  python -c "import tensorflow_datasets as tfds; tfds.builder({name!r}{where}).download_and_prepare()"\n'
         "or name the folder that has it: data_dir=…"
     )
-
-
-def _version(text):
-    return [int(part) if part.isdigit() else -1 for part in text.split(".")]
 
 
 def _keys(tfds, builder):
@@ -199,8 +211,8 @@ class _TfdsReader:
     def read(self, split):
         from tqdm import tqdm
 
-        labels = self._labels(split)
-        shape, dtype = self._example()
+        labels, feature = self._labels(split), self.builder.info.features[self.image_key]
+        shape, dtype = feature.shape, feature.np_dtype
         if None in shape or np.prod(shape) * np.dtype(dtype).itemsize * labels.size > MAX_ARRAY_BYTES:
             return self._pairs(split), labels
         images = np.empty((labels.size, *shape), dtype)
@@ -213,10 +225,6 @@ class _TfdsReader:
     def has_labels(self, split):
         first = next(iter(self._dataset(split, decoders=self.skip).take(1).as_numpy_iterator()))
         return first[self.label_key] >= 0
-
-    def _example(self):
-        feature = self.builder.info.features[self.image_key]
-        return feature.shape, feature.np_dtype
 
     def _labels(self, split):
         labels = self._dataset(split, decoders=self.skip).map(lambda example: example[self.label_key])

@@ -1,6 +1,8 @@
 """The share of the draws that each class gets: Kang's exponent, the effective number, a schedule, a distribution."""
 
+import dataclasses
 import numbers
+import reprlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,17 +14,21 @@ EXPONENTS = {"instance": 1.0, "square_root": 0.5, "balanced": 0.0}
 NAMES = (*EXPONENTS, "effective_number", "progressive")
 
 
-def class_shares(class_counts, strategy, beta=0.9999):
+def class_shares(class_counts, strategy, *, beta=0.9999):
     """`[L]` float64 shares that sum to one for any strategy but "progressive"; classes without examples get 0."""
-    present = class_counts > 0
     if isinstance(strategy, str):
         _checks.check_choice(strategy, "strategy", NAMES)
         if strategy == "effective_number":
-            return _over_present(present, _by_effective_number(class_counts[present], beta))
-        return power_shares(class_counts, EXPONENTS[strategy])
+            counts = class_counts[class_counts > 0]
+            # The mass of a class whose every example weighs 1/E_n; a lone class has it all.
+            mass = counts * class_balanced_weights(counts, beta=beta) if counts.size > 1 else np.ones(1)
+            return _over_present(class_counts, mass)
+        strategy = EXPONENTS[strategy]
     if isinstance(strategy, numbers.Real) and not isinstance(strategy, bool):
         if not np.isfinite(strategy):
-            raise ValueError(f"`strategy` must be finite where it is an exponent. Received: strategy={strategy!r}")
+            raise _checks.ArgumentError(
+                "strategy", f"`strategy` must be finite where it is an exponent. Received: strategy={strategy!r}"
+            )
         return power_shares(class_counts, float(strategy))
     if hasattr(strategy, "__array__") or isinstance(strategy, Sequence):
         return _check_distribution(strategy, class_counts)
@@ -34,19 +40,13 @@ def class_shares(class_counts, strategy, beta=0.9999):
 
 def power_shares(class_counts, exponent):
     """`p_c = n_c^q / Σ n^q` over the classes that have examples."""
-    present = class_counts > 0
-    logarithm = exponent * np.log(class_counts[present])  # n^q itself overflows for a large q
-    return _over_present(present, np.exp(logarithm - logarithm.max()))
+    logarithm = exponent * np.log(class_counts[class_counts > 0])  # n^q itself overflows for a large q
+    return _over_present(class_counts, np.exp(logarithm - logarithm.max()))
 
 
-def _by_effective_number(counts, beta):
-    """Mass of a class whose every example weighs `1/E_n`; a lone class has it all."""
-    return counts * class_balanced_weights(counts, beta) if counts.size > 1 else np.ones(1)
-
-
-def _over_present(present, mass):
-    shares = np.zeros(present.size)
-    shares[present] = mass / mass.sum()
+def _over_present(class_counts, mass):
+    shares = np.zeros(class_counts.size)
+    shares[class_counts > 0] = mass / mass.sum()
     return shares
 
 
@@ -72,11 +72,11 @@ def _check_distribution(distribution, class_counts):
     return shares / shares.sum()
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class Fixed:
-    """The same shares in every epoch."""
+    """The same shares `[L]` in every epoch."""
 
-    def __init__(self, shares):
-        self.shares = shares
+    shares: np.ndarray
 
     def in_epoch(self, epoch):
         """The shares in one epoch."""
@@ -114,14 +114,22 @@ class Progressive:
         return due + (epoch - scheduled) * self.length * self.in_epoch(epoch)
 
 
-def as_plain(strategy):
-    """`strategy` as a string, number or list of numbers, where it is any of them."""
-    if hasattr(strategy, "__array__"):
-        return np.asarray(strategy).tolist()
-    if isinstance(strategy, (list, tuple)):
-        return _checks.as_vector(strategy, "strategy").tolist()
-    is_number = isinstance(strategy, numbers.Real) and not isinstance(strategy, bool)
-    return float(strategy) if is_number else strategy
+def check_equal_shares(target, strategy, batch_size):
+    """Raise unless every batch has room for all classes of `target`, equally often."""
+    shares = target.in_epoch(0)
+    shares = shares[shares > 0]
+    if isinstance(target, Progressive) or not np.allclose(shares, shares[0], rtol=1e-6):
+        raise _checks.ArgumentError(
+            "per_batch",
+            '`per_batch="exact"` gives equal counts and needs equal shares: strategy="balanced", or a vector that '
+            f"is uniform over the classes wanted. Received: strategy={reprlib.repr(strategy)}",
+        )
+    if shares.size > batch_size:
+        raise _checks.ArgumentError(
+            "per_batch",
+            f'`per_batch="exact"` needs a place for each of the {shares.size} classes in a batch. Received: '
+            f"batch_size={batch_size}. Remedy: larger batches, or leave `per_batch` out.",
+        )
 
 
 def check_epochs(epochs, strategy):
@@ -130,12 +138,6 @@ def check_epochs(epochs, strategy):
     if is_progressive != (epochs is not None):
         raise ValueError(
             '`progressive_epochs` goes with strategy="progressive", and it with that. '
-            f"Received: strategy={shorten(strategy)}, progressive_epochs={epochs!r}"
+            f"Received: strategy={reprlib.repr(strategy)}, progressive_epochs={epochs!r}"
         )
     return epochs if epochs is None else _checks.check_integer(epochs, "progressive_epochs", minimum=2)
-
-
-def shorten(value):
-    """`value` for a message."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}…"

@@ -85,12 +85,12 @@ def _sketch(counts, width=20):
 
 def load(
     name,
+    *,
     imbalance_ratio=100,
     profile="auto",
     validation="stratified",
     seed=0,
     data_dir=None,
-    *,
     test=None,
     max_count=None,
     validation_fraction=0.1,
@@ -146,21 +146,19 @@ def load(
         profile = "none" if own or name in _LONG_TAILED else "exponential"
     # Independent streams: another validation setting does not change the subset.
     subset_seed, cut_seed = np.random.SeedSequence(seed).spawn(2)
-    labels = source.train[1]
-    chosen = _impose(labels, len(source.class_names), imbalance_ratio, profile, max_count, name, subset_seed)
-    held_out, extra = _cut(source, chosen, validation, validation_fraction, cut_seed)
+    tail = {"imbalance_ratio": imbalance_ratio, "profile": profile}
+    chosen = _impose(source, tail, max_count=max_count, seed=subset_seed)
+    held_out, extra = _cut(source, chosen, validation=validation, fraction=validation_fraction, seed=cut_seed)
     kept = np.setdiff1d(chosen, held_out) if validation == "stratified" else chosen
-    class_counts = np.bincount(labels[kept], minlength=len(source.class_names))
-    if (class_counts == 0).any():
-        empty = class_counts == 0
+    class_counts = source.count(kept)
+    if (empty := class_counts == 0).any():
         raise ValueError(
             f"Every class needs a training example. None at {_checks.name_classes(empty)}: leave such ids out."
         )
-    held = _take(source, held_out) if held_out.size else extra
     return LongTailDataset(
         name=title,
         train=_take(source, kept),
-        validation=held,
+        validation=_take(source, held_out) if held_out.size else extra,
         test=_as_split(source.test),
         class_counts=class_counts,
         class_names=list(source.class_names),
@@ -174,46 +172,47 @@ def load(
 def _find_source(name, data_dir, test):
     if isinstance(name, str) and not name.endswith(".npz"):
         if test is not None:
-            raise ValueError(f"`test` goes with data of your own. Received a test set beside the name {name!r}.")
+            raise _checks.ArgumentError(
+                "test", f"`test` goes with data of your own. Received a test set beside the name {name!r}."
+            )
         if name == "fashion_mnist_lt":
             return _sources.read_embedded()
         return _sources.read_tfds(_CIFAR.get(name, name), None if data_dir is None else os.fspath(data_dir))
     return _sources.read_arrays(name, test)
 
 
-def _impose(labels, num_classes, imbalance_ratio, profile, max_count, name, seed):
-    """Indices of the training subset that has the profile."""
-    if profile == "none":
+def _impose(source, tail, *, max_count, seed):
+    """Indices of the training subset that has the profile and ratio of `tail`."""
+    labels = source.train[1]
+    if tail["profile"] == "none":
         return np.arange(labels.size)
-    available = np.bincount(labels, minlength=num_classes)
+    available = source.count(slice(None))
     if max_count is None:
-        max_count = 1000 if name == "fashion_mnist_lt" else int(available.max())
-        shape = profiles.long_tail_counts(num_classes, 10**18, imbalance_ratio, profile) / 1e18
-        max_count = min(max_count, int(np.floor((available + 1) / shape - 1e-6).min()))
-    return profiles.subsample(labels, profiles.long_tail_counts(num_classes, max_count, imbalance_ratio, profile), seed)
+        shape = profiles.long_tail_counts(available.size, max_count=10**18, **tail) / 1e18
+        max_count = min(source.max_count or int(available.max()), int(np.floor((available + 1) / shape - 1e-6).min()))
+    return profiles.subsample(labels, profiles.long_tail_counts(available.size, max_count=max_count, **tail), seed=seed)
 
 
-def _cut(source, chosen, validation, fraction, seed):
+def _cut(source, chosen, *, validation, fraction, seed):
     """Indices held out for validation, and validation data the source itself ships (or None)."""
-    labels, nothing = source.train[1], np.array([], dtype="int64")
-    counts = np.bincount(labels[chosen], minlength=len(source.class_names))
+    labels, nothing, counts = source.train[1], np.array([], dtype="int64"), source.count(chosen)
     if validation == "none":
         return nothing, None
     if validation == "stratified":
         wanted = np.where(counts >= 2, np.maximum(np.floor(counts * fraction + 0.5), 1), 0)
         wanted = np.minimum(wanted, np.maximum(counts - 1, 0))
-        return chosen[profiles.subsample(labels[chosen], wanted, seed)], None
+        return chosen[profiles.subsample(labels[chosen], wanted, seed=seed)], None
     if source.outside is not None:
         return nothing, _as_split(source.outside)
     unused = np.setdiff1d(np.arange(labels.size), chosen)
-    spare = np.bincount(labels[unused], minlength=len(source.class_names))
+    spare = source.count(unused)
     if (spare == 0).any():
         raise ValueError(
             "validation='outside' needs unused examples of every class. None are left at "
             f"{_checks.name_classes(spare == 0)}: give a smaller `max_count`, or validation='stratified'."
         )
     wanted = np.minimum(spare, max(1, int(counts.max() * fraction)))
-    return unused[profiles.subsample(labels[unused], wanted, seed)], None
+    return unused[profiles.subsample(labels[unused], wanted, seed=seed)], None
 
 
 def _as_split(pair):
@@ -236,12 +235,13 @@ def _take(source, indices):
 
 def _hash(source, kept, held_out):
     """SHA-256 over what is trained on, held out and tested on."""
-    digest = hashlib.sha256()
-    for part in (kept, held_out, source.train[1][kept], source.train[1][held_out], source.test[1]):
-        digest.update(np.ascontiguousarray(part, dtype="<i8").tobytes())
+    (x, y), (x_test, y_test) = source.train, source.test
+    parts = [np.ascontiguousarray(part, dtype="<i8") for part in (kept, held_out, y[kept], y[held_out], y_test)]
     if not _sources.is_stream(source.train):
-        digest.update(source.train[0][kept].tobytes())
-        digest.update(source.train[0][held_out].tobytes())
+        parts += [x[kept], x[held_out]]
     if not _sources.is_stream(source.test):
-        digest.update(source.test[0].tobytes())
+        parts.append(x_test)
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.tobytes())
     return digest.hexdigest()

@@ -10,7 +10,7 @@ from keras_logit_adjust import _checks
 PROFILES = ("exponential", "step", "zipf")
 
 
-def long_tail_counts(num_classes, max_count, imbalance_ratio, profile="exponential"):
+def long_tail_counts(num_classes, *, max_count, imbalance_ratio, profile="exponential"):
     """Examples per class of a long tail, `n_c` falling from `n_max` to `n_max/ρ`.
 
     - "exponential": `n_c = ⌊n_max · ρ^{−c/(L−1)}⌋`;
@@ -42,9 +42,10 @@ def long_tail_counts(num_classes, max_count, imbalance_ratio, profile="exponenti
     max_count = _checks.check_integer(max_count, "max_count", minimum=1)
     _checks.check_choice(profile, "profile", PROFILES)
     if not isinstance(imbalance_ratio, numbers.Real) or not 1 <= imbalance_ratio <= max_count:
-        raise ValueError(
+        raise _checks.ArgumentError(
+            "imbalance_ratio",
             f"`imbalance_ratio` must lie between 1 and max_count={max_count}, so that every class keeps an example. "
-            f"Received: imbalance_ratio={imbalance_ratio!r}"
+            f"Received: imbalance_ratio={imbalance_ratio!r}",
         )
     position = np.arange(num_classes)
     if profile == "exponential":
@@ -57,7 +58,7 @@ def long_tail_counts(num_classes, max_count, imbalance_ratio, profile="exponenti
     return np.floor(counts * (1 + 1e-12)).astype("int64")  # 9.999999999999998 is ten
 
 
-def zipf_counts(num_classes, num_examples, exponent=1.0):
+def zipf_counts(num_classes, *, num_examples, exponent=1.0):
     """Class counts of a Zipf law with a given total, `n_c = 1 + (N − L)·w_c` with `w_c ∝ (c+1)^{−s}`, rounded.
 
     Every class keeps an example, and the largest remainders are rounded up, so that the counts sum to N.
@@ -145,7 +146,7 @@ def _whole(text):
     return int(text if fraction.strip("0") else whole)
 
 
-def subsample(labels, class_counts, seed):
+def subsample(labels, class_counts, *, seed):
     """Draw `class_counts[c]` examples of each class c without replacement.
 
     One pass of NumPy: every example gets a random key, and each class keeps its smallest keys.
@@ -171,7 +172,9 @@ def subsample(labels, class_counts, seed):
     labels = check_ids(labels)
     wanted = as_whole_counts(class_counts, "class_counts")
     if labels.max() >= wanted.size:
-        raise ValueError(f"`labels` must be below the {wanted.size} classes of class_counts. Received {labels.max()}.")
+        raise _checks.ArgumentError(
+            "labels", f"`labels` must be below the {wanted.size} classes of class_counts. Received {labels.max()}."
+        )
     available = np.bincount(labels, minlength=wanted.size)
     check_available(wanted, available)
     return smallest_keys(labels, wanted, np.random.default_rng(seed))
@@ -191,20 +194,21 @@ def as_whole_counts(counts, name):
     """`counts` as an int64 vector of at least 0."""
     counts = _checks.as_vector(counts, name)
     if (counts != np.floor(counts)).any() or (counts < 0).any():
-        raise ValueError(
+        raise _checks.ArgumentError(
+            name,
             f"`{name}` must be whole numbers of examples of at least 0. Received {counts[:8].tolist()}: multiply "
-            "probabilities by the number of examples to keep, and round."
+            "probabilities by the number of examples to keep, and round.",
         )
     return counts.astype("int64")
 
 
 def check_available(wanted, available):
     """Raise where a class has fewer examples than are wanted of it."""
-    short = wanted > available
-    if short.any():
-        raise ValueError(
+    if (short := wanted > available).any():
+        raise _checks.ArgumentError(
+            "class_counts",
             f"`class_counts` must not ask for more examples than there are. Asked for {wanted[short][:8].tolist()} of "
-            f"{available[short][:8].tolist()} at {_checks.name_classes(short)}: lower `max_count`."
+            f"{available[short][:8].tolist()} at {_checks.name_classes(short)}: lower `max_count`.",
         )
 
 

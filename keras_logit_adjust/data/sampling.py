@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import reprlib
 
 import numpy as np
 
@@ -88,28 +89,44 @@ class LongTailSampler:
         beta=0.9999,
     ):
         if seed is None:
-            raise ValueError("`seed` must be given: batches are shuffled, and are to be the same when drawn again.")
-        labels, strategy = check_ids(labels), _strategies.as_plain(strategy)
-        if labels.max() >= _MOST_CLASSES:
-            raise ValueError(f"`labels` must be class ids below {_MOST_CLASSES:,}. Received {labels.max()}.")
+            raise _checks.ArgumentError(
+                "seed", "`seed` must be given: batches are shuffled, and are to be the same when drawn again."
+            )
+        labels = check_ids(labels)
+        if num_classes is not None:
+            num_classes = _checks.check_integer(num_classes, "num_classes", minimum=1)
+        given = "num_classes=" if num_classes else ""
+        if labels.max() >= (bound := num_classes or _MOST_CLASSES):
+            raise _checks.ArgumentError(
+                "labels", f"`labels` must be class ids below {given}{bound:,}. Received {labels.max()}."
+            )
+        if not isinstance(replacement, bool):
+            raise _checks.ArgumentError(
+                "replacement", f"`replacement` must be True or False. Received: replacement={replacement!r}"
+            )
         self.batch_size = _checks.check_integer(batch_size, "batch_size", minimum=1)
-        self.class_counts = _count(labels, num_classes)
+        self.class_counts = np.bincount(labels, minlength=num_classes or 0)
         self.num_examples, self.start_step = labels.size, 0
         self.steps_per_epoch = -(-labels.size // self.batch_size)
+        epochs, beta = _strategies.check_epochs(progressive_epochs, strategy), _checks.check_fraction(beta, "beta")
+        if epochs is None:
+            target = _strategies.Fixed(_strategies.class_shares(self.class_counts, strategy, beta=beta))
+        else:
+            target = _strategies.Progressive(self.class_counts, epochs, self.steps_per_epoch * self.batch_size)
+        if _checks.check_choice(per_batch, "per_batch", (None, "exact")):
+            _strategies.check_equal_shares(target, strategy, self.batch_size)
         self._settings = {
             "batch_size": self.batch_size,
-            "strategy": strategy,
+            "strategy": strategy if isinstance(strategy, str) else np.asarray(strategy, "float64").tolist(),
             "seed": _checks.check_integer(seed, "seed", minimum=0),
             "num_classes": self.class_counts.size,
-            "per_batch": _check_per_batch(per_batch),
-            "replacement": _check_bool(replacement, "replacement"),
-            "progressive_epochs": _strategies.check_epochs(progressive_epochs, strategy),
-            "beta": _checks.check_fraction(beta, "beta"),
+            "per_batch": per_batch,
+            "replacement": replacement,
+            "progressive_epochs": epochs,
+            "beta": beta,
         }
-        target = self._make_target()
-        if per_batch:
-            self._check_exact(target)
-        self._plan = Plan(labels, self.class_counts, target, self._settings["seed"], per_batch is not None, replacement)
+        drawing = {"seed": self._settings["seed"], "in_turn": per_batch is not None, "replacement": replacement}
+        self._plan = Plan(labels, self.class_counts, target, **drawing)
         self._epochs = {}  # the last epochs drawn, for whoever reads them next
         self._labels_hash = _hash(labels)
         self._part = (0, 1)  # (which, of how many) parts of each batch this sampler gives
@@ -147,13 +164,13 @@ class LongTailSampler:
         >>> next(batches).shape, batches.state()["step"]
         ((2,), 1)
         """
-        return _Indices(self)
+        return _feeding.Indices(self)
 
-    def dataset(self, data, map_fn=None, *, num_parallel_calls=None, input_context=None):
+    def dataset(self, data, *, map_fn=None, num_parallel_calls=None, input_context=None):
         """An endless `tf.data.Dataset` of full batches, each gathered at once.
 
-        Give `fit` also `steps_per_epoch=sampler.steps_per_epoch`, for an epoch would not end (and a validation not
-        without `validation_steps`), and `shuffle=False`, for it warns of any dataset otherwise. Every iterator begins
+        The dataset is endless, so pass `fit` also `steps_per_epoch=sampler.steps_per_epoch` (and `validation_steps`).
+        Pass `shuffle=False` too: `fit` warns of any dataset otherwise. Every iterator begins
         with batch `start_step`, and so does each call of `fit`.
 
         An iterator is saved by `tf.train.Checkpoint` in about 2 KB and goes on with the very next batch; one restored
@@ -186,9 +203,11 @@ class LongTailSampler:
         (2, 2) [0, 1]
         (2, 2) [0, 1]
         """
-        return _feeding.tf_dataset(self, data, map_fn, num_parallel_calls, input_context)
+        return _feeding.tf_dataset(
+            self, data, map_fn=map_fn, num_parallel_calls=num_parallel_calls, input_context=input_context
+        )
 
-    def py_dataset(self, data, map_fn=None, **kwargs):
+    def py_dataset(self, data, *, map_fn=None, **kwargs):
         """An endless `keras.utils.PyDataset` of the same batches, for `fit` on any backend without TensorFlow's data.
 
         As with `dataset`, give `fit` also `steps_per_epoch=sampler.steps_per_epoch` and `shuffle=False`.
@@ -209,7 +228,7 @@ class LongTailSampler:
         >>> sorted(y.tolist())
         [0, 1]
         """
-        return _feeding.PyBatches(self, data, map_fn, **kwargs)
+        return _feeding.PyBatches(self, data, map_fn=map_fn, **kwargs)
 
     def shard(self, num_shards, index):
         """This sampler's part `index` of `num_shards` equal ones of every batch: one for each process that trains.
@@ -230,10 +249,14 @@ class LongTailSampler:
         index = _checks.check_integer(index, "index", minimum=0)
         if index >= num_shards:
             raise ValueError(f"`index` must be below num_shards={num_shards}. Received: index={index}")
-        outer, parts = self._part
-        self._check_divides(parts * num_shards)
+        outer, parts = self._part[0], self._part[1] * num_shards
+        if self.batch_size % parts:
+            raise ValueError(
+                f"`batch_size` must divide by the parts that every batch is cut into. Received: "
+                f"batch_size={self.batch_size} for {parts} parts."
+            )
         part = copy.copy(self)
-        part._part = (outer * num_shards + index, parts * num_shards)
+        part._part = (outer * num_shards + index, parts)
         return part
 
     def starting_at(self, step):
@@ -282,8 +305,7 @@ class LongTailSampler:
         """
         if not isinstance(state, dict) or state.get("format") != _FORMAT or state.keys() != _STATE:
             raise ValueError(
-                "`state` must come from `LongTailSampler.state` of this version. "
-                f"Received: {_strategies.shorten(state)}"
+                f"`state` must come from `LongTailSampler.state` of this version. Received: {reprlib.repr(state)}"
             )
         labels = check_ids(labels)
         if _hash(labels) != state["labels_sha256"]:
@@ -299,34 +321,6 @@ class LongTailSampler:
     def fingerprint(self):
         """Hex digits that differ where labels or settings do."""
         return hashlib.sha256(json.dumps(self.state(0), sort_keys=True).encode()).hexdigest()
-
-    def _make_target(self):
-        strategy, epochs, beta = (self._settings[name] for name in ("strategy", "progressive_epochs", "beta"))
-        if epochs is None:
-            return _strategies.Fixed(_strategies.class_shares(self.class_counts, strategy, beta))
-        return _strategies.Progressive(self.class_counts, epochs, self.steps_per_epoch * self.batch_size)
-
-    def _check_exact(self, target):
-        shares = target.in_epoch(0)
-        shares = shares[shares > 0]
-        if isinstance(target, _strategies.Progressive) or not np.allclose(shares, shares[0], rtol=1e-6):
-            raise ValueError(
-                '`per_batch="exact"` gives equal counts and needs equal shares: strategy="balanced", or a vector that '
-                "is uniform over the classes wanted. "
-                f"Received: strategy={_strategies.shorten(self._settings['strategy'])}"
-            )
-        if shares.size > self.batch_size:
-            raise ValueError(
-                f'`per_batch="exact"` needs a place for each of the {shares.size} classes in a batch. Received: '
-                f"batch_size={self.batch_size}. Remedy: larger batches, or leave `per_batch` out."
-            )
-
-    def _check_divides(self, parts):
-        if self.batch_size % parts:
-            raise ValueError(
-                f"`batch_size` must divide by the parts that every batch is cut into. Received: "
-                f"batch_size={self.batch_size} for {parts} parts."
-            )
 
     @property
     def rows_in_batch(self):
@@ -359,33 +353,6 @@ class LongTailSampler:
         return known
 
 
-class _Indices:
-    """What `LongTailSampler.indices` returns."""
-
-    def __init__(self, sampler):
-        self.sampler, self.step = sampler, sampler.start_step
-
-    def __iter__(self):
-        return self
-
-    def __next__(self):
-        rows = self.sampler.rows(self.step)
-        self.step += 1
-        return rows
-
-    def state(self):
-        """The sampler's state at the next batch."""
-        return self.sampler.state(self.step)
-
-
-def _count(labels, num_classes):
-    if num_classes is not None:
-        num_classes = _checks.check_integer(num_classes, "num_classes", minimum=1)
-        if labels.max() >= num_classes:
-            raise ValueError(f"`labels` must be below num_classes={num_classes}. Received {labels.max()}.")
-    return np.bincount(labels, minlength=num_classes or 0)
-
-
 def _hash(labels):
     return hashlib.sha256(labels.astype("<i8").tobytes()).hexdigest()
 
@@ -395,15 +362,3 @@ def _check_step(step):
     if step >= _feeding.MOST_STEPS:
         raise ValueError(f"`step` must be below {_feeding.MOST_STEPS}. Received: step={step}")
     return step
-
-
-def _check_per_batch(per_batch):
-    if per_batch is not None and not (isinstance(per_batch, str) and per_batch == "exact"):
-        raise ValueError(f"`per_batch` must be None or 'exact'. Received: per_batch={per_batch!r}")
-    return per_batch
-
-
-def _check_bool(value, name):
-    if not isinstance(value, bool):
-        raise ValueError(f"`{name}` must be True or False. Received: {name}={value!r}")
-    return value

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from keras_logit_adjust import _checks, priors
+from keras_logit_adjust import _checks
 from keras_logit_adjust.data import _strategies
 from keras_logit_adjust.data.profiles import as_whole_counts, check_available, smallest_keys
 from keras_logit_adjust.priors.counting import holds_single_examples, labels_of
+from keras_logit_adjust.priors.formulas import as_prior
 
 _BATCHES_IN_BLOCK = 8
 _MANY_COPIES = 20
@@ -41,8 +42,8 @@ class RebalancedStream:
 def rebalance(
     dataset,
     class_counts,
-    strategy="balanced",
     *,
+    strategy="balanced",
     seed=None,
     batch_size=None,
     max_copies=None,
@@ -99,12 +100,16 @@ def rebalance(
     """
     import tensorflow as tf
 
-    prior, seed = priors.prior(class_counts), _check_seed(seed) % 2**63
+    prior, seed = as_prior(class_counts), _check_seed(seed) % 2**63
+    counts = share_of_stream = prior.probabilities
     if isinstance(strategy, str) and strategy == "progressive":
-        raise ValueError('`strategy` of a stream must stay the same: "progressive" is for `LongTailSampler`.')
-    counts = _checks.as_true_counts(class_counts) if strategy == "effective_number" else prior
-    shares = _strategies.class_shares(counts, strategy, beta)
-    copies = shares / prior
+        raise _checks.ArgumentError(
+            "strategy", '`strategy` of a stream must stay the same: "progressive" is for `LongTailSampler`.'
+        )
+    if isinstance(strategy, str) and strategy == "effective_number":
+        counts = _checks.as_true_counts(prior.counts)
+    shares = _strategies.class_shares(counts, strategy, beta=beta)
+    copies = shares / share_of_stream
     if max_copies is not None:
         copies = copies * min(1.0, _checks.check_positive(max_copies, "max_copies") / copies.max())
     elif copies.max() > _MANY_COPIES:
@@ -113,10 +118,9 @@ def rebalance(
             "of few different ones. `max_copies` limits that, for less of the stream used; or give it to keep this.",
             stacklevel=2,
         )
-    _check_dataset(dataset)
-    blocks, batch_size = _blocks(dataset.repeat() if repeat else dataset, batch_size, block_size)
-    if batch_size is None:
-        raise _unknown_batch(dataset)
+    blocks, batch_size = _blocks(
+        dataset, batch_size=batch_size, block_size=block_size, may_be_single=False, repeat=repeat
+    )
     rates = tf.constant(copies)
 
     def draw(index, block):
@@ -131,11 +135,11 @@ def rebalance(
 
     drawn = blocks.enumerate().flat_map(draw)
     batches = drawn.rebatch(batch_size, drop_remainder=True).prefetch(_PREFETCHED)
-    used = float(prior @ np.minimum(1, copies))
-    return RebalancedStream(batches, shares, copies, efficiency=used, output_per_input=float(prior @ copies))
+    used, given = (float(share_of_stream @ times) for times in (np.minimum(1, copies), copies))
+    return RebalancedStream(batches, shares, copies, efficiency=used, output_per_input=given)
 
 
-def subsample_stream(dataset, class_counts, available_counts, *, seed=None, batch_size=None, block_size=512):
+def subsample_stream(dataset, class_counts, *, available_counts, seed=None, batch_size=None, block_size=512):
     """Keep exactly `class_counts[c]` of the `available_counts[c]` examples of each class, drawn at random.
 
     `subsample` for a stream: one pass that keeps two numbers a class. A block with m examples of a class of which k are
@@ -180,11 +184,8 @@ def subsample_stream(dataset, class_counts, available_counts, *, seed=None, batc
             f"numbers from. Received {available.max():,}: cut the stream into parts."
         )
     seed = _check_seed(seed)
-    _check_dataset(dataset)
     block_size = _checks.check_integer(block_size, "block_size", minimum=1)
-    blocks, batch_size = _blocks(dataset, batch_size, block_size)
-    if batch_size is None and not holds_single_examples(dataset.element_spec):
-        raise _unknown_batch(dataset)
+    blocks, batch_size = _blocks(dataset, batch_size=batch_size, block_size=block_size)
     # A block without examples comes last, to ask whether all that was announced has come.
     end = tf.data.Dataset.from_tensors(tf.nest.map_structure(_no_rows, blocks.element_spec))
 
@@ -231,20 +232,19 @@ def _select(seed, index, ids, remaining, wanted):
 
 def _check_seed(seed):
     if seed is None:
-        raise ValueError("`seed` must be given: examples are drawn at random, and are to be the same when drawn again.")
+        raise _checks.ArgumentError(
+            "seed", "`seed` must be given: examples are drawn at random, and are to be the same when drawn again."
+        )
     return _checks.check_integer(seed, "seed", minimum=0)
 
 
-def _check_dataset(dataset):
+def _blocks(dataset, *, batch_size, block_size, may_be_single=True, repeat=False):
+    """`dataset` in blocks of examples, and the size of the batches to give (None for single examples)."""
     if not hasattr(dataset, "element_spec"):
         raise ValueError(
             "A stream must be a `tf.data.Dataset` of (x, y). "
             f"Received: {type(dataset).__name__}. Arrays are for `LongTailSampler`."
         )
-
-
-def _blocks(dataset, batch_size, block_size):
-    """`dataset` in blocks of examples, and the size of the batches to give (None where nothing says it)."""
     is_single = holds_single_examples(dataset.element_spec)
     if batch_size is not None:
         batch_size = _checks.check_integer(batch_size, "batch_size", minimum=1)
@@ -253,14 +253,14 @@ def _blocks(dataset, batch_size, block_size):
     if block_size is None:
         block_size = _BATCHES_IN_BLOCK * (batch_size or 1)
     block_size = _checks.check_integer(block_size, "block_size", minimum=1)
+    if batch_size is None and not (is_single and may_be_single):
+        raise _checks.ArgumentError(
+            "batch_size",
+            "`batch_size` must be given where the dataset does not say it: for single examples, and for batches made "
+            f"without `drop_remainder=True`. Received elements of {dataset.element_spec}",
+        )
+    dataset = dataset.repeat() if repeat else dataset
     return (dataset.batch(block_size) if is_single else dataset.rebatch(block_size)), batch_size
-
-
-def _unknown_batch(dataset):
-    return ValueError(
-        "`batch_size` must be given where the dataset does not say it: for single examples, and for batches made "
-        f"without `drop_remainder=True`. Received elements of {dataset.element_spec}"
-    )
 
 
 def _ids(labels, num_classes):

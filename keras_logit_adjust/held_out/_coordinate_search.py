@@ -7,10 +7,11 @@ one, in order of the margin between them. Sorted, the margins give the objective
 import numpy as np
 
 _BEYOND = 0.5  # how far past the last margin an offset goes where nothing bounds it
+_RESTARTS = 32  # of a search that starts anew
 _ROUNDING = 1e-9  # margins no further apart are equal: no offset lies between them
 
 
-def search(logits, objective, base, sweeps):
+def search(logits, objective, base, *, sweeps):
     """Offsets `[L]` that no change of a single one improves, and the objective there.
 
     Args:
@@ -26,19 +27,19 @@ def search(logits, objective, base, sweeps):
             rivals, margins = scores.without(c)
             order = np.argsort(margins, kind="stable")
             best, offset = _nearest_best(objective.along(c, rivals, order), margins[order], base[c])
-            if best > objective.value(scores.predicted) + 1e-12:
+            if best > objective.value(scores.first) + 1e-12:
                 scores.set(c, offset)
                 moves += 1
         if not moves:
             break
-    return scores.offsets, objective.value(scores.predicted)
+    return scores.offsets, objective.value(scores.first)
 
 
-def search_from_many(logits, objective, base, sweeps, restarts, rng):
+def search_from_many(logits, objective, base, *, sweeps, rng):
     """The best of searches from `base` and from random offsets around it: one coordinate at a time may get stuck."""
     spread = (logits - logits.mean(axis=1, keepdims=True)).std()
-    starts = [base, *(base + spread * rng.normal(size=(restarts, base.size)))]
-    return max((search(logits, objective, start, sweeps) for start in starts), key=lambda found: found[1])
+    starts = [base, *(base + spread * rng.normal(size=(_RESTARTS, base.size)))]
+    return max((search(logits, objective, start, sweeps=sweeps) for start in starts), key=lambda found: found[1])[0]
 
 
 def _nearest_best(values, margins, base):
@@ -50,29 +51,21 @@ def _nearest_best(values, margins, base):
     best = np.flatnonzero((values >= highest - 1e-12) & wide)
     low, high = ends[best], ends[best + 1]
     nearest = np.maximum(low - base, base - high).argmin()
-    return highest, _inside(low[nearest], high[nearest], base, room)
-
-
-def _inside(low, high, base, room):
+    low, high = low[nearest], high[nearest]
     if low + room < base < high - room:
-        return base
-    if np.isinf(low):
-        return high - _BEYOND
-    return low + _BEYOND if np.isinf(high) else (low + high) / 2
+        return highest, base
+    is_bounded = np.isfinite([low, high]).all()
+    return highest, (low + high) / 2 if is_bounded else np.clip(base, low + _BEYOND, high - _BEYOND)
 
 
 class _Scores:
-    """Logits with offsets, and of every example the best class and the second best."""
+    """Logits with offsets, and of every example the best class, which is predicted, and the second best."""
 
     def __init__(self, logits, offsets):
         self.offsets = offsets.astype("float64").copy()
         self.scores = logits + self.offsets
         self.first, self.second = (np.empty(len(logits), "int64") for _ in range(2))
         self._rank(np.arange(len(logits)))
-
-    @property
-    def predicted(self):
-        return self.first
 
     def _rank(self, rows):
         scores = self.scores[rows]
@@ -82,9 +75,9 @@ class _Scores:
 
     def without(self, c):
         """The best class other than c, and the offset at which c overtakes it, of every example."""
-        rows = np.arange(self.first.size)
         rivals = np.where(self.first == c, self.second, self.first)
-        return rivals, self.scores[rows, rivals] - (self.scores[:, c] - self.offsets[c])
+        of_rivals = np.take_along_axis(self.scores, rivals[:, None], axis=1)[:, 0]
+        return rivals, of_rivals - (self.scores[:, c] - self.offsets[c])
 
     def set(self, c, offset):
         self.scores[:, c] += offset - self.offsets[c]

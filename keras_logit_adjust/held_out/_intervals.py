@@ -14,6 +14,20 @@ _SUMS = 1e-12  # rounding of sums of weights
 _TINY = 1e-290  # beside 0, where a unit in the last place is next to nothing
 
 
+def of_examples(truth, logits, prior):
+    """The ends of the intervals of a batch, and the recall that each counts for: three arrays.
+
+    Args:
+        truth: `[N]` class ids, or `[N, L]` booleans of independent labels.
+        logits: `[N, L]`.
+        prior: a `Prior`.
+    """
+    if not prior.are_labels:
+        return *of_classes(logits, truth, prior.logits), truth
+    low, high = of_labels(logits, truth, prior.logits)
+    return low.ravel(), high.ravel(), (2 * np.arange(prior.size) + truth).ravel()
+
+
 def of_classes(logits, ids, log_prior):
     """The interval of τ on which `argmax(f − τ·log π)` is the true class, of every example.
 
@@ -130,16 +144,6 @@ class Steps:
         entered = self._started[np.searchsorted(self.starts, tau, side="right")]
         return entered - self._ended[np.searchsorted(self.ends, tau, side="left")]
 
-    def after(self, tau):
-        """The value on the open piece that begins at each of `tau`."""
-        entered = self._started[np.searchsorted(self.starts, tau, side="right")]
-        return entered - self._ended[np.searchsorted(self.ends, tau, side="right")]
-
-    def breakpoints(self):
-        """The finite τ at which the value changes, sorted."""
-        ends = np.concatenate([self.starts, self.ends])
-        return np.unique(ends[np.isfinite(ends)])
-
     def pieces(self):
         """The ends of the pieces between breakpoints, and the values on them: three arrays."""
         points = np.concatenate([self.starts, self.ends])
@@ -149,7 +153,9 @@ class Steps:
         values = self._started[started[last]] - self._ended[last + 1 - started[last]]
         points, is_finite = points[last], np.isfinite(points[last])
         breakpoints = points[is_finite]
-        values = np.append(self.after(-np.inf), values[is_finite])
+        first = self._started[np.searchsorted(self.starts, -np.inf, side="right")]  # what is not bounded below
+        first = first - self._ended[np.searchsorted(self.ends, -np.inf, side="right")]
+        values = np.append(first, values[is_finite])
         return np.append(-np.inf, breakpoints), np.append(breakpoints, np.inf), values
 
     def highest(self):

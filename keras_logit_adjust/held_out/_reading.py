@@ -21,43 +21,83 @@ def to_numpy(values, name):
     return array
 
 
-def as_logits(logits, num_classes, name="logits"):
-    """`logits` as a float32 or float64 matrix `[N, num_classes]`, leading axes flattened, or a `ValueError`.
+class Reader:
+    """Reads batches of examples. What their logits look like is judged over all batches.
 
-    Half precision is raised to float32. NaN, infinite numbers and probabilities are refused.
+    A few rows alone may look like probabilities by chance.
+
+    Args:
+        num_classes: number of columns `L`.
+        independent: whether the columns are independent labels.
+        name: how messages call the logits.
     """
-    matrix, are_probabilities = as_scores(logits, num_classes, name)
-    if are_probabilities and len(matrix) > 1:  # one row of logits may sum to one by chance
-        refuse_probabilities(name)
-    return matrix
+
+    def __init__(self, num_classes, *, independent=False, name="logits"):
+        self.num_classes, self.independent, self.name = num_classes, independent, name
+        self.rows, self.are_distributions = 0, not independent
+        self.lowest, self.highest = np.inf, -np.inf  # of sigmoids alone
+
+    def examples(self, y_true, logits):
+        """A batch as `(which labels are on [N, L], or class ids [N]; logits [N, L])`.
+
+        One sigmoid unit, `[N]` or `[N, 1]`, becomes two classes: its logit is that of the second, the first has 0.
+        """
+        logits = to_numpy(logits, self.name)
+        is_unit = self.num_classes == 2 and not self.independent and (logits.ndim == 1 or logits.shape[-1:] == (1,))
+        if is_unit:
+            logits = np.stack([np.zeros_like(logits), logits], axis=-1).reshape(-1, 2)
+        matrix = self.logits(logits, is_unit=is_unit)
+        read = as_multi_hot if self.independent else as_ids
+        return read(y_true, *matrix.shape), matrix
+
+    def logits(self, logits, *, is_unit=False):
+        """The logits of a batch as a float32 or float64 matrix `[N, L]`, leading axes flattened.
+
+        Half precision is raised to float32. NaN and infinite numbers are refused.
+        """
+        matrix = to_numpy(logits, self.name)
+        if matrix.ndim < 2 or matrix.shape[-1] != self.num_classes or not matrix.size:
+            raise ValueError(
+                f"`{self.name}` must have shape [N, {self.num_classes}], N ≥ 1: a row for each example, a column for "
+                f"each of the {self.num_classes} classes. Received shape {matrix.shape}."
+            )
+        tolerance = _SUM_OF_HALVES if matrix.dtype.itemsize < 4 else _SUM_OF_PROBABILITIES
+        matrix = matrix.reshape(-1, self.num_classes)
+        matrix = matrix if matrix.dtype in ("float32", "float64") else matrix.astype("float32")
+        with np.errstate(over="ignore", invalid="ignore"):
+            is_finite = np.isfinite(matrix.sum())  # one pass that needs no memory; sums of large numbers may overflow
+        if not is_finite and (bad := ~np.isfinite(matrix).all(axis=-1)).any():
+            raise ValueError(
+                f"`{self.name}` must be finite. NaN or infinity in {bad.sum()} of {bad.size} rows, first in "
+                f"row {bad.argmax()}: leave such rows out, or look why the model gives them."
+            )
+        self.rows += len(matrix)
+        if is_unit or self.independent:
+            own = matrix[:, 1:] if is_unit else matrix
+            self.lowest, self.highest = min(self.lowest, own.min()), max(self.highest, own.max())
+        self.are_distributions = self.are_distributions and not is_unit and _are_distributions(matrix, tolerance)
+        return matrix
+
+    def check(self):
+        """Raise where all that was read are probabilities."""
+        if self.are_distributions and self.rows > 1:  # one row of logits may sum to one by chance
+            raise ValueError(
+                f"`{self.name}` must be logits. Received probabilities: all numbers are in [0, 1]. Give what stands "
+                "before the softmax, or np.log(probabilities), which has the same differences between classes."
+            )
+        if 0 <= self.lowest < self.highest <= 1:
+            raise ValueError(
+                f"`{self.name}` must be logits. Received numbers in [0, 1], which look like sigmoid probabilities: "
+                "give what stands before the sigmoid, or np.log(p) − np.log(1 − p)."
+            )
 
 
-def as_scores(logits, num_classes, name="logits"):
-    """As `as_logits`, which refuses them, and whether every row is a distribution, as of a softmax."""
-    matrix = to_numpy(logits, name)
-    if matrix.ndim < 2 or matrix.shape[-1] != num_classes or not matrix.size:
-        raise ValueError(
-            f"`{name}` must have shape [N, {num_classes}], N ≥ 1: a row for each example, a column for each of the "
-            f"{num_classes} classes. Received shape {matrix.shape}."
-        )
-    matrix = matrix.reshape(-1, num_classes)
-    is_half = matrix.dtype.itemsize < 4
-    matrix = matrix if matrix.dtype in ("float32", "float64") else matrix.astype("float32")
-    _check_finite(matrix, name)
-    return matrix, _are_distributions(matrix, _SUM_OF_HALVES if is_half else _SUM_OF_PROBABILITIES)
-
-
-def _check_finite(matrix, name):
-    with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(matrix.sum()):  # one pass that needs no memory; sums of large numbers may overflow
-            return
-    bad = ~np.isfinite(matrix).all(axis=-1)
-    if not bad.any():
-        return
-    raise ValueError(
-        f"`{name}` must be finite. NaN or infinity in {bad.sum()} of {bad.size} rows, first in "
-        f"row {bad.argmax()}: leave such rows out, or look why the model gives them."
-    )
+def as_logits(logits, num_classes, *, independent=False, name="logits"):
+    """`logits` as a float64 matrix `[N, num_classes]`, or a `ValueError`; probabilities are refused."""
+    reader = Reader(num_classes, independent=independent, name=name)
+    matrix = reader.logits(logits)
+    reader.check()
+    return matrix.astype("float64")
 
 
 def _are_distributions(matrix, tolerance):
@@ -69,42 +109,29 @@ def _are_distributions(matrix, tolerance):
     return matrix.shape[1] > 1 and bool(is_one.all() or (len(matrix) >= _MANY_ROWS and np.ptp(matrix) > 0))
 
 
-def refuse_probabilities(name="logits"):
-    """Raise the error of softmax outputs that were passed off as logits."""
-    raise ValueError(
-        f"`{name}` must be logits. Received probabilities: all numbers are in [0, 1]. Give what stands "
-        "before the softmax, or np.log(probabilities), which has the same differences between classes."
-    )
-
-
-def check_not_sigmoids(lowest, highest, name="logits"):
-    """Raise where all numbers, from `lowest` to `highest`, are probabilities: outputs of sigmoids."""
-    if 0 <= lowest < highest <= 1:
-        raise ValueError(
-            f"`{name}` must be logits. Received numbers in [0, 1], which look like sigmoid probabilities: give what "
-            "stands before the sigmoid, or np.log(p) − np.log(1 − p)."
-        )
-
-
-def as_ids(y_true, num_examples, num_classes, name="y_true"):
+def as_ids(y_true, num_examples, num_classes, *, name="y_true"):
     """`y_true` (ids, or one-hot rows) as int64 class ids `[num_examples]`, or a `ValueError`."""
     labels = to_numpy(y_true, name)
     if labels.ndim >= 2 and labels.shape[-1] == num_classes and labels.size == num_examples * num_classes:
-        return _from_one_hot(labels.reshape(num_examples, num_classes), name)
+        rows = labels.reshape(num_examples, num_classes)
+        if not np.isin(rows, (0, 1)).all() or (rows.sum(axis=-1) != 1).any():
+            raise ValueError(
+                f"Rows of `{name}` must be one-hot: one 1 and otherwise 0. Received soft or empty rows, or several "
+                "labels in one: independent labels have to be named such, by `num_examples` or `independent=True`."
+            )
+        return rows.argmax(axis=-1).astype("int64")
     if labels.size != num_examples or not num_examples:
         raise ValueError(
             f"`{name}` must have one class id for each of the {num_examples} rows of logits. "
             f"Received shape {labels.shape}."
         )
     labels = labels.reshape(-1)
-    fractional = labels != np.floor(labels)
-    if fractional.any():
+    if (fractional := labels != np.floor(labels)).any():
         raise ValueError(
             f"`{name}` must be whole numbers, class ids 0 … {num_classes - 1}. Received {labels[fractional][0]} at row "
             f"{fractional.argmax()}."
         )
-    bad = (labels < 0) | (labels >= num_classes)
-    if bad.any():
+    if (bad := (labels < 0) | (labels >= num_classes)).any():
         raise ValueError(
             f"`{name}` must be class ids 0 … {num_classes - 1}, a column of logits each. Received "
             f"{labels[bad][0]} at row {bad.argmax()} ({bad.sum()} such rows). Leave out rows that have no class."
@@ -112,20 +139,11 @@ def as_ids(y_true, num_examples, num_classes, name="y_true"):
     return labels.astype("int64")
 
 
-def _from_one_hot(rows, name):
-    if not np.isin(rows, (0, 1)).all() or (rows.sum(axis=-1) != 1).any():
-        raise ValueError(
-            f"Rows of `{name}` must be one-hot: one 1 and otherwise 0. Received soft or empty rows, or several "
-            "labels in one: independent labels have to be named such, by `num_examples` or `independent=True`."
-        )
-    return rows.argmax(axis=-1).astype("int64")
-
-
-def as_multi_hot(y_true, shape, name="y_true"):
-    """`y_true` as a boolean matrix of `shape` `[N, L]`: which of `L` independent labels are on."""
-    rows = to_numpy(y_true, name)
-    if rows.shape[-1:] == shape[-1:] and rows.size == shape[0] * shape[1]:
-        rows = rows.reshape(shape)  # leading axes
+def as_multi_hot(y_true, num_examples, num_labels, *, name="y_true"):
+    """`y_true` as a boolean matrix `[num_examples, num_labels]`: which independent labels are on."""
+    rows, shape = to_numpy(y_true, name), (num_examples, num_labels)
+    if rows.size == num_examples * num_labels and num_labels in (1, *rows.shape[-1:]):
+        rows = rows.reshape(shape)  # leading axes; one label may have no axis of its own
     if rows.shape != shape:
         raise ValueError(f"`{name}` must have a 0 or 1 for each label, shape {shape}. Received shape {rows.shape}.")
     if rows.dtype.kind not in "iufb" or not np.isin(rows, (0, 1)).all():

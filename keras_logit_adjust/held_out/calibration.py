@@ -10,9 +10,10 @@ import warnings
 
 import numpy as np
 
-from keras_logit_adjust import _checks, priors
+from keras_logit_adjust import _checks
 from keras_logit_adjust.held_out import _reading
 from keras_logit_adjust.layers import Calibration
+from keras_logit_adjust.priors.formulas import as_prior
 
 METHODS = ("temperature", "bias_corrected_temperature")
 KINDS = ("plain", "classwise", "balanced")
@@ -23,7 +24,7 @@ _STEPS = 2000
 _SUM_OF_PROBABILITIES = 1e-3  # how far the sum of a row of half-precision probabilities may be from one
 
 
-def calibrate(logits, y_true, method="temperature", *, class_prior=None, independent=False):
+def calibrate(logits, y_true, *, method="temperature", class_prior=None, independent=False):
     """The `Calibration` with the greatest likelihood on held-out examples: minimizes `−Σ_i w_i log P(y_i | f_i/T + b)`.
 
     Convex in `(1/T, b)`. "temperature" has no bias and leaves the order of classes as it is. With
@@ -73,25 +74,29 @@ def calibrate(logits, y_true, method="temperature", *, class_prior=None, indepen
     if method == "bias_corrected_temperature":
         inverse, bias = _best_affine(logits, loss, weight, inverse)
         bias = bias if independent else bias - bias.mean()  # 0 up to where the search ended
-    temperature = float(np.clip(1.0 / inverse, *_TEMPERATURES))
-    _warn_at_bounds(temperature)
+    low, high = _TEMPERATURES
+    temperature = float(np.clip(1.0 / inverse, low, high))
+    if not low * 1.000001 < temperature < high / 1.000001:
+        reason = (
+            "held-out examples are all classified right (or logits are tiny), and the likelihood grows without end as "
+            "it falls. Probabilities will be certain, and an adjustment behind them weak: hold out more examples, or "
+            "leave the calibration out"
+            if temperature < 1
+            else "the logits say nothing about the labels (or are huge). Look whether both are in the same order"
+        )
+        warnings.warn(f"The temperature is at its bound {temperature:g}: {reason}.", stacklevel=2)
     return Calibration(temperature, bias)
 
 
 def _as_examples(logits, y_true, independent):
     """Float64 logits `[N, L]`, which classes are true `[N, L]`, and whether they are sigmoids."""
-    shape = np.shape(logits)
-    is_unit = len(shape) == 1 or shape[-1:] == (1,)
-    logits = np.reshape(logits, (-1, 1)) if is_unit else logits
-    matrix = _reading.as_logits(logits, shape[-1] if shape and not is_unit else 1).astype("float64")
-    if not is_unit and not independent:
-        ids = _reading.as_ids(y_true, *matrix.shape)
-        return matrix, ids[:, None] == np.arange(matrix.shape[1]), False
-    _reading.check_not_sigmoids(matrix.min(), matrix.max())
-    if is_unit and np.size(y_true) == matrix.size:
-        y_true = np.reshape(y_true, matrix.shape)
-    labels = _reading.as_multi_hot(y_true, matrix.shape if is_unit else shape)
-    return matrix, labels.reshape(matrix.shape), True
+    logits = _reading.to_numpy(logits, "logits")
+    if logits.ndim == 1 or logits.shape[-1:] == (1,):  # one sigmoid unit
+        logits, independent = logits.reshape(-1, 1), True
+    matrix = _reading.as_logits(logits, logits.shape[-1] if logits.ndim else 1, independent=independent)
+    if independent:
+        return matrix, _reading.as_multi_hot(y_true, *matrix.shape), True
+    return matrix, _reading.as_ids(y_true, *matrix.shape)[:, None] == np.arange(matrix.shape[1]), False
 
 
 def _example_weights(is_true, class_prior, independent):
@@ -99,7 +104,18 @@ def _example_weights(is_true, class_prior, independent):
     if class_prior is None:
         return np.ones((len(is_true), 1))
     num_classes, share = is_true.shape[1], is_true.mean(axis=0)
-    prior = _as_prior(class_prior, num_classes, independent)
+    if not independent or num_classes == 1:
+        prior = as_prior(class_prior, name="class_prior").probabilities
+    else:
+        prior = _checks.as_vector(class_prior, "class_prior")
+        if (bad := (prior <= 0) | (prior >= 1)).any():
+            raise _checks.ArgumentError(
+                "class_prior",
+                "Every number in `class_prior` must be the probability of a label, strictly between 0 and 1. Received "
+                f"{prior[bad].tolist()} at {_checks.name_classes(bad)}: divide counts by the number of examples.",
+            )
+    _checks.check_length(prior, max(2, num_classes), "class_prior", "the held-out logits")
+    prior = prior[-num_classes:]  # of one unit the positives
     bad = (share == 0) | (share == 1) if independent else share == 0
     if bad.any():
         raise ValueError(
@@ -112,35 +128,18 @@ def _example_weights(is_true, class_prior, independent):
     return (prior / share)[is_true.argmax(axis=1)][:, None]
 
 
-def _as_prior(class_prior, num_classes, independent):
-    if not independent or num_classes == 1:
-        prior = priors.prior(_checks.as_counts(class_prior, "class_prior"))
-        _checks.check_length(prior, max(2, num_classes), "class_prior", "the held-out logits")
-        return prior[1:] if independent else prior
-    prior = _checks.as_vector(class_prior, "class_prior")
-    _checks.check_length(prior, num_classes, "class_prior", "the held-out logits")
-    if (bad := (prior <= 0) | (prior >= 1)).any():
-        raise ValueError(
-            "Every number in `class_prior` must be the probability of a label, strictly between 0 and 1. "
-            f"Received {prior[bad].tolist()} at {_checks.name_classes(bad)}: divide counts by the number of examples."
-        )
-    return prior
-
-
 def _loss_of(is_true, weight, independent):
     """A function from scores `[N, L]` to the weighted loss, its slope in the scores, and the probabilities."""
 
-    def sigmoid_loss(scores):
-        softplus = np.logaddexp(0.0, scores)
-        return softplus - is_true * scores, np.exp(scores - softplus)
-
-    def softmax_loss(scores):
-        shifted = scores - scores.max(axis=1, keepdims=True)
-        log_sum = np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-        return log_sum - shifted[is_true][:, None], np.exp(shifted - log_sum)
-
     def loss(scores):
-        values, probability = (sigmoid_loss if independent else softmax_loss)(scores)
+        if independent:
+            log_sum = np.logaddexp(0.0, scores)
+            values = log_sum - is_true * scores
+        else:
+            scores = scores - scores.max(axis=1, keepdims=True)
+            log_sum = np.log(np.exp(scores).sum(axis=1, keepdims=True))
+            values = log_sum - scores[is_true][:, None]
+        probability = np.exp(scores - log_sum)
         return (weight * values).sum(), weight * (probability - is_true), probability
 
     return loss
@@ -184,21 +183,7 @@ def _best_affine(logits, loss, weight, inverse):
     return found.x[0] / size[0], found.x[1:] / size[1:]
 
 
-def _warn_at_bounds(temperature):
-    low, high = _TEMPERATURES
-    if low * 1.000001 < temperature < high / 1.000001:
-        return
-    reason = (
-        "held-out examples are all classified right (or logits are tiny), and the likelihood grows without end as it "
-        "falls. Probabilities will be certain, and an adjustment behind them weak: hold out more examples, or leave "
-        "the calibration out"
-        if temperature < 1
-        else "the logits say nothing about the labels (or are huge). Look whether both are in the same order"
-    )
-    warnings.warn(f"The temperature is at its bound {temperature:g}: {reason}.", stacklevel=3)
-
-
-def calibration_error(probabilities, y_true, kind="plain", *, num_bins=15):
+def calibration_error(probabilities, y_true, *, kind="plain", num_bins=15):
     """How far probabilities are from how often they come true, in [0, 1]: 0 for a calibrated model.
 
     Each kind is a mean over bins of `|accuracy − confidence|`; bin `b` of `B` is `((b−1)/B, b/B]`, and 0 is in the
@@ -294,13 +279,12 @@ def _bin_of(probabilities, num_bins):
 
 def _as_predictions(probabilities, y_true):
     """Float64 probabilities `[N, L]`, `L ≥ 2`, and class ids `[N]`."""
-    rows = np.asarray(probabilities)
-    if rows.dtype.kind not in "iufb" or not rows.ndim or not rows.size:
+    rows = _reading.to_numpy(probabilities, "probabilities").astype("float64")
+    if not rows.ndim or not rows.size:
         raise ValueError(
-            "`probabilities` must be numbers of shape [N, L], N ≥ 1: a row for each example, a column for each class. "
-            f"Received shape {rows.shape}, dtype {rows.dtype}."
+            "`probabilities` must have shape [N, L], N ≥ 1: a row for each example, a column for each class. "
+            f"Received shape {rows.shape}."
         )
-    rows = rows.astype("float64")
     if rows.ndim == 1 or rows.shape[-1] == 1:
         rows = np.stack([1.0 - rows.ravel(), rows.ravel()], axis=-1)
     rows = rows.reshape(-1, rows.shape[-1])

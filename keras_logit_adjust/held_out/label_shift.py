@@ -11,8 +11,9 @@ import warnings
 
 import numpy as np
 
-from keras_logit_adjust import _checks, priors
+from keras_logit_adjust import _checks
 from keras_logit_adjust.held_out import _reading
+from keras_logit_adjust.priors.formulas import as_prior
 
 METHODS = ("em", "bbse")
 SMALLEST_SINGULAR_VALUE = 0.05  # below it, an error in what is counted comes out more than twentyfold
@@ -73,8 +74,8 @@ class TargetPrior:
 def estimate_target_prior(
     logits,
     class_counts,
-    method="em",
     *,
+    method="em",
     validation=None,
     replicates=200,
     level=0.95,
@@ -128,24 +129,26 @@ def estimate_target_prior(
 
     Reference: Saerens, Latinne and Decaestecker (2002); Lipton, Wang and Smola (2018), black box shift estimation.
     """
-    log_prior = priors.log_prior(class_counts)
-    logits = _reading.as_logits(logits, log_prior.size).astype("float64")
+    prior = as_prior(class_counts)
+    logits = _reading.as_logits(logits, prior.size)
     _checks.check_choice(method, "method", METHODS)
     replicates = _checks.check_integer(replicates, "replicates", minimum=2)
     if not _checks.check_fraction(level, "level"):
         raise ValueError(f"`level` must lie between 0 and 1, such as 0.95. Received: level={level!r}")
     rng = np.random.default_rng(_checks.check_integer(seed, "seed", minimum=0))
-    stop = _checks.check_positive(tol, "tol"), _checks.check_integer(max_iterations, "max_iterations", minimum=1)
+    stop = {"tol": _checks.check_positive(tol, "tol")}
+    stop["max_iterations"] = _checks.check_integer(max_iterations, "max_iterations", minimum=1)
     if method == "bbse":
-        prior, drawn, diagnosis = _estimate_by_bbse(
-            logits, _check_validation(validation, log_prior.size), replicates, rng
-        )
+        validation = _check_validation(validation, prior.size)
+        estimate, drawn, diagnosis = _estimate_by_bbse(logits, validation, replicates, rng)
     elif validation is None:
-        prior, drawn, diagnosis = _estimate_by_em(logits, log_prior, replicates, rng, *stop)
+        estimate, drawn, diagnosis = _estimate_by_em(logits, prior, replicates, rng, **stop)
     else:
-        raise ValueError('`validation` goes with method="bbse". Received it with method="em": leave it out.')
+        raise _checks.ArgumentError(
+            "validation", '`validation` goes with method="bbse". Received it with method="em": leave it out.'
+        )
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return TargetPrior(prior, low, high, float(level), method, logits.shape[0], **diagnosis)
+    return TargetPrior(estimate, low, high, float(level), method, logits.shape[0], **diagnosis)
 
 
 def _with_pseudo_count(prior, num_examples):
@@ -155,32 +158,30 @@ def _with_pseudo_count(prior, num_examples):
 # --- EM --------------------------------------------------------------------------------------------------------------
 
 
-def _estimate_by_em(logits, log_prior, replicates, rng, tol, max_iterations):
+def _estimate_by_em(logits, prior, replicates, rng, *, tol, max_iterations):
     num_examples = logits.shape[0]
-    ratios = logits - log_prior  # log P(x|y) up to a number for each example, which takes no part
+    ratios = logits - prior.logits  # log P(x|y) up to a number for each example, which takes no part
     likelihood = np.exp(ratios - ratios.max(axis=1, keepdims=True))
     uniform = np.full((1, num_examples), 1.0 / num_examples)
     # The likelihood is concave: the start decides only between priors that the examples cannot tell apart.
-    (prior,), iterations, converged = _maximize(likelihood, uniform, np.exp(log_prior), tol, max_iterations)
+    start = np.exp(prior.logits)
+    (estimate,), iterations, converged = _maximize(likelihood, uniform, start, tol, max_iterations)
     if not converged:
         warnings.warn(
             f"EM did not converge in max_iterations={max_iterations}: its prior is not the likeliest yet. Raise "
             f"`max_iterations`, or `tol` (now {tol:g}).",
             stacklevel=3,
         )
-    drawn, start = [], _with_pseudo_count(prior, num_examples)  # EM leaves 0 slowly
-    loose = max(tol, _GAP / num_examples)
-    for size in _parts(replicates, max(1, _NUMBERS_AT_A_TIME // num_examples)):
-        weights = [_draw_weights(num_examples, rng) for _ in range(size)]
-        drawn.append(_maximize(likelihood, np.stack(weights), start, loose, max_iterations)[0])
-    prior, drawn = (_drop_traces(q, num_examples) for q in (prior, np.concatenate(drawn)))
-    return prior, drawn, {"iterations": iterations, "converged": converged}
-
-
-def _drop_traces(q, num_examples):
-    """EM only nears 0: a class with less than a hundredth of an example has none."""
-    q = np.where(q * num_examples < _TRACE, 0.0, q)
-    return q / q.sum(axis=-1, keepdims=True)
+    found, start = [[estimate]], _with_pseudo_count(estimate, num_examples)  # EM leaves 0 slowly
+    loose, at_a_time = max(tol, _GAP / num_examples), max(1, _NUMBERS_AT_A_TIME // num_examples)
+    for done in range(0, replicates, at_a_time):
+        draws = (rng.integers(num_examples, size=num_examples) for _ in range(min(at_a_time, replicates - done)))
+        weights = np.stack([np.bincount(rows, minlength=num_examples) for rows in draws]) / num_examples
+        found.append(_maximize(likelihood, weights, start, loose, max_iterations)[0])
+    q = np.concatenate(found)
+    q = np.where(q * num_examples < _TRACE, 0.0, q)  # EM only nears 0: a hundredth of an example is none
+    q /= q.sum(axis=-1, keepdims=True)
+    return q[0], q[1:], {"iterations": iterations, "converged": converged}
 
 
 def _maximize(likelihood, weights, start, tol, max_iterations):
@@ -227,17 +228,6 @@ def _extrapolate(start, once, twice):
     return np.maximum(point / point.sum(axis=1, keepdims=True), _FLOOR)
 
 
-def _draw_weights(num_examples, rng):
-    """How often each example is drawn in a bootstrap replicate, over their number."""
-    drawn = rng.integers(num_examples, size=num_examples)
-    return np.bincount(drawn, minlength=num_examples) / num_examples
-
-
-def _parts(total, size):
-    """`total` in parts of at most `size`."""
-    return [min(size, total - start) for start in range(0, total, size)]
-
-
 # --- BBSE ------------------------------------------------------------------------------------------------------------
 
 
@@ -249,8 +239,8 @@ def _check_validation(validation, num_classes):
             f"how often each class is mistaken for each other. Received {type(validation).__name__}. Without them: "
             'method="em".'
         )
-    logits = _reading.as_logits(validation[0], num_classes, "validation logits")
-    labels = _reading.as_ids(validation[1], logits.shape[0], num_classes, "validation labels")
+    logits = _reading.as_logits(validation[0], num_classes, name="validation logits")
+    labels = _reading.as_ids(validation[1], *logits.shape, name="validation labels")
     if (missing := np.bincount(labels, minlength=num_classes) == 0).any():
         raise ValueError(
             'method="bbse" needs validation examples of every class. Received none of '

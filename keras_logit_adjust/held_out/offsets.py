@@ -1,15 +1,17 @@
 """Offsets for each class, chosen on held-out data: for those who are judged by macro-F1, or by cost."""
 
 import dataclasses
+import functools
 
 import numpy as np
 
-from keras_logit_adjust import _checks, priors
+from keras_logit_adjust import _checks
 from keras_logit_adjust.held_out import _reading
 from keras_logit_adjust.held_out._coordinate_search import MacroF1, WeightedRecall, search, search_from_many
+from keras_logit_adjust.held_out.tau_path import by_stratum
+from keras_logit_adjust.priors.formulas import as_prior
 
 OBJECTIVES = ("macro_f1", "balanced")
-_RESTARTS = 32  # of a search that is not averaged over samples
 _TAU = {"macro_f1": 0.5, "balanced": 1.0}  # macro-F1 at the training mix is best between no adjustment and all of it
 
 
@@ -47,8 +49,8 @@ def tune_offsets(
     logits,
     y_true,
     class_counts,
-    objective="macro_f1",
     *,
+    objective="macro_f1",
     class_prior=None,
     num_examples=None,
     tau=None,
@@ -101,57 +103,72 @@ def tune_offsets(
     _checks.check_number(shrinkage, "shrinkage", minimum=0)
     _checks.check_integer(bags, "bags", minimum=0)
     _checks.check_integer(sweeps, "sweeps", minimum=1)
-    if num_examples is not None:
-        return _tune_thresholds(
-            logits, y_true, class_counts, objective, class_prior, num_examples, tau, shrinkage, bags, seed
-        )
-    log_prior = priors.log_prior(class_counts)
-    logits = _reading.as_logits(logits, log_prior.size).astype("float64")
-    ids = _reading.as_ids(y_true, len(logits), log_prior.size)
-    examples = np.bincount(ids, minlength=log_prior.size)
-    mix = None if class_prior is None else _as_mix(class_prior, log_prior.size)
-    make, base = _settle(objective, log_prior, mix, tau)
+    prior = as_prior(class_counts, num_examples)
+    logits = _reading.as_logits(logits, prior.size, independent=prior.are_labels)
+    if prior.are_labels:
+        if class_prior is not None or not isinstance(objective, str):
+            raise ValueError("Independent labels take the objectives 'macro_f1' and 'balanced', and no `class_prior`.")
+        base = -_strength(objective, tau, prior.size) * prior.logits
+        on = _reading.as_multi_hot(y_true, *logits.shape).astype("int64")
+        find = functools.partial(_find_threshold, objective=objective, shrinkage=shrinkage, bags=bags, seed=seed)
+        offsets, *values = np.transpose([*map(find, logits.T, on.T, base)])
+        return TunedOffsets(offsets, base, *map(_mean_of_known, values), prior.logits)
+    ids = _reading.as_ids(y_true, *logits.shape)
+    examples = np.bincount(ids, minlength=prior.size)
+    mix = None
+    if class_prior is not None:
+        mix = as_prior(class_prior, name="class_prior").probabilities
+        _checks.check_length(mix, prior.size, "class_prior", "class_counts")
+    make, base = _settle(objective, prior.logits, mix, tau)
 
     def found(rows):
-        objective = make(ids[rows], np.ones(rows.size) if mix is None else _importance(mix, ids[rows]))
+        objective = make(ids[rows], _weights(ids[rows], mix))
         if bags:
-            return search(logits[rows], objective, base, sweeps)[0]
-        return search_from_many(logits, objective, base, sweeps, _RESTARTS, np.random.default_rng(seed))[0]
+            return search(logits[rows], objective, base, sweeps=sweeps)[0]
+        return search_from_many(logits, objective, base, sweeps=sweeps, rng=np.random.default_rng(seed))
 
-    offsets = _bagged(found, ids, bags, seed)
+    offsets = _bagged(found, ids, bags=bags, seed=seed)
     if examples.all():  # a class without examples stays where it was, and others are found relative to it
         # A constant added to all offsets changes nothing; shrunk class by class it would.
         offsets = offsets - np.median(offsets - base)
     offsets = _shrink(offsets, base, examples, shrinkage)
-    whole = make(ids, np.ones(ids.size) if mix is None else _importance(mix, ids))
+    whole = make(ids, _weights(ids, mix))
     values = (whole.value((logits + candidate).argmax(axis=-1)) for candidate in (offsets, base))
-    return TunedOffsets(offsets - offsets.mean(), base - base.mean(), *values, log_prior)
+    return TunedOffsets(offsets - offsets.mean(), base - base.mean(), *values, prior.logits)
 
 
-def _as_mix(class_prior, num_classes):
-    mix = priors.prior(_checks.as_counts(class_prior, "class_prior"))
-    _checks.check_length(mix, num_classes, "class_prior", "class_counts")
-    return mix
-
-
-def _importance(mix, ids):
-    """The weight of each example that gives the classes the shares `mix`."""
+def _weights(ids, mix):
+    """The weight of each example: 1, or what gives the classes the shares `mix`."""
+    if mix is None:
+        return np.ones(ids.size)
     return (mix / np.maximum(np.bincount(ids, minlength=mix.size), 1))[ids] * ids.size
+
+
+def _strength(objective, tau, num_classes):
+    """τ of what the offsets of a named objective are shrunk towards."""
+    _checks.check_choice(objective, "objective", OBJECTIVES)
+    return _checks.as_tau(_TAU[objective] if tau is None else tau, num_classes)
 
 
 def _settle(objective, log_prior, mix, tau):
     """How to make the objective from ids and weights, and the offsets to shrink towards."""
     log_mix = log_prior if mix is None else np.log(mix)
     if isinstance(objective, str):
-        _checks.check_choice(objective, "objective", OBJECTIVES)
-        tau = _checks.as_tau(_TAU[objective] if tau is None else tau, log_prior.size)
-        base = -log_prior + (1.0 - tau) * log_mix
+        base = -log_prior + (1.0 - _strength(objective, tau, log_prior.size)) * log_mix
         if objective == "macro_f1":
             return lambda ids, weight: MacroF1(ids, weight, log_prior.size), base
-        return lambda ids, weight: WeightedRecall(ids, _per_class(ids), log_prior.size), base
-    costs = _as_costs(objective, log_prior.size)
+        return lambda ids, _: WeightedRecall(ids, _per_class(ids), log_prior.size), base
+    if np.ndim(objective) == 2:
+        raise _checks.ArgumentError(
+            "objective",
+            "A matrix of costs cannot be expressed by offsets. Remedy: kla.layers.MinimumRiskDecision(costs) behind "
+            "calibrated, adjusted logits chooses the class of least expected cost.",
+        )
+    costs = _checks.as_class_vector(objective, "objective", log_prior.size, positive=True)
     if tau is not None:
-        raise ValueError("`tau` goes with a named objective: costs say by themselves what the optimal offsets are.")
+        raise _checks.ArgumentError(
+            "tau", "`tau` goes with a named objective: costs say by themselves what the optimal offsets are."
+        )
     base = -log_prior + log_mix + np.log(costs)
     return lambda ids, weight: WeightedRecall(ids, weight * costs[ids], log_prior.size), base
 
@@ -160,60 +177,31 @@ def _per_class(ids):
     return 1.0 / np.bincount(ids)[ids]
 
 
-def _as_costs(objective, num_classes):
-    if np.ndim(objective) == 2:
-        raise ValueError(
-            "A matrix of costs cannot be expressed by offsets. Remedy: kla.layers.MinimumRiskDecision(costs) behind "
-            "calibrated, adjusted logits chooses the class of least expected cost."
-        )
-    return _checks.as_class_vector(objective, "objective", num_classes, positive=True)
-
-
-def _bagged(found, strata, bags, seed):
+def _bagged(found, strata, *, bags, seed):
     """The mean of what `found` gives for bootstrap samples, stratified so that no class is lost."""
     if not bags:
         return found(np.arange(strata.size))
-    by_class = np.argsort(strata, kind="stable")
-    counts = np.bincount(strata)
-    size = np.repeat(counts, counts)
-    first = np.repeat(np.cumsum(counts) - counts, counts)
-    rng = np.random.default_rng(seed)
     from tqdm import tqdm  # it takes a moment, and not everyone comes here
 
+    rows, first, size = by_stratum(strata)
+    rng = np.random.default_rng(seed)
     samples = tqdm(range(bags), "bags", delay=5, leave=False)  # thousands of classes take minutes
-    return np.mean([found(by_class[first + rng.integers(0, size)]) for _ in samples], axis=0)
+    return np.mean([found(rows[first + rng.integers(0, size)]) for _ in samples], axis=0)
 
 
 def _shrink(found, base, examples, shrinkage):
-    trust = np.divide(examples, examples + shrinkage, out=np.zeros(base.size), where=examples > 0)
+    trust = np.divide(examples, examples + shrinkage, out=np.zeros(np.shape(examples)), where=examples > 0)
     return base + trust * (found - base)
 
 
-def _tune_thresholds(logits, y_true, positive_counts, objective, class_prior, num_examples, tau, shrinkage, bags, seed):
-    """Offsets of independent labels: each one a problem of two classes, of which one logit is 0."""
-    if class_prior is not None or not isinstance(objective, str):
-        raise ValueError("Independent labels take the objectives 'macro_f1' and 'balanced', and no `class_prior`.")
-    _checks.check_choice(objective, "objective", OBJECTIVES)
-    log_odds = priors.log_odds(positive_counts, num_examples)
-    logits = _reading.as_logits(logits, log_odds.size).astype("float64")
-    _reading.check_not_sigmoids(logits.min(), logits.max())
-    on = _reading.as_multi_hot(y_true, logits.shape).astype("int64")
-    base = -_checks.as_tau(_TAU[objective] if tau is None else tau, log_odds.size) * log_odds
-    tuned = [
-        _tune_threshold(logits[:, label], on[:, label], base[label], objective, shrinkage, bags, seed)
-        for label in range(log_odds.size)
-    ]
-    offsets, values, values_of_base = np.transpose(tuned)
-    return TunedOffsets(offsets, base, _mean(values), _mean(values_of_base), log_odds)
-
-
-def _mean(values):
+def _mean_of_known(values):
     """Over the labels that have a value."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if known.size else np.nan
 
 
-def _tune_threshold(logits, on, base, objective, shrinkage, bags, seed):
+def _find_threshold(logits, on, base, *, objective, shrinkage, bags, seed):
+    """The offset of one label, a problem of two classes of which one logit is 0; its value, and that of `base`."""
     if on.all() or not on.any():  # nothing to learn a threshold from
         return base, np.nan, np.nan
     columns = np.stack([np.zeros_like(logits), logits], axis=-1)
@@ -223,7 +211,7 @@ def _tune_threshold(logits, on, base, objective, shrinkage, bags, seed):
         offsets = search(columns[rows], make(on[rows]), np.array([0.0, base]), sweeps=1)[0]
         return offsets[1] - offsets[0]
 
-    offset = _shrink(_bagged(found, on, bags, seed), np.array([base]), np.array([on.sum()]), shrinkage)[0]
+    offset = _shrink(_bagged(found, on, bags=bags, seed=seed), base, on.sum(), shrinkage)
     value = make(on).value
     return offset, *(value((logits + shift > 0).astype("int64")) for shift in (offset, base))
 

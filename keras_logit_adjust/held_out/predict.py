@@ -8,7 +8,7 @@ from keras_logit_adjust.posthoc import _graph
 from keras_logit_adjust.posthoc.adjust import head_to_adjust, logits_of, rebuild
 
 
-def predict_logits(model, x, output="auto", batch_size=256):
+def predict_logits(model, x, *, output="auto", batch_size=256):
     """The logits of a model whose activation hides them, `[N, …, L]`: for `kla.calibrate` and `kla.TauPath`.
 
     Args:
@@ -33,20 +33,20 @@ def predict_logits(model, x, output="auto", batch_size=256):
 
     Reference: Menon et al. (2021), §4, equation 9, which adjusts logits.
     """
-    predict, x = logits_model(model, output), as_arrays(x)
+    predict, x = logits_model(model, output=output), as_arrays(x)
     size = len(keras.tree.flatten(x)[0])
     starts = range(0, size, batch_size)
     return np.concatenate([predict(take(x, slice(start, start + batch_size))) for start in starts])
 
 
-def labels_and_logits(model, data, output, batch_size):
+def labels_and_logits(model, data, *, output, batch_size):
     """Pairs `(y_true, logits)` of the batches of `data`: `(x, y)` arrays, or a dataset of batches `(x, y)`."""
-    predict = logits_model(model, output)
+    predict = logits_model(model, output=output)
     for x, y in _batches(data, batch_size):
         yield ops.convert_to_numpy(y), predict(x)
 
 
-def logits_model(model, output="auto"):
+def logits_model(model, *, output):
     """A function from a batch to the logits of `model`, which must not be adjusted already.
 
     Of a graph the logits themselves; of another model the logarithms of its probabilities, which have the same
@@ -78,12 +78,10 @@ def as_arrays(x):
 
 def _batches(data, batch_size):
     if isinstance(data, keras.utils.PyDataset):
-        batches = (data[i] for i in range(data.num_batches))
+        data = map(data.__getitem__, range(data.num_batches))
     elif isinstance(data, tuple):
-        batches = _batches_of_arrays(data, batch_size)
-    else:
-        batches = data
-    for batch in batches:
+        data = _batches_of_arrays(data, batch_size)
+    for batch in data:
         if not isinstance(batch, (tuple, list)) or len(batch) < 2:
             raise ValueError(
                 "`validation_data` must be (x, y) arrays or a dataset of batches (x, y). "
@@ -104,6 +102,5 @@ def _batches_of_arrays(data, batch_size):
     sizes = {len(array) for array in keras.tree.flatten(x)} | {len(y)}
     if len(sizes) != 1:
         raise ValueError(f"x and y of `validation_data` must have as many rows. Received {sorted(sizes)}.")
-    for start in range(0, len(y), batch_size):
-        rows = slice(start, start + batch_size)
-        yield take(x, rows), y[rows]
+    rows = (slice(start, start + batch_size) for start in range(0, len(y), batch_size))
+    return ((take(x, some), y[some]) for some in rows)

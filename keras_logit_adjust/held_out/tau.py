@@ -13,7 +13,8 @@ import numpy as np
 from keras_logit_adjust import _checks, priors
 from keras_logit_adjust.held_out import _reading, predict
 from keras_logit_adjust.held_out._intervals import Steps
-from keras_logit_adjust.held_out.tau_path import BestTau, TauPath, join, robust_point, two_columns
+from keras_logit_adjust.held_out.tau_path import BestTau, TauPath, robust_point
+from keras_logit_adjust.priors.formulas import as_prior
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +48,8 @@ def tune_tau(
     model_or_logits,
     validation_data,
     class_counts,
-    cross_fit=None,
     *,
+    cross_fit=None,
     num_examples=None,
     ignore_class=None,
     output="auto",
@@ -111,29 +112,25 @@ def tune_tau(
     _checks.check_integer(min_examples, "min_examples", minimum=1)
     _checks.check_integer(folds, "folds", minimum=2)
     _checks.check_number(standard_errors, "standard_errors", minimum=0)
+    prior = as_prior(class_counts, num_examples)
+    prediction = {"output": output, "batch_size": batch_size}
     if cross_fit is not None:
-        path = _cross_fit(
-            model_or_logits, validation_data, class_counts, cross_fit, num_examples, output, seed, batch_size
-        )
+        path = _cross_fit(model_or_logits, validation_data, prior, folds=cross_fit, seed=seed, **prediction)
     elif isinstance(model_or_logits, keras.Model):
-        batches = predict.labels_and_logits(model_or_logits, validation_data, output, batch_size)
-        path = TauPath.from_batches(batches, class_counts, num_examples, ignore_class=ignore_class)
-    else:
-        labels = _labels_alone(validation_data)
-        path = TauPath(labels, model_or_logits, class_counts, num_examples, ignore_class=ignore_class)
-    return _tune(path, standard_errors, min_examples, folds, seed)
-
-
-def _labels_alone(validation_data):
-    if isinstance(validation_data, tuple):
-        raise ValueError(
+        batches = predict.labels_and_logits(model_or_logits, validation_data, **prediction)
+        path = TauPath.from_batches(batches, prior, ignore_class=ignore_class)
+    elif isinstance(validation_data, tuple):
+        raise _checks.ArgumentError(
+            "validation_data",
             "With logits, `validation_data` are the labels alone, [N]. Received a tuple: give its last part, or the "
-            "model in place of the logits."
+            "model in place of the logits.",
         )
-    return validation_data
+    else:
+        path = TauPath(validation_data, model_or_logits, prior, ignore_class=ignore_class)
+    return _tune(path, standard_errors=standard_errors, min_examples=min_examples, folds=folds, seed=seed)
 
 
-def _tune(path, standard_errors, min_examples, folds, seed):
+def _tune(path, *, standard_errors, min_examples, folds, seed):
     size = path.recall_ids.size
     if size < folds:
         raise ValueError(
@@ -145,7 +142,10 @@ def _tune(path, standard_errors, min_examples, folds, seed):
             "There must be held-out examples of at least two classes. Received those of "
             f"{_checks.name_classes(path.examples)} alone: any τ that favors it would look best."
         )
-    bucket = pool(path.examples, _frequencies(path), min_examples)
+    prior, frequencies = path.prior, path.class_counts
+    if prior.are_labels:  # each is off so often, and on so often
+        frequencies = np.stack([prior.num_examples - prior.counts, prior.counts], axis=-1).ravel()
+    bucket = pool(path.examples, frequencies, min_examples)
     coverage = _coverage(path.examples, bucket, min_examples)
     weight = _weights(path.recall_ids, bucket)
     tau, best, interval = _choose(path.low, path.high, weight, standard_errors)
@@ -160,22 +160,14 @@ def _tune(path, standard_errors, min_examples, folds, seed):
     return TunedTau(tau, interval, float(weight[right].sum()), float(at_one), best, coverage, path)
 
 
-def _frequencies(path):
-    """Training frequency of what each recall is of."""
-    if path.num_examples is None:
-        return path.class_counts
-    return np.stack([path.num_examples - path.class_counts, path.class_counts], axis=-1).ravel()
-
-
 def pool(examples, frequencies, min_examples):
     """`[L]` a bucket for every class: its own, or one shared with its neighbors by frequency until it is filled."""
     bucket = np.arange(examples.size)
     by_frequency = np.argsort(-frequencies, kind="stable")
-    pooled, gathered = [], 0
-    for c in by_frequency:
-        if examples[c] >= min_examples:
-            continue
-        if not pooled or gathered >= min_examples:
+    few = by_frequency[examples[by_frequency] < min_examples]
+    pooled, gathered = [], min_examples
+    for c in few:
+        if gathered >= min_examples:
             pooled.append([])
             gathered = 0
         pooled[-1].append(c)
@@ -185,12 +177,9 @@ def pool(examples, frequencies, min_examples):
         pooled[-1] += last
     for members in pooled:
         bucket[members] = members[0]
-    if (
-        len(pooled) == 1 and not examples[pooled[0]].any()
-    ):  # with nobody to share with they go with the nearest class that has some
-        place = np.argsort(by_frequency)
-        full = np.flatnonzero(examples)
-        bucket[pooled[0]] = full[np.abs(place[full] - place[pooled[0][0]]).argmin()]
+    if few.size and not examples[few].any():  # they have nobody to share with but the nearest class that has some
+        place, full = np.argsort(by_frequency), np.flatnonzero(examples)
+        bucket[few] = full[np.abs(place[full] - place[few[0]]).argmin()]
     return bucket
 
 
@@ -242,41 +231,38 @@ def _stratified_folds(strata, folds, seed):
     return fold
 
 
-def _cross_fit(train, data, class_counts, folds, num_examples, output, seed, batch_size):
+def _cross_fit(train, data, prior, *, folds, seed, output, batch_size):
     """The path of out-of-fold logits, each fold adjusted by the prior that its own model saw."""
     _checks.check_integer(folds, "cross_fit", minimum=2)
-    if num_examples is not None:
-        raise ValueError("`cross_fit` is for classes that exclude each other; for independent labels give logits.")
-    if isinstance(train, keras.Model) or not callable(train) or not isinstance(data, tuple) or len(data) != 2:
-        raise ValueError(
-            "With `cross_fit` the model is trained anew for each fold: give a function train(x, y) that returns a "
-            f"trained model, and the training data (x, y). Received: {type(train).__name__}, {type(data).__name__}."
+    if prior.are_labels:
+        raise _checks.ArgumentError(
+            "cross_fit", "`cross_fit` is for classes that exclude each other; for independent labels give logits."
         )
-    counts = _checks.as_counts(class_counts)
-    x, y = predict.as_arrays(data[0]), np.asarray(data[1])
-    y = _reading.as_ids(y, len(y), counts.size)
+    if isinstance(train, keras.Model) or not callable(train) or not isinstance(data, tuple) or len(data) != 2:
+        raise _checks.ArgumentError(
+            "cross_fit",
+            "With `cross_fit` the model is trained anew for each fold: give a function train(x, y) that returns a "
+            f"trained model, and the training data (x, y). Received: {type(train).__name__}, {type(data).__name__}.",
+        )
+    x = predict.as_arrays(data[0])
+    y = _reading.as_ids(data[1], len(data[1]), prior.size)
     if y.size < folds:
         raise ValueError(f"There must be at least as many examples as folds. Received {y.size} for cross_fit={folds}.")
-    fold = _stratified_folds(y, folds, seed)
-    paths = [_path_of_fold(train, x, y, fold == k, counts.size, output, batch_size) for k in range(folds)]
-    paths = [path for path in paths if path is not None]
+    fold, paths = _stratified_folds(y, folds, seed), []
+    for k in range(folds):
+        others = fold != k
+        seen = priors.count_classes(y[others], prior.size)
+        classes, rows = np.flatnonzero(seen), np.flatnonzero(~others & (seen[y] > 0))
+        if not rows.size:
+            continue
+        model = train(predict.take(x, others), y[others])
+        batches = predict.labels_and_logits(
+            model, (predict.take(x, rows), y[rows]), output=output, batch_size=batch_size
+        )
+        reader = _reading.Reader(prior.size)
+        logits = np.concatenate([reader.examples(*batch)[1] for batch in batches])
+        paths.append(TauPath(np.searchsorted(classes, y[rows]), logits[:, classes], seen[classes]))
+        paths[-1].recall_ids = classes[paths[-1].recall_ids]
     if not paths:
         raise ValueError("`cross_fit` needs two examples of some class: a model says nothing of a class it never saw.")
-    whole = join(paths)
-    whole.class_counts = counts
-    return whole
-
-
-def _path_of_fold(train, x, y, held_out, num_classes, output, batch_size):
-    """The path of one fold, without classes that its model was not shown; None where it holds no others."""
-    seen = priors.count_classes(y[~held_out], num_classes)
-    classes = np.flatnonzero(seen)
-    rows = np.flatnonzero(held_out & (seen[y] > 0))
-    if not rows.size:
-        return None
-    model = train(predict.take(x, ~held_out), y[~held_out])
-    batches = predict.labels_and_logits(model, (predict.take(x, rows), y[rows]), output, batch_size)
-    logits = np.concatenate([two_columns(logits, num_classes)[0] for _, logits in batches])
-    path = TauPath(np.searchsorted(classes, y[rows]), logits[:, classes], seen[classes])
-    path.recall_ids = classes[path.recall_ids]
-    return path
+    return TauPath.join(paths, prior)

@@ -4,14 +4,14 @@ Every held-out example is classified right on one interval of τ (`_intervals`),
 mean of recalls, is a step function of τ that is known everywhere at once.
 """
 
-import copy
 import dataclasses
 
 import numpy as np
 
-from keras_logit_adjust import _checks, priors
+from keras_logit_adjust import _checks
 from keras_logit_adjust.held_out import _intervals, _reading
 from keras_logit_adjust.metrics import groups_of_counts
+from keras_logit_adjust.priors.formulas import as_prior
 
 MEASURES = ("balanced_accuracy", "accuracy", "many_accuracy", "medium_accuracy", "few_accuracy")
 
@@ -36,8 +36,7 @@ class BestTau:
     @classmethod
     def of(cls, intervals, value):
         """The one of several `intervals` `[K, 2]` with the same value that is nearest to τ = 1."""
-        distance = np.maximum(intervals[:, 0] - 1.0, 1.0 - intervals[:, 1])
-        low, high = intervals[distance.argmin()].tolist()
+        low, high = _nearest_to_one(*intervals.T)
         return cls(robust_point(low, high), low, high, value)
 
 
@@ -62,6 +61,9 @@ class TauPath:
         ignore_class: an id whose rows are left out, such as 255 for unlabeled pixels or padding.
 
     Attributes:
+        class_counts: float64 `[L]`, as given.
+        num_examples: as given.
+        prior: both as a `Prior`.
         low: `[N]` the least τ at which each example is right, −inf where nothing bounds it.
         high: `[N]` the largest; below `low` where an example is right nowhere.
         recall_ids: `[N]` the recall that each interval counts for: the class; for independent labels, which have
@@ -83,27 +85,25 @@ class TauPath:
     Reference: Menon et al. (2021), §4, equation 9, whose τ* this finds.
     """
 
-    def __init__(self, y_true, logits, class_counts, num_examples=None, *, ignore_class=None):
-        self._read([(y_true, logits)], class_counts, num_examples, ignore_class)
+    def __init__(self, y_true, logits, class_counts, *, num_examples=None, ignore_class=None):
+        self._read([(y_true, logits)], as_prior(class_counts, num_examples), ignore_class)
 
-    def _read(self, batches, class_counts, num_examples, ignore_class):
-        self.class_counts = _as_counts(class_counts, num_examples)
-        self.num_examples = num_examples
-        if num_examples is None:
-            read, log_prior = _read_classes, priors.log_prior(self.class_counts)
-        else:
-            read, log_prior = _read_labels, priors.log_odds(self.class_counts, num_examples)
+    def _read(self, batches, prior, ignore_class):
         if ignore_class is not None:
             batches = _without_ignored(batches, _checks.check_ignore_class(ignore_class))
-        kinds = _Kinds()
-        parts = [read(y_true, logits, log_prior, kinds) for y_true, logits in batches]
+        reader = _reading.Reader(prior.size, independent=prior.are_labels)
+        parts = [_intervals.of_examples(*reader.examples(*batch), prior) for batch in batches]
         if not parts:
             raise ValueError("There must be at least one held-out example, a pair (y_true, logits). Received none.")
-        kinds.check()
-        self.low, self.high, self.recall_ids = map(np.concatenate, zip(*parts, strict=True))
+        reader.check()
+        self._set(prior, *map(np.concatenate, zip(*parts, strict=True)))
+
+    def _set(self, prior, low, high, recall_ids):
+        self.prior, self.class_counts, self.num_examples = prior, prior.counts, prior.num_examples
+        self.low, self.high, self.recall_ids = low, high, recall_ids
 
     @classmethod
-    def from_batches(cls, batches, class_counts, num_examples=None, *, ignore_class=None):
+    def from_batches(cls, batches, class_counts, *, num_examples=None, ignore_class=None):
         """The path of batches that are never in memory together: it keeps two numbers and a class an example.
 
         Args:
@@ -119,14 +119,21 @@ class TauPath:
         0.5
         """
         path = cls.__new__(cls)
-        path._read(batches, class_counts, num_examples, ignore_class)
+        path._read(batches, as_prior(class_counts, num_examples), ignore_class)
         return path
+
+    @classmethod
+    def join(cls, paths, prior):
+        """The path of all examples of several paths, whose recalls are those of the classes of `prior`."""
+        whole = cls.__new__(cls)
+        parts = ((path.low, path.high, path.recall_ids) for path in paths)
+        whole._set(prior, *map(np.concatenate, zip(*parts, strict=True)))
+        return whole
 
     @property
     def examples(self):
         """Held-out examples of each recall: `[L]` of the classes; `[2·L]` of independent labels."""
-        num_recalls = self.class_counts.size * (1 if self.num_examples is None else 2)
-        return np.bincount(self.recall_ids, minlength=num_recalls)
+        return np.bincount(self.recall_ids, minlength=self.prior.size * (1 + self.prior.are_labels))
 
     def at(self, tau, measure="balanced_accuracy"):
         """The measure at `tau`, a number or an array; exact, ends of intervals included."""
@@ -144,11 +151,10 @@ class TauPath:
             `taus` `[M]`, sorted, where the measure changes, and `values` `[M + 1]`: `values[k]` holds between
             `taus[k − 1]` and `taus[k]`.
         """
-        steps = self.steps(self.weights(measure))
-        taus = steps.breakpoints()
-        return taus, steps.after(np.append(-np.inf, taus))
+        left, _, values = self.steps(self.weights(measure)).pieces()
+        return left[1:], values
 
-    def confidence_interval(self, tau=None, measure="balanced_accuracy", level=0.95, replicates=1000, seed=0):
+    def confidence_interval(self, tau=None, measure="balanced_accuracy", *, level=0.95, replicates=1000, seed=0):
         """A bootstrap interval, examples drawn again within their class: the logits are not needed again.
 
         Args:
@@ -188,9 +194,7 @@ class TauPath:
         if isinstance(measure, str) and measure == "accuracy":
             return np.full(self.recall_ids.size, 1.0 / self.recall_ids.size)
         counts = self.examples
-        members = np.zeros(counts.size, bool)
-        members[self._recalls_of(measure)] = True
-        members &= counts > 0
+        members = np.isin(np.arange(counts.size), self._recalls_of(measure)) & (counts > 0)
         if not members.any():
             raise ValueError(f"No held-out example is of the classes of measure {measure!r}: it has no value.")
         per_class = np.divide(1.0, counts * members.sum(), out=np.zeros(members.size), where=members)
@@ -202,23 +206,21 @@ class TauPath:
 
     def _recalls_of(self, measure):
         """The recalls whose mean a measure is."""
-        num_classes = self.class_counts.size
-        if isinstance(measure, str):
-            _checks.check_choice(measure, "measure", MEASURES)
-            if measure == "balanced_accuracy":
-                return np.arange(self.examples.size)
+        classes = np.arange(self.prior.size)
+        if not isinstance(measure, str):
+            classes = np.atleast_1d(np.asarray(measure))
+        elif _checks.check_choice(measure, "measure", MEASURES) != "balanced_accuracy":
             groups = np.array(groups_of_counts(_checks.as_true_counts(self.class_counts)))
             classes = np.flatnonzero(groups == measure.split("_")[0])
-        else:
-            classes = np.atleast_1d(np.asarray(measure))
-            classes = classes if classes.size else classes.astype("int64")
-        if classes.dtype.kind not in "iu" or classes.ndim != 1:
-            raise ValueError(
-                f"`measure` must be one of {MEASURES}, a class id or a list of them. Received: {measure!r}"
+        if classes.size and (classes.dtype.kind not in "iu" or classes.ndim != 1):
+            raise _checks.ArgumentError(
+                "measure", f"`measure` must be one of {MEASURES}, a class id or a list of them. Received: {measure!r}"
             )
-        if ((classes < 0) | (classes >= num_classes)).any():
-            raise ValueError(f"Classes of `measure` must be 0 … {num_classes - 1}. Received: {measure!r}")
-        return classes if self.num_examples is None else np.concatenate([2 * classes, 2 * classes + 1])
+        if ((classes < 0) | (classes >= self.prior.size)).any():
+            raise _checks.ArgumentError(
+                "measure", f"Classes of `measure` must be 0 … {self.prior.size - 1}. Received: {measure!r}"
+            )
+        return np.concatenate([2 * classes, 2 * classes + 1]) if self.prior.are_labels else classes
 
     def _values_of_replicates(self, tau, weight, replicates, rng):
         """`[replicates, …]`: within a class, how many are right again is binomial."""
@@ -226,18 +228,15 @@ class TauPath:
         flat = values.reshape(replicates, -1)
         for c in np.unique(self.recall_ids[weight > 0]):
             members = self.recall_ids == c
-            steps = _intervals.Steps(self.low[members], self.high[members], np.ones(members.sum()))
             count = members.sum()
+            steps = _intervals.Steps(self.low[members], self.high[members], np.ones(count))
             share = np.clip(steps.at(tau.ravel()) / count, 0.0, 1.0)
             flat += rng.binomial(count, share, size=flat.shape) * weight[members][0]
         return values
 
     def _best_of_replicates(self, weight, replicates, rng):
         """`[replicates]`: the best τ of each sample, from the ends sorted once."""
-        by_class = np.argsort(self.recall_ids, kind="stable")
-        counts = np.bincount(self.recall_ids)
-        size = np.repeat(counts, counts)
-        first = np.repeat(np.cumsum(counts) - counts, counts)
+        by_class, first, size = by_stratum(self.recall_ids)
         proper = np.flatnonzero((self.low <= self.high) & (weight > 0))
         ends = np.concatenate([self.low[proper], self.high[proper]])
         # At equal τ intervals begin before others end.
@@ -250,37 +249,35 @@ class TauPath:
         return draws
 
 
-def join(paths):
-    """The path of all examples of several paths."""
-    whole = copy.copy(paths[0])
-    for name in ("low", "high", "recall_ids"):
-        setattr(whole, name, np.concatenate([getattr(path, name) for path in paths]))
-    return whole
+def by_stratum(strata):
+    """Row numbers sorted by stratum; and for each of these places where its stratum begins and its size.
+
+    A bootstrap sample within strata is `rows[first + draws]`, each draw below `size`.
+    """
+    counts = np.bincount(strata)
+    return np.argsort(strata, kind="stable"), np.repeat(np.cumsum(counts) - counts, counts), np.repeat(counts, counts)
 
 
 def _best_event(taus, changes):
     """The robust point of the interval where the running sum of `changes` is highest, nearest to 1 of several."""
-    if not taus.size:
-        return 1.0
     values = np.cumsum(changes)
-    starts = np.flatnonzero((values >= values.max() - 1e-12) & (changes > 0))
+    starts = np.flatnonzero((values >= values.max(initial=-np.inf) - 1e-12) & (changes > 0))
     if not starts.size:
         return 1.0
     ends = np.flatnonzero(changes < 0)
-    after = ends[np.searchsorted(ends, starts)]
-    low, high = taus[starts], taus[after]
+    return robust_point(*_nearest_to_one(taus[starts], taus[ends[np.searchsorted(ends, starts)]]))
+
+
+def _nearest_to_one(low, high):
+    """The ends of the interval, of several, that is nearest to τ = 1."""
     nearest = np.maximum(low - 1.0, 1.0 - high).argmin()
-    return robust_point(low[nearest], high[nearest])
+    return float(low[nearest]), float(high[nearest])
 
 
 def robust_point(low, high):
     """A τ of `[low, high]` far from its ends: small changes of the logits move the ends."""
-    if np.isinf(low) and np.isinf(high):
-        return 1.0
-    if np.isinf(high):
-        return float(max(1.0, low + 1.0))
-    if np.isinf(low):
-        return float(min(1.0, high - 1.0))
+    if np.isinf(low) or np.isinf(high):
+        return float(np.clip(1.0, low + 1.0, high - 1.0))
     return float((low + high) / 2)
 
 
@@ -299,62 +296,11 @@ def _without_ignored(batches, ignore_class):
             yield ids[kept], logits[kept]
 
 
-def _as_counts(class_counts, num_examples):
-    if num_examples is None:
-        return _checks.as_counts(class_counts)
-    return _checks.as_positive_counts(class_counts, num_examples)
-
-
 def _as_taus(tau):
     try:
         taus = np.asarray(tau, "float64")
     except (TypeError, ValueError):
         taus = np.array(np.nan)
     if np.isnan(taus).any():
-        raise ValueError(f"`tau` must be numbers. Received: tau={tau!r}")
+        raise _checks.ArgumentError("tau", f"`tau` must be numbers. Received: tau={tau!r}")
     return taus
-
-
-def two_columns(logits, num_classes):
-    """One sigmoid unit, `[N]` or `[N, 1]`, as the log-odds of the second of two classes; and whether it is one."""
-    logits = _reading.to_numpy(logits, "logits")
-    if num_classes != 2 or logits.ndim == 0 or (logits.ndim > 1 and logits.shape[-1] != 1):
-        return logits, False
-    second = logits.reshape(-1)
-    return np.stack([np.zeros_like(second), second], axis=-1), True
-
-
-class _Kinds:
-    """What the logits of all batches look like together: a few rows alone may look like probabilities by chance."""
-
-    def __init__(self):
-        self.are_distributions, self.rows = True, 0
-        self.lowest, self.highest = np.inf, -np.inf
-
-    def look(self, matrix, are_distributions, is_sigmoid):
-        self.rows += len(matrix)
-        self.are_distributions &= are_distributions and not is_sigmoid
-        if is_sigmoid:
-            self.lowest, self.highest = min(self.lowest, matrix.min()), max(self.highest, matrix.max())
-
-    def check(self):
-        if self.are_distributions and self.rows > 1:
-            _reading.refuse_probabilities()
-        _reading.check_not_sigmoids(self.lowest, self.highest)
-
-
-def _read_classes(y_true, logits, log_prior, kinds):
-    """The ends of the intervals of a batch and the recalls they count for."""
-    columns, is_unit = two_columns(logits, log_prior.size)
-    matrix, are_distributions = _reading.as_scores(columns, log_prior.size)
-    kinds.look(matrix[:, 1:] if is_unit else matrix, are_distributions, is_unit)
-    ids = _reading.as_ids(y_true, len(matrix), log_prior.size)
-    return *_intervals.of_classes(matrix, ids, log_prior), ids
-
-
-def _read_labels(y_true, logits, log_odds, kinds):
-    matrix, are_distributions = _reading.as_scores(logits, log_odds.size)
-    kinds.look(matrix, are_distributions, True)
-    on = _reading.as_multi_hot(y_true, matrix.shape)
-    low, high = _intervals.of_labels(matrix, on, log_odds)
-    return low.ravel(), high.ravel(), (2 * np.arange(log_odds.size) + on).ravel()

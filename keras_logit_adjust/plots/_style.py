@@ -57,13 +57,14 @@ def legend_above(figure, *handles_and_labels, columns=3):
     figure.legend(*handles_and_labels, loc="outside upper center", ncols=columns, frameon=False, fontsize="small")
 
 
-def heat_maps(matrices, label, number, percent=False, class_names=None, **limits):
+def heat_maps(matrices, *, label, number, beside, percent=False, class_names=None, **limits):
     """Square matrices side by side on one scale of colors, cells of few classes with their numbers.
 
     Args:
         matrices: `{title: [L, L]}`.
         label: of the scale.
         number: format of a cell's number.
+        beside: what a column is; a row is a true class.
         percent: whether the scale is in percent.
         class_names: `[L]` names in place of ids.
         **limits: `vmin` and `vmax`, by default of all that is shown.
@@ -78,17 +79,15 @@ def heat_maps(matrices, label, number, percent=False, class_names=None, **limits
     for panel, (title, matrix) in zip(axes, matrices.items(), strict=True):
         image = panel.imshow(matrix, cmap="cividis", **limits)
         panel.set_title(title, fontsize="medium")
+        panel.set_xlabel(beside)
         if size <= _MOST_NUMBERED:
-            _number_cells(panel, matrix, number, sum(limits.values()) / 2)
+            for (row, column), value in np.ndenumerate(matrix):
+                if np.isfinite(value):
+                    style = {"color": "white" if value < sum(limits.values()) / 2 else "black", "fontsize": "x-small"}
+                    panel.text(column, row, number.format(value), ha="center", va="center", **style)
             names = range(size) if class_names is None else class_names
             panel.set_xticks(range(size), names, rotation=0 if class_names is None else 90, fontsize="small")
             panel.set_yticks(range(size), names, fontsize="small")
     figure.colorbar(image, ax=axes, label=label, shrink=0.8, format=PercentFormatter(decimals=0) if percent else None)
-    return figure, axes
-
-
-def _number_cells(panel, matrix, number, middle):
-    for (row, column), value in np.ndenumerate(matrix):
-        if np.isfinite(value):
-            color = "white" if value < middle else "black"
-            panel.text(column, row, number.format(value), ha="center", va="center", color=color, fontsize="x-small")
+    axes[0].set_ylabel("true class")
+    return figure

@@ -38,15 +38,14 @@ def per_class_accuracy(counts, recalls):
     ['erm']
     """
     figure, (axes,) = new_figure()
-    for name, values in recalls.items():
-        if np.shape(values) != np.shape(counts):
-            raise ValueError(
-                f"`recalls` must have one number for each class: `counts` has shape {np.shape(counts)}, the recalls of "
-                f"{name!r} have {np.shape(values)}."
-            )
     order = np.argsort(counts)[::-1]
     counts, has_room = np.asarray(counts)[order], len(recalls) <= len(MARKERS)
     for i, (name, values) in enumerate(recalls.items()):
+        if np.shape(values) != counts.shape:
+            raise ValueError(
+                f"`recalls` must have one number for each class: `counts` has shape {counts.shape}, the recalls of "
+                f"{name!r} have {np.shape(values)}."
+            )
         percent, style = 100 * np.asarray(values)[order], line_style(i)
         if counts.size > _MOST_JOINED:
             if has_room:
@@ -70,7 +69,7 @@ def _means(values):
     return [np.mean(group[np.isfinite(group)]) if np.isfinite(group).any() else np.nan for group in groups]
 
 
-def group_accuracy(groups, buckets=None):
+def group_accuracy(groups, *, buckets=None):
     """Bars of the accuracy of groups of classes with deviations over seeds; beside them buckets by frequency, if given.
 
     Args:
@@ -93,8 +92,7 @@ def group_accuracy(groups, buckets=None):
         method: ([value["mean"] for value in found.values()], [value["std"] or 0.0 for value in found.values()])
         for method, found in groups.items()
     }
-    draw_bars(bars, list(next(iter(groups.values()))), series)
-    bars.set(xlabel="classes by training examples", ylabel="accuracy (%)", ylim=(0, 100))
+    draw_bars(bars, series, places=list(next(iter(groups.values()))), xlabel="classes by training examples")
     for curves in beside:
         for i, values in enumerate(buckets.values()):
             curves.plot(np.arange(1, len(values) + 1), values, **line_style(i))
@@ -104,8 +102,8 @@ def group_accuracy(groups, buckets=None):
     return figure
 
 
-def draw_bars(axes, places, series):
-    """Bars `{label: ([P] heights, [P] deviations)}` side by side at each of `[P]` places."""
+def draw_bars(axes, series, *, places, xlabel):
+    """Accuracies `{label: ([P] heights, [P] deviations)}` in percent as bars side by side at each of `[P]` places."""
     width = 0.8 / len(series)
     for i, (label, (heights, deviations)) in enumerate(series.items()):
         place = np.arange(len(places)) + (i - (len(series) - 1) / 2) * width
@@ -114,9 +112,10 @@ def draw_bars(axes, places, series):
             **bar_style(i),
         )  # fmt: skip
     axes.set_xticks(np.arange(len(places)), places)
+    axes.set(xlabel=xlabel, ylabel="accuracy (%)", ylim=(0, 100))
 
 
-def confusion(matrices, class_names=None):
+def confusion(matrices, *, class_names=None):
     """What is taken for what: the share of each class that is predicted as each, a heat map for each method.
 
     Args:
@@ -129,7 +128,7 @@ def confusion(matrices, class_names=None):
 
     Example:
 
-    >>> figure = confusion({"erm": [[90, 10], [6, 4]]}, ["frequent", "rare"])
+    >>> figure = confusion({"erm": [[90, 10], [6, 4]]}, class_names=["frequent", "rare"])
     >>> [text.get_text() for text in figure.axes[0].texts]
     ['90', '10', '60', '40']
     """
@@ -138,16 +137,11 @@ def confusion(matrices, class_names=None):
         examples = np.sum(matrix, axis=1, keepdims=True, dtype="float64")
         blank = np.full(np.shape(matrix), np.nan)  # of classes without examples
         shares[method] = np.divide(100.0 * np.asarray(matrix), examples, out=blank, where=examples > 0)
-    figure, axes = heat_maps(
-        shares, "share of the true class", "{:.0f}", percent=True, class_names=class_names, vmin=0, vmax=100
-    )
-    for panel in axes:
-        panel.set_xlabel("predicted class")
-    axes[0].set_ylabel("true class")
-    return figure
+    text = {"label": "share of the true class", "number": "{:.0f}", "beside": "predicted class"}
+    return heat_maps(shares, **text, percent=True, class_names=class_names, vmin=0, vmax=100)
 
 
-def error_by_sample_size(sizes, errors, lines):
+def error_by_sample_size(sizes, errors, *, lines):
     """Balanced error against the number of training examples, with deviations over trials.
 
     Args:
@@ -160,7 +154,7 @@ def error_by_sample_size(sizes, errors, lines):
 
     Example:
 
-    >>> figure = error_by_sample_size([10, 100], {"ERM": {"mean": [30, 20], "std": [2, 1]}}, {"Bayes": 8})
+    >>> figure = error_by_sample_size([10, 100], {"ERM": {"mean": [30, 20], "std": [2, 1]}}, lines={"Bayes": 8})
     >>> figure.axes[0].get_xscale()
     'log'
 

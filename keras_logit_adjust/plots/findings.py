@@ -28,14 +28,13 @@ def class_norms(counts, norms):
     """
     figure, axes = new_figure(len(norms))
     order = np.argsort(counts)[::-1]
-    for i, (title, values) in enumerate(norms.items()):
+    counts = np.asarray(counts)[order]
+    for panel, (title, values) in zip(axes, norms.items(), strict=True):
         values = np.asarray(values)[:, order]
-        for row in values:
-            axes[i].plot(np.asarray(counts)[order], row, color="#999999", linewidth=0.8)
-        mean = values.mean(axis=0)
-        axes[i].plot(np.asarray(counts)[order], mean, color=COLORS[5], marker=MARKERS[0], markersize=4)
-        axes[i].set(xscale="log", title=title, xlabel="training examples of the class")
-        number_counts(axes[i].xaxis, counts)
+        panel.plot(counts, values.T, color="#999999", linewidth=0.8)
+        panel.plot(counts, values.mean(axis=0), color=COLORS[5], marker=MARKERS[0], markersize=4)
+        panel.set(xscale="log", title=title, xlabel="training examples of the class")
+        number_counts(panel.xaxis, counts)
     axes[0].set_ylabel("norm of the class weights")
     return figure
 
@@ -88,7 +87,6 @@ def label_shift(accuracies):
     for rule, found in accuracies.items():
         deviations = [np.std(seeds, ddof=1) if len(seeds) > 1 else 0.0 for seeds in found.values()]
         series[rule] = ([np.mean(seeds) for seeds in found.values()], deviations)
-    draw_bars(axes, list(next(iter(accuracies.values()))), series)
-    axes.set(xlabel="class mix of the deployment", ylabel="accuracy (%)", ylim=(0, 100))
+    draw_bars(axes, series, places=list(next(iter(accuracies.values()))), xlabel="class mix of the deployment")
     legend_above(figure, columns=2)
     return figure

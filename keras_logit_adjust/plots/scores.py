@@ -13,7 +13,7 @@ from keras_logit_adjust.plots._style import (
 )
 
 
-def tau_path(curves, marks=None):
+def tau_path(curves, *, marks=None):
     """Measures at every τ with their confidence bands, and values of τ that are marked.
 
     Args:
@@ -27,7 +27,7 @@ def tau_path(curves, marks=None):
     Example:
 
     >>> curve = {"tau": [0, 1, 2], "value": [0.6, 0.8, 0.7], "low": [0.5, 0.7, 0.6], "high": [0.7, 0.9, 0.8]}
-    >>> figure = tau_path({"balanced accuracy": curve}, {"chosen": 1.2})
+    >>> figure = tau_path({"balanced accuracy": curve}, marks={"chosen": 1.2})
     >>> [text.get_text() for text in figure.legends[0].get_texts()]
     ['balanced accuracy', 'chosen']
 
@@ -48,7 +48,7 @@ def tau_path(curves, marks=None):
     return figure
 
 
-def margins(pairwise, class_names=None):
+def margins(pairwise, *, class_names=None):
     """The margins that losses ask for: of the true class, a row, over each rival, a heat map for each loss.
 
     Args:
@@ -70,14 +70,11 @@ def margins(pairwise, class_names=None):
     for title, matrix in pairwise.items():
         shown[title] = np.array(matrix, "float64")
         np.fill_diagonal(shown[title], np.nan)
-    figure, axes = heat_maps(shown, "margin (in units of logits)", "{:+.1f}", class_names=class_names)
-    for panel in axes:
-        panel.set_xlabel("rival")
-    axes[0].set_ylabel("true class")
-    return figure
+    text = {"label": "margin (in units of logits)", "number": "{:+.1f}", "beside": "rival"}
+    return heat_maps(shown, **text, class_names=class_names)
 
 
-def decision_boundaries(points, labels, scores, extent, class_names=("0", "1")):
+def decision_boundaries(points, labels, scores, *, extent, class_names=("0", "1")):
     """Where rules draw the line between two classes in the plane, over their examples.
 
     Args:
@@ -94,7 +91,7 @@ def decision_boundaries(points, labels, scores, extent, class_names=("0", "1")):
     Example:
 
     >>> x1, x2 = np.meshgrid(np.linspace(-2, 2, 5), np.linspace(-2, 2, 5))
-    >>> figure = decision_boundaries([[-1, -1], [1, 1]], [0, 1], {"Bayes": x1 + x2}, (-2, 2, -2, 2))
+    >>> figure = decision_boundaries([[-1, -1], [1, 1]], [0, 1], {"Bayes": x1 + x2}, extent=(-2, 2, -2, 2))
     >>> [text.get_text() for text in figure.legends[0].get_texts()]
     ['0', '1', 'Bayes']
     """

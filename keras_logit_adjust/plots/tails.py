@@ -8,7 +8,7 @@ from keras_logit_adjust.plots._style import COLORS, legend_above, line_style, ne
 _MOST_TICKS = 20  # classes that are numbered one by one
 
 
-def class_counts(counts, class_names=None):
+def class_counts(counts, *, class_names=None):
     """The tail: training examples of each class, largest first, on a log axis.
 
     Args:
@@ -25,14 +25,14 @@ def class_counts(counts, class_names=None):
     """
     figure, (axes,) = new_figure()
     order = np.argsort(-np.asarray(counts), kind="stable")
-    ordered = np.asarray(counts)[order]
-    axes.bar(np.arange(1, ordered.size + 1), ordered, width=0.8 if ordered.size < 50 else 1.0, color=COLORS[5])
+    ordered, rank = np.asarray(counts)[order], np.arange(1, order.size + 1)
+    axes.bar(rank, ordered, width=0.8 if ordered.size < 50 else 1.0, color=COLORS[5])
     axes.set(yscale="log", xlabel="class, by frequency", ylabel="training examples")
     number_counts(axes.yaxis, ordered)
     if class_names is not None:
-        axes.set_xticks(np.arange(1, ordered.size + 1), np.asarray(class_names)[order], rotation=90)
+        axes.set_xticks(rank, np.asarray(class_names)[order], rotation=90)
     elif ordered.size <= _MOST_TICKS:
-        axes.set_xticks(np.arange(1, ordered.size + 1))
+        axes.set_xticks(rank)
     return figure
 
 
@@ -56,15 +56,14 @@ def class_shares(counts, shares):
     order = np.argsort(counts)[::-1]
     rank = np.arange(1, order.size + 1)
     for i, (name, values) in enumerate(shares.items()):
-        style = {**line_style(i), "markevery": max(1, order.size // 10)}
-        axes.plot(rank, np.asarray(values)[order], label=name, **style)
+        axes.plot(rank, np.asarray(values)[order], label=name, markevery=max(1, order.size // 10), **line_style(i))
     axes.set(xscale="log", yscale="log", xlabel="class, by frequency", ylabel="share of the examples")
     number_counts(axes.xaxis, rank)
     legend_above(figure)
     return figure
 
 
-def images(pictures, titles, columns=6):
+def images(pictures, titles, *, columns=6):
     """Examples as pictures in rows, each with a title.
 
     Args:
@@ -88,7 +87,6 @@ def images(pictures, titles, columns=6):
     for panel, picture, title in zip(panels, pictures, titles, strict=False):
         panel.imshow(picture.squeeze(-1) if picture.shape[-1] == 1 else picture, cmap="gray")
         panel.set_title(title, fontsize="small")
-    for panel in figure.axes:
         panel.axis("off")
     for panel in figure.axes[len(pictures) :]:
         panel.remove()

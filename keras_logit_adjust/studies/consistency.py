@@ -171,4 +171,4 @@ def figure(results):
 
     lines = {"Bayes": results["bayes_error"], "ERM, infinite sample": results["erm_error"]}
     errors = {TITLES[name]: found for name, found in results["balanced_error"].items()}
-    return plots.error_by_sample_size(results["sizes"], errors, lines)
+    return plots.error_by_sample_size(results["sizes"], errors, lines=lines)

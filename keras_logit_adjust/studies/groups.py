@@ -82,4 +82,4 @@ def figure(results):
         for name, found in results["methods"].items()
     }
     buckets = {name: np.array(found["buckets"], "float64") for name, found in results["methods"].items()}
-    return plots.group_accuracy(groups, buckets)
+    return plots.group_accuracy(groups, buckets=buckets)

@@ -115,10 +115,10 @@ def _apply_rules(logits, class_counts, held_out, truth):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of little data for calibration, and of a singular matrix: it is in the table
         if held_out is not None:
-            calibrated = calibrate(*held_out, CALIBRATION).apply(logits)
+            calibrated = calibrate(*held_out, method=CALIBRATION).apply(logits)
             estimates["em_calibrated"] = calibrated, estimate_target_prior(calibrated, class_counts)
         if held_out is not None and np.bincount(held_out[1], minlength=truth.size).all():
-            estimates["bbse"] = logits, estimate_target_prior(logits, class_counts, "bbse", validation=held_out)
+            estimates["bbse"] = logits, estimate_target_prior(logits, class_counts, method="bbse", validation=held_out)
     for name, found in estimates.items():
         rules[name] = (None, None)
         if found is not None:

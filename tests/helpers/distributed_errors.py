@@ -128,7 +128,7 @@ def batches_that_do_not_divide(mirrored):
 
     def dataset(sampler):
         return mirrored.distribute_datasets_from_function(
-            lambda context: sampler.dataset((X[:67], Y[:67]), None, input_context=context)
+            lambda context: sampler.dataset((X[:67], Y[:67]), map_fn=None, input_context=context)
         )
 
     fit(make_model(mirrored), dataset, sampler=sampler)

@@ -45,9 +45,9 @@ def with_seed(rows, seed):
 def main():
     strategy, data = make_strategy(*sys.argv[1:]), np.arange(LABELS.size)
     drawn_alone = strategy.distribute_datasets_from_function(
-        lambda context: make().dataset(data, with_seed, input_context=context)
+        lambda context: make().dataset(data, map_fn=with_seed, input_context=context)
     )
-    cut = strategy.experimental_distribute_dataset(make().dataset(data, lambda rows: (rows, rows)))
+    cut = strategy.experimental_distribute_dataset(make().dataset(data, map_fn=lambda rows: (rows, rows)))
     print(json.dumps({"drawn alone": given(strategy, drawn_alone), "cut": given(strategy, cut)}))
 
 
