@@ -41,7 +41,7 @@ def power_shares(class_counts, exponent):
 
 def _by_effective_number(counts, beta):
     """Mass of a class whose every example weighs `1/E_n`; a lone class has it all."""
-    return counts * class_balanced_weights(counts, beta) if counts.size > 1 else np.ones(1)
+    return counts * class_balanced_weights(counts, beta=beta) if counts.size > 1 else np.ones(1)
 
 
 def _over_present(present, mass):

@@ -269,7 +269,7 @@ def _cross_fit(train, data, class_counts, folds, num_examples, output, seed, bat
 
 def _path_of_fold(train, x, y, held_out, num_classes, output, batch_size):
     """The path of one fold, without classes that its model was not shown; None where it holds no others."""
-    seen = priors.count_classes(y[~held_out], num_classes)
+    seen = priors.count_classes(y[~held_out], num_classes=num_classes)
     classes = np.flatnonzero(seen)
     rows = np.flatnonzero(held_out & (seen[y] > 0))
     if not rows.size:
