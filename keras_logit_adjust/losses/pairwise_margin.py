@@ -64,14 +64,14 @@ class PairwiseMarginCrossentropy(_base.MaskedLoss):
         super().__init__(label_smoothing=label_smoothing, ignore_class=ignore_class, reduction=reduction, name=name)
         self.prior = priors.as_prior(class_counts, independent=False)
         self.class_counts = self.prior.counts
-        self._margins = _rivals.as_margins(
+        margins = _rivals.as_margins(
             self.prior.size,
             class_weight=class_weight,
             label_margin=label_margin,
             rival_margin=rival_margin,
             logit_scale=logit_scale,
         )
-        self.class_weight, self.label_margin, self.rival_margin, self.logit_scale = self._margins
+        self.class_weight, self.label_margin, self.rival_margin, self.logit_scale = margins
 
     @staticmethod
     def fisher_consistent(class_counts, *, delta, name="fisher_consistent_crossentropy", **kwargs):
@@ -168,12 +168,14 @@ class PairwiseMarginCrossentropy(_base.MaskedLoss):
 
     def values_and_mask(self, y_true, y_pred):
         _base.warn_of_bounded_logits(y_pred, self.rival_margin)
-        margins = self._margins._replace(class_weight=self.reweighted(self.class_weight))
+        weight = self.reweighted(self.class_weight)
+        margins = _rivals.Margins(weight, self.label_margin, self.rival_margin, self.logit_scale)
         return _rivals.rival_costs(y_true, y_pred, margins, **self._options)
 
     def _arguments(self):
         """The part of the config that a member has beside its counts and the options of every loss."""
-        return {name: vector.tolist() for name, vector in self._margins._asdict().items()}
+        names = ("class_weight", "label_margin", "rival_margin", "logit_scale")
+        return {name: getattr(self, name).tolist() for name in names}
 
     def get_config(self):
         return {"class_counts": self.class_counts.tolist(), **self._arguments(), **super().get_config()}
