@@ -38,6 +38,7 @@ class StreamingPrior(keras.layers.Layer):
 
     Example:
 
+    >>> import numpy as np
     >>> streaming = StreamingPrior(num_classes=2, smoothing=1)
     >>> streaming.update(np.array([0, 0, 1]))
     >>> streaming.update(np.array([0, 0, 0]))
