@@ -164,10 +164,11 @@ def as_tau(tau, num_classes, name="tau"):
     return tau
 
 
-def as_class_vector(values, name, num_classes, *, default=None, positive=False):
-    """`values` as a float64 vector `[num_classes]`, `default` everywhere where it is None."""
+def as_class_vector(values, name, num_classes=None, *, default=None, positive=False, other="class_counts"):
+    """`values` as a float64 vector `[num_classes]`, as many as `other` has; `default` everywhere where it is None."""
     vector = np.full(num_classes, default) if values is None and default is not None else as_vector(values, name)
-    check_length(vector, num_classes, name, "class_counts")
+    if num_classes is not None:
+        check_length(vector, num_classes, name, other)
     if positive and (bad := vector <= 0).any():
         raise ArgumentError(
             name,

@@ -1,70 +1,154 @@
-"""What labels, masks and weights mean, told from static shapes: shared by losses and metrics.
+"""What labels, masks and weights mean, told from static shapes: read once, for losses, metrics and streaming priors.
 
 Labels come as class ids or as one-hot (or soft) rows. Against predictions `[..., L]` the static shape says which, so
 nothing has to be declared; what it cannot say raises before any step runs.
 """
 
+import dataclasses
+import functools
+import typing
+
 import keras
+import numpy as np
 from keras import ops
 
 from keras_logit_adjust import _keras
 
-UNKNOWN = "Give it a static shape with `tf.ensure_shape` or `tensor.set_shape(...)`."
+_UNKNOWN = "Give it a static shape with `tf.ensure_shape` or `tensor.set_shape(...)`."
 
 
-def static_shape(tensor, name):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Labels:
+    """Labels that were read, beside their predictions. Either `ids` or `rows` is None.
+
+    Attributes:
+        y_pred: predictions `[..., L]`, as they came.
+        ids: int32 `[...]`, 0 wherever the label is improper or ignored.
+        rows: one-hot or soft rows, or targets of independent labels, `[..., L]`.
+        proper: whether each label is a class, or a target in [0, 1]; None where nothing was checked.
+        kept: whether each label is kept; None where all are.
+    """
+
+    y_pred: typing.Any
+    ids: typing.Any = None
+    rows: typing.Any = None
+    proper: typing.Any = None
+    kept: typing.Any = None
+
+    @property
+    def logits(self):
+        """The predictions, zero wherever the label is ignored."""
+        return zero_masked(self.y_pred, self.kept)
+
+    def targets(self, dtype, label_smoothing):
+        """The labels as rows `[..., L]`, of which a share `label_smoothing` is spread evenly."""
+        num_classes = self.y_pred.shape[-1]
+        rows = ops.one_hot(self.ids, num_classes, dtype=dtype) if self.rows is None else ops.cast(self.rows, dtype)
+        return rows * (1.0 - label_smoothing) + label_smoothing / num_classes if label_smoothing else rows
+
+    def spoil(self, values):
+        """`values`, NaN wherever the label is improper."""
+        if self.proper is None:
+            return values
+        # A factor of NaN, not a constant: the gradient of an improper label must not pass for one of class 0.
+        return values * ops.where(self.proper, ops.ones_like(values), np.nan)
+
+
+def read(y_true, y_pred, num_classes, *, ignore_class=None):
+    """`Labels` of exclusive classes.
+
+    Args:
+        y_true: ids `[...]` or `[..., 1]`, or rows `[..., L]`; told apart by static shape.
+        y_pred: predictions `[..., L]`; or None, where an array that is `L` wide holds rows.
+        num_classes: `L`.
+        ignore_class: an id left out, or None.
+    """
+    y_true, y_pred = to_tensor(y_true), None if y_pred is None else to_tensor(y_pred)
+    leading = _leading_of_labels(y_true, num_classes) if y_pred is None else _check_width(y_pred, num_classes)
+    if _are_ids(y_true, leading, num_classes):
+        ids, proper, kept = _settle_ids(y_true, leading, num_classes, ignore_class)
+        return Labels(y_pred, ids=ids, proper=proper, kept=kept)
+    if ignore_class is not None:
+        raise ValueError(
+            "`ignore_class` goes with class ids. Received one-hot labels: give ignored rows a weight of 0."
+        )
+    return Labels(y_pred, rows=y_true)
+
+
+def read_targets(y_true, y_pred, num_labels, *, ignore_class=None):
+    """`Labels` of independent labels: targets `[..., L]` (`[...]` when `L = 1`); `ignore_class` marks unknown ones."""
+    y_true, y_pred = to_tensor(y_true), to_tensor(y_pred)
+    leading = _check_width(y_pred, num_labels)
+    shape = _static_shape(y_true, "y_true")
+    if num_labels == 1 and len(shape) == len(leading):
+        y_true = ops.expand_dims(y_true, axis=-1)
+    elif len(shape) != len(leading) + 1 or shape[-1] != num_labels:
+        remedy = _UNKNOWN if None in shape[-1:] else "For class ids use `LogitAdjustedCrossentropy`."
+        raise ValueError(
+            f"`y_true` must have the shape of `y_pred`, {(*leading, num_labels)}, one target for each label. "
+            f"Received shape {shape}. {remedy}"
+        )
+    _check_agreement(shape[: len(leading)], leading)
+    targets = ops.cast(y_true, _float_dtype(y_pred))
+    kept = None if ignore_class is None else ops.not_equal(targets, ignore_class)
+    targets = zero_masked(targets, kept)
+    proper = ops.logical_and(ops.greater_equal(targets, 0.0), ops.less_equal(targets, 1.0))
+    return Labels(y_pred, rows=targets, proper=proper, kept=kept)
+
+
+def _static_shape(tensor, name):
     """The static shape of `tensor` as a tuple; unknown rank raises, an unknown dimension is None."""
     shape = tensor.shape
     if getattr(shape, "rank", 0) is None:  # tf.TensorShape(None)
-        raise ValueError(f"`{name}` must have a known rank. Received a tensor of unknown rank. {UNKNOWN}")
+        raise ValueError(f"`{name}` must have a known rank. Received a tensor of unknown rank. {_UNKNOWN}")
     return tuple(shape)
 
 
-def check_width(y_pred, num_classes, name="y_pred"):
+def _check_width(y_pred, num_classes):
     """The leading shape of `y_pred [..., L]`, after checking that it has `L = num_classes` columns."""
-    shape = static_shape(y_pred, name)
+    shape = _static_shape(y_pred, "y_pred")
     if not shape or shape[-1] is None:
         raise ValueError(
-            f"`{name}` must have a last dimension of {num_classes}, one for each class. Received shape {shape}. "
-            f"{UNKNOWN}"
+            f"`y_pred` must have a last dimension of {num_classes}, one for each class. Received shape {shape}. "
+            f"{_UNKNOWN}"
         )
     if shape[-1] != num_classes:
         raise ValueError(
-            f"`{name}` must have one column for each class: class_counts has {num_classes} classes, `{name}` has shape "
+            f"`y_pred` must have one column for each class: class_counts has {num_classes} classes, `y_pred` has shape "
             f"{shape}. Where the last classes have no examples: kla.priors.count_classes(y, num_classes={shape[-1]})."
         )
     return shape[:-1]
 
 
-def are_ids(y_true, leading, num_classes):
+def _leading_of_labels(y_true, num_classes):
+    """The leading shape that labels have by themselves: rows are as wide as there are classes."""
+    shape = _static_shape(y_true, "y_true")
+    if len(shape) > 1 and shape[-1] == num_classes:
+        return shape[:-1]
+    if len(shape) > 1 and shape[-1] != 1 and "float" in keras.backend.standardize_dtype(y_true.dtype):
+        raise ValueError(
+            f"Rows of labels must have one column for each of the {num_classes} classes. Received shape "
+            f"{shape}: give ids as integers, or `y_pred` beside them."
+        )
+    return shape
+
+
+def _are_ids(y_true, leading, num_classes):
     """Whether `y_true` holds class ids (True) or one-hot / soft rows (False), by static shape alone."""
-    shape = static_shape(y_true, "y_true")
-    if len(shape) == len(leading):
-        ids, matches = True, shape
-    elif len(shape) == len(leading) + 1 and shape[-1] == 1:
-        ids, matches = True, shape[:-1]
-    elif len(shape) == len(leading) + 1 and shape[-1] == num_classes:
-        ids, matches = False, shape[:-1]
-    else:
-        hint = UNKNOWN if None in shape[-1:] else ""
+    shape = _static_shape(y_true, "y_true")
+    has_column = len(shape) == len(leading) + 1 and shape[-1] in (1, num_classes)
+    if not has_column and len(shape) != len(leading):
+        hint = _UNKNOWN if None in shape[-1:] else ""
         raise ValueError(
             f"`y_true` must be class ids of shape {leading} or {(*leading, 1)}, or one-hot rows of shape "
             f"{(*leading, num_classes)}, to go with `y_pred` of shape {(*leading, num_classes)}. "
             f"Received shape {shape}. {hint}".rstrip()
         )
-    check_agreement(matches, leading)
-    return ids
+    _check_agreement(shape[: len(leading)], leading)
+    return not has_column or shape[-1] == 1
 
 
-def refuse_ignored_rows(ignore_class):
-    """Raise where `ignore_class` was given and the labels turned out to be rows."""
-    if ignore_class is not None:
-        raise ValueError(
-            "`ignore_class` goes with class ids. Received one-hot labels: give ignored rows a weight of 0."
-        )
-
-
-def check_agreement(labels, predictions):
+def _check_agreement(labels, predictions):
     """Raise unless the leading static shapes of labels and predictions agree wherever both are known."""
     if any(None not in (a, b) and a != b for a, b in zip(labels, predictions, strict=True)):
         raise ValueError(
@@ -73,14 +157,9 @@ def check_agreement(labels, predictions):
         )
 
 
-def settle_ids(y_true, leading, num_classes, ignore_class):
-    """Integer ids with the shape of `leading`, made safe to look up.
-
-    Returns:
-        `(ids, proper, kept)`: int32 ids, 0 wherever the label is improper or ignored; whether each label is an
-        integer in [0, L) (or ignored); whether it is kept, None with no `ignore_class`.
-    """
-    if len(static_shape(y_true, "y_true")) > len(leading):
+def _settle_ids(y_true, leading, num_classes, ignore_class):
+    """Ids of the shape of `leading`, made safe to look up; which are proper (or ignored); which are kept."""
+    if len(y_true.shape) > len(leading):
         y_true = ops.squeeze(y_true, axis=-1)
     dtype = keras.backend.standardize_dtype(y_true.dtype)
     is_float = "float" in dtype
@@ -94,15 +173,13 @@ def settle_ids(y_true, leading, num_classes, ignore_class):
     if is_float:
         proper = ops.logical_and(proper, ops.equal(y_true, ops.floor(y_true)))
     safe = proper if kept is None else ops.logical_and(proper, kept)
-    ids = ops.cast(ops.where(safe, y_true, ops.zeros_like(y_true)), "int32")
-    if kept is not None:
-        proper = ops.logical_or(proper, ops.logical_not(kept))
-    return ids, proper, kept
+    ids = ops.cast(zero_masked(y_true, safe), "int32")
+    return ids, proper if kept is None else ops.logical_or(proper, ops.logical_not(kept)), kept
 
 
-def expand_right(tensor, rank, name):
+def _expand_right(tensor, rank, name):
     """`tensor` with axes of size 1 appended (or dropped) at the right until it has `rank` axes."""
-    shape = static_shape(tensor, name)
+    shape = _static_shape(tensor, name)
     if not shape:
         return tensor
     while len(shape) > rank and shape[-1] == 1:
@@ -117,10 +194,12 @@ def expand_right(tensor, rank, name):
     return tensor
 
 
-def align_weight(weight, shape):
-    """`weight` expanded to the right until it multiplies values of static `shape`."""
-    weight = expand_right(weight, len(shape), "sample_weight")
-    sizes = static_shape(weight, "sample_weight")
+def align_weight(sample_weight, values):
+    """`sample_weight` in the dtype of `values`, expanded to the right until it multiplies them."""
+    shape = _static_shape(values, "y_true")
+    weight = ops.cast(to_tensor(sample_weight), values.dtype)
+    weight = _expand_right(weight, len(shape), "sample_weight")
+    sizes = _static_shape(weight, "sample_weight")
     if any(None not in (a, b) and a != b and a != 1 for a, b in zip(sizes, shape, strict=False)):
         raise ValueError(
             f"`sample_weight` must have the leading shape of the labels, {shape}. Received shape {sizes} (expanded to "
@@ -131,12 +210,23 @@ def align_weight(weight, shape):
 
 def combine_masks(rank, *masks):
     """The conjunction of the masks that are not None, each expanded to the right; None where all are."""
-    combined = None
-    for mask in masks:
-        if mask is not None:
-            mask = expand_right(ops.cast(mask, "bool"), rank, "mask")
-            combined = mask if combined is None else ops.logical_and(combined, mask)
-    return combined
+    masks = [_expand_right(ops.cast(mask, "bool"), rank, "mask") for mask in masks if mask is not None]
+    return functools.reduce(ops.logical_and, masks) if masks else None
+
+
+def zero_masked(values, mask):
+    """Zeros in place of masked values, NaN and infinite ones too: these have no gradient either."""
+    if mask is None:
+        return values
+    # By selection, not by a product: a NaN under the mask stays there.
+    mask = _expand_right(ops.cast(mask, "bool"), len(values.shape), "mask")
+    return ops.where(mask, values, ops.zeros_like(values))
+
+
+def sum_by_class(values, ids, num_classes):
+    """The sum of the values `[...]` of each class, `[L]`."""
+    flat = ops.reshape(ids, (-1,))
+    return ops.segment_sum(ops.reshape(values, (-1,)), ops.cast(flat, "int32"), num_segments=num_classes)
 
 
 def check_logits(y_pred, owner):
@@ -156,12 +246,9 @@ def to_tensor(values):
 
 def at_least_float32(tensor):
     """`tensor` in float32, or as it is where it is float64: half precision never enters a log-sum-exp."""
+    return ops.cast(tensor, _float_dtype(tensor))
+
+
+def _float_dtype(tensor):
     # Not by `result_type`, which is float32 for float64 on torch.
-    is_double = keras.backend.standardize_dtype(tensor.dtype) == "float64"
-    return tensor if is_double else ops.cast(tensor, "float32")
-
-
-def zero_masked(y_pred, mask):
-    """Zeros in place of masked logits, so that NaN or infinite padding has no gradient either."""
-    mask = expand_right(ops.cast(mask, "bool"), len(y_pred.shape), "mask")
-    return ops.where(mask, y_pred, ops.zeros_like(y_pred))
+    return "float64" if keras.backend.standardize_dtype(tensor.dtype) == "float64" else "float32"

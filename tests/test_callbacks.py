@@ -57,12 +57,14 @@ def labels_by_hand(targets, bias, weights):
 LOSSES = {
     "adjusted": (lambda **options: kla.losses.LogitAdjustedCrossentropy(COUNTS, tau=0.5, **options), adjusted_by_hand),
     "pairwise": (
-        lambda **options: kla.losses.PairwiseMarginCrossentropy(COUNTS, ALPHA, MARGIN, RIVAL, SCALE, **options),
+        lambda **options: kla.losses.PairwiseMarginCrossentropy(
+            COUNTS, class_weight=ALPHA, label_margin=MARGIN, rival_margin=RIVAL, logit_scale=SCALE, **options
+        ),
         pairwise_by_hand,
     ),
     "focal": (lambda **options: kla.losses.FocalCrossentropy(gamma=2.0, **options), focal_by_hand),
     "weighted focal": (
-        lambda **options: kla.losses.FocalCrossentropy(2.0, ALPHA, **options),
+        lambda **options: kla.losses.FocalCrossentropy(2.0, class_weight=ALPHA, **options),
         weighted_focal_by_hand,
     ),
 }
@@ -214,7 +216,7 @@ def test_training_that_stops_early_leaves_the_loss_as_it_was():
     ids=["not consistent", "consistent", "consistent, weights all equal"],
 )
 def test_an_interrupted_model_that_is_trained_anew_begins_without_weights(tau, by_hand, weights, run):
-    model = bias_only(kla.losses.LogitAdjustedCrossentropy(COUNTS, tau))
+    model = bias_only(kla.losses.LogitAdjustedCrossentropy(COUNTS, tau=tau))
     with pytest.raises(RuntimeError, match="power cut"):
         run(model, IDS, {1: weights}, callbacks=[Interrupt(2)])
     model.layers[-1].bias.assign(np.zeros(3))
@@ -225,11 +227,15 @@ def test_an_interrupted_model_that_is_trained_anew_begins_without_weights(tau, b
 BUILT_IN = {
     "adjusted": (
         lambda: kla.losses.LogitAdjustedCrossentropy(COUNTS, tau=0.5),
-        lambda: kla.losses.PairwiseMarginCrossentropy(COUNTS, LATE, -0.5 * LOG_PRIOR, 0.5 * LOG_PRIOR),
+        lambda: kla.losses.PairwiseMarginCrossentropy(
+            COUNTS, class_weight=LATE, label_margin=-0.5 * LOG_PRIOR, rival_margin=0.5 * LOG_PRIOR
+        ),
     ),
     "adaptive": (
         lambda: kla.losses.AdaptiveMarginCrossentropy(COUNTS, max_margin=2.0),
-        lambda: kla.losses.PairwiseMarginCrossentropy(COUNTS, LATE, 2.0 * (1 / np.array(COUNTS)) ** 0.25),
+        lambda: kla.losses.PairwiseMarginCrossentropy(
+            COUNTS, class_weight=LATE, label_margin=2.0 * (1 / np.array(COUNTS)) ** 0.25
+        ),
     ),
     "focal": (
         lambda: kla.losses.FocalCrossentropy(gamma=1.5),

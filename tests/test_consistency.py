@@ -31,7 +31,9 @@ DELTA = [3.0, 0.2, 1.0]
 
 def adjusted_by(tau, **options):
     """α_y = π_y^(τ−1) with Δ = τ·log(π_y'/π_y): Theorem 1 with δ = π^τ."""
-    return PairwiseMarginCrossentropy(COUNTS, PRIOR ** (tau - 1), -tau * LOG_PRIOR, tau * LOG_PRIOR, **options)
+    return PairwiseMarginCrossentropy(
+        COUNTS, class_weight=PRIOR ** (tau - 1), label_margin=-tau * LOG_PRIOR, rival_margin=tau * LOG_PRIOR, **options
+    )
 
 
 CONSISTENT = {
@@ -39,7 +41,7 @@ CONSISTENT = {
     "balanced": (PairwiseMarginCrossentropy.balanced(COUNTS), np.ones(3)),
     "adjusted at τ = 0.5, weighted": (adjusted_by(0.5), PRIOR**0.5),
     "adjusted at τ = 2, weighted": (adjusted_by(2.0), PRIOR**2),
-    "any δ": (PairwiseMarginCrossentropy.fisher_consistent(COUNTS, DELTA), np.array(DELTA)),
+    "any δ": (PairwiseMarginCrossentropy.fisher_consistent(COUNTS, delta=DELTA), np.array(DELTA)),
     "vector-scaling at γ = 0": (VectorScalingCrossentropy(COUNTS, gamma=0), PRIOR),
     "class-balanced at β → 1": (ClassBalancedCrossentropy(COUNTS, beta=1 - 1e-12), np.ones(3)),
     "focal with 1/π": (FocalCrossentropy(2, class_weight=1 / PRIOR), np.ones(3)),
@@ -62,7 +64,7 @@ INCONSISTENT = {
 @pytest.mark.parametrize("name", CONSISTENT)
 def test_members_of_theorem_1_are_consistent_with_their_delta(name):
     loss, delta = CONSISTENT[name]
-    found = is_fisher_consistent(loss, COUNTS)
+    found = is_fisher_consistent(loss, class_counts=COUNTS)
     assert (found.verdict, bool(found), found.witness) == ("consistent", True, None)
     np.testing.assert_allclose(found.delta, delta / np.sum(delta), rtol=1e-9)
     assert "Theorem 1" in found.reason
@@ -74,14 +76,14 @@ def test_any_delta_is_consistent_and_found_again_up_to_scale(data):
     size = data.draw(st.integers(2, 8))
     delta = data.draw(st.lists(st.floats(1e-6, 1e6), min_size=size, max_size=size))
     counts = data.draw(st.lists(st.integers(1, 10**7), min_size=size, max_size=size))
-    found = is_fisher_consistent(PairwiseMarginCrossentropy.fisher_consistent(counts, delta))
+    found = is_fisher_consistent(PairwiseMarginCrossentropy.fisher_consistent(counts, delta=delta))
     assert found.verdict == "consistent"
     np.testing.assert_allclose(found.delta, np.array(delta) / sum(delta), rtol=1e-9)
 
 
 @pytest.mark.parametrize("name", INCONSISTENT)
 def test_losses_that_fail_lemma_2_on_two_classes_are_inconsistent(name):
-    found = is_fisher_consistent(INCONSISTENT[name], COUNTS)
+    found = is_fisher_consistent(INCONSISTENT[name], class_counts=COUNTS)
     assert (found.verdict, bool(found), found.delta) == ("inconsistent", False, None)
     assert f"Classes {found.witness.classes[0]} and {found.witness.classes[1]} fail Lemma 2" in found.reason
 
@@ -108,7 +110,7 @@ def test_ldam_on_even_priors_is_not_inconsistent(max_margin):
 @pytest.mark.parametrize("build", [PairwiseMarginCrossentropy, LogitAdjustedCrossentropy, FocalCrossentropy])
 def test_an_even_prior_makes_plain_losses_consistent(build):
     loss = build() if build is FocalCrossentropy else build([4, 4, 4])
-    found = is_fisher_consistent(loss, [4, 4, 4])
+    found = is_fisher_consistent(loss, class_counts=[4, 4, 4])
     assert found
     np.testing.assert_allclose(found.delta, np.full(3, 1 / 3), rtol=1e-12)
 
@@ -125,7 +127,7 @@ UNDECIDED = {
 @pytest.mark.parametrize("name", UNDECIDED)
 def test_what_no_theorem_covers_is_undecided(name):
     loss, reason = UNDECIDED[name]
-    found = is_fisher_consistent(loss, COUNTS)
+    found = is_fisher_consistent(loss, class_counts=COUNTS)
     assert (found.verdict, found.delta, found.witness) == ("undecided", None, None)
     assert reason in found.reason
 
@@ -133,7 +135,7 @@ def test_what_no_theorem_covers_is_undecided(name):
 def test_the_verdict_is_about_the_counts_given_not_those_of_the_loss():
     loss = LogitAdjustedCrossentropy(COUNTS)
     assert is_fisher_consistent(loss)
-    resampled = is_fisher_consistent(loss, [1, 1, 1])
+    resampled = is_fisher_consistent(loss, class_counts=[1, 1, 1])
     assert resampled.verdict == "inconsistent" and resampled.witness.classes == (0, 2)
 
 
@@ -142,7 +144,7 @@ def test_twenty_thousand_classes_are_judged_too():
     assert found and found.delta.shape == (20_000,)
 
 
-def test_an_inconsistent_verdict_on_many_classes_needs_no_table_of_all_pairs():
+def test_a_verdict_on_many_classes_needs_no_table_of_all_pairs():
     loss = AdaptiveMarginCrossentropy(np.arange(1, 4001))
     tracemalloc.start()
     try:
@@ -172,7 +174,7 @@ BAD = {
 def test_bad_input_is_refused(name):
     loss, counts, match = BAD[name]
     with pytest.raises(ValueError, match=match):
-        is_fisher_consistent(loss, counts)
+        is_fisher_consistent(loss, class_counts=counts)
 
 
 # By experiment: six points x, P(x|y) in hundredths, each column one class. No two classes tie at any point.
@@ -227,7 +229,7 @@ def assert_the_package_agrees(loss, joint, logits):
 
 
 @pytest.mark.parametrize("name", CONSISTENT)
-def test_minimizing_a_consistent_loss_gives_the_bayes_rule_of_the_balanced_error_at_every_point(rng, name):
+def test_minimizing_a_consistent_loss_gives_the_balanced_bayes_rule(rng, name):
     loss, _ = CONSISTENT[name]
     logits = minimizer(loss, JOINT)
     assert logits.argmax(axis=1).tolist() == LIKELIHOOD.argmax(axis=1).tolist() == [0, 1, 1, 2, 1, 2]
@@ -252,7 +254,7 @@ MISSES = {
 
 
 @pytest.mark.parametrize("name", INCONSISTENT)
-def test_minimizing_an_inconsistent_loss_misses_the_bayes_rule_at_the_points_named(rng, name):
+def test_minimizing_an_inconsistent_loss_misses_the_balanced_bayes_rule(rng, name):
     loss = INCONSISTENT[name]
     logits = minimizer(loss, JOINT)
     chosen, bayes = logits.argmax(axis=1), LIKELIHOOD.argmax(axis=1)
@@ -262,7 +264,7 @@ def test_minimizing_an_inconsistent_loss_misses_the_bayes_rule_at_the_points_nam
 
 
 @pytest.mark.parametrize("tau", [0.0, 0.5, 2.0])
-def test_at_another_tau_the_minimizer_is_the_argmax_of_the_posterior_over_a_power_of_the_prior(tau):
+def test_at_another_tau_the_minimizer_divides_by_a_power_of_the_prior(tau):
     logits = minimizer(LogitAdjustedCrossentropy(COUNTS, tau=tau), JOINT)
     scores = np.log(JOINT) - tau * LOG_PRIOR
     centered = scores - scores.mean(axis=1, keepdims=True)
@@ -270,9 +272,9 @@ def test_at_another_tau_the_minimizer_is_the_argmax_of_the_posterior_over_a_powe
 
 
 @pytest.mark.parametrize("name", INCONSISTENT)
-def test_the_witness_is_a_distribution_on_which_the_minimizer_prefers_the_wrong_class(name):
+def test_on_the_witness_the_minimizer_prefers_the_wrong_class(name):
     loss = INCONSISTENT[name]
-    witness = is_fisher_consistent(loss, COUNTS).witness
+    witness = is_fisher_consistent(loss, class_counts=COUNTS).witness
     joint, (first, second) = witness.joint, witness.classes
     assert joint.shape == (4, 3) and (joint >= 0).all()
     np.testing.assert_allclose(joint.sum(axis=0), PRIOR, rtol=1e-12)

@@ -170,7 +170,7 @@ def test_one_input_in_a_functional_and_in_a_sequential_model_are_the_same(rng):
 
 def trained_with(tau, counts=COUNTS, **options):
     model = sequential(layers.Dense(3))
-    model.compile("sgd", kla.losses.LogitAdjustedCrossentropy(counts, tau, **options))
+    model.compile("sgd", kla.losses.LogitAdjustedCrossentropy(counts, tau=tau, **options))
     return model
 
 

@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
 
+from keras_logit_adjust import priors
 from keras_logit_adjust.losses import (
     BinaryLogitAdjustedCrossentropy,
     LogitAdjustedCrossentropy,
+    binary_logit_adjusted_crossentropy,
     logit_adjusted_crossentropy,
 )
 
@@ -123,7 +125,7 @@ def test_tau_zero_is_kerass_crossentropy_of_soft_rows(rng, mode, row):
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("as_ids", [True, False])
-def test_a_class_ruled_out_by_minus_infinity_costs_nothing_where_its_target_is_zero(rng, mode, as_ids):
+def test_a_class_at_minus_infinity_costs_nothing_at_a_target_of_zero(rng, mode, as_ids):
     ids, logits = ids_and_logits(rng, 4)
     ids[:] = [0, 1, 2, 0]
     logits[:, 3] = -np.inf
@@ -171,7 +173,7 @@ def test_one_label_is_the_softmax_of_two_classes(rng, mode):
     assert_same(value_and_gradient(binary, ids[:, None], logits, mode), expected)
 
 
-def test_the_rarest_class_is_adjusted_by_its_own_logarithm_not_by_a_clipped_one():
+def test_the_rarest_class_is_adjusted_by_its_unclipped_logarithm():
     loss = LogitAdjustedCrossentropy([437511, 2], tau=3, reduction=None)
     exact = 3 * (np.log(2) - np.log(437513))  # −36.9; log(π³ + 1e-12) would be −27.6
     np.testing.assert_allclose(loss.adjustment[1], exact, rtol=1e-14)
@@ -245,6 +247,56 @@ def test_the_function_and_the_class_agree(rng):
     assert as_float64(values)[2] == 0.0
     np.testing.assert_allclose(as_float64(values), as_float64(loss(ids, logits)), rtol=1e-6)
     np.testing.assert_allclose(as_float64(loss.call(ids, logits)), as_float64(values), rtol=1e-6)
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
+def test_the_binary_function_gives_the_formula_over_known_labels(rng, label_smoothing):
+    log_odds = reference.log_odds(COUNTS, 1000)
+    logits, targets = rng.normal(0, 3, (3, 4)).astype("float32"), rng.integers(0, 2, (3, 4)).astype("float32")
+    targets[1, :2], targets[2] = -1, -1
+    function = partial(
+        binary_logit_adjusted_crossentropy,
+        log_odds=log_odds,
+        tau=VECTOR,
+        label_smoothing=label_smoothing,
+        ignore_class=-1,
+    )
+    smooth = targets * (1 - label_smoothing) + label_smoothing / 2
+    scores = logits + np.multiply(VECTOR, log_odds)
+    values, gradients = np.zeros(3), np.zeros((3, 4))
+    for row, known in ((0, slice(None)), (1, slice(2, None))):
+        pair = reference.sigmoid_crossentropy(smooth[row, known], scores[row, known])
+        values[row], gradients[row, known] = pair
+    assert_same(value_and_gradient(function, targets, logits), (values, gradients))
+
+
+@pytest.mark.parametrize("log_odds", [[-np.inf, 0.0], [np.nan, -1.0], [[-1.0, -1.0]], [], "a"], ids=str)
+def test_bad_log_odds_are_refused(log_odds):
+    with pytest.raises(ValueError, match="`log_odds` must be"):
+        binary_logit_adjusted_crossentropy(np.zeros((1, 2)), np.zeros((1, 2)), log_odds)
+
+
+def test_a_prior_is_taken_for_counts(rng):
+    ids, logits = ids_and_logits(rng, 6)
+    prior = priors.as_prior(COUNTS)
+    loss = LogitAdjustedCrossentropy(prior)
+    assert loss.prior is prior and loss.class_counts.tolist() == COUNTS
+    expected = reference.over_rows(reference.crossentropy, one_hot(ids), logits + LOG_PRIOR)[0].mean()
+    np.testing.assert_allclose(as_float64(loss(ids, logits)), expected, **CLOSE)
+    labels = priors.as_prior(COUNTS, 1000)
+    np.testing.assert_allclose(
+        BinaryLogitAdjustedCrossentropy(labels, 1000).adjustment, reference.log_odds(COUNTS, 1000), rtol=1e-14
+    )
+
+
+def test_a_prior_of_the_other_kind_is_refused():
+    exclusive, independent = priors.as_prior(COUNTS), priors.as_prior(COUNTS, 1000)
+    with pytest.raises(ValueError, match="must be of exclusive classes here.*a Prior of independent labels.*1000"):
+        LogitAdjustedCrossentropy(independent)
+    with pytest.raises(ValueError, match="must be of independent labels here.*a Prior of exclusive classes"):
+        BinaryLogitAdjustedCrossentropy(exclusive, None)
+    with pytest.raises(ValueError, match="`num_examples` must be the number of training examples.*None"):
+        BinaryLogitAdjustedCrossentropy(COUNTS, None)
 
 
 def test_probabilities_and_a_sampler_say_the_same_as_counts(rng):

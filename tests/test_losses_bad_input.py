@@ -181,7 +181,9 @@ def test_a_name_alone_does_not_make_a_loss_that_needs_counts():
 FAMILY = {
     "pairwise": PairwiseMarginCrossentropy,
     "balanced": PairwiseMarginCrossentropy.balanced,
-    "consistent": lambda counts, **options: PairwiseMarginCrossentropy.fisher_consistent(counts, [1, 1, 1], **options),
+    "consistent": lambda counts, **options: PairwiseMarginCrossentropy.fisher_consistent(
+        counts, delta=[1, 1, 1], **options
+    ),
     "adjusted and adaptive": PairwiseMarginCrossentropy.logit_adjusted_adaptive,
     "adaptive": AdaptiveMarginCrossentropy,
     "equalized": EqualizedCrossentropy,
@@ -249,7 +251,7 @@ def test_weights_and_scales_that_are_not_positive_are_refused(name, case):
 def test_a_bad_delta_is_refused(case):
     delta, match = case
     with pytest.raises(ValueError, match=match.format("delta")):
-        PairwiseMarginCrossentropy.fisher_consistent(COUNTS, delta)
+        PairwiseMarginCrossentropy.fisher_consistent(COUNTS, delta=delta)
 
 
 @cases({key: case for key, case in {**BAD_VECTORS, **NOT_POSITIVE}.items() if key != "short"})

@@ -177,6 +177,24 @@ def test_a_saved_model_brings_its_metrics_back(rng, tmp_path):
         np.testing.assert_array_equal(value, after[name])
 
 
+RECALLS = [kla.metrics.PerClassAccuracy, kla.metrics.WorstClassAccuracy]
+
+
+@pytest.mark.parametrize("recalls", RECALLS)
+def test_recalls_of_files_that_name_no_class_prior_load(recalls):
+    metric = recalls(L, ignore_class=-1)
+    serialized = keras.saving.serialize_keras_object(metric)
+    serialized["config"]["class_prior"] = None  # as earlier versions wrote it
+    assert keras.saving.deserialize_keras_object(serialized).get_config() == metric.get_config()
+
+
+@pytest.mark.parametrize("recalls", RECALLS)
+def test_recalls_of_files_with_a_class_prior_say_how_to_load(recalls):
+    config = {**recalls(L).get_config(), "class_prior": PRIOR}
+    with pytest.raises(ValueError, match=r"takes no `class_prior`\. Received: class_prior=\[0\.5.*`compile=False`"):
+        recalls.from_config(config)
+
+
 GROUPS = kla.metrics.GroupAccuracy
 
 
@@ -191,7 +209,7 @@ GROUPS = kla.metrics.GroupAccuracy
         (lambda m: m.MacroF1(L, ignore_class=0.5), r"`ignore_class` must be an integer class id or None.*0\.5"),
         (lambda m: m.MacroF1(L, class_prior=[1, 0, 2]), r"`class_prior` must be greater than zero.*class 1.*Remedy"),
         (lambda m: m.MacroF1(L, class_prior=[1, 2]), r"`class_prior` must have one number for each class.*3.*2"),
-        (lambda m: m.WorstClassAccuracy(L, class_prior=[1, np.nan, 1]), r"`class_prior` must be finite.*class 1"),
+        (lambda m: m.MacroF1(L, class_prior=[1, np.nan, 1]), r"`class_prior` must be finite.*class 1"),
         (lambda m: m.PerClassPrecision(L, class_prior=[[1, 1]]), r"`class_prior` must be a non-empty vector.*\(1, 2\)"),
         (lambda m: GROUPS([0.7, 0.2, 0.1]), r"numbers of examples here, not probabilities.*sum to 1: multiply"),
         (lambda m: GROUPS([7, 0, 1]), r"`class_counts` must be greater than zero.*class 1"),

@@ -87,17 +87,24 @@ BALANCED = reference.class_balanced_weights(COUNTS, 0.9999)
 LOG_ODDS = reference.log_odds(COUNTS, 2e9)
 LOSSES = {
     "adjusted": (kla.losses.LogitAdjustedCrossentropy, [COUNTS], shifted_crossentropy, [LOG_PRIOR]),
-    "adjusted, tau": (kla.losses.LogitAdjustedCrossentropy, [COUNTS, SCALE], shifted_crossentropy, [SCALE * LOG_PRIOR]),
+    "adjusted, tau": (
+        functools.partial(kla.losses.LogitAdjustedCrossentropy, tau=SCALE),
+        [COUNTS],
+        shifted_crossentropy,
+        [SCALE * LOG_PRIOR],
+    ),
     "binary": (kla.losses.BinaryLogitAdjustedCrossentropy, [COUNTS, 2e9], sigmoids, [LOG_ODDS]),
     "pairwise": (
-        PairwiseMarginCrossentropy,
-        [COUNTS, ALPHA, MARGIN, RIVAL, SCALE],
+        functools.partial(
+            PairwiseMarginCrossentropy, class_weight=ALPHA, label_margin=MARGIN, rival_margin=RIVAL, logit_scale=SCALE
+        ),
+        [COUNTS],
         equation_11,
         [ALPHA, MARGIN, RIVAL, SCALE],
     ),
     "consistent": (
-        PairwiseMarginCrossentropy.fisher_consistent,
-        [COUNTS, PRIOR],
+        functools.partial(PairwiseMarginCrossentropy.fisher_consistent, delta=PRIOR),
+        [COUNTS],
         equation_11,
         [ONES, -LOG_PRIOR, LOG_PRIOR, ONES],
     ),

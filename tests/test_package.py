@@ -42,7 +42,7 @@ model = kla.models.linear_head(28 * 28, data.num_classes)
 model.compile("sgd", kla.losses.LogitAdjustedCrossentropy(data.class_counts), metrics=[kla.metrics.MacroF1(10)])
 x, y = data.validation
 model.fit(x.reshape(len(x), -1) / 255.0, y, verbose=0)
-print(kla.priors.count_classes(y, 10).sum() == len(y))
+print(kla.priors.count_classes(y, num_classes=10).sum() == len(y))
 """
     assert run_python(code) == "True"
 
@@ -94,7 +94,13 @@ CONFIGURED = [
     kla.losses.LogitAdjustedCrossentropy([5, 3, 1], tau=[1, 2, 3], label_smoothing=0.1, reduction="sum", name="a"),
     kla.losses.BinaryLogitAdjustedCrossentropy([5, 3, 1], 10, tau=2, ignore_class=-1, name="b"),
     kla.losses.PairwiseMarginCrossentropy(
-        [5, 3, 1], [1, 2, 3], [0, 1, 2], [2, 1, 0], [1, 0.5, 2], 0.1, name="pairwise"
+        [5, 3, 1],
+        class_weight=[1, 2, 3],
+        label_margin=[0, 1, 2],
+        rival_margin=[2, 1, 0],
+        logit_scale=[1, 0.5, 2],
+        label_smoothing=0.1,
+        name="pairwise",
     ),
     kla.losses.AdaptiveMarginCrossentropy([5, 3, 1], max_margin=2, label_smoothing=0.1, name="adaptive"),
     kla.losses.EqualizedCrossentropy([5, 3, 1], threshold=0.2, gamma=0.5, ignore_class=-1, name="equalized"),

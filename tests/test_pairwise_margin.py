@@ -186,9 +186,9 @@ def same(counts, **options):
     log_prior = reference.log_prior(counts)
     yield (
         LogitAdjustedCrossentropy(counts, tau=1.5, **options),
-        PairwiseMarginCrossentropy(counts, None, -1.5 * log_prior, 1.5 * log_prior, **options),
+        PairwiseMarginCrossentropy(counts, label_margin=-1.5 * log_prior, rival_margin=1.5 * log_prior, **options),
     )
-    consistent = PairwiseMarginCrossentropy.fisher_consistent(counts, np.exp(log_prior), **options)
+    consistent = PairwiseMarginCrossentropy.fisher_consistent(counts, delta=np.exp(log_prior), **options)
     yield LogitAdjustedCrossentropy(counts, **options), consistent
     tau = [0.5, 1.0, 1.5, 2.0]
     yield (
@@ -197,8 +197,11 @@ def same(counts, **options):
     )
     both = PairwiseMarginCrossentropy.logit_adjusted_adaptive(counts, tau=2, max_margin=3, **options)
     margins = 3 * (min(counts) / np.array(counts)) ** 0.25
-    yield PairwiseMarginCrossentropy(counts, None, margins - 2 * log_prior, 2 * log_prior, **options), both
-    ones = PairwiseMarginCrossentropy.fisher_consistent(counts, np.ones(4) / 4, **options)
+    yield (
+        PairwiseMarginCrossentropy(counts, label_margin=margins - 2 * log_prior, rival_margin=2 * log_prior, **options),
+        both,
+    )
+    ones = PairwiseMarginCrossentropy.fisher_consistent(counts, delta=np.ones(4) / 4, **options)
     yield PairwiseMarginCrossentropy.balanced(counts, **options), ones
     yield (
         EqualizedCrossentropy(counts, form="prior", **options),
@@ -214,10 +217,10 @@ def test_losses_that_are_equal_by_definition_agree_to_rounding(rng, kind, label_
         assert_same(value_and_gradient(one, labels, logits), value_and_gradient(other, labels, logits), **CLOSE)
 
 
-def test_the_balanced_loss_is_delta_one_times_a_constant_and_its_weights_average_one_over_the_data(rng):
+def test_the_balanced_loss_is_that_of_delta_one_with_weights_of_mean_one(rng):
     logits, (labels, _) = logits_of(rng, 6), labels_of(rng, "ids", 6)
     balanced = PairwiseMarginCrossentropy.balanced(COUNTS, reduction=None)
-    delta_one = PairwiseMarginCrossentropy.fisher_consistent(COUNTS, [1, 1, 1, 1], reduction=None)
+    delta_one = PairwiseMarginCrossentropy.fisher_consistent(COUNTS, delta=[1, 1, 1, 1], reduction=None)
     np.testing.assert_allclose((PRIOR * balanced.class_weight).sum(), 1.0, rtol=1e-14)
     value, gradient = value_and_gradient(balanced, labels, logits)
     assert_same(value_and_gradient(delta_one, labels, logits), (4 * value, 4 * gradient), rtol=1e-6, atol=0)
@@ -230,7 +233,7 @@ def test_margins_of_the_logit_adjusted_adaptive_loss_are_the_sum_of_both():
         np.testing.assert_allclose(table, 2 * (LOG_PRIOR - LOG_PRIOR[:, None]) + adaptive[:, None], rtol=1e-12)
 
 
-def test_ldam_on_the_logits_of_a_cosine_head_is_the_scale_times_cosine_less_margin(rng):
+def test_ldam_on_a_cosine_head_is_the_scale_times_cosine_less_margin(rng):
     features, ids, scale = rng.normal(size=(6, 5)).astype("float32"), rng.integers(0, 4, 6), 8.0
     head = CosineDense(4, scale=scale)
     logits = as_float64(head(features))
@@ -243,7 +246,7 @@ def test_ldam_on_the_logits_of_a_cosine_head_is_the_scale_times_cosine_less_marg
     np.testing.assert_allclose(as_float64(loss(ids, logits.astype("float32"))), expected, rtol=1e-5)
 
 
-def test_by_default_classes_below_three_tenths_of_an_even_share_are_rare_rivals():
+def test_by_default_a_rare_rival_has_below_0_3_of_an_even_share():
     loss = EqualizedCrossentropy([770, 80, 76, 74])  # 0.3 / 4 = 0.075
     np.testing.assert_allclose(np.exp(loss.rival_margin), [1, 1, 1, 1 - 0.95], rtol=1e-12)
 

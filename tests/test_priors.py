@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from keras import ops
 
 from keras_logit_adjust import priors
-from keras_logit_adjust.metrics import GroupAccuracy
+from keras_logit_adjust.losses import class_balanced_weights
+from keras_logit_adjust.metrics import BalancedAccuracy, GroupAccuracy, groups_of_counts
 from keras_logit_adjust.priors import as_prior, count_classes, log_odds, log_prior, prior
 
 LABELS = [0, 2, 0, 3, 0, 2]
@@ -39,6 +40,27 @@ def test_smoothing_adds_examples_to_every_class():
     assert prior(prior([6, 0, 2], smoothing=1)).tolist() == prior([6, 0, 2], smoothing=1).tolist()
 
 
+def test_what_takes_class_counts_takes_a_prior():
+    value = as_prior([500, 50, 5])
+    assert as_prior(value) is value
+    np.testing.assert_array_equal(np.asarray(value), [500, 50, 5])
+    np.testing.assert_allclose(prior(value), np.array([500, 50, 5]) / 555, rtol=1e-15)
+    np.testing.assert_allclose(log_prior(value), reference.log_prior([500, 50, 5]), rtol=1e-14)
+    np.testing.assert_allclose(prior(value, smoothing=1), np.array([501, 51, 6]) / 558, rtol=1e-15)
+    weights = reference.class_balanced_weights([500, 50, 5], 0.9)
+    np.testing.assert_allclose(class_balanced_weights(value, beta=0.9), weights, rtol=1e-13)
+    assert groups_of_counts(value) == ["many", "medium", "few"]
+    assert GroupAccuracy(value).class_counts.tolist() == [500, 50, 5]
+    np.testing.assert_allclose(BalancedAccuracy(3, class_prior=value).class_prior, prior(value), rtol=1e-15)
+
+
+def test_a_prior_of_labels_is_no_class_prior():
+    with pytest.raises(ValueError, match="`class_counts` must be of exclusive classes here.*independent labels"):
+        prior(as_prior([5, 3], 10))
+    with pytest.raises(ValueError, match="`class_prior` must be of exclusive classes here.*independent labels"):
+        BalancedAccuracy(2, class_prior=as_prior([5, 3], 10))
+
+
 def test_smoothing_of_probabilities_is_refused():
     with pytest.raises(ValueError, match="needs true counts.*sum to 1: pass the counts they were made from"):
         prior([0.9, 0.1], smoothing=1)
@@ -46,7 +68,7 @@ def test_smoothing_of_probabilities_is_refused():
 
 @pytest.mark.parametrize("smoothing", [-1, np.nan, np.inf, "1", True, None])
 def test_bad_smoothing_is_refused(smoothing):
-    with pytest.raises(ValueError, match="`smoothing` must be a finite number ≥ 0. Received: smoothing="):
+    with pytest.raises(ValueError, match="`smoothing` must be a number of at least 0. Received: smoothing="):
         log_prior([3, 1], smoothing=smoothing)
 
 

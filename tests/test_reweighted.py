@@ -44,19 +44,21 @@ def assert_same(ours, expected, **tolerance):
 @pytest.mark.parametrize("beta", [0.0, 0.5, 0.9, 0.9999, 0.999999, 1 - 1e-12, np.nextafter(1, 0)])
 @pytest.mark.parametrize("counts", [COUNTS, LONG_TAIL, [7, 7, 7]], ids=str)
 def test_class_balanced_weights_are_those_of_the_formula_in_60_digits(counts, beta):
-    weights = class_balanced_weights(counts, beta)
+    weights = class_balanced_weights(counts, beta=beta)
     np.testing.assert_allclose(weights, reference.class_balanced_weights(counts, float(beta)), rtol=1e-13)
     np.testing.assert_allclose(weights.sum(), len(counts), rtol=1e-14)
 
 
 def test_beta_zero_weighs_all_classes_exactly_alike():
-    assert class_balanced_weights(LONG_TAIL, 0).tolist() == [1.0] * 6
+    assert class_balanced_weights(LONG_TAIL, beta=0).tolist() == [1.0] * 6
 
 
 def test_beta_towards_one_is_the_inverse_frequency():
     inverse = 1 / np.array(LONG_TAIL)
     # β^n = 1 − n·(1 − β) to within n·(1 − β) of itself, here 10⁻⁶.
-    np.testing.assert_allclose(class_balanced_weights(LONG_TAIL, 1 - 1e-12), 6 * inverse / inverse.sum(), rtol=1e-6)
+    np.testing.assert_allclose(
+        class_balanced_weights(LONG_TAIL, beta=1 - 1e-12), 6 * inverse / inverse.sum(), rtol=1e-6
+    )
 
 
 def test_the_class_balanced_loss_is_the_weighted_crossentropy(rng):
@@ -78,7 +80,7 @@ def test_the_class_balanced_loss_knows_its_default_beta():
 @pytest.mark.parametrize("mode", MODES)
 def test_focal_loss_has_the_value_and_gradient_of_the_formula(rng, mode, kind, gamma):
     labels, rows, logits = labels_and_logits(rng, kind)
-    loss = FocalCrossentropy(gamma, WEIGHT, reduction=None)
+    loss = FocalCrossentropy(gamma, class_weight=WEIGHT, reduction=None)
     expected = reference.over_rows(focal(gamma, WEIGHT), rows, logits)
     assert_same(value_and_gradient(loss, labels, logits, mode), expected)
 
@@ -86,7 +88,7 @@ def test_focal_loss_has_the_value_and_gradient_of_the_formula(rng, mode, kind, g
 @pytest.mark.parametrize("kind", ["ids", "one-hot", "soft"])
 def test_focal_loss_smooths_labels_before_it_weighs_them(rng, kind):
     labels, rows, logits = labels_and_logits(rng, kind)
-    loss = FocalCrossentropy(1.5, WEIGHT, label_smoothing=0.2, reduction=None)
+    loss = FocalCrossentropy(1.5, class_weight=WEIGHT, label_smoothing=0.2, reduction=None)
     expected = reference.over_rows(focal(1.5, WEIGHT), rows * 0.8 + 0.05, logits)
     assert_same(value_and_gradient(loss, labels, logits), expected)
 
@@ -97,14 +99,16 @@ def test_gamma_zero_is_crossentropy_and_with_weights_the_family(rng, kind):
     ours = value_and_gradient(FocalCrossentropy(0), labels, logits)
     theirs = keras.losses.CategoricalCrossentropy(from_logits=True)
     assert_same(ours, value_and_gradient(theirs, rows, logits))
-    ours = value_and_gradient(FocalCrossentropy(0, WEIGHT), labels, logits)
-    assert_same(ours, value_and_gradient(PairwiseMarginCrossentropy(COUNTS, WEIGHT), labels, logits), rtol=1e-6)
+    ours = value_and_gradient(FocalCrossentropy(0, class_weight=WEIGHT), labels, logits)
+    assert_same(
+        ours, value_and_gradient(PairwiseMarginCrossentropy(COUNTS, class_weight=WEIGHT), labels, logits), rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize("dtype", ["int32", "uint8", "float32", "float16"])
 def test_ids_and_one_hot_rows_are_the_same_labels(rng, dtype):
     ids, rows, logits = labels_and_logits(rng, "ids")
-    loss = FocalCrossentropy(2, WEIGHT)
+    loss = FocalCrossentropy(2, class_weight=WEIGHT)
     expected = value_and_gradient(loss, rows, logits)
     for labels in (ids, ids[:, None], rows):
         assert_same(value_and_gradient(loss, labels.astype(dtype), logits), expected)
@@ -177,7 +181,7 @@ def test_one_focal_loss_serves_any_number_of_classes(rng):
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
-def test_a_label_ruled_out_by_minus_infinity_has_the_gradient_of_crossentropy(mode, gamma):
+def test_a_label_at_minus_infinity_has_the_gradient_of_crossentropy(mode, gamma):
     logits = np.array([[-np.inf, 0.0, 0.0]], "float32")
     value, gradient = value_and_gradient(FocalCrossentropy(gamma, reduction=None), np.array([0]), logits, mode)
     assert np.isposinf(value).all()

@@ -69,13 +69,13 @@ def test_the_labels_of_all_files_are_counted(folder, source):
 
 @pytest.mark.parametrize("record_label", ["label", one_hot, from_text], ids=["label", "one-hot", "text"])
 def test_labels_of_any_form_are_counted(folder, record_label):
-    assert count_classes(folder / "train-*", 5, record_label=record_label).tolist() == COUNTS
+    assert count_classes(folder / "train-*", num_classes=5, record_label=record_label).tolist() == COUNTS
 
 
 @pytest.mark.parametrize("name", [NAMES[0], NAMES[3]])
 def test_a_single_file_is_counted_for_itself(folder, name):
     expected = np.bincount(np.array_split(LABELS, 4)[NAMES.index(name)], minlength=7)
-    assert count_classes(str(folder / name), 7, record_label="label").tolist() == expected.tolist()
+    assert count_classes(str(folder / name), num_classes=7, record_label="label").tolist() == expected.tolist()
 
 
 def test_a_function_gets_batches_of_serialized_records(folder):
@@ -99,7 +99,10 @@ def test_the_label_alone_is_parsed(tmp_path):
 def test_more_labels_than_a_batch_holds_are_counted(tmp_path, monkeypatch):
     monkeypatch.setattr("keras_logit_adjust.priors.counting._REBATCH", 7)
     write(tmp_path / "a.tfrecord", LABELS[:50])
-    assert count_classes(tmp_path / "a.tfrecord", 5, record_label="label").tolist() == np.bincount(LABELS[:50]).tolist()
+    assert (
+        count_classes(tmp_path / "a.tfrecord", num_classes=5, record_label="label").tolist()
+        == np.bincount(LABELS[:50]).tolist()
+    )
 
 
 def test_a_name_that_looks_like_a_pattern_stands_for_itself(tmp_path):
@@ -111,7 +114,7 @@ def test_a_name_that_looks_like_a_pattern_stands_for_itself(tmp_path):
 def test_a_label_out_of_range_is_found(tmp_path):
     write(tmp_path / "a.tfrecord", [0, 1, 4, 2])
     with pytest.raises(ValueError, match="below num_classes=4. Received 4 at position 2 of batch 0"):
-        count_classes(tmp_path / "a.tfrecord", 4, record_label="label")
+        count_classes(tmp_path / "a.tfrecord", num_classes=4, record_label="label")
 
 
 def test_records_without_the_label_are_an_error_that_names_it(folder):

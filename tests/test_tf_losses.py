@@ -102,7 +102,7 @@ DATASETS = {
 @pytest.mark.parametrize("name", DATASETS)
 def test_the_labels_of_a_dataset_are_counted(name, num_classes):
     times = 2 if "as large as" in name else 1
-    assert count_classes(DATASETS[name](), num_classes).tolist() == [times * n for n in EXPECTED]
+    assert count_classes(DATASETS[name](), num_classes=num_classes).tolist() == [times * n for n in EXPECTED]
 
 
 def test_an_endless_dataset_is_refused():
@@ -119,7 +119,7 @@ def test_a_dataset_of_dicts_is_refused():
 
 def test_a_label_out_of_range_in_a_dataset_is_found():
     with pytest.raises(ValueError, match="below num_classes=3. Received 3 at position 1 of batch 1"):
-        count_classes(pairs(LABELS).batch(2), 3)
+        count_classes(pairs(LABELS).batch(2), num_classes=3)
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +153,7 @@ def test_every_mirrored_case_is_looked_at(runs):
     assert set(runs) == set(MIRRORED)
 
 
-def test_inside_a_scope_but_outside_a_replica_the_loss_is_that_of_one_device(rng):
+def test_in_a_scope_but_outside_a_replica_the_loss_is_that_of_one_device(rng):
     ids, logits = rng.integers(0, 4, 5), rng.normal(size=(5, 4)).astype("float32")
     loss = LogitAdjustedCrossentropy(COUNTS)
     with tf.distribute.MirroredStrategy(["CPU:0"]).scope():

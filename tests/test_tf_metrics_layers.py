@@ -63,7 +63,7 @@ print("RESULT" + json.dumps(results | {"y": y.tolist(), "weight": weight.tolist(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("place", ["head", "behind"])
-def test_two_replicas_report_and_train_what_one_device_does_on_uneven_batches(place):
+def test_two_replicas_do_what_one_device_does_on_uneven_batches(place):
     environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
     command = [sys.executable, "-c", TWO_REPLICAS, place]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180)

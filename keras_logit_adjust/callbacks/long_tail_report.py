@@ -165,7 +165,7 @@ class LongTailReport(keras.callbacks.Callback):
 def _members(rule):
     """`{group: bool [L]}`, the most frequent first where the groups go by counts."""
     if rule.groups is None:
-        names = metrics.groups_of_counts(rule.class_counts, rule.bounds)
+        names = metrics.groups_of_counts(rule.class_counts, bounds=rule.bounds)
         order = [name for name in ("many", "medium", "few") if name in names]
     else:
         names = rule.groups

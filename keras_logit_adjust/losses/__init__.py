@@ -1,9 +1,11 @@
 """Losses that plug into `model.compile`."""
 
+from keras_logit_adjust.losses._rivals import pairwise_margin_crossentropy
 from keras_logit_adjust.losses.consistency import Consistency, Witness, is_fisher_consistent
 from keras_logit_adjust.losses.logit_adjusted import (
     BinaryLogitAdjustedCrossentropy,
     LogitAdjustedCrossentropy,
+    binary_logit_adjusted_crossentropy,
     logit_adjusted_crossentropy,
 )
 from keras_logit_adjust.losses.pairwise_margin import (
@@ -16,6 +18,7 @@ from keras_logit_adjust.losses.reweighted import (
     ClassBalancedCrossentropy,
     FocalCrossentropy,
     class_balanced_weights,
+    focal_crossentropy,
 )
 
 __all__ = [
@@ -29,7 +32,10 @@ __all__ = [
     "PairwiseMarginCrossentropy",
     "VectorScalingCrossentropy",
     "Witness",
+    "binary_logit_adjusted_crossentropy",
     "class_balanced_weights",
+    "focal_crossentropy",
     "is_fisher_consistent",
     "logit_adjusted_crossentropy",
+    "pairwise_margin_crossentropy",
 ]

@@ -26,8 +26,10 @@ class MaskedLoss(keras.losses.Loss):
 
     stage_weight = None
 
-    def __init__(self, reduction="sum_over_batch_size", name=None):
+    def __init__(self, *, label_smoothing=0.0, ignore_class=None, reduction="sum_over_batch_size", name=None):
         super().__init__(name=name, reduction=reduction)
+        self._options = checked_options(label_smoothing=label_smoothing, ignore_class=ignore_class)
+        self.label_smoothing, self.ignore_class = self._options["label_smoothing"], self._options["ignore_class"]
 
     def values_and_mask(self, y_true, y_pred):
         """Per-position values, and a boolean mask of the positions that count (None where all do)."""
@@ -41,27 +43,36 @@ class MaskedLoss(keras.losses.Loss):
         return class_weight * self.stage_weight
 
     def call(self, y_true, y_pred):
-        values, mask = self.values_and_mask(_labels.to_tensor(y_true), _labels.to_tensor(y_pred))
-        return values if mask is None else ops.where(mask, values, 0.0)
+        return _labels.zero_masked(*self.values_and_mask(y_true, y_pred))
 
     def __call__(self, y_true, y_pred, sample_weight=None):
         _labels.check_logits(y_pred, f"Loss {self.name!r}")
         layer_mask = _keras.mask_of(y_pred)
-        y_true, y_pred = _labels.to_tensor(y_true), _labels.to_tensor(y_pred)
         with keras.name_scope(self.name):
-            if layer_mask is not None:
-                y_pred = _labels.zero_masked(y_pred, layer_mask)
+            y_pred = _labels.zero_masked(_labels.to_tensor(y_pred), layer_mask)
             _replicas.refuse_unusual_steps()
             values, own_mask = self.values_and_mask(y_true, y_pred)
-            rank = len(values.shape)
-            mask = _labels.combine_masks(rank, layer_mask, own_mask)
-            if sample_weight is not None:
-                sample_weight = ops.cast(_labels.to_tensor(sample_weight), values.dtype)
-                sample_weight = _labels.align_weight(sample_weight, _labels.static_shape(values, "y_true"))
-            return _reduce(values, mask, sample_weight, self.reduction)
+            mask = _labels.combine_masks(len(values.shape), layer_mask, own_mask)
+            weight = None if sample_weight is None else _labels.align_weight(sample_weight, values)
+            return _reduce(values, mask, weight, self.reduction)
 
     def get_config(self):
-        return {"reduction": self.reduction, "name": self.name}
+        return {**self._options, "reduction": self.reduction, "name": self.name}
+
+
+def checked_options(*, label_smoothing, ignore_class):
+    """The options that every loss has, checked."""
+    return {
+        "label_smoothing": _checks.check_fraction(label_smoothing, "label_smoothing"),
+        "ignore_class": _checks.check_ignore_class(ignore_class),
+    }
+
+
+def expected_cost(targets, class_weight, excess, cost=None):
+    """`Σ_y t_y·α_y·cost(x_y)`, in which a target of 0 costs 0 whatever its excess is (a logit of −inf)."""
+    # Selected before the cost: its gradient stays finite too.
+    excess = ops.where(ops.equal(targets, 0.0), ops.zeros_like(excess), excess)
+    return ops.sum(targets * class_weight * (excess if cost is None else cost(excess)), axis=-1)
 
 
 def warn_of_bounded_logits(y_pred, adjustment):
@@ -77,25 +88,15 @@ def warn_of_bounded_logits(y_pred, adjustment):
 
 
 def _reduce(values, mask, weight, reduction):
-    weighted = values if weight is None else values * weight
-    if mask is not None:
-        # By selection, not by a product: a NaN under the mask stays there.
-        weighted = ops.where(mask, weighted, ops.zeros_like(weighted))
+    weighted = _labels.zero_masked(values if weight is None else values * weight, mask)
     if reduction in (None, "none"):
         return _added_by_keras(weighted) if _replicas.in_compiled_loss() else weighted
-    total = ops.sum(weighted)
-    divisor = _divisor(values, mask, weight, reduction) if reduction in _MEANS else None
-    return _over_replicas(total, divisor)
-
-
-def _divisor(values, mask, weight, reduction):
-    """The number of valid positions, or the sum of their weights."""
-    counted = ops.ones_like(values)
+    if reduction not in _MEANS:
+        return _over_replicas(ops.sum(weighted), None)
+    counted = ops.ones_like(values)  # a mean divides by the number of valid positions, or the sum of their weights
     if weight is not None and reduction == "mean_with_sample_weight":
         counted = counted * weight
-    if mask is not None:
-        counted = ops.where(mask, counted, ops.zeros_like(counted))
-    return ops.sum(counted)
+    return _over_replicas(ops.sum(weighted), ops.sum(_labels.zero_masked(counted, mask)))
 
 
 def _added_by_keras(values):

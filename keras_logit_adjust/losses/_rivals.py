@@ -4,74 +4,130 @@ Equation 11 of Menon et al. (2021) is `α_y · log(1 + e^{r_y})`, focal loss ano
 label out of the sum, and not subtracting it from the whole, keeps full precision where an example is fitted well.
 """
 
+import functools
+import typing
+
 import numpy as np
 from keras import ops
 
-from keras_logit_adjust import _labels
+from keras_logit_adjust import _checks, _labels
+from keras_logit_adjust.losses import _base
 
 _LOWEST = float(np.finfo("float32").min)  # in place of log 0, whose gradient is no number
 
 
-def rival_costs(y_true, y_pred, margins, cost, class_weight, label_smoothing, ignore_class):
+class Margins(typing.NamedTuple):
+    """What tells the members of the family apart: float64 vectors `[L]`, checked where `as_margins` makes them."""
+
+    class_weight: np.ndarray
+    label_margin: np.ndarray
+    rival_margin: np.ndarray
+    logit_scale: np.ndarray
+
+
+def as_margins(
+    num_classes, *, class_weight=None, label_margin=None, rival_margin=None, logit_scale=None, other="class_counts"
+):
+    """`Margins` of these vectors; the default is cross-entropy. `other` is what the number of classes comes from."""
+    vector = functools.partial(_checks.as_class_vector, num_classes=num_classes, other=other)
+    return Margins(
+        vector(class_weight, "class_weight", default=1.0, positive=True),
+        vector(label_margin, "label_margin", default=0.0),
+        vector(rival_margin, "rival_margin", default=0.0),
+        vector(logit_scale, "logit_scale", default=1.0, positive=True),
+    )
+
+
+def num_classes_of(y_pred):
+    """The number of classes of logits, where no counts say it."""
+    shape = tuple(y_pred.shape)
+    if not shape or shape[-1] is None or shape[-1] < 2:
+        raise ValueError(f"`y_pred` must be logits [..., L] of at least two classes. Received shape {shape}.")
+    return shape[-1]
+
+
+def pairwise_margin_crossentropy(
+    y_true,
+    y_pred,
+    *,
+    class_weight=None,
+    label_margin=None,
+    rival_margin=None,
+    logit_scale=None,
+    label_smoothing=0.0,
+    ignore_class=None,
+):
+    """Per-example cross-entropy with margins, `α_y · log[1 + Σ_{y'≠y} e^{u_y + v_y'} · e^{s_y'·f_y' − s_y·f_y}]`.
+
+    All margins at zero and all weights at one is plain cross-entropy. For soft labels `t` it is `Σ_y t_y·ℓ(y, f)`,
+    label smoothing included. Costs O(batch × classes) whatever the margins.
+
+    Args:
+        y_true: class ids `[...]` or `[..., 1]`, or one-hot or soft rows `[..., L]`; told apart by static shape.
+        y_pred: logits `[..., L]`.
+        class_weight: `α`, `[L]` numbers > 0; 1 by default.
+        label_margin: `u`, `[L]` numbers: how much the odds of an error of each class are raised; 0 by default.
+        rival_margin: `v`, `[L]` numbers: how much each class is raised as a rival of others; 0 by default.
+        logit_scale: `s`, `[L]` numbers > 0 that multiply the logits first; 1 by default.
+        label_smoothing: share ε in [0, 1) of the target spread evenly over all classes.
+        ignore_class: a class id whose positions give 0 (ids only).
+
+    Returns:
+        Tensor `[...]` of losses in nats; NaN where an id is fractional or out of range.
+
+    Raises:
+        ValueError: for vectors of another length than the logits, weights or scales that are not > 0, margins that are
+            not finite.
+
+    Example:
+
+    >>> margins = {"class_weight": [1, 3], "label_margin": [0, np.log(2)]}
+    >>> values = pairwise_margin_crossentropy(np.array([0, 1]), np.zeros((2, 2)), **margins)
+    >>> [round(float(x), 4) for x in values]  # log 2 and 3·log(1 + 2)
+    [0.6931, 3.2958]
+
+    Reference: Menon et al. (2021), §5.1, equation 11.
+    """
+    y_pred = _labels.to_tensor(y_pred)
+    margins = as_margins(
+        num_classes_of(y_pred),
+        class_weight=class_weight,
+        label_margin=label_margin,
+        rival_margin=rival_margin,
+        logit_scale=logit_scale,
+        other=f"`y_pred` of shape {tuple(y_pred.shape)}",
+    )
+    options = _base.checked_options(label_smoothing=label_smoothing, ignore_class=ignore_class)
+    return _labels.zero_masked(*rival_costs(y_true, y_pred, margins, **options))
+
+
+def rival_costs(y_true, y_pred, margins, *, cost=ops.softplus, label_smoothing, ignore_class):
     """`Σ_y t_y·α_y·cost(r_y)` for every position, and the mask of those that count (None where all do).
 
     Args:
         y_true: ids or rows, as every loss takes them.
         y_pred: logits `[..., L]`.
-        margins: `(u, v, s)`, float64 vectors `[L]`: of the label, of its rivals, and what scales the logits.
+        margins: `Margins`.
         cost: the loss as a function of `r`, element by element.
-        class_weight: `α`, a float64 vector `[L]`.
         label_smoothing: share of the target spread evenly.
         ignore_class: an id left out, or None.
     """
-    y_true, y_pred = _labels.to_tensor(y_true), _labels.to_tensor(y_pred)
-    leading = _labels.check_width(y_pred, class_weight.size)
-    if not _labels.are_ids(y_true, leading, class_weight.size):
-        _labels.refuse_ignored_rows(ignore_class)
-        logits = _labels.at_least_float32(y_pred)
-        return _row_costs(ops.cast(y_true, logits.dtype), logits, margins, cost, class_weight, label_smoothing), None
-    ids, proper, kept = _labels.settle_ids(y_true, leading, class_weight.size, ignore_class)
-    if kept is not None:
-        y_pred = _labels.zero_masked(y_pred, kept)
-    logits = _labels.at_least_float32(y_pred)
-    if label_smoothing:
-        rows = ops.one_hot(ids, class_weight.size, dtype=logits.dtype)
-        values = _row_costs(rows, logits, margins, cost, class_weight, label_smoothing)
+    labels = _labels.read(y_true, y_pred, margins.class_weight.size, ignore_class=ignore_class)
+    logits = _labels.at_least_float32(labels.logits)
+    weight, label_margin, rival_margin, scale = (ops.convert_to_tensor(v, dtype=logits.dtype) for v in margins)
+    own = logits * scale
+    own = own - _finite_max(own)  # so that margins meet no large number
+    rivals = own + rival_margin
+    if labels.ids is None or label_smoothing:
+        error_log_odds = label_margin + _log_sums_of_others(rivals) - own
+        targets = labels.targets(logits.dtype, label_smoothing)
+        values = _base.expected_cost(targets, weight, error_log_odds, cost)
     else:
-        values = _id_costs(ids, logits, margins, cost, class_weight)
-    # A factor of NaN, not a constant: the gradient of an improper label must not pass for one of class 0.
-    return values * ops.where(proper, ops.ones_like(values), np.nan), kept
-
-
-def _id_costs(ids, logits, margins, cost, class_weight):
-    """`α_y·cost(r_y)` of one label for each position."""
-    label_margin = ops.convert_to_tensor(margins[0], dtype=logits.dtype)
-    own, rivals = _scores(logits, margins)
-    is_label = _is_class(ids, logits.shape[-1])
-    log_rivals = _log_sum_exp(ops.where(is_label, -np.inf, rivals))
-    score = ops.squeeze(ops.take_along_axis(own, ops.expand_dims(ids, -1), axis=-1), axis=-1)
-    weight = ops.take(ops.convert_to_tensor(class_weight, dtype=logits.dtype), ids)
-    return weight * cost(ops.take(label_margin, ids) + log_rivals - score)
-
-
-def _row_costs(targets, logits, margins, cost, class_weight, label_smoothing):
-    """`Σ_y t_y·α_y·cost(r_y)` of soft targets."""
-    if label_smoothing:
-        targets = targets * (1.0 - label_smoothing) + label_smoothing / class_weight.size
-    label_margin = ops.convert_to_tensor(margins[0], dtype=logits.dtype)
-    own, rivals = _scores(logits, margins)
-    error_log_odds = label_margin + _log_sums_of_others(rivals) - own
-    # A logit of −inf costs nothing where its target is 0; selecting before the cost keeps its gradient finite too.
-    costs = cost(ops.where(ops.equal(targets, 0.0), ops.zeros_like(own), error_log_odds))
-    return ops.sum(targets * ops.convert_to_tensor(class_weight, dtype=logits.dtype) * costs, axis=-1)
-
-
-def _scores(logits, margins):
-    """The scaled logits, and what they are as rivals; both less the largest, so that margins meet no large number."""
-    _, rival_margin, scale = margins
-    own = logits * ops.convert_to_tensor(scale, dtype=logits.dtype)
-    own = own - _finite_max(own)
-    return own, own + ops.convert_to_tensor(rival_margin, dtype=logits.dtype)
+        log_rivals = _log_sum_exp(ops.where(_is_class(labels.ids, logits.shape[-1]), -np.inf, rivals))
+        score = ops.squeeze(ops.take_along_axis(own, ops.expand_dims(labels.ids, -1), axis=-1), axis=-1)
+        error_log_odds = ops.take(label_margin, labels.ids) + log_rivals - score
+        values = ops.take(weight, labels.ids) * cost(error_log_odds)
+    return labels.spoil(values), labels.kept
 
 
 def _finite_max(scores):

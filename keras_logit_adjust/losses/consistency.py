@@ -9,8 +9,8 @@ import dataclasses
 import keras
 import numpy as np
 
-from keras_logit_adjust import _checks, priors
-from keras_logit_adjust.losses import _base
+from keras_logit_adjust import priors
+from keras_logit_adjust.losses import _base, _rivals
 from keras_logit_adjust.losses.logit_adjusted import LogitAdjustedCrossentropy
 from keras_logit_adjust.losses.pairwise_margin import PairwiseMarginCrossentropy
 from keras_logit_adjust.losses.reweighted import FocalCrossentropy
@@ -67,7 +67,7 @@ class Consistency:
         return self.verdict == "consistent"
 
 
-def is_fisher_consistent(loss, class_counts=None):
+def is_fisher_consistent(loss, *, class_counts=None):
     """Whether minimizing `loss` over all scorers gives the Bayes-optimal rule for the balanced error.
 
     - "consistent": `α_y = δ_y/π_y` and `Δ_yy' = log(δ_y'/δ_y)` for some `δ > 0` (Theorem 1), or two classes that meet
@@ -98,18 +98,19 @@ def is_fisher_consistent(loss, class_counts=None):
 
     Reference: Menon et al. (2021), §5.1, Theorem 1 and Lemma 2; Charoenphakdee et al. (2021) for focal loss.
     """
-    parts = _parts(loss, class_counts)
+    prior, margins = _parts(loss, class_counts)
     if getattr(loss, "label_smoothing", 0.0):
         return Consistency("undecided", "Label smoothing mixes P(y|x) with the uniform one, which no theorem covers.")
-    found = judge(*parts)
+    found = judge(prior, margins)
     if isinstance(loss, FocalCrossentropy):
         reason = f"Focal loss is calibrated: its argmax is that of cross-entropy with its weights. {found.reason}"
         return dataclasses.replace(found, reason=reason)
     return found
 
 
-def judge(prior, class_weight, label_margin, rival_margin, logit_scale):
-    """The `Consistency` of a member of the family, from its prior and its vectors `[L]`."""
+def judge(prior, margins):
+    """The `Consistency` of a member of the family, from its class prior `[L]` and its `_rivals.Margins`."""
+    class_weight, label_margin, rival_margin, logit_scale = margins
     if np.ptp(logit_scale) > _TOLERANCE * logit_scale.max():
         reason = (
             "Logits are scaled by class, so the minimum leaves the size of the logits, and with it their order, open."
@@ -134,7 +135,7 @@ def judge(prior, class_weight, label_margin, rival_margin, logit_scale):
 
 
 def _parts(loss, class_counts):
-    """Prior, class weight, margins and scale of a loss."""
+    """The class prior `[L]` and the `_rivals.Margins` of a loss."""
     if class_counts is None:
         class_counts = getattr(loss, "class_counts", None)
     known = (keras.losses.SparseCategoricalCrossentropy, keras.losses.CategoricalCrossentropy)
@@ -144,17 +145,19 @@ def _parts(loss, class_counts):
             f"CategoricalCrossentropy. Received: {type(loss).__name__}"
         )
     if class_counts is None:
-        raise ValueError(f"{type(loss).__name__} knows no class counts. Give them: is_fisher_consistent(loss, counts).")
-    prior = priors.prior(class_counts)
+        raise ValueError(
+            f"{type(loss).__name__} knows no class counts. Give them: is_fisher_consistent(loss, class_counts=…)."
+        )
+    prior = priors.as_prior(class_counts, independent=False).probabilities
     adjustment = getattr(loss, "adjustment", np.zeros(prior.size))
     weight = getattr(loss, "class_weight", None)
-    vectors = {
-        "class_weight": loss.reweighted(weight) if isinstance(loss, _base.MaskedLoss) else weight,
-        "label_margin": getattr(loss, "label_margin", -adjustment),
-        "rival_margin": getattr(loss, "rival_margin", adjustment),
-        "logit_scale": getattr(loss, "logit_scale", None),
-    }
-    return prior, *(_checks.as_class_vector(v, name, prior.size, default=1.0) for name, v in vectors.items())
+    return prior, _rivals.as_margins(
+        prior.size,
+        class_weight=loss.reweighted(weight) if isinstance(loss, _base.MaskedLoss) else weight,
+        label_margin=getattr(loss, "label_margin", -adjustment),
+        rival_margin=getattr(loss, "rival_margin", adjustment),
+        logit_scale=getattr(loss, "logit_scale", None),
+    )
 
 
 def _meets_theorem_1(label_part, rival_part):

@@ -44,26 +44,78 @@ def logit_adjusted_crossentropy(y_true, y_pred, log_prior, *, tau=1.0, label_smo
     """
     log_prior = _checks.as_vector(log_prior, "log_prior")
     adjustment = _checks.as_tau(tau, log_prior.size) * log_prior
-    label_smoothing = _checks.check_fraction(label_smoothing, "label_smoothing")
-    ignore_class = _checks.check_ignore_class(ignore_class)
-    values, mask = _adjusted_values(y_true, y_pred, adjustment, label_smoothing, ignore_class)
-    return values if mask is None else ops.where(mask, values, ops.zeros_like(values))
+    options = _base.checked_options(label_smoothing=label_smoothing, ignore_class=ignore_class)
+    return _labels.zero_masked(*_softmax_values(y_true, y_pred, adjustment, **options))
 
 
-def _adjusted_values(y_true, y_pred, adjustment, label_smoothing, ignore_class, class_weight=None):
+def binary_logit_adjusted_crossentropy(y_true, y_pred, log_odds, *, tau=1.0, label_smoothing=0.0, ignore_class=None):
+    """Per-example logit-adjusted sigmoid cross-entropy, the mean over labels of `−t·log σ(g) − (1 − t)·log σ(−g)`.
+
+    Here `g_l = f_l + τ·log(π_l / (1 − π_l))`. Equals `keras.losses.binary_crossentropy(y_true, y_pred + tau * log_odds,
+    from_logits=True)` where every label is known.
+
+    Args:
+        y_true: targets in [0, 1], `[..., L]` (`[...]` when `L = 1`).
+        y_pred: logits `[..., L]`.
+        log_odds: `[L]` finite log-odds of each label, from `kla.priors.log_odds`.
+        tau: strength of the adjustment, a number or a vector `[L]`; 0 is plain cross-entropy.
+        label_smoothing: share ε in [0, 1): targets become `t·(1 − ε) + ε/2`.
+        ignore_class: a target value, such as −1, that marks an unknown label. The mean is over the known ones.
+
+    Returns:
+        Tensor `[...]` of losses in nats; 0 where no label is known, NaN where a target is outside [0, 1].
+
+    Raises:
+        ValueError: for shapes that do not fit, log-odds or τ that are not finite or of another length.
+
+    Example:
+
+    >>> import numpy as np
+    >>> losses = binary_logit_adjusted_crossentropy(np.array([[1, 0]]), np.zeros((1, 2)), np.log([1 / 3, 1]))
+    >>> [round(float(x), 4) for x in losses]  # (−log ¼ − log ½) / 2
+    [1.0397]
+
+    Reference: Menon et al. (2021), §5, equation 10 for two classes.
+    """
+    log_odds = _checks.as_vector(log_odds, "log_odds")
+    adjustment = _checks.as_tau(tau, log_odds.size) * log_odds
+    options = _base.checked_options(label_smoothing=label_smoothing, ignore_class=ignore_class)
+    return _sigmoid_values(y_true, y_pred, adjustment, **options)[0]
+
+
+def _softmax_values(y_true, y_pred, adjustment, *, label_smoothing, ignore_class, class_weight=None):
     """Values and mask of the softmax cross-entropy of `y_pred + adjustment`, label y weighing `class_weight[y]`."""
-    y_true, y_pred = _labels.to_tensor(y_true), _labels.to_tensor(y_pred)
-    leading = _labels.check_width(y_pred, adjustment.size)
-    if not _labels.are_ids(y_true, leading, adjustment.size):
-        _labels.refuse_ignored_rows(ignore_class)
-        return _soft_values(y_true, _adjust(y_pred, adjustment), label_smoothing, class_weight), None
-    ids, proper, kept = _labels.settle_ids(y_true, leading, adjustment.size, ignore_class)
-    if kept is not None:
-        y_pred = _labels.zero_masked(y_pred, kept)
-    fused = not label_smoothing and _prefers_fused_kernel(y_pred)
-    values = _id_values(ids, _adjust(y_pred, adjustment), label_smoothing, class_weight, fused)
-    # A factor of NaN, not a constant: the gradient of an improper label must not pass for one of class 0.
-    return values * ops.where(proper, ops.ones_like(values), np.nan), kept
+    labels = _labels.read(y_true, y_pred, adjustment.size, ignore_class=ignore_class)
+    logits = _adjust(labels.logits, adjustment)
+    weight = None if class_weight is None else ops.convert_to_tensor(class_weight, dtype=logits.dtype)
+    # Smoothing weighs every class of the smoothed target by its own weight.
+    if labels.ids is None or (label_smoothing and weight is not None):
+        targets = labels.targets(logits.dtype, label_smoothing)
+        scores, log_total = _log_softmax_parts(logits)
+        values = _base.expected_cost(
+            targets, 1.0 if weight is None else weight, ops.expand_dims(log_total, -1) - scores
+        )
+    else:
+        fused = not label_smoothing and _prefers_fused_kernel(labels.y_pred)
+        values = _id_values(labels.ids, logits, label_smoothing, fused)
+        values = values if weight is None else ops.take(weight, labels.ids) * values
+    return labels.spoil(values), labels.kept
+
+
+def _sigmoid_values(y_true, y_pred, adjustment, *, label_smoothing, ignore_class, class_weight=None):
+    """Values and mask of the mean over known labels of the sigmoid cross-entropy of `y_pred + adjustment`."""
+    labels = _labels.read_targets(y_true, y_pred, adjustment.size, ignore_class=ignore_class)
+    logits = _adjust(labels.logits, adjustment)
+    targets = labels.rows * (1.0 - label_smoothing) + 0.5 * label_smoothing
+    # Two softplus terms keep full relative precision where softplus(f) − t·f cancels.
+    values = labels.spoil(targets * ops.softplus(-logits) + (1.0 - targets) * ops.softplus(logits))
+    if class_weight is not None:
+        values = values * ops.convert_to_tensor(class_weight, dtype=values.dtype)
+    if labels.kept is None:
+        return ops.mean(values, axis=-1), None
+    number = ops.sum(ops.cast(labels.kept, values.dtype), axis=-1)
+    total = ops.sum(_labels.zero_masked(values, labels.kept), axis=-1)
+    return ops.divide_no_nan(total, number), ops.greater(number, 0.0)
 
 
 def _adjust(y_pred, adjustment):
@@ -76,12 +128,7 @@ def _adjust(y_pred, adjustment):
     return tf.nn.bias_add(logits, adjustment)  # the same sum, of which an eager tape keeps no float32 copy
 
 
-def _id_values(ids, logits, label_smoothing, class_weight, fused):
-    if class_weight is not None:
-        if label_smoothing:  # weighs every class of the smoothed target by its own weight
-            return _soft_values(ops.one_hot(ids, logits.shape[-1]), logits, label_smoothing, class_weight)
-        weight = ops.take(ops.convert_to_tensor(class_weight, dtype=logits.dtype), ids)
-        return weight * _id_values(ids, logits, label_smoothing, None, fused)
+def _id_values(ids, logits, label_smoothing, fused):
     if fused:
         return ops.sparse_categorical_crossentropy(ids, logits, from_logits=True)
     scores, log_total = _log_softmax_parts(logits)
@@ -115,19 +162,6 @@ def _log_softmax_parts(logits):
     # An initial value, for without one Keras refuses an empty batch.
     shifted = logits - ops.stop_gradient(ops.max(logits, axis=-1, keepdims=True, initial=-np.inf))
     return shifted, ops.log(ops.sum(ops.exp(shifted), axis=-1))
-
-
-def _soft_values(targets, logits, label_smoothing, class_weight):
-    scores, log_total = _log_softmax_parts(logits)
-    targets = ops.cast(targets, scores.dtype)
-    if label_smoothing:
-        targets = targets * (1.0 - label_smoothing) + label_smoothing / targets.shape[-1]
-    if class_weight is not None:
-        targets = targets * ops.convert_to_tensor(class_weight, dtype=targets.dtype)
-    costs = ops.expand_dims(log_total, -1) - scores
-    # A logit of −inf costs nothing where its target is 0; selecting inside keeps the gradient finite too.
-    costs = ops.where(ops.equal(targets, 0.0), ops.zeros_like(costs), costs)
-    return ops.sum(targets * costs, axis=-1)
 
 
 @keras.saving.register_keras_serializable(package="keras_logit_adjust")
@@ -165,32 +199,25 @@ class LogitAdjustedCrossentropy(_base.MaskedLoss):
     def __init__(
         self,
         class_counts,
+        *,
         tau=1.0,
         label_smoothing=0.0,
         ignore_class=None,
         reduction="sum_over_batch_size",
         name="logit_adjusted_crossentropy",
     ):
-        super().__init__(reduction=reduction, name=name)
-        self.class_counts = _checks.as_counts(class_counts)
-        self.tau = _checks.as_tau(tau, self.class_counts.size)
-        self.label_smoothing = _checks.check_fraction(label_smoothing, "label_smoothing")
-        self.ignore_class = _checks.check_ignore_class(ignore_class)
-        self.adjustment = self.tau * priors.log_prior(self.class_counts)
+        super().__init__(label_smoothing=label_smoothing, ignore_class=ignore_class, reduction=reduction, name=name)
+        self.prior = priors.as_prior(class_counts, independent=False)
+        self.class_counts = self.prior.counts
+        self.tau = _checks.as_tau(tau, self.prior.size)
+        self.adjustment = self.tau * self.prior.logits
 
     def values_and_mask(self, y_true, y_pred):
         _base.warn_of_bounded_logits(y_pred, self.adjustment)
-        options = (self.label_smoothing, self.ignore_class, self.reweighted())
-        return _adjusted_values(y_true, y_pred, self.adjustment, *options)
+        return _softmax_values(y_true, y_pred, self.adjustment, class_weight=self.reweighted(), **self._options)
 
     def get_config(self):
-        return {
-            "class_counts": self.class_counts.tolist(),
-            "tau": self.tau.tolist(),
-            "label_smoothing": self.label_smoothing,
-            "ignore_class": self.ignore_class,
-            **super().get_config(),
-        }
+        return {"class_counts": self.class_counts.tolist(), "tau": self.tau.tolist(), **super().get_config()}
 
 
 @keras.saving.register_keras_serializable(package="keras_logit_adjust")
@@ -229,64 +256,26 @@ class BinaryLogitAdjustedCrossentropy(_base.MaskedLoss):
         self,
         positive_counts,
         num_examples,
+        *,
         tau=1.0,
         label_smoothing=0.0,
         ignore_class=None,
         reduction="sum_over_batch_size",
         name="binary_logit_adjusted_crossentropy",
     ):
-        super().__init__(reduction=reduction, name=name)
-        self.positive_counts = _checks.as_positive_counts(positive_counts, num_examples)
-        self.num_examples = float(num_examples)
-        self.tau = _checks.as_tau(tau, self.positive_counts.size)
-        self.adjustment = self.tau * priors.log_odds(self.positive_counts, self.num_examples)
-        self.label_smoothing = _checks.check_fraction(label_smoothing, "label_smoothing")
-        self.ignore_class = _checks.check_ignore_class(ignore_class)
+        super().__init__(label_smoothing=label_smoothing, ignore_class=ignore_class, reduction=reduction, name=name)
+        self.prior = priors.as_prior(positive_counts, num_examples, independent=True)
+        self.positive_counts, self.num_examples = self.prior.counts, self.prior.num_examples
+        self.tau = _checks.as_tau(tau, self.prior.size)
+        self.adjustment = self.tau * self.prior.logits
 
     def values_and_mask(self, y_true, y_pred):
-        targets, known = self._settle_targets(y_true, y_pred)
-        if known is not None:
-            y_pred = _labels.zero_masked(y_pred, known)
-        logits = _adjust(y_pred, self.adjustment)
-        targets = ops.cast(targets, logits.dtype)
-        proper = ops.logical_and(ops.greater_equal(targets, 0.0), ops.less_equal(targets, 1.0))
-        targets = targets * (1.0 - self.label_smoothing) + 0.5 * self.label_smoothing
-        # Two softplus terms keep full relative precision where softplus(f) − t·f cancels.
-        values = targets * ops.softplus(-logits) + (1.0 - targets) * ops.softplus(logits)
-        values = values * ops.where(proper, ops.ones_like(values), np.nan)
-        if self.stage_weight is not None:
-            values = values * ops.convert_to_tensor(self.stage_weight, dtype=values.dtype)
-        if known is None:
-            return ops.mean(values, axis=-1), None
-        values = ops.where(known, values, ops.zeros_like(values))
-        number = ops.sum(ops.cast(known, values.dtype), axis=-1)
-        return ops.divide_no_nan(ops.sum(values, axis=-1), number), ops.greater(number, 0.0)
-
-    def _settle_targets(self, y_true, y_pred):
-        """Targets of the shape of `y_pred`, and which of them are known (None where all are)."""
-        num_labels = self.adjustment.size
-        leading = _labels.check_width(y_pred, num_labels)
-        shape = _labels.static_shape(y_true, "y_true")
-        if num_labels == 1 and len(shape) == len(leading):
-            y_true = ops.expand_dims(y_true, axis=-1)
-        elif len(shape) != len(leading) + 1 or shape[-1] != num_labels:
-            remedy = _labels.UNKNOWN if None in shape[-1:] else "For class ids use `LogitAdjustedCrossentropy`."
-            raise ValueError(
-                f"`y_true` must have the shape of `y_pred`, {(*leading, num_labels)}, one target for each label. "
-                f"Received shape {shape}. {remedy}"
-            )
-        _labels.check_agreement(shape[: len(leading)], leading)
-        if self.ignore_class is None:
-            return y_true, None
-        known = ops.not_equal(y_true, self.ignore_class)
-        return ops.where(known, y_true, ops.zeros_like(y_true)), known
+        return _sigmoid_values(y_true, y_pred, self.adjustment, class_weight=self.stage_weight, **self._options)
 
     def get_config(self):
         return {
             "positive_counts": self.positive_counts.tolist(),
             "num_examples": self.num_examples,
             "tau": self.tau.tolist(),
-            "label_smoothing": self.label_smoothing,
-            "ignore_class": self.ignore_class,
             **super().get_config(),
         }

@@ -7,7 +7,6 @@ knows the label's frequency, `v` of the equalized loss the rival's; only the adj
 
 import keras
 import numpy as np
-from keras import ops
 
 from keras_logit_adjust import _checks, priors
 from keras_logit_adjust.losses import _base, _rivals
@@ -17,8 +16,7 @@ from keras_logit_adjust.losses import _base, _rivals
 class PairwiseMarginCrossentropy(_base.MaskedLoss):
     """Softmax cross-entropy with pairwise margins, `α_y · log[1 + Σ_{y'≠y} e^{u_y + v_y'} · e^{s_y'·f_y' − s_y·f_y}]`.
 
-    All margins at zero and all weights at one is plain cross-entropy. For soft labels `t` it is `Σ_y t_y·ℓ(y, f)`,
-    label smoothing included. Costs O(batch × classes) whatever the margins.
+    Values are those of `pairwise_margin_crossentropy`.
 
     Args:
         class_counts: `[L]` training examples of each class (or probabilities), all > 0; or an object with an
@@ -53,6 +51,7 @@ class PairwiseMarginCrossentropy(_base.MaskedLoss):
     def __init__(
         self,
         class_counts,
+        *,
         class_weight=None,
         label_margin=None,
         rival_margin=None,
@@ -62,18 +61,20 @@ class PairwiseMarginCrossentropy(_base.MaskedLoss):
         reduction="sum_over_batch_size",
         name="pairwise_margin_crossentropy",
     ):
-        super().__init__(reduction=reduction, name=name)
-        self.class_counts = _checks.as_counts(class_counts)
-        size = self.class_counts.size
-        self.class_weight = _checks.as_class_vector(class_weight, "class_weight", size, default=1.0, positive=True)
-        self.label_margin = _checks.as_class_vector(label_margin, "label_margin", size, default=0.0)
-        self.rival_margin = _checks.as_class_vector(rival_margin, "rival_margin", size, default=0.0)
-        self.logit_scale = _checks.as_class_vector(logit_scale, "logit_scale", size, default=1.0, positive=True)
-        self.label_smoothing = _checks.check_fraction(label_smoothing, "label_smoothing")
-        self.ignore_class = _checks.check_ignore_class(ignore_class)
+        super().__init__(label_smoothing=label_smoothing, ignore_class=ignore_class, reduction=reduction, name=name)
+        self.prior = priors.as_prior(class_counts, independent=False)
+        self.class_counts = self.prior.counts
+        margins = _rivals.as_margins(
+            self.prior.size,
+            class_weight=class_weight,
+            label_margin=label_margin,
+            rival_margin=rival_margin,
+            logit_scale=logit_scale,
+        )
+        self.class_weight, self.label_margin, self.rival_margin, self.logit_scale = margins
 
     @staticmethod
-    def fisher_consistent(class_counts, delta, name="fisher_consistent_crossentropy", **kwargs):
+    def fisher_consistent(class_counts, *, delta, name="fisher_consistent_crossentropy", **kwargs):
         """The consistent member for any `δ > 0` of Theorem 1: `α_y = δ_y/π_y`, `Δ_yy' = log(δ_y'/δ_y)`.
 
         `δ = π` is the logit-adjusted loss at τ = 1, `δ = 1` the balanced loss; each minimizer is Bayes-optimal for the
@@ -99,13 +100,14 @@ class PairwiseMarginCrossentropy(_base.MaskedLoss):
 
         Reference: Menon et al. (2021), §5.1, Theorem 1.
         """
-        prior = priors.prior(class_counts)
+        prior = priors.as_prior(class_counts, independent=False)
         delta = _checks.as_class_vector(delta, "delta", prior.size, positive=True)
-        margin = np.log(delta)
-        return PairwiseMarginCrossentropy(class_counts, delta / prior, -margin, margin, name=name, **kwargs)
+        vectors = {"label_margin": -np.log(delta), "rival_margin": np.log(delta)}
+        weight = delta / prior.probabilities
+        return PairwiseMarginCrossentropy(prior, class_weight=weight, **vectors, name=name, **kwargs)
 
     @staticmethod
-    def balanced(class_counts, name="balanced_crossentropy", **kwargs):
+    def balanced(class_counts, *, name="balanced_crossentropy", **kwargs):
         """The balanced loss, cross-entropy with `α_y = 1/(L·π_y)`: Theorem 1 with `δ = 1/L`.
 
         Args:
@@ -126,14 +128,13 @@ class PairwiseMarginCrossentropy(_base.MaskedLoss):
 
         Reference: Menon et al. (2021), §3, and §5.1, Theorem 1.
         """
-        size = _checks.as_counts(class_counts).size
-        return PairwiseMarginCrossentropy.fisher_consistent(
-            class_counts, np.full(size, 1.0 / size), name=name, **kwargs
-        )
+        prior = priors.as_prior(class_counts, independent=False)
+        delta = np.full(prior.size, 1.0 / prior.size)
+        return PairwiseMarginCrossentropy.fisher_consistent(prior, delta=delta, name=name, **kwargs)
 
     @staticmethod
     def logit_adjusted_adaptive(
-        class_counts, tau=1.0, max_margin=None, name="logit_adjusted_adaptive_crossentropy", **kwargs
+        class_counts, *, tau=1.0, max_margin=None, name="logit_adjusted_adaptive_crossentropy", **kwargs
     ):
         """Logit-adjusted and adaptive in one, `Δ_yy' = τ·log(π_y'/π_y) + m_y`: the margins of both, added.
 
@@ -159,42 +160,30 @@ class PairwiseMarginCrossentropy(_base.MaskedLoss):
 
         Reference: Menon et al. (2021), §6.2.
         """
-        prior = priors.prior(class_counts)
-        adjustment = _checks.as_tau(tau, prior.size) * priors.log_prior(class_counts)
-        largest = prior.min() ** -0.25 if max_margin is None else max_margin
-        margin = adaptive_margins(class_counts, largest)
-        return PairwiseMarginCrossentropy(class_counts, None, margin - adjustment, adjustment, name=name, **kwargs)
+        prior = priors.as_prior(class_counts, independent=False)
+        adjustment = _checks.as_tau(tau, prior.size) * prior.logits
+        largest = prior.probabilities.min() ** -0.25 if max_margin is None else max_margin
+        vectors = {"label_margin": adaptive_margins(prior, max_margin=largest) - adjustment, "rival_margin": adjustment}
+        return PairwiseMarginCrossentropy(prior, **vectors, name=name, **kwargs)
 
     def values_and_mask(self, y_true, y_pred):
         _base.warn_of_bounded_logits(y_pred, self.rival_margin)
-        margins = (self.label_margin, self.rival_margin, self.logit_scale)
         weight = self.reweighted(self.class_weight)
-        return _rivals.rival_costs(
-            y_true, y_pred, margins, ops.softplus, weight, self.label_smoothing, self.ignore_class
-        )
+        margins = _rivals.Margins(weight, self.label_margin, self.rival_margin, self.logit_scale)
+        return _rivals.rival_costs(y_true, y_pred, margins, **self._options)
+
+    def _arguments(self):
+        """The part of the config that a member has beside its counts and the options of every loss."""
+        names = ("class_weight", "label_margin", "rival_margin", "logit_scale")
+        return {name: getattr(self, name).tolist() for name in names}
 
     def get_config(self):
-        return {
-            "class_counts": self.class_counts.tolist(),
-            "class_weight": self.class_weight.tolist(),
-            "label_margin": self.label_margin.tolist(),
-            "rival_margin": self.rival_margin.tolist(),
-            "logit_scale": self.logit_scale.tolist(),
-            **self._options(),
-        }
-
-    def _options(self):
-        """The part of the config that every member has."""
-        return {
-            "label_smoothing": self.label_smoothing,
-            "ignore_class": self.ignore_class,
-            **super().get_config(),
-        }
+        return {"class_counts": self.class_counts.tolist(), **self._arguments(), **super().get_config()}
 
 
-def adaptive_margins(class_counts, max_margin):
+def adaptive_margins(class_counts, *, max_margin):
     """LDAM's margins, `m_y = max_margin·(n_min/n_y)^¼`: the rarest class has the largest."""
-    counts = _checks.as_counts(class_counts)
+    counts = priors.as_prior(class_counts, independent=False).counts
     return _checks.check_number(max_margin, "max_margin", minimum=0.0) * (counts.min() / counts) ** 0.25
 
 
@@ -205,6 +194,7 @@ class AdaptiveMarginCrossentropy(PairwiseMarginCrossentropy):
     Margins are in logit units, on logits that are scaled already. LDAM's own `s·(x_y − m)` on cosines `x` is this loss
     on the logits `s·x` of `kla.layers.CosineDense(units, scale=s)` with `max_margin = s·m`; scaling again would be an
     error. Not Fisher consistent on uneven priors.
+    Values are those of `pairwise_margin_crossentropy`.
 
     Args:
         class_counts: as in `PairwiseMarginCrossentropy`.
@@ -228,19 +218,26 @@ class AdaptiveMarginCrossentropy(PairwiseMarginCrossentropy):
     def __init__(
         self,
         class_counts,
+        *,
         max_margin=15.0,
         label_smoothing=0.0,
         ignore_class=None,
         reduction="sum_over_batch_size",
         name="adaptive_margin_crossentropy",
     ):
-        margins = {"label_margin": adaptive_margins(class_counts, max_margin)}
-        options = {"label_smoothing": label_smoothing, "ignore_class": ignore_class, "reduction": reduction}
-        super().__init__(class_counts, **margins, **options, name=name)
+        prior = priors.as_prior(class_counts, independent=False)
+        super().__init__(
+            prior,
+            label_margin=adaptive_margins(prior, max_margin=max_margin),
+            label_smoothing=label_smoothing,
+            ignore_class=ignore_class,
+            reduction=reduction,
+            name=name,
+        )
         self.max_margin = float(max_margin)
 
-    def get_config(self):
-        return {"class_counts": self.class_counts.tolist(), "max_margin": self.max_margin, **self._options()}
+    def _arguments(self):
+        return {"max_margin": self.max_margin}
 
 
 @keras.saving.register_keras_serializable(package="keras_logit_adjust")
@@ -250,6 +247,7 @@ class EqualizedCrossentropy(PairwiseMarginCrossentropy):
     With form "threshold" `F(π) = 1` where `π ≥ λ` and `1 − γ` below; with "prior" `F(π) = π`. Deviation: the original
     drops a rare rival at random with probability γ, which can be a margin of −∞; `F` is the expectation of its weight.
     Not Fisher consistent on uneven priors.
+    Values are those of `pairwise_margin_crossentropy`.
 
     Args:
         class_counts: as in `PairwiseMarginCrossentropy`.
@@ -277,6 +275,7 @@ class EqualizedCrossentropy(PairwiseMarginCrossentropy):
     def __init__(
         self,
         class_counts,
+        *,
         threshold=None,
         gamma=0.95,
         form="threshold",
@@ -285,24 +284,25 @@ class EqualizedCrossentropy(PairwiseMarginCrossentropy):
         reduction="sum_over_batch_size",
         name="equalized_crossentropy",
     ):
-        prior = priors.prior(class_counts)
+        prior = priors.as_prior(class_counts, independent=False)
         if threshold is None:
             threshold = 0.3 / prior.size
         self.threshold = _checks.check_number(threshold, "threshold", minimum=0.0, maximum=1.0)
         self.gamma = _checks.check_fraction(gamma, "gamma")
         self.form = _checks.check_choice(form, "form", ("threshold", "prior"))
-        weight = prior if form == "prior" else np.where(prior < self.threshold, 1.0 - self.gamma, 1.0)
-        options = {"label_smoothing": label_smoothing, "ignore_class": ignore_class, "reduction": reduction}
-        super().__init__(class_counts, rival_margin=np.log(weight), **options, name=name)
+        rare = prior.probabilities < self.threshold
+        weight = prior.probabilities if form == "prior" else np.where(rare, 1.0 - self.gamma, 1.0)
+        super().__init__(
+            prior,
+            rival_margin=np.log(weight),
+            label_smoothing=label_smoothing,
+            ignore_class=ignore_class,
+            reduction=reduction,
+            name=name,
+        )
 
-    def get_config(self):
-        return {
-            "class_counts": self.class_counts.tolist(),
-            "threshold": self.threshold,
-            "gamma": self.gamma,
-            "form": self.form,
-            **self._options(),
-        }
+    def _arguments(self):
+        return {"threshold": self.threshold, "gamma": self.gamma, "form": self.form}
 
 
 @keras.saving.register_keras_serializable(package="keras_logit_adjust")
@@ -311,6 +311,7 @@ class VectorScalingCrossentropy(PairwiseMarginCrossentropy):
 
     Multiplicative factors act where training runs on after every example is fitted, additive ones before. `τ = 0` is
     the class-dependent temperature (CDT) loss, `γ = 0` the logit-adjusted loss. Predict with the plain `argmax f`.
+    Values are those of `pairwise_margin_crossentropy`.
 
     Args:
         class_counts: as in `PairwiseMarginCrossentropy`.
@@ -335,6 +336,7 @@ class VectorScalingCrossentropy(PairwiseMarginCrossentropy):
     def __init__(
         self,
         class_counts,
+        *,
         gamma=0.1,
         tau=1.0,
         label_smoothing=0.0,
@@ -342,18 +344,19 @@ class VectorScalingCrossentropy(PairwiseMarginCrossentropy):
         reduction="sum_over_batch_size",
         name="vector_scaling_crossentropy",
     ):
-        counts = _checks.as_counts(class_counts)
+        prior = priors.as_prior(class_counts, independent=False)
         self.gamma = _checks.check_number(gamma, "gamma", minimum=0.0)
-        self.tau = _checks.as_tau(tau, counts.size)
-        adjustment = self.tau * priors.log_prior(counts)
-        scale = (counts / counts.max()) ** self.gamma
-        options = {"label_smoothing": label_smoothing, "ignore_class": ignore_class, "reduction": reduction}
-        super().__init__(counts, None, -adjustment, adjustment, scale, **options, name=name)
+        self.tau = _checks.as_tau(tau, prior.size)
+        super().__init__(
+            prior,
+            label_margin=-self.tau * prior.logits,
+            rival_margin=self.tau * prior.logits,
+            logit_scale=(prior.counts / prior.counts.max()) ** self.gamma,
+            label_smoothing=label_smoothing,
+            ignore_class=ignore_class,
+            reduction=reduction,
+            name=name,
+        )
 
-    def get_config(self):
-        return {
-            "class_counts": self.class_counts.tolist(),
-            "gamma": self.gamma,
-            "tau": self.tau.tolist(),
-            **self._options(),
-        }
+    def _arguments(self):
+        return {"gamma": self.gamma, "tau": self.tau.tolist()}

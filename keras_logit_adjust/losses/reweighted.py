@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_logit_adjust import _checks
+from keras_logit_adjust import _checks, _labels
 from keras_logit_adjust.losses import _base, _rivals
 from keras_logit_adjust.losses.pairwise_margin import PairwiseMarginCrossentropy
 
@@ -16,7 +16,7 @@ from keras_logit_adjust.losses.pairwise_margin import PairwiseMarginCrossentropy
 _CERTAIN = 80.0
 
 
-def class_balanced_weights(class_counts, beta=0.9999):
+def class_balanced_weights(class_counts, *, beta=0.9999):
     """Weights by effective number of examples, `α_y ∝ (1 − β)/(1 − β^{n_y})`, normalized to sum L.
 
     `β = 0` weighs all classes alike, `β → 1` by inverse frequency.
@@ -51,6 +51,8 @@ def class_balanced_weights(class_counts, beta=0.9999):
 class ClassBalancedCrossentropy(PairwiseMarginCrossentropy):
     """Class-balanced cross-entropy, `α_y · −log softmax(f)_y` with `α_y ∝ (1 − β)/(1 − β^{n_y})`, normalized to sum L.
 
+    Values are those of `pairwise_margin_crossentropy`.
+
     Args:
         class_counts: `[L]` training examples of each class (true counts, not probabilities).
         beta: β in [0, 1).
@@ -73,26 +75,80 @@ class ClassBalancedCrossentropy(PairwiseMarginCrossentropy):
     def __init__(
         self,
         class_counts,
+        *,
         beta=0.9999,
         label_smoothing=0.0,
         ignore_class=None,
         reduction="sum_over_batch_size",
         name="class_balanced_crossentropy",
     ):
-        options = {"label_smoothing": label_smoothing, "ignore_class": ignore_class, "reduction": reduction}
-        super().__init__(class_counts, class_balanced_weights(class_counts, beta), **options, name=name)
+        super().__init__(
+            class_counts,
+            class_weight=class_balanced_weights(class_counts, beta=beta),
+            label_smoothing=label_smoothing,
+            ignore_class=ignore_class,
+            reduction=reduction,
+            name=name,
+        )
         self.beta = float(beta)
 
-    def get_config(self):
-        return {"class_counts": self.class_counts.tolist(), "beta": self.beta, **self._options()}
+    def _arguments(self):
+        return {"beta": self.beta}
+
+
+def focal_crossentropy(y_true, y_pred, *, gamma=2.0, class_weight=None, label_smoothing=0.0, ignore_class=None):
+    """Per-example focal loss of a softmax, `−α_y·(1 − p_y)^γ·log p_y` with `p = softmax(f)`.
+
+    Computed from the log-odds of an error in the log domain: nothing is clipped, and the gradient is finite for γ < 1
+    too, where the textbook form divides by `1 − p`. Soft labels give `Σ_y t_y·ℓ(y, f)`.
+
+    Args:
+        y_true: class ids `[...]` or `[..., 1]`, or one-hot or soft rows `[..., L]`; told apart by static shape.
+        y_pred: logits `[..., L]`.
+        gamma: γ ≥ 0; 0 is cross-entropy.
+        class_weight: `α`, `[L]` numbers > 0; 1 by default.
+        label_smoothing: share ε in [0, 1) of the target spread evenly over all classes.
+        ignore_class: a class id whose positions give 0 (ids only).
+
+    Returns:
+        Tensor `[...]` of losses in nats; NaN where an id is fractional or out of range.
+
+    Raises:
+        ValueError: for a γ that is negative or not finite, weights that are not > 0 or do not go with the logits.
+
+    Example:
+
+    >>> losses = focal_crossentropy(np.array([0, 1]), np.log([[3, 1], [3, 1]]), gamma=2)
+    >>> [round(float(x), 4) for x in losses]  # −(1 − ¾)²·log ¾ and −(1 − ¼)²·log ¼
+    [0.018, 0.7798]
+
+    Reference: Lin et al. (2017), focal loss, for a softmax.
+    """
+    gamma = _checks.check_number(gamma, "gamma", minimum=0.0)
+    options = _base.checked_options(label_smoothing=label_smoothing, ignore_class=ignore_class)
+    return _labels.zero_masked(*_focal_values(y_true, y_pred, gamma, class_weight, **options))
+
+
+def _focal_values(y_true, y_pred, gamma, class_weight, **options):
+    y_pred = _labels.to_tensor(y_pred)
+    num_classes, other = _rivals.num_classes_of(y_pred), f"`y_pred` of shape {tuple(y_pred.shape)}"
+    margins = _rivals.as_margins(num_classes, class_weight=class_weight, other=other)
+
+    def cost(error_log_odds):
+        """`(1 − p)^γ·(−log p)`: both logarithms are softplus terms of the log-odds of an error."""
+        is_certain = error_log_odds > _CERTAIN
+        moderate = ops.where(is_certain, ops.zeros_like(error_log_odds), error_log_odds)
+        product = ops.exp(-gamma * ops.softplus(-moderate)) * ops.softplus(moderate)
+        return ops.where(is_certain, ops.softplus(error_log_odds), product)
+
+    return _rivals.rival_costs(y_true, y_pred, margins, cost=cost, **options)
 
 
 @keras.saving.register_keras_serializable(package="keras_logit_adjust")
 class FocalCrossentropy(_base.MaskedLoss):
     """Focal loss of a softmax, `−α_y·(1 − p_y)^γ·log p_y` with `p = softmax(f)`.
 
-    Computed from the log-odds of an error in the log domain: nothing is clipped, and the gradient is finite for γ < 1
-    too, where the textbook form divides by `1 − p`. Soft labels give `Σ_y t_y·ℓ(y, f)`.
+    Values are those of `focal_crossentropy`.
 
     Args:
         gamma: γ ≥ 0; 0 is cross-entropy.
@@ -120,47 +176,22 @@ class FocalCrossentropy(_base.MaskedLoss):
     def __init__(
         self,
         gamma=2.0,
+        *,
         class_weight=None,
         label_smoothing=0.0,
         ignore_class=None,
         reduction="sum_over_batch_size",
         name="focal_crossentropy",
     ):
-        super().__init__(reduction=reduction, name=name)
+        super().__init__(label_smoothing=label_smoothing, ignore_class=ignore_class, reduction=reduction, name=name)
         self.gamma = _checks.check_number(gamma, "gamma", minimum=0.0)
         self.class_weight = None
         if class_weight is not None:
-            size = _checks.as_vector(class_weight, "class_weight").size
-            self.class_weight = _checks.as_class_vector(class_weight, "class_weight", size, positive=True)
-        self.label_smoothing = _checks.check_fraction(label_smoothing, "label_smoothing")
-        self.ignore_class = _checks.check_ignore_class(ignore_class)
+            self.class_weight = _checks.as_class_vector(class_weight, "class_weight", positive=True)
 
     def values_and_mask(self, y_true, y_pred):
-        num_classes = self._num_classes(y_pred)
-        weight = np.ones(num_classes) if self.class_weight is None else self.class_weight
-        _checks.check_length(weight, num_classes, "class_weight", f"`y_pred` of shape {tuple(y_pred.shape)}")
-        plain = (np.zeros(weight.size), np.zeros(weight.size), np.ones(weight.size))
-        weight = self.reweighted(weight)
-        return _rivals.rival_costs(y_true, y_pred, plain, self._cost, weight, self.label_smoothing, self.ignore_class)
-
-    def _cost(self, error_log_odds):
-        """`(1 − p)^γ·(−log p)`: both logarithms are softplus terms of the log-odds of an error."""
-        is_certain = error_log_odds > _CERTAIN
-        moderate = ops.where(is_certain, ops.zeros_like(error_log_odds), error_log_odds)
-        product = ops.exp(-self.gamma * ops.softplus(-moderate)) * ops.softplus(moderate)
-        return ops.where(is_certain, ops.softplus(error_log_odds), product)
-
-    def _num_classes(self, y_pred):
-        shape = tuple(y_pred.shape)
-        if not shape or shape[-1] is None or shape[-1] < 2:
-            raise ValueError(f"`y_pred` must be logits [..., L] of at least two classes. Received shape {shape}.")
-        return shape[-1]
+        return _focal_values(y_true, y_pred, self.gamma, self.reweighted(self.class_weight), **self._options)
 
     def get_config(self):
-        return {
-            "gamma": self.gamma,
-            "class_weight": None if self.class_weight is None else self.class_weight.tolist(),
-            "label_smoothing": self.label_smoothing,
-            "ignore_class": self.ignore_class,
-            **super().get_config(),
-        }
+        weight = None if self.class_weight is None else self.class_weight.tolist()
+        return {"gamma": self.gamma, "class_weight": weight, **super().get_config()}

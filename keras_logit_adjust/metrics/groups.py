@@ -6,11 +6,11 @@ import keras
 import numpy as np
 
 from keras_logit_adjust import _checks
-from keras_logit_adjust.metrics._per_class import PerClassMetric
+from keras_logit_adjust.metrics._per_class import PriorWeightedMetric
 
 
 @keras.saving.register_keras_serializable(package="keras_logit_adjust")
-class GroupAccuracy(PerClassMetric):
+class GroupAccuracy(PriorWeightedMetric):
     """Accuracy of groups of classes, each the mean recall of its classes, in one pass.
 
     By default the groups are the field's: `many` with at least 100 training examples, `few` with at most 20, `medium`
@@ -45,6 +45,7 @@ class GroupAccuracy(PerClassMetric):
     def __init__(
         self,
         class_counts,
+        *,
         bounds=(20, 100),
         groups=None,
         ignore_class=None,
@@ -52,10 +53,10 @@ class GroupAccuracy(PerClassMetric):
         name="group_accuracy",
     ):
         counts = _checks.as_true_counts(class_counts)
-        super().__init__(counts.size, ignore_class, class_prior, name)
+        super().__init__(counts.size, ignore_class=ignore_class, class_prior=class_prior, name=name)
         self.class_counts = counts
         self.bounds = _check_bounds(bounds)
-        names = groups_of_counts(counts, self.bounds) if groups is None else _group_names(groups, counts.size)
+        names = groups_of_counts(counts, bounds=self.bounds) if groups is None else _group_names(groups, counts.size)
         self.groups = None if groups is None else names
         self._members = {
             name: np.array([own == name for own in names], dtype="float32")
@@ -75,7 +76,7 @@ class GroupAccuracy(PerClassMetric):
         return {**config, "class_counts": self.class_counts.tolist(), "bounds": self.bounds, "groups": self.groups}
 
 
-def groups_of_counts(class_counts, bounds=(20, 100)):
+def groups_of_counts(class_counts, *, bounds=(20, 100)):
     """The name of each class's group by its number of training examples: "many", "medium" or "few".
 
     Args:
@@ -93,7 +94,7 @@ def groups_of_counts(class_counts, bounds=(20, 100)):
     Reference: Menon et al. (2021), appendix E.4.
     """
     few, many = bounds
-    return ["many" if count >= many else "few" if count <= few else "medium" for count in class_counts]
+    return ["many" if n >= many else "few" if n <= few else "medium" for n in np.asarray(class_counts)]
 
 
 def _check_bounds(bounds):

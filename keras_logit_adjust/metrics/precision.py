@@ -4,11 +4,25 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_logit_adjust.metrics._per_class import PerClassMetric
+from keras_logit_adjust import _labels
+from keras_logit_adjust.metrics._per_class import PriorWeightedMetric
+
+
+class _CountsPredictions(PriorWeightedMetric):
+    """A metric that counts, beside hits and examples, how often each class is predicted."""
+
+    def __init__(self, num_classes, *, ignore_class=None, class_prior=None, name=None):
+        super().__init__(num_classes, ignore_class=ignore_class, class_prior=class_prior, name=name)
+        self.predicted = self._add_counter("predicted")
+
+    def _count(self, ids, y_pred, weight):
+        super()._count(ids, y_pred, weight)
+        weight = weight * ops.take(ops.convert_to_tensor(self._importance), ids)
+        self.predicted.assign_add(_labels.sum_by_class(weight, ops.argmax(y_pred, axis=-1), self.num_classes))
 
 
 @keras.saving.register_keras_serializable(package="keras_logit_adjust")
-class PerClassPrecision(PerClassMetric):
+class PerClassPrecision(_CountsPredictions):
     """The precision of every class, `P[y = c | ŷ = c]`: 0 for a class that has examples and is never predicted.
 
     Args:
@@ -30,10 +44,8 @@ class PerClassPrecision(PerClassMetric):
     Reference: Menon et al. (2021), §2 (the setting).
     """
 
-    _counts_predictions = True
-
-    def __init__(self, num_classes, ignore_class=None, class_prior=None, name="per_class_precision"):
-        super().__init__(num_classes, ignore_class, class_prior, name)
+    def __init__(self, num_classes, *, ignore_class=None, class_prior=None, name="per_class_precision"):
+        super().__init__(num_classes, ignore_class=ignore_class, class_prior=class_prior, name=name)
 
     def result(self):
         correct = ops.multiply(self.correct, self._importance)
@@ -41,7 +53,7 @@ class PerClassPrecision(PerClassMetric):
 
 
 @keras.saving.register_keras_serializable(package="keras_logit_adjust")
-class MacroF1(PerClassMetric):
+class MacroF1(_CountsPredictions):
     """Macro-averaged F1, the mean over classes of `2·TP / (2·TP + FP + FN)`.
 
     Adjustment serves the balanced error. At the *training* prior (`class_prior=class_counts`) macro-F1 often falls at
@@ -66,10 +78,8 @@ class MacroF1(PerClassMetric):
     Reference: Opitz and Burst (2019), "Macro F1 and Macro F1" (the mean of F1 scores).
     """
 
-    _counts_predictions = True
-
-    def __init__(self, num_classes, ignore_class=None, class_prior=None, name="macro_f1"):
-        super().__init__(num_classes, ignore_class, class_prior, name)
+    def __init__(self, num_classes, *, ignore_class=None, class_prior=None, name="macro_f1"):
+        super().__init__(num_classes, ignore_class=ignore_class, class_prior=class_prior, name=name)
 
     def result(self):
         correct = ops.multiply(self.correct, self._importance)

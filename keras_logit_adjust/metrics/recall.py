@@ -5,11 +5,11 @@ import numpy as np
 from keras import ops
 
 from keras_logit_adjust import _checks
-from keras_logit_adjust.metrics._per_class import PerClassMetric
+from keras_logit_adjust.metrics._per_class import PerClassMetric, PriorWeightedMetric
 
 
 @keras.saving.register_keras_serializable(package="keras_logit_adjust")
-class BalancedAccuracy(PerClassMetric):
+class BalancedAccuracy(PriorWeightedMetric):
     """Balanced accuracy, the mean of the per-class recalls: `(1/L) Σ_y P[y in the k best | y]`.
 
     One minus it is the paper's balanced error. With `class_prior` the mean is weighted by it: the plain accuracy in a
@@ -38,9 +38,9 @@ class BalancedAccuracy(PerClassMetric):
     Reference: Menon et al. (2021), §2, equation 1; Brodersen et al. (2010).
     """
 
-    def __init__(self, num_classes, k=1, ignore_class=None, class_prior=None, name=None):
+    def __init__(self, num_classes, *, k=1, ignore_class=None, class_prior=None, name=None):
         name = name or ("balanced_accuracy" if k == 1 else f"top_{k}_balanced_accuracy")
-        super().__init__(num_classes, ignore_class, class_prior, name)
+        super().__init__(num_classes, ignore_class=ignore_class, class_prior=class_prior, name=name)
         self.k = _checks.check_integer(k, "k", minimum=1)
         if self.k > self.num_classes:
             raise ValueError(f"`k` must be at most the number of classes, {self.num_classes}. Received: k={k}")
@@ -63,14 +63,28 @@ class BalancedAccuracy(PerClassMetric):
         return {**super().get_config(), "k": self.k}
 
 
+class _Recalls(PerClassMetric):
+    """A metric that no class mix changes."""
+
+    @classmethod
+    def from_config(cls, config):
+        prior = config.get("class_prior")  # had no effect, and is in files of earlier versions
+        if prior is not None:
+            raise ValueError(
+                f"Recalls do not depend on a class mix, and {cls.__name__} takes no `class_prior`. Received: "
+                f"class_prior={prior!r}. Load the model with `compile=False` and compile it without; its results are "
+                "the same."
+            )
+        return cls(**{name: value for name, value in config.items() if name != "class_prior"})
+
+
 @keras.saving.register_keras_serializable(package="keras_logit_adjust")
-class PerClassAccuracy(PerClassMetric):
+class PerClassAccuracy(_Recalls):
     """The recall of every class, `P[ŷ = y | y]`.
 
     Args:
         num_classes: number of classes `L`.
         ignore_class: a class id left out.
-        class_prior: accepted for uniformity; recalls do not depend on it.
         name: name of the metric.
 
     Result: a vector `[L]`; NaN for a class without examples. In `fit` the history holds the vector, the progress bar
@@ -87,21 +101,20 @@ class PerClassAccuracy(PerClassMetric):
     Reference: Menon et al. (2021), §2, equation 1.
     """
 
-    def __init__(self, num_classes, ignore_class=None, class_prior=None, name="per_class_accuracy"):
-        super().__init__(num_classes, ignore_class, class_prior, name)
+    def __init__(self, num_classes, *, ignore_class=None, name="per_class_accuracy"):
+        super().__init__(num_classes, ignore_class=ignore_class, name=name)
 
     def result(self):
         return self._recall()
 
 
 @keras.saving.register_keras_serializable(package="keras_logit_adjust")
-class WorstClassAccuracy(PerClassMetric):
+class WorstClassAccuracy(_Recalls):
     """The smallest per-class recall, `min_y P[ŷ = y | y]`.
 
     Args:
         num_classes: number of classes `L`.
         ignore_class: a class id left out.
-        class_prior: accepted for uniformity; recalls do not depend on it.
         name: name of the metric.
 
     Result: a scalar in [0, 1], over the classes that have examples; NaN before any was seen.
@@ -117,8 +130,8 @@ class WorstClassAccuracy(PerClassMetric):
     Reference: Sagawa et al. (2020), worst-group accuracy, with classes for groups.
     """
 
-    def __init__(self, num_classes, ignore_class=None, class_prior=None, name="worst_class_accuracy"):
-        super().__init__(num_classes, ignore_class, class_prior, name)
+    def __init__(self, num_classes, *, ignore_class=None, name="worst_class_accuracy"):
+        super().__init__(num_classes, ignore_class=ignore_class, name=name)
 
     def result(self):
         present = self._present()

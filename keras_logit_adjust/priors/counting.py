@@ -14,7 +14,7 @@ _QUIET_SECONDS = 2.0  # a count that takes longer shows a progress bar
 _REBATCH = 8192  # labels that come one by one are counted in batches of this size
 
 
-def count_classes(labels_or_dataset, num_classes=None, *, record_label=None):
+def count_classes(labels_or_dataset, *, num_classes=None, record_label=None):
     """Count the training examples of each class, `n_y = Σ_i [y_i = y]`.
 
     Takes what a training script has: an array of labels, a `tf.data.Dataset`, any iterable of batches (a Keras

@@ -6,7 +6,6 @@ and rounded only when it meets the logits.
 
 import dataclasses
 import functools
-import numbers
 
 import numpy as np
 
@@ -41,6 +40,10 @@ class Prior:
         """The number of classes, or of independent labels, `L`."""
         return self.counts.size
 
+    def __array__(self, dtype=None, copy=None):
+        """The counts: what takes class counts takes a prior."""
+        return np.array(self.counts, dtype)
+
     @property
     def are_labels(self):
         """Whether it is of independent labels, each with a probability of its own."""
@@ -61,7 +64,7 @@ class Prior:
         return np.log(self.counts) - np.log(rest)
 
 
-def as_prior(class_counts, num_examples=None, *, name="class_counts"):
+def as_prior(class_counts, num_examples=None, *, independent=None, name="class_counts"):
     """`class_counts` as a `Prior`, checked once.
 
     Args:
@@ -69,6 +72,8 @@ def as_prior(class_counts, num_examples=None, *, name="class_counts"):
             id; an object with an `effective_prior`, such as a sampler or an estimate; or a `Prior`, which is returned.
         num_examples: for independent labels, the number of training examples; `class_counts` are then positives,
             strictly between 0 and that number, `L ≥ 1`.
+        independent: whether the prior must be that of independent labels (True) or of classes that exclude each other
+            (False); either by default.
         name: how messages call the argument.
 
     Returns:
@@ -91,8 +96,14 @@ def as_prior(class_counts, num_examples=None, *, name="class_counts"):
                 f"`num_examples` must be that of the prior, {class_counts.num_examples}. Received: "
                 f"num_examples={num_examples!r} beside a Prior. Leave it out."
             )
+        if independent not in (None, class_counts.are_labels):
+            kind, other = ("independent labels", "exclusive classes")[:: 1 if independent else -1]
+            raise ValueError(
+                f"`{name}` must be of {kind} here. Received a Prior of {other}, "
+                f"num_examples={class_counts.num_examples}: give the counts themselves."
+            )
         return class_counts
-    if num_examples is None:
+    if num_examples is None and not independent:
         counts = _checks.as_counts(class_counts, name)
     else:
         counts, num_examples = _checks.as_positive_counts(class_counts, num_examples), float(num_examples)
@@ -101,7 +112,7 @@ def as_prior(class_counts, num_examples=None, *, name="class_counts"):
     return Prior(counts, num_examples)
 
 
-def prior(class_counts, smoothing=0.0):
+def prior(class_counts, *, smoothing=0.0):
     """The class prior, `π_y = (n_y + s) / (Σ n + s·L)` with smoothing `s`.
 
     Args:
@@ -128,7 +139,7 @@ def prior(class_counts, smoothing=0.0):
     return _smooth(class_counts, smoothing).probabilities.copy()
 
 
-def log_prior(class_counts, smoothing=0.0):
+def log_prior(class_counts, *, smoothing=0.0):
     """The logarithm of the class prior, `log π_y = log(n_y + s) − log(Σ n + s·L)`.
 
     Never `log(π^τ + ε)`: a clipped prior bounds the adjustment of just the rarest classes.
@@ -177,10 +188,8 @@ def log_odds(positive_counts, num_examples):
 
 
 def _smooth(class_counts, smoothing):
-    if isinstance(smoothing, bool) or not isinstance(smoothing, numbers.Real) or not 0 <= smoothing < np.inf:
-        raise ValueError(f"`smoothing` must be a finite number ≥ 0. Received: smoothing={smoothing!r}")
-    if not smoothing:
-        return as_prior(class_counts)
+    if not _checks.check_number(smoothing, "smoothing", minimum=0):
+        return as_prior(class_counts, independent=False)
     counts = _checks.as_counts(class_counts, allow_zero=True)
     if abs(counts.sum() - 1.0) < 1e-3:
         raise ValueError(

@@ -1,7 +1,6 @@
 """A class prior that is estimated while the model trains, for data that nobody can count beforehand."""
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_logit_adjust import _checks, _keras, _labels, _replicas
@@ -39,6 +38,7 @@ class StreamingPrior(keras.layers.Layer):
 
     Example:
 
+    >>> import numpy as np
     >>> streaming = StreamingPrior(num_classes=2, smoothing=1)
     >>> streaming.update(np.array([0, 0, 1]))
     >>> streaming.update(np.array([0, 0, 0]))
@@ -48,7 +48,7 @@ class StreamingPrior(keras.layers.Layer):
     Reference: Menon et al. (2021), §4 and §5, for `π`; its estimate with Laplace smoothing.
     """
 
-    def __init__(self, num_classes, half_life=None, smoothing=1.0, ignore_class=None, **kwargs):
+    def __init__(self, num_classes, *, half_life=None, smoothing=1.0, ignore_class=None, **kwargs):
         super().__init__(**kwargs)
         self.num_classes = _checks.check_integer(num_classes, "num_classes", minimum=2)
         self.half_life = half_life if half_life is None else _checks.check_positive(half_life, "half_life")
@@ -74,7 +74,7 @@ class StreamingPrior(keras.layers.Layer):
 
         A fractional or out-of-range id makes the counts NaN, as it makes a loss.
         """
-        (batch,) = _replicas.sum_over_replicas([self._count(_labels.to_tensor(y_true), y_pred)])
+        (batch,) = _replicas.sum_over_replicas([self._count(y_true, y_pred)])
         low, high = ops.unstack(ops.convert_to_tensor(self.counts), axis=0)
         if self.half_life is not None:
             low = low * ops.exp2(-ops.sum(batch) / self.half_life) + batch
@@ -111,25 +111,11 @@ class StreamingPrior(keras.layers.Layer):
         raise TypeError("A StreamingPrior is no layer to call: give it to `kla.layers.PriorAwareDense`.")
 
     def _count(self, y_true, y_pred):
-        shape = _labels.static_shape(y_true, "y_true")
-        if y_pred is not None:
-            leading = _labels.check_width(_labels.to_tensor(y_pred), self.num_classes)
-            ids = _labels.are_ids(y_true, leading, self.num_classes)
-        else:
-            ids = len(shape) < 2 or shape[-1] != self.num_classes
-            if ids and len(shape) > 1 and shape[-1] != 1 and "float" in keras.backend.standardize_dtype(y_true.dtype):
-                raise ValueError(
-                    f"Rows of labels must have one column for each of the {self.num_classes} classes. Received shape "
-                    f"{shape}: give ids as integers, or `y_pred` beside them."
-                )
-        if not ids:
-            _labels.refuse_ignored_rows(self.ignore_class)
-            return ops.sum(ops.reshape(ops.cast(y_true, "float32"), (-1, self.num_classes)), axis=0)
-        flat = ops.reshape(y_true, (-1,))
-        ids, proper, kept = _labels.settle_ids(flat, (None,), self.num_classes, self.ignore_class)
-        one = ops.where(proper, ops.ones_like(ids, dtype="float32"), np.nan)
-        one = one if kept is None else ops.where(kept, one, ops.zeros_like(one))
-        return ops.segment_sum(one, ids, num_segments=self.num_classes)
+        labels = _labels.read(y_true, y_pred, self.num_classes, ignore_class=self.ignore_class)
+        if labels.ids is None:
+            return ops.sum(ops.reshape(ops.cast(labels.rows, "float32"), (-1, self.num_classes)), axis=0)
+        one = labels.spoil(ops.ones_like(labels.ids, dtype="float32"))
+        return _labels.sum_by_class(_labels.zero_masked(one, labels.kept), labels.ids, self.num_classes)
 
     def get_config(self):
         config = {"num_classes": self.num_classes, "half_life": self.half_life, "smoothing": self.smoothing}
