@@ -154,4 +154,4 @@ def cosine_head(num_features, num_classes, scale=30.0):
 
     Reference: Cao et al. (2019), §3.
     """
-    return linear_head(num_features, num_classes, head=lambda units: CosineDense(units, scale, name="head"))
+    return linear_head(num_features, num_classes, head=lambda units: CosineDense(units, scale=scale, name="head"))
