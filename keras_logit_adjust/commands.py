@@ -100,7 +100,7 @@ def adjust(
         adjusted, description = _adjusted(trained, tau, gives, fold, settings)
     if to == "savedmodel":  # a folded model does not know either
         options.update(prior_name=description.prior, output=description.served_output)
-    serving.export(adjusted, output, to, overwrite=force, **options)
+    serving.export(adjusted, output, to=to, overwrite=force, **options)
     return f"{chosen}{description}", WRITTEN[to]
 
 

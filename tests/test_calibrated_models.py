@@ -45,7 +45,7 @@ def by_hand(outputs, kind, calibration, shift):
 def test_a_graph_is_calibrated_and_adjusted_in_one_step(name, make, rng):
     model, kind, data = build(name, rng)
     before = numpy(model(data))
-    made = make(model, COUNTS, 1.5, [1, 2, 3], calibration=CALIBRATION)
+    made = make(model, COUNTS, tau=1.5, target_prior=[1, 2, 3], calibration=CALIBRATION)
     shift = 1.5 * log_prior(COUNTS) - log_prior([1, 2, 3])
     np.testing.assert_allclose(numpy(made(data)), by_hand(before, kind, CALIBRATION, shift), rtol=5e-5, atol=5e-6)
     np.testing.assert_array_equal(numpy(model(data)), before)
@@ -67,7 +67,7 @@ def test_labels_and_units_are_calibrated_too(make, rng):
 
 
 @pytest.mark.parametrize(("activation", "kind"), [(None, "logits"), ("softmax", "softmax"), ("sigmoid", "sigmoid")])
-def test_a_subclassed_model_is_calibrated_by_the_logarithms_of_what_it_gives(activation, kind, rng, tmp_path):
+def test_a_subclassed_model_is_calibrated_by_the_logarithms_it_gives(activation, kind, rng, tmp_path):
     model, data = Subclassed(3, activation), rows(rng, 7, WIDTH)
     options = {"num_examples": 100} if kind == "sigmoid" else {}
     shift = np.log([90 / 10, 9 / 91, 1 / 99]) if kind == "sigmoid" else log_prior(COUNTS)
@@ -96,7 +96,7 @@ def test_temperature_alone_keeps_every_decision_of_the_unadjusted_model(rng):
 
 def test_a_layer_without_a_calibration_has_one_weight_and_subtracts_once(rng):
     logits = rows(rng, 5, 3)
-    plain, neutral = LogitAdjustment(COUNTS, 0.5), LogitAdjustment(COUNTS, 0.5, calibration=Calibration())
+    plain, neutral = LogitAdjustment(COUNTS, tau=0.5), LogitAdjustment(COUNTS, tau=0.5, calibration=Calibration())
     expected = logits - (0.5 * log_prior(COUNTS)).astype("float32")
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(plain(logits)), expected)
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(neutral(logits)), expected)
@@ -197,7 +197,7 @@ def test_beyond_ten_thousand_classes_weights_alone_restore_the_calibration(rng, 
     np.testing.assert_allclose(loaded.predict(logits, verbose=0), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_calibrated_first_the_adjusted_posteriors_are_calibrated_under_the_uniform_prior(rng):
+def test_calibrated_first_adjusted_posteriors_are_right_under_uniform(rng):
     counts, kernel = np.array([9000, 900, 100]), 4.5 * np.eye(3, dtype="float32")
     model = sequential(layers.Dense(3, "softmax"), width=3)
     model.layers[0].set_weights([kernel, 3 * np.log(counts / counts.sum())])  # three times too certain

@@ -199,11 +199,11 @@ def test_a_model_compiled_with_an_adjusted_loss_is_known_by_its_file(folder, cap
     assert "give a number as --tau" in capsys.readouterr().err
 
 
-def test_what_a_loss_left_is_made_up_for_and_folded_as_uniform(folder, capsys):
+def test_the_prior_is_unknown_where_training_corrected_it_too(folder, capsys):
     with_loss(kla.losses.LogitAdjustedCrossentropy(COUNTS, tau=0.5)).save("half.keras")
     options = ["--counts", "counts.csv", "--tau", "0.5", "--allow-double-correction", "--fold", "--output", "out.keras"]
     assert main(["adjust", "half.keras", *options]) == 0
-    assert "prior     uniform\n" in capsys.readouterr().out
+    assert "prior     unknown: corrected more than once\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("fold", [[], ["--fold"]])

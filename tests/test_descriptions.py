@@ -60,7 +60,7 @@ DESCRIBED = {
     ),
     "adjusted twice": (
         adjusted_twice,
-        ["tau 1,", "tau [0, -1, 0.5],", "logits trained with tau 1", "(tau=[1, 0, 1.5])"],
+        ["tau 1,", "tau [0, -1, 0.5],", "of logits corrected before", "unknown: corrected more than once"],
     ),
     "adjusted by hand behind another": (
         lambda: sequential(layers.Dense(3), kla.layers.LogitAdjustment(COUNTS), kla.layers.LogitAdjustment(COUNTS)),
@@ -68,25 +68,28 @@ DESCRIBED = {
     ),
     "an adjusted loss and its rest": (
         lambda: kla.adjust(
-            with_loss(kla.losses.LogitAdjustedCrossentropy(COUNTS, tau=0.5)), COUNTS, 0.5, allow_double_correction=True
+            with_loss(kla.losses.LogitAdjustedCrossentropy(COUNTS, tau=0.5)),
+            COUNTS,
+            tau=0.5,
+            allow_double_correction=True,
         ),
-        ["tau 0.5,", "of logits trained with tau 0.5", "uniform"],
+        ["tau 0.5,", "of logits corrected before", "unknown: corrected more than once"],
     ),
     "an adjusted loss of labels and its rest": (
         lambda: kla.adjust(
             with_loss(kla.losses.BinaryLogitAdjustedCrossentropy(COUNTS, 100, tau=0.5)),
             COUNTS,
-            0.25,
+            tau=0.25,
             num_examples=100,
             allow_double_correction=True,
         ),
-        ["of logits trained with tau 0.5", "training odds to the power 0.25 (tau=0.75)"],
+        ["of 100 examples", "of logits corrected before", "unknown: corrected more than once"],
     ),
     "a reweighted loss, adjusted": (
         lambda: kla.adjust(
             with_loss(kla.losses.ClassBalancedCrossentropy(COUNTS, beta=0.9)), COUNTS, allow_double_correction=True
         ),
-        ["of logits corrected before", "unknown: the logits were corrected before, and how strongly is not recorded"],
+        ["of logits corrected before", "unknown: corrected more than once"],
     ),
     "an adjusted loss, adjusted and calibrated": (
         lambda: kla.adjust(
@@ -95,15 +98,12 @@ DESCRIBED = {
             calibration=kla.Calibration(2.0),
             allow_double_correction=True,
         ),
-        [
-            "calibrated before, of logits corrected",
-            "unknown: the logits were corrected before, and how strongly is not recorded",
-        ],
+        ["calibrated before, of logits corrected", "unknown: corrected more than once"],
     ),
     "trained on after it was adjusted": (adjusted_and_compiled, ["unknown: corrected more than once"]),
     "a subclass of an adjusted loss": (
         of_a_subclass_with_loss,
-        ["by loss", "of logits trained with tau 0.5", "uniform"],
+        ["by loss", "of logits corrected before", "unknown: corrected more than once"],
     ),
     "decisions": (
         lambda: keras.Sequential(
@@ -117,7 +117,10 @@ DESCRIBED = {
         ["one unit for two classes", "class counts 10 of 100 examples", "uniform"],
     ),
     "no head": (lambda: sequential(layers.Dense(3), layers.ReLU(name="last")), ["No Dense or", "'last'", "not known"]),
-    "not of the package": (lambda: Subclassed(3), ["none found: this is a subclassed model", "gives     not known"]),
+    "not of the package": (
+        lambda: Subclassed(3),
+        ["none found: Model 'subclassed", "is a subclassed model", "gives     not known"],
+    ),
 }
 
 

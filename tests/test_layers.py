@@ -73,7 +73,7 @@ def test_independent_labels_are_adjusted_by_their_log_odds(rng, target):
     assert_rounded(layer(logits), expected)
 
 
-def test_strength_zero_is_the_identity_and_a_uniform_prior_keeps_probabilities(rng):
+def test_strength_zero_is_the_identity_a_uniform_prior_keeps_probabilities(rng):
     logits = logits_like(rng, 6)
     np.testing.assert_array_equal(array(LogitAdjustment(COUNTS, tau=0)(logits)), logits)
     even = keras.ops.softmax(LogitAdjustment([7, 7, 7])(logits))
@@ -281,7 +281,7 @@ def test_a_cloned_model_keeps_the_adjustment(rng, name):
 
 
 @pytest.mark.parametrize("build", [LogitAdjustment, lambda counts, **kw: PriorAwareDense(counts.size, counts, **kw)])
-def test_beyond_ten_thousand_classes_an_unloaded_copy_says_nan_and_weights_restore_it(rng, tmp_path, build):
+def test_beyond_ten_thousand_classes_a_copy_says_nan_until_weights_load(rng, tmp_path, build):
     assert build(MANY[:-1]).get_config()["class_counts"] == MANY[:-1].tolist()
     model = head_model(build(MANY, tau=0.5), width=MANY.size if build is LogitAdjustment else 2)
     config = model.layers[-1].get_config()

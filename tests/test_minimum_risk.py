@@ -49,7 +49,7 @@ def test_probabilities_are_taken_as_they_are(rng):
     np.testing.assert_allclose(scores, -expected_costs(probabilities, COSTS), rtol=1e-5, atol=1e-5)
 
 
-def test_where_every_error_costs_the_same_the_decision_is_the_most_probable_class(rng):
+def test_where_errors_cost_the_same_the_decision_is_the_most_probable(rng):
     logits = rows(rng, 40, 5)
     scores = array(MinimumRiskDecision(1 - np.eye(5))(logits))
     np.testing.assert_allclose(scores, softmax(logits) - 1, atol=1e-6)

@@ -300,7 +300,7 @@ def train(policy, epochs, loss, optimizer=None, callbacks=(), streaming=None):
     if streaming is None:
         model = keras.Model(inputs, keras.layers.Dense(3, kernel_initializer="zeros")(inputs))
     else:
-        head = kla.layers.PriorAwareDense(3, streaming, kernel_initializer="zeros")
+        head = kla.layers.StreamingPriorDense(3, streaming, kernel_initializer="zeros")
         model = kla.priors.CountingModel(inputs, head(inputs))
     model.compile(optimizer or keras.optimizers.SGD(0.5), loss)
     options = {"batch_size": 96, "epochs": epochs, "shuffle": False, "verbose": 0, "callbacks": list(callbacks)}

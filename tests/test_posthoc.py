@@ -29,13 +29,13 @@ def test_an_adjusted_graph_subtracts_tau_log_prior_from_the_logits(name, rng):
     tau = np.array([0.5, 2.0, -1.0])
     for value in (1.0, tau):
         expected = adjusted_by_hand(model(data), kind, value * log_prior(COUNTS))
-        np.testing.assert_allclose(numpy(kla.adjust(model, COUNTS, value)(data)), expected, rtol=2e-5, atol=2e-6)
+        np.testing.assert_allclose(numpy(kla.adjust(model, COUNTS, tau=value)(data)), expected, rtol=2e-5, atol=2e-6)
 
 
 @pytest.mark.parametrize("name", GRAPHS)
 def test_a_folded_model_equals_the_adjusted_one(name, rng):
     model, _, data = build(name, rng)
-    adjusted, folded = kla.adjust(model, COUNTS, 1.5), kla.fold_into_bias(model, COUNTS, 1.5)
+    adjusted, folded = kla.adjust(model, COUNTS, tau=1.5), kla.fold_into_bias(model, COUNTS, tau=1.5)
     expected = numpy(adjusted(data))
     np.testing.assert_allclose(numpy(folded(data)), expected, rtol=1e-6, atol=1e-6)
     assert not folded.compiled
@@ -43,7 +43,7 @@ def test_a_folded_model_equals_the_adjusted_one(name, rng):
 
 
 @pytest.mark.parametrize("name", ["sequential softmax", "several inputs", "nested twice", "branching", "low-rank head"])
-def test_a_folded_model_has_the_layers_of_the_original_and_none_of_its_variables(name, rng):
+def test_a_folded_model_has_the_original_layers_and_none_of_its_variables(name, rng):
     model, _, data = build(name, rng)
     before = numpy(model(data)), [numpy(weight) for weight in model.weights]
     folded = kla.fold_into_bias(model, COUNTS)
@@ -70,7 +70,7 @@ def test_folding_adds_to_a_bias_that_is_not_zero_and_rounds_once():
 
 
 @pytest.mark.parametrize("trainable", [True, False])
-def test_every_weight_of_a_partly_frozen_model_is_folded_into_its_own_place(trainable, rng):
+def test_every_weight_of_a_partly_frozen_model_goes_to_its_own_place(trainable, rng):
     inputs = keras.Input((WIDTH,))
     stem = layers.Dense(WIDTH, trainable=False)
     frozen, live = layers.BatchNormalization(trainable=False), layers.BatchNormalization()
@@ -121,7 +121,7 @@ def test_a_custom_layer_with_parts_and_a_frozen_weight_is_copied_whole(rng):
 
 @pytest.mark.parametrize("make", [kla.adjust, kla.fold_into_bias])
 @pytest.mark.parametrize("inside", [False, True])
-def test_a_model_compiled_with_a_function_of_the_user_s_gives_an_uncompiled_one(make, inside, rng):
+def test_a_model_compiled_with_a_user_s_function_gives_an_uncompiled_one(make, inside, rng):
     model = sequential(layers.Dense(WIDTH), layers.Dense(3))
     model.compile("sgd", lambda y_true, y_pred: ops.mean(y_pred - y_true, axis=-1))
     data = rows(rng, 5, WIDTH)
@@ -146,7 +146,7 @@ def test_a_model_compiled_with_a_function_of_the_user_s_gives_an_uncompiled_one(
 )
 def test_independent_labels_and_single_units_are_adjusted_by_log_odds(make, output, kind, counts, examples, shift, rng):
     model, data = sequential(layers.Dense(shift.size, output)), rows(rng, 7, WIDTH)
-    made = make(model, counts, 0.7, num_examples=examples)
+    made = make(model, counts, tau=0.7, num_examples=examples)
     expected = adjusted_by_hand(model(data), kind, 0.7 * shift)
     np.testing.assert_allclose(numpy(made(data)), expected, rtol=2e-5, atol=2e-6)
 
@@ -158,8 +158,10 @@ def test_a_sigmoid_unit_equals_the_softmax_over_its_two_classes(make, rng):
     unit.layers[0].kernel.assign(kernel)
     pair.layers[0].kernel.assign(np.hstack([np.zeros_like(kernel), kernel]))
     target = [0.3, 0.7]
-    expected = softmax(numpy(make(pair, [90, 10], 1.5, target)(data)))[:, 1:]
-    np.testing.assert_allclose(numpy(make(unit, [90, 10], 1.5, target)(data)), expected, rtol=1e-5, atol=1e-6)
+    expected = softmax(numpy(make(pair, [90, 10], tau=1.5, target_prior=target)(data)))[:, 1:]
+    np.testing.assert_allclose(
+        numpy(make(unit, [90, 10], tau=1.5, target_prior=target)(data)), expected, rtol=1e-5, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("make", [kla.adjust, kla.fold_into_bias])
@@ -190,7 +192,7 @@ def test_tau_zero_and_the_training_prior_as_target_leave_the_predictions(make, a
 @pytest.mark.parametrize("make", [kla.adjust, kla.fold_into_bias])
 def test_uniform_counts_change_no_probability(make, rng):
     model, data = sequential(layers.Dense(3, "softmax")), rows(rng, 7, WIDTH)
-    np.testing.assert_allclose(numpy(make(model, [5, 5, 5], 3.0)(data)), numpy(model(data)), rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(numpy(make(model, [5, 5, 5], tau=3.0)(data)), numpy(model(data)), rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize(
@@ -227,7 +229,7 @@ def test_probabilities_that_rounded_to_zero_stay_finite():
 
 
 @pytest.mark.parametrize("layer", [layers.LayerNormalization(), layers.Reshape((3,))], ids=["normalized", "reshaped"])
-def test_a_graph_without_a_head_at_its_end_is_adjusted_where_its_output_is_named(layer, rng):
+def test_a_graph_without_a_last_head_is_adjusted_if_its_output_is_named(layer, rng):
     model, data = sequential(layers.Dense(3), layer), rows(rng, 7, WIDTH)
     adjusted = kla.adjust(model, COUNTS, output="logits")
     np.testing.assert_allclose(numpy(adjusted(data)), numpy(model(data)) - log_prior(COUNTS), rtol=1e-5, atol=1e-6)

@@ -232,7 +232,7 @@ def test_a_quantized_head_is_not_folded(activation):
         kla.fold_into_bias(quantized(activation), COUNTS)
 
 
-def test_quantized_logits_are_adjusted_and_a_quantized_fused_activation_is_refused():
+def test_quantized_logits_are_adjusted_a_fused_activation_is_refused():
     model, data = quantized(None), np.ones((2, WIDTH), "float32")
     expected = keras.ops.convert_to_numpy(model(data)) - np.log(np.array(COUNTS) / 100)
     np.testing.assert_allclose(keras.ops.convert_to_numpy(kla.adjust(model, COUNTS)(data)), expected, rtol=1e-5)

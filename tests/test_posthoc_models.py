@@ -29,7 +29,7 @@ MAKERS = [kla.adjust, kla.fold_into_bias]
 
 
 @pytest.mark.parametrize("name", ["sequential softmax", "nested softmax", "branching", "conv2d", "low-rank head"])
-def test_an_adjusted_model_shares_every_weight_and_adds_one_that_is_not_trained(name, rng):
+def test_an_adjusted_model_shares_every_weight_and_adds_an_untrained_one(name, rng):
     model, kind, data = build(name, rng)
     adjusted = kla.adjust(model, COUNTS)
     own = {id(weight) for weight in model.weights}
@@ -73,7 +73,7 @@ def test_a_saved_model_predicts_bit_for_bit_what_it_did(name, make, rng, tmp_pat
     ("activation", "output", "options"),
     [(None, "logits", {}), ("softmax", "softmax", {}), ("sigmoid", "sigmoid", {"num_examples": 100})],
 )
-def test_a_saved_adjusted_subclassed_model_predicts_bit_for_bit_what_it_did(activation, output, options, rng, tmp_path):
+def test_a_saved_adjusted_subclassed_model_predicts_exactly_what_it_did(activation, output, options, rng, tmp_path):
     model, data = Subclassed(3, activation), rows(rng, 7, WIDTH)
     model(data)
     adjusted = kla.adjust(model, COUNTS, output=output, **options)
@@ -199,7 +199,7 @@ def test_a_loss_that_adjusts_nothing_does_not_raise(loss, rng):
     )
 
 
-def test_a_loaded_model_is_recognized_by_its_compiled_loss_and_without_one_is_not(tmp_path):
+def test_a_loaded_model_is_recognized_by_its_compiled_loss_alone(tmp_path):
     model = compiled_with(ADJUSTED_LOSS)
     with pytest.raises(ValueError, match="corrected twice"):
         kla.adjust(reload(model, tmp_path), COUNTS)

@@ -15,10 +15,7 @@ import keras_logit_adjust as kla
 PACKAGE = pathlib.Path(kla.__file__).parent
 HOMES = (PACKAGE / "_keras.py", PACKAGE / "tf_distribute" / "_keras.py")
 PRIVATE = re.compile(r"_[a-zA-Z]\w*")
-PENDING = {
-    "_get_call_context",
-    "_exit",
-}  # of the streaming head and of `tf_distribute.launch`, which will not need them
+PENDING = {"_exit"}  # of `tf_distribute.launch`, which will not need it
 BY_NAME = {"getattr", "hasattr", "setattr", "delattr"}
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import keras_logit_adjust as kla
-from keras_logit_adjust.layers import LogitAdjustment, PriorAwareDense
+from keras_logit_adjust.layers import LogitAdjustment, PriorAwareDense, StreamingPriorDense
 from keras_logit_adjust.losses import LogitAdjustedCrossentropy
 from keras_logit_adjust.priors import StreamingPrior
 
@@ -196,9 +196,11 @@ def test_an_id_that_is_none_makes_the_prior_nan(labels, half_life):
         (lambda: counted().update(IDS, np.zeros((6, 4))), r"one column for each class.*3 classes.*\(6, 4\)"),
         (lambda: counted().update(IDS, np.zeros((5, 3))), "must agree in every dimension but the last"),
         (lambda: counted(ignore_class=-1).update(np.eye(3)), "`ignore_class` goes with class ids.*one-hot"),
-        (lambda: PriorAwareDense(4, counted()), "units=4 has 4 classes, `class_counts` has 3"),
-        (lambda: PriorAwareDense(3, counted(), tau=[1, 2]), r"`tau` must be .* a vector of 3 numbers.*\(2,\)"),
-        (lambda: PriorAwareDense(3, counted(), target_prior=[1, 2]), "`target_prior` must have one number.* 3.* 2"),
+        (lambda: StreamingPriorDense(4, counted()), "units=4 has 4 classes, `streaming_prior` has 3"),
+        (lambda: StreamingPriorDense(3, counted(), tau=[1, 2]), r"`tau` must be .* a vector of 3 numbers.*\(2,\)"),
+        (lambda: StreamingPriorDense(3, counted(), target_prior=[1, 2]), "`target_prior` must have one number.* 3.* 2"),
+        (lambda: StreamingPriorDense(3, COUNTS), "must be a `kla.priors.StreamingPrior`.*list.*PriorAwareDense"),
+        (lambda: StreamingPriorDense(3, counted(), activation="relu"), "`StreamingPriorDense` gives logits"),
     ],
 )
 def test_bad_arguments_are_refused_with_rule_value_and_remedy(build, message):
@@ -215,6 +217,7 @@ FIXED = {
     "a loss": LogitAdjustedCrossentropy,
     "a reweighted loss": kla.losses.ClassBalancedCrossentropy,
     "a layer": LogitAdjustment,
+    "a head of fixed counts": lambda prior: PriorAwareDense(3, prior),
     "a target": lambda prior: LogitAdjustment([3, 2, 1], target_prior=prior),
     "adjust": lambda prior: kla.adjust(plain_model(), prior),
     "prior": kla.priors.prior,
@@ -225,7 +228,9 @@ FIXED = {
 
 @pytest.mark.parametrize("take", FIXED.values(), ids=FIXED.keys())
 def test_what_takes_a_fixed_prior_refuses_a_streaming_one(take):
-    with pytest.raises(ValueError, match=r"takes a prior that stays: give it `streaming_prior\.snapshot\(\)`"):
+    with pytest.raises(
+        ValueError, match=r"takes a prior that stays: give it `streaming_prior\.snapshot\(\)`.*StreamingPriorDense"
+    ):
         take(counted())
 
 
@@ -237,11 +242,6 @@ def test_a_snapshot_is_the_prior_of_a_loss_and_stays_that(rng):
     scores = logits + log_prior(COUNTS)
     expected = np.log(np.exp(scores).sum(axis=-1)) - scores[np.arange(4), ids]
     np.testing.assert_allclose(array(loss(ids, logits)), expected, rtol=1e-5)
-
-
-def test_it_is_no_layer_to_call():
-    with pytest.raises(TypeError, match="no layer to call: give it to `kla.layers.PriorAwareDense`"):
-        counted()(np.zeros((1, 3)))
 
 
 def assert_trains_with(head, x, shift):
@@ -257,7 +257,7 @@ def assert_trains_with(head, x, shift):
 @pytest.mark.parametrize("tau", [0, 1.0, VECTOR])
 def test_the_head_follows_the_prior_in_training_and_is_plain_in_inference(rng, tau, target):
     streaming, x = StreamingPrior(3, smoothing=0.5), rng.normal(size=(2, 4)).astype("float32")
-    head = PriorAwareDense(3, streaming, tau=tau, target_prior=target, bias_initializer="ones")
+    head = StreamingPriorDense(3, streaming, tau=tau, target_prior=target, bias_initializer="ones")
     log_target = 0 if target is None else np.log(TARGET)
     for counts in ([0, 0, 0], COUNTS, [8, 2, 2]):
         assert_trains_with(head, x, np.asarray(tau) * log_prior(counts, 0.5) - log_target)
@@ -267,7 +267,7 @@ def test_the_head_follows_the_prior_in_training_and_is_plain_in_inference(rng, t
 
 def test_set_changes_the_head_that_follows(rng):
     streaming, x = counted(), rng.normal(size=(2, 4)).astype("float32")
-    head = PriorAwareDense(3, streaming)
+    head = StreamingPriorDense(3, streaming)
     head.set(tau=2)
     assert_trains_with(head, x, 2 * log_prior(COUNTS))
     head.set(target_prior=[2, 3, 5])
@@ -275,31 +275,26 @@ def test_set_changes_the_head_that_follows(rng):
     head.set(tau=VECTOR)
     streaming.update(IDS)
     assert_trains_with(head, x, VECTOR * log_prior([8, 2, 2]) - np.log(TARGET))
-    head.set(target_prior="uniform", class_counts=streaming)
+    head.set(target_prior="uniform")
     assert_trains_with(head, x, VECTOR * log_prior([8, 2, 2]))
 
 
-def test_a_built_head_stays_with_its_kind_of_prior():
-    streaming = counted()
-    live, fixed, unbuilt = PriorAwareDense(3, streaming), PriorAwareDense(3, COUNTS), PriorAwareDense(3, COUNTS)
-    x = np.ones((1, 4), "float32")
-    before = [array(head(x, training=True)) for head in (live, fixed)]
-    for counts in (COUNTS, counted([9, 9, 9])):
-        with pytest.raises(ValueError, match="was built with a StreamingPrior: build a new head"):
-            live.set(class_counts=counts, tau=3)
-    with pytest.raises(ValueError, match="was built without a StreamingPrior: build a new head"):
-        fixed.set(class_counts=streaming, tau=3)
-    with pytest.raises(ValueError, match="`tau` must be a number"):
-        live.set(tau="x")
-    for head, first in zip((live, fixed), before, strict=True):
-        np.testing.assert_array_equal(array(head(x, training=True)), first)
-        assert head.tau == 1
-    unbuilt.set(class_counts=streaming)
-    assert_trains_with(unbuilt, x, log_prior(COUNTS))
+def test_a_refused_change_leaves_the_head_as_it_was():
+    head, x = StreamingPriorDense(3, counted(), tau=2), np.ones((1, 4), "float32")
+    before = array(head(x, training=True))
+    for change, message in (
+        ({"tau": "x", "target_prior": TARGET}, "`tau` must be a number"),
+        ({"tau": 3, "target_prior": [1, 2]}, "`target_prior` must have one number"),
+        ({"tau": 3, "target_prior": "training"}, "`target_prior` must be one of 'uniform'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            head.set(**change)
+    np.testing.assert_array_equal(array(head(x, training=True)), before)
+    assert head.tau == 2 and head.target_prior is None
 
 
 def test_to_dense_serves_the_same_without_the_prior(rng):
-    head, x = PriorAwareDense(3, counted(), bias_initializer="ones"), rng.normal(size=(2, 4)).astype("float32")
+    head, x = StreamingPriorDense(3, counted(), bias_initializer="ones"), rng.normal(size=(2, 4)).astype("float32")
     served = array(head(x))
     dense = head.to_dense()
     assert type(dense) is keras.layers.Dense and len(dense.weights) == 2
@@ -308,8 +303,8 @@ def test_to_dense_serves_the_same_without_the_prior(rng):
 
 
 def test_configs_rebuild_the_prior_and_the_head():
-    streaming = StreamingPrior(3, half_life=50, smoothing=2, ignore_class=-1, name="mix")
-    head = PriorAwareDense(3, streaming, tau=VECTOR, target_prior=TARGET, use_bias=False, name="head")
+    streaming = StreamingPrior(3, half_life=50, smoothing=2, ignore_class=-1)
+    head = StreamingPriorDense(3, streaming, tau=VECTOR, target_prior=TARGET, use_bias=False, name="head")
     for layer in (streaming, head):
         text = json.dumps(keras.saving.serialize_keras_object(layer))
         for copy in (
@@ -318,7 +313,7 @@ def test_configs_rebuild_the_prior_and_the_head():
         ):
             assert type(copy) is type(layer)
             assert copy.get_config() == layer.get_config()
-    assert copy.class_counts is not streaming
+    assert copy.streaming_prior is not streaming
     copy(np.ones((1, 4)))
     head(np.ones((1, 4)))
     assert [w.shape for w in copy.weights] == [w.shape for w in head.weights]
@@ -326,9 +321,9 @@ def test_configs_rebuild_the_prior_and_the_head():
 
 def test_a_cloned_model_counts_for_itself_from_zero(rng):
     inputs, streaming = keras.Input((4,)), counted()
-    model = keras.Model(inputs, PriorAwareDense(3, streaming, tau=VECTOR, target_prior=TARGET)(inputs))
+    model = keras.Model(inputs, StreamingPriorDense(3, streaming, tau=VECTOR, target_prior=TARGET)(inputs))
     head = keras.models.clone_model(model).layers[-1]
-    head.class_counts.update([1, 1])
+    head.streaming_prior.update([1, 1])
     assert streaming.class_counts.tolist() == COUNTS
     assert_trains_with(head, np.ones((1, 4), "float32"), VECTOR * log_prior([0, 2, 0]) - np.log(TARGET))
 

@@ -235,7 +235,7 @@ def test_the_path_foretells_the_predictions_of_adjusted_and_folded_models(rng):
     ends = path.curve()[0]
     for tau in (-1.0, 0.0, 0.6, 1.0, 2.5):
         assert abs(ends - tau).min() > 1e-5  # float32 models may decide otherwise nearer
-        for made in (kla.adjust(model, COUNTS, tau), kla.fold_into_bias(model, COUNTS, tau)):
+        for made in (kla.adjust(model, COUNTS, tau=tau), kla.fold_into_bias(model, COUNTS, tau=tau)):
             np.testing.assert_array_equal(numpy(made(x)).argmax(-1) == y, path.is_right(tau))
 
 

@@ -28,14 +28,14 @@ def served(model, data, folder):
 
 @pytest.mark.parametrize("make", MAKERS)
 @pytest.mark.parametrize("name", SHAPES)
-def test_an_exported_model_serves_bit_for_bit_what_the_keras_model_predicts(name, make, rng, tmp_path):
+def test_an_exported_model_serves_exactly_what_the_keras_model_predicts(name, make, rng, tmp_path):
     model, _, data = build(name, rng)
     exported, predicted = served(make(model, COUNTS, tau=1.5), data, tmp_path)
     np.testing.assert_array_equal(exported, predicted)
 
 
 @pytest.mark.parametrize("activation", ["softmax", None])
-def test_an_exported_subclassed_model_serves_bit_for_bit_what_the_keras_model_predicts(activation, rng, tmp_path):
+def test_an_exported_subclassed_model_serves_exactly_what_keras_predicts(activation, rng, tmp_path):
     model, data = Subclassed(3, activation), rows(rng, 7, WIDTH)
     adjusted = kla.adjust(model, COUNTS, output=activation or "logits")
     adjusted.predict(data, verbose=0)

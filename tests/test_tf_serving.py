@@ -82,7 +82,7 @@ def signature(path, name, given):
 
 @pytest.mark.parametrize("to", SUFFIX)
 @pytest.mark.parametrize("case", [*CASES, "subclassed"])
-def test_every_format_serves_the_adjusted_predictions_for_a_batch_of_any_size(case, to, rng, tmp_path):
+def test_every_format_serves_the_adjusted_predictions_for_any_batch_size(case, to, rng, tmp_path):
     adjusted, data, expected = made(case, rng)
     path = serving.export(adjusted, tmp_path / f"served{SUFFIX[to]}")
     np.testing.assert_allclose(served(path, to, data), expected, rtol=2e-5, atol=2e-5)
@@ -104,7 +104,7 @@ def test_a_subclassed_model_exports_again_after_it_was_loaded(rng, tmp_path):
     np.testing.assert_allclose(served(path, "onnx", data), expected, rtol=2e-5, atol=2e-5)
 
 
-def test_a_model_adjusted_behind_an_operation_needs_no_call_before_it_is_exported(rng, tmp_path):
+def test_a_model_adjusted_behind_an_operation_needs_no_call_before_export(rng, tmp_path):
     inputs, data = keras.Input((WIDTH,)), rows(rng, 7, WIDTH)
     model = keras.Model(inputs, keras.ops.softmax(layers.Dense(3)(inputs)))
     path = serving.export(kla.adjust(model, COUNTS, output="softmax"), tmp_path / "served.keras")
@@ -128,7 +128,7 @@ def operations(path, to):
 @pytest.mark.slow
 @pytest.mark.parametrize("to", ["savedmodel", "tflite", "onnx"])
 @pytest.mark.parametrize("name", ["sequential softmax", "conv2d"])
-def test_the_exported_graph_of_a_folded_model_has_the_operations_of_the_original(name, to, rng, tmp_path):
+def test_the_graph_of_a_folded_model_has_the_operations_of_the_original(name, to, rng, tmp_path):
     model, _, _ = build(name, rng)
     original = operations(serving.export(model, tmp_path / f"original{SUFFIX[to]}"), to)
     folded = serving.export(kla.fold_into_bias(model, COUNTS), tmp_path / f"folded{SUFFIX[to]}")
@@ -141,7 +141,7 @@ def test_the_exported_graph_of_a_folded_model_has_the_operations_of_the_original
 
 
 @pytest.mark.parametrize("case", ["softmax, a layer", "convolution, a layer", "subclassed"])
-def test_a_savedmodel_serves_labels_names_and_probabilities_under_a_named_prior(case, rng, tmp_path):
+def test_a_savedmodel_serves_labels_names_probabilities_under_a_prior(case, rng, tmp_path):
     adjusted, data, expected = made(case, rng)
     path = serving.export(adjusted, tmp_path / "served", class_names=NAMES, top_k=2)
     outputs = signature(path, "serving_default", [data])
@@ -171,11 +171,12 @@ def test_the_served_prior_is_uniform_the_target_or_what_the_caller_says(tmp_path
     assert served_prior(kla.fold_into_bias(model, COUNTS), tmp_path / "a", prior_name="uniform") == [b"uniform"]
 
 
-def test_the_served_prior_counts_what_the_logits_were_trained_with(tmp_path):
+def test_the_served_prior_is_unknown_where_training_corrected_it_too(tmp_path):
     model = sequential(layers.Dense(3))
     model.compile("sgd", kla.losses.LogitAdjustedCrossentropy(COUNTS, tau=0.5))
     adjusted = kla.adjust(model, COUNTS, tau=0.5, allow_double_correction=True)
-    assert served_prior(adjusted, tmp_path / "a") == [b"uniform"]
+    assert served_prior(adjusted, tmp_path / "a") == [b"unknown: corrected more than once"]
+    assert served_prior(adjusted, tmp_path / "a", prior_name="uniform") == [b"uniform"]
 
 
 def deciding(costs):
@@ -183,7 +184,7 @@ def deciding(costs):
     return adjusted, keras.Model(adjusted.inputs, kla.layers.MinimumRiskDecision(costs)(adjusted.outputs[0]))
 
 
-def test_a_model_of_decisions_serves_them_with_their_scores_and_no_probabilities(rng, tmp_path):
+def test_a_model_of_decisions_serves_them_with_scores_no_probabilities(rng, tmp_path):
     costs, data = np.array([[0.0, 1.0], [5.0, 0.0], [2.0, 0.3]]), rows(rng, 9, WIDTH)
     adjusted, model = deciding(costs)
     outputs = signature(serving.export(model, tmp_path / "served"), "serving_default", [data])
@@ -219,7 +220,7 @@ def test_independent_labels_serve_their_own_probabilities_and_no_label(activatio
     assert not {"label", "class_name"} & outputs.keys()
 
 
-def test_logits_of_independent_labels_are_told_by_the_caller_where_the_model_does_not(rng, tmp_path):
+def test_the_caller_says_that_logits_are_those_of_independent_labels(rng, tmp_path):
     model, data = sequential(layers.Dense(3)), rows(rng, 5, WIDTH)
     path = serving.export(model, tmp_path / "served", output="binary_logits")
     outputs = signature(path, "serving_default", [data])
@@ -280,7 +281,7 @@ def test_a_link_is_never_overwritten_nor_what_it_links_to(to, tmp_path):
 
 
 def test_a_folder_of_any_name_is_a_savedmodel_when_it_is_said(tmp_path):
-    path = serving.export(sequential(layers.Dense(3)), tmp_path / "model-1.0", "savedmodel")
+    path = serving.export(sequential(layers.Dense(3)), tmp_path / "model-1.0", to="savedmodel")
     assert (path / "saved_model.pb").is_file()
 
 

@@ -99,7 +99,7 @@ def test_the_result_carries_its_path_and_stands_for_its_tau(rng):
     model, x = sequential(layers.Dense(4)), rows(rng, 9, 6)
     expected = numpy(model(x)) - tuned.tau * log_prior(COUNTS)
     for given in (tuned.tau, tuned):
-        np.testing.assert_allclose(numpy(kla.adjust(model, COUNTS, given)(x)), expected, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(numpy(kla.adjust(model, COUNTS, tau=given)(x)), expected, rtol=1e-5, atol=1e-5)
 
 
 # --- pooling ---------------------------------------------------------------------------------------------------------

@@ -83,11 +83,11 @@ def activated(logits, kind):
 
 @pytest.mark.parametrize("bias", ["keep", "drop"])
 @pytest.mark.parametrize("name", GRAPHS)
-def test_logits_are_divided_by_a_power_of_the_norm_of_their_class_s_weights(name, bias, rng, monkeypatch):
+def test_logits_are_divided_by_a_power_of_the_norm_of_class_weights(name, bias, rng, monkeypatch):
     model, kind, data = build(name, rng)
     for tau in (1.0, TAU):
         expected = by_hand(model, data, norms(head_of(model)) ** tau, bias, monkeypatch)
-        result = kla.normalize_weights(model, tau, bias=bias)(data)
+        result = kla.normalize_weights(model, tau=tau, bias=bias)(data)
         np.testing.assert_allclose(numpy(result), activated(expected, kind), rtol=2e-5, atol=2e-6)
 
 
@@ -97,7 +97,7 @@ def test_logits_are_divided_by_a_power_of_their_class_s_prior(name, bias, rng, m
     model, kind, data = build(name, rng)
     for tau in (1.0, TAU):
         expected = by_hand(model, data, (np.array(MILD_COUNTS) / 10) ** tau, bias, monkeypatch)
-        result = kla.normalize_weights(model, tau, "prior", MILD_COUNTS, bias)(data)
+        result = kla.normalize_weights(model, tau=tau, by="prior", class_counts=MILD_COUNTS, bias=bias)(data)
         np.testing.assert_allclose(numpy(result), activated(expected, kind), rtol=5e-5, atol=5e-6)
 
 
@@ -111,7 +111,7 @@ def test_a_tau_of_one_makes_all_norms_one(name, rng):
 @pytest.mark.parametrize("name", GRAPHS)
 def test_a_tau_of_zero_with_the_bias_kept_is_the_model_itself(name, options, rng):
     model, _, data = build(name, rng)
-    same = kla.normalize_weights(model, 0.0, **options)
+    same = kla.normalize_weights(model, tau=0.0, **options)
     for weight, twin in zip(model.weights, same.weights, strict=True):
         np.testing.assert_array_equal(numpy(twin), numpy(weight))
     np.testing.assert_allclose(numpy(same(data)), numpy(model(data)), rtol=1e-6, atol=1e-6)
@@ -119,7 +119,7 @@ def test_a_tau_of_zero_with_the_bias_kept_is_the_model_itself(name, options, rng
 
 @pytest.mark.parametrize("bias", ["keep", "drop"])
 @pytest.mark.parametrize("name", GRAPHS)
-def test_every_weight_but_the_kernel_of_the_head_is_copied_and_a_dropped_bias_is_no_variable(name, bias, rng):
+def test_all_but_the_head_s_kernel_is_copied_and_a_dropped_bias_is_gone(name, bias, rng):
     model, _, data = build(name, rng)
     before = numpy(model(data)), [numpy(variable) for variable in model.variables]
     copy = kla.normalize_weights(model, bias=bias)
@@ -144,7 +144,7 @@ def test_every_weight_but_the_kernel_of_the_head_is_copied_and_a_dropped_bias_is
 @pytest.mark.parametrize("name", SOME_GRAPHS)
 def test_a_saved_copy_predicts_bit_for_bit_what_it_did(name, rng, tmp_path):
     model, _, data = build(name, rng)
-    copy = kla.normalize_weights(model, TAU, bias="drop")
+    copy = kla.normalize_weights(model, tau=TAU, bias="drop")
     loaded = reload(copy, tmp_path)
     np.testing.assert_array_equal(loaded.predict(data, verbose=0), copy.predict(data, verbose=0))
 
@@ -180,7 +180,7 @@ def test_a_prior_is_also_taken_from_a_sampler_and_from_probabilities(rng):
     model, data = sequential(layers.Dense(3)), rows(rng, 5, WIDTH)
     expected = numpy(model(data)) / [0.5, 0.3, 0.2]
     for counts in (Sampler(), [0.5, 0.3, 0.2]):
-        result = kla.normalize_weights(model, 1.0, "prior", counts)(data)
+        result = kla.normalize_weights(model, tau=1.0, by="prior", class_counts=counts)(data)
         np.testing.assert_allclose(numpy(result), expected, rtol=1e-5)
 
 

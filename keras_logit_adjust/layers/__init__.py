@@ -5,5 +5,13 @@ from keras_logit_adjust.layers.calibration import Calibration
 from keras_logit_adjust.layers.cosine import CosineDense
 from keras_logit_adjust.layers.decision import MinimumRiskDecision
 from keras_logit_adjust.layers.prior_aware import PriorAwareDense
+from keras_logit_adjust.layers.streaming import StreamingPriorDense
 
-__all__ = ["Calibration", "CosineDense", "LogitAdjustment", "MinimumRiskDecision", "PriorAwareDense"]
+__all__ = [
+    "Calibration",
+    "CosineDense",
+    "LogitAdjustment",
+    "MinimumRiskDecision",
+    "PriorAwareDense",
+    "StreamingPriorDense",
+]

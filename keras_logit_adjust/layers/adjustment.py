@@ -5,8 +5,6 @@ attribute so that it is saved, shared, exported and, on JAX, seen by a compiled 
 adds its bias to that weight and, for `1/T`, one more weight, which layers without a calibration do not have.
 """
 
-import zlib
-
 import keras
 import numpy as np
 from keras import ops
@@ -18,29 +16,41 @@ MAX_CLASSES_IN_CONFIG = 10_000
 
 
 class Adjustment:
-    """Mixed into a Keras layer: the weight `adjustment = τ·log π − log target`, less the bias of a calibration."""
+    """Mixed into a Keras layer: the weight `adjustment = τ·log π − log target`, less the bias of a calibration.
+
+    It keeps the `Prior`s that the weight was made of as `prior` and `target`, None where they are not known or given.
+    """
 
     calibration = None
 
-    def _settle(self, class_counts, tau, target_prior, num_examples=None, calibration=None):
+    @property
+    def class_counts(self):
+        """The training counts, float64 `[L]`; None where they are not known."""
+        return None if self.prior is None else self.prior.counts
+
+    @property
+    def target_prior(self):
+        """The class mix of the deployment, float64 `[L]`; None for the uniform one."""
+        return getattr(self.target, "probabilities", self.target)  # without counts it is kept as it was given
+
+    def _settle(self, class_counts, *, tau, target_prior, num_examples=None, calibration=None):
         """Check the arguments, keep them for the config, and return the adjustment (None without counts)."""
-        self.num_examples = num_examples
         if class_counts is None:
-            self.class_counts, self.tau, self.target_prior = None, tau, target_prior
+            self.prior, self.num_examples, self.tau, self.target = None, num_examples, tau, target_prior
             self.calibration = as_calibration(calibration, None)
             return None
-        counts = _as_counts(class_counts, num_examples)
+        prior = priors.as_prior(class_counts, num_examples)
         if self.built:
-            _checks.check_length(counts, self.adjustment.shape[0], "class_counts", f"layer {self.name!r}")
-        tau = _checks.as_tau(tau, counts.size)
-        adjustment = tau * _log_prior(counts, num_examples)
-        if target_prior is not None:
-            target_prior = as_target(target_prior, num_examples)
-            _checks.check_length(target_prior, counts.size, "target_prior", "class_counts")
-            adjustment = adjustment - _log_prior(target_prior, None if num_examples is None else 1.0)
-        calibration = as_calibration(calibration, counts.size)
+            _checks.check_length(prior.counts, self.adjustment.shape[0], "class_counts", f"layer {self.name!r}")
+        tau = _checks.as_tau(tau, prior.size)
+        adjustment = tau * prior.logits
+        target = as_target(target_prior, size=prior.size, are_labels=prior.are_labels)
+        if target is not None:
+            adjustment = adjustment - target.logits
+        calibration = as_calibration(calibration, prior.size)
         # Kept last: a refused change leaves the layer as it was.
-        self.class_counts, self.tau, self.target_prior, self.calibration = counts, tau, target_prior, calibration
+        self.prior, self.num_examples, self.tau, self.target = prior, prior.num_examples, tau, target
+        self.calibration = calibration
         return adjustment if calibration is None or calibration.bias is None else adjustment - calibration.bias
 
     def _add_adjustment(self, num_classes, values):
@@ -49,72 +59,68 @@ class Adjustment:
         else:
             # Never 0: a model whose counts are not known must not pass for an unadjusted one.
             values = np.full(num_classes, np.nan)
-        self.adjustment = self._add_constant("adjustment", values)
+        self.adjustment = add_constant(self, "adjustment", values)
 
-    def _add_constant(self, name, values):
-        return self.add_weight(
-            name=name,
-            shape=values.shape,
-            initializer=lambda shape, dtype=None: ops.convert_to_tensor(values, dtype=dtype),
-            trainable=False,
-            autocast=False,
-            dtype="float32",
-        )
-
-    def _change(self, tau, target_prior, class_counts, **calibration):
+    def _change(self, *, tau, target_prior, class_counts, **calibration):
         """What `set` does: None leaves a value as it is."""
-        if self.class_counts is None and (class_counts is None or tau is None):
+        if self.prior is None and (class_counts is None or tau is None):
             raise ValueError(
                 f"Layer {self.name!r} does not know its class counts, τ and target prior: configs of more than "
                 f"{MAX_CLASSES_IN_CONFIG} classes leave them out. Give `class_counts` and `tau` together."
             )
-        class_counts = self.class_counts if class_counts is None else class_counts
-        tau = self.tau if tau is None else tau
-        if isinstance(target_prior, str):
-            _checks.check_choice(target_prior, "target_prior", ["uniform"])
-            target_prior = None
-        elif target_prior is None:
-            target_prior = self.target_prior
-        values = self._settle(class_counts, tau, target_prior, self.num_examples, **calibration)
+        self.values = self._settle(
+            self.prior if class_counts is None else class_counts,
+            tau=self.tau if tau is None else tau,
+            target_prior=changed_target(target_prior, self.target),
+            num_examples=self.num_examples,
+            **calibration,
+        )
         if self.built:
-            self.adjustment.assign(ops.convert_to_tensor(values, dtype="float32"))
-        self.values = values
+            self.adjustment.assign(ops.convert_to_tensor(self.values, dtype="float32"))
 
     def _adjustment_config(self):
-        counts = self.class_counts
-        target = None if self.target_prior is None else self.target_prior.tolist()
-        if isinstance(counts, priors.StreamingPrior):
-            # By this Keras knows a prior that heads share again; its own mark is lost when configs are copied.
-            mark = {"shared_object_id": zlib.crc32(counts.name.encode())}
-            counts = {**keras.saving.serialize_keras_object(counts), **mark}
-            return {"class_counts": counts, "tau": self.tau.tolist(), "target_prior": target}
-        if counts is None or counts.size > MAX_CLASSES_IN_CONFIG:
+        if self.prior is None or self.prior.size > MAX_CLASSES_IN_CONFIG:
             return {"class_counts": None, "tau": 1.0, "target_prior": None}
-        return {"class_counts": counts.tolist(), "tau": self.tau.tolist(), "target_prior": target}
+        target = None if self.target is None else self.target_prior.tolist()
+        return {"class_counts": self.class_counts.tolist(), "tau": self.tau.tolist(), "target_prior": target}
 
 
-def _as_counts(class_counts, num_examples):
-    if num_examples is None:
-        return _checks.as_counts(class_counts)
-    return _checks.as_positive_counts(class_counts, num_examples)
+def add_constant(layer, name, values):
+    """A float32 weight of `layer` that is not trained and keeps its precision under every policy."""
+    return layer.add_weight(
+        name=name,
+        shape=values.shape,
+        initializer=lambda shape, dtype=None: ops.convert_to_tensor(values, dtype=dtype),
+        trainable=False,
+        autocast=False,
+        dtype="float32",
+    )
 
 
-def as_target(target_prior, num_examples):
-    """The target prior as probabilities: of classes that exclude each other, or of each label where they do not."""
-    if num_examples is None:
-        return priors.prior(_checks.as_counts(target_prior, "target_prior"))
-    target = _checks.as_vector(target_prior, "target_prior")
-    if (bad := (target <= 0) | (target >= 1)).any():
-        raise ValueError(
-            "Every number in `target_prior` must be the probability of a label, strictly between 0 and 1. "
-            f"Received {target[bad].tolist()} at {_checks.name_classes(bad)}: divide counts by the number of examples."
-        )
+def as_target(target_prior, *, size, are_labels=False, other="class_counts"):
+    """The target prior as a `Prior`, of labels with a probability for each; `other` has `size` classes. Or None."""
+    if target_prior is None:
+        return None
+    if not are_labels or isinstance(target_prior, priors.Prior):
+        target = priors.as_prior(target_prior, name="target_prior")
+    else:
+        target = priors.Prior(_checks.as_vector(target_prior, "target_prior"), num_examples=1.0)
+        if (bad := (target.counts <= 0) | (target.counts >= 1)).any():
+            raise _checks.ArgumentError(
+                "target_prior",
+                "Every number in `target_prior` must be the probability of a label, strictly between 0 and 1. Received "
+                f"{target.counts[bad].tolist()} at {_checks.name_classes(bad)}: divide counts by the number of "
+                "examples.",
+            )
+    _checks.check_length(target.counts, size, "target_prior", other)
     return target
 
 
-def _log_prior(class_counts, num_examples):
-    """`log π` of classes that exclude each other, or the log-odds of labels that do not."""
-    return priors.log_prior(class_counts) if num_examples is None else priors.log_odds(class_counts, num_examples)
+def changed_target(target_prior, current):
+    """The target prior after `set(target_prior=…)`: None leaves the `current` one, "uniform" goes back to none."""
+    if isinstance(target_prior, str):
+        return _checks.check_choice(target_prior, "target_prior", ["uniform"]) and None
+    return current if target_prior is None else target_prior
 
 
 @keras.saving.register_keras_serializable(package="keras_logit_adjust")
@@ -133,9 +139,9 @@ class LogitAdjustment(Adjustment, keras.layers.Layer):
         num_examples: for independent sigmoid labels: `class_counts` are then positives among so many examples, and
             the adjustment uses log-odds, `log(π/(1−π))` (target priors are probabilities of each label).
         calibration: what `kla.calibrate` found for these logits; by default none.
-        trained_tau: strength of the adjusted loss or head that the logits were trained with, a number or `[L]`; None
-            where it is not known. It changes nothing but the name of the prior that is served (`kla.serving`);
-            `kla.adjust` and `kla.product_of_experts` fill it in.
+        corrected_before: whether something else corrected the prior of these logits already. It changes nothing but
+            the name of the prior that is served, which is then not known; `kla.adjust` and `kla.product_of_experts`
+            say it.
         **kwargs: as in `keras.layers.Layer`.
 
     Input and output: logits `[..., L]`.
@@ -156,19 +162,20 @@ class LogitAdjustment(Adjustment, keras.layers.Layer):
     def __init__(
         self,
         class_counts,
+        *,
         tau=1.0,
         target_prior=None,
         num_examples=None,
         calibration=None,
-        trained_tau=0.0,
+        corrected_before=False,
         **kwargs,
     ):
         # A float32 head under a mixed policy must not be rounded on its way in.
         super().__init__(**{"autocast": False, **kwargs})
         self.supports_masking = True
-        self.values = self._settle(class_counts, tau, target_prior, num_examples, calibration)
-        num_classes = np.size(trained_tau if self.values is None else self.values)
-        self.trained_tau = None if trained_tau is None else _checks.as_tau(trained_tau, num_classes, "trained_tau")
+        self.corrected_before = bool(corrected_before)
+        settings = {"target_prior": target_prior, "num_examples": num_examples, "calibration": calibration}
+        self.values = self._settle(class_counts, tau=tau, **settings)
 
     def build(self, input_shape):
         if not input_shape or input_shape[-1] is None:
@@ -176,7 +183,7 @@ class LogitAdjustment(Adjustment, keras.layers.Layer):
         self._add_adjustment(input_shape[-1], self.values)
         if self.calibration is not None:
             inverse = np.float64(1.0 / self.calibration.temperature)
-            self.inverse_temperature = self._add_constant("inverse_temperature", inverse)
+            self.inverse_temperature = add_constant(self, "inverse_temperature", inverse)
 
     def set(self, *, tau=None, target_prior=None, class_counts=None, calibration=None):
         """Change the adjustment of a built layer, in a compiled or running model too.
@@ -185,8 +192,7 @@ class LogitAdjustment(Adjustment, keras.layers.Layer):
             tau: new strength, a number or `[L]`; unchanged by default.
             target_prior: new prior of the deployment `[L]`; unchanged by default (uniform where the layer does not know
                 it), "uniform" goes back to none.
-            class_counts: new training counts `[L]`; unchanged by default. A `trained_tau` other than 0 was of the old
-                ones, and is not known any more.
+            class_counts: new training counts `[L]`; unchanged by default.
             calibration: new calibration; unchanged by default, `kla.Calibration()` goes back to none.
 
         Raises:
@@ -194,7 +200,7 @@ class LogitAdjustment(Adjustment, keras.layers.Layer):
                 counts nor τ nor the calibration's bias (it was rebuilt from the config of more than 10,000 classes) and
                 they are not all given; or for a calibration of a layer that was built without one.
         """
-        if calibration is None and self.class_counts is None and self.calibration is not None:
+        if calibration is None and self.prior is None and self.calibration is not None:
             raise ValueError(
                 f"Layer {self.name!r} does not know the bias of its calibration: configs of more than "
                 f"{MAX_CLASSES_IN_CONFIG} classes leave it out. Give `class_counts`, `tau` and `calibration` together."
@@ -205,9 +211,7 @@ class LogitAdjustment(Adjustment, keras.layers.Layer):
                 "with calibration=kla.Calibration() where you will change it later."
             )
         calibration = self.calibration if calibration is None else calibration
-        self._change(tau, target_prior, class_counts, calibration=calibration)
-        if class_counts is not None and np.any(self.trained_tau):
-            self.trained_tau = None
+        self._change(tau=tau, target_prior=target_prior, class_counts=class_counts, calibration=calibration)
         if self.built and calibration is not None:
             self.inverse_temperature.assign(1.0 / calibration.temperature)
 
@@ -230,14 +234,13 @@ class LogitAdjustment(Adjustment, keras.layers.Layer):
         calibration = None if self.calibration is None else self.calibration.get_config()
         if calibration and config["class_counts"] is None:
             calibration["bias"] = None  # one number for each class: in the weights, as the counts
-        trained = self.trained_tau
-        if trained is not None:
-            trained = None if trained.size > MAX_CLASSES_IN_CONFIG else trained.tolist()
-        return {**config, "calibration": calibration, "trained_tau": trained}
+        return {**config, "calibration": calibration, "corrected_before": self.corrected_before}
 
     @classmethod
     def from_config(cls, config):
-        calibration = config.get("calibration")
-        if calibration is not None:
-            config = {**config, "calibration": Calibration.from_config(calibration)}
+        config = {**config}
+        if "trained_tau" in config:  # how version 0.1 said it
+            config["corrected_before"] = config.pop("trained_tau") != 0.0
+        if config.get("calibration") is not None:
+            config["calibration"] = Calibration.from_config(config["calibration"])
         return super().from_config(config)

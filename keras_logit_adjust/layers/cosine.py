@@ -41,7 +41,7 @@ class CosineDense(keras.layers.Layer):
     Reference: Cao et al. (2019), §3 (LDAM's normalized head); Wang et al. (2018), CosFace.
     """
 
-    def __init__(self, units, scale=30.0, kernel_initializer="glorot_uniform", **kwargs):
+    def __init__(self, units, *, scale=30.0, kernel_initializer="glorot_uniform", **kwargs):
         # Its arithmetic is float32 at least: rounding features and kernel on their way in would save nothing.
         super().__init__(**{"autocast": False, **kwargs})
         self.units = _checks.check_integer(units, "units", minimum=2)

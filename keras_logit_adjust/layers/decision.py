@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_logit_adjust import _checks, _keras, _labels
+from keras_logit_adjust.layers.adjustment import add_constant
 
 
 @keras.saving.register_keras_serializable(package="keras_logit_adjust")
@@ -36,7 +37,7 @@ class MinimumRiskDecision(keras.layers.Layer):
     Reference: Elkan (2001), the foundations of cost-sensitive learning, equation 1.
     """
 
-    def __init__(self, costs, from_logits=True, **kwargs):
+    def __init__(self, costs, *, from_logits=True, **kwargs):
         super().__init__(**{"autocast": False, **kwargs})
         self.costs = _as_cost_matrix(costs)
         self.from_logits = bool(from_logits)
@@ -44,14 +45,7 @@ class MinimumRiskDecision(keras.layers.Layer):
 
     def build(self, input_shape):
         _checks.check_length(self.costs[:, 0], input_shape[-1], "costs", "the input")
-        self.matrix = self.add_weight(
-            name="costs",
-            shape=self.costs.shape,
-            initializer=lambda shape, dtype=None: ops.convert_to_tensor(self.costs, dtype=dtype),
-            trainable=False,
-            autocast=False,
-            dtype="float32",
-        )
+        self.matrix = add_constant(self, "costs", self.costs)
 
     def call(self, inputs):
         probabilities = _labels.at_least_float32(inputs)

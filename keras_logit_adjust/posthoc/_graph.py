@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_logit_adjust import _keras, layers
+from keras_logit_adjust import _checks, _keras, layers
 from keras_logit_adjust.losses import _base
 
 HEADS = (keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
@@ -26,7 +26,7 @@ KNOWN = (
 ACTIVATIONS = {"linear": "logits", "softmax": "softmax", "sigmoid": "sigmoid"}
 
 
-class NoHeadError(ValueError):
+class NoHeadError(_checks.ArgumentError):
     """The model's output cannot be traced to the pre-activation of a head."""
 
 
@@ -81,8 +81,14 @@ def find_head(model):
     """The head of a Functional or Sequential model, looked for from the output backwards.
 
     Raises:
-        NoHeadError: naming the operation that hides the logits.
+        NoHeadError: for a model of another kind, or naming the operation that hides the logits.
     """
+    if not is_graph(model):
+        raise NoHeadError(
+            "output",
+            f"Model {model.name!r} is a subclassed model, whose logits cannot be read off. Say what it gives: "
+            'output="logits", "softmax" or "sigmoid".',
+        )
     tensor, output, calls = model.outputs[0], "logits", ()
     source, calls_to_source = tensor, ()
     while True:
@@ -98,7 +104,11 @@ def find_head(model):
             output = ACTIVATIONS[activation]
             source, calls_to_source = node.input_tensors[0], calls
         if isinstance(operation, HEADS):
-            _require_channels_last(operation)
+            if getattr(operation, "data_format", "channels_last") != "channels_last":
+                raise NoHeadError(
+                    f"Head {operation.name!r} has data_format='channels_first': the adjustment needs classes in the "
+                    "last axis."
+                )
             return Head(operation, tensor.shape[-1], output, source, calls_to_source)
         tensor = node.input_tensors[0]
 
@@ -141,13 +151,6 @@ def _activation_of(operation):
             f"Received: {name}. Replace it, or put `kla.layers.LogitAdjustment` behind the logits by hand."
         )
     return name
-
-
-def _require_channels_last(layer):
-    if getattr(layer, "data_format", "channels_last") != "channels_last":
-        raise NoHeadError(
-            f"Head {layer.name!r} has data_format='channels_first': the adjustment needs classes in the last axis."
-        )
 
 
 def logits_tensor(head):
@@ -198,52 +201,42 @@ def free_name(model, name):
     return name
 
 
-def sharers(model, layer):
-    """The other layers of `model` that own one of the variables of `layer`."""
-    own = {id(variable) for variable in layer.variables}
-    for other in _keras.layers_of(model):
-        if other is not layer and any(id(variable) in own for variable in _keras.direct_variables(other)):
-            yield other
-
-
 def check_own_head(model, layer, way_out):
     """Raise where a copy of `model` could not have the head `layer` changed alone: `way_out` says what to do then."""
     if len(list(uses_of(model, layer))) > 1:
         raise ValueError(
             f"Head {layer.name!r} is used more than once in {model.name!r}: its weights serve both. {way_out}"
         )
-    other = next(sharers(model, layer), None)
-    if other is not None:
-        raise ValueError(
-            f"Head {layer.name!r} is tied: it shares a variable with layer {other.name!r}, and a copy would part them. "
-            + way_out
-        )
+    own = {id(variable) for variable in layer.variables}
+    for other in _keras.layers_of(model):
+        if other is not layer and any(id(variable) in own for variable in _keras.direct_variables(other)):
+            raise ValueError(
+                f"Head {layer.name!r} is tied: it shares a variable with layer {other.name!r}, and a copy would part "
+                f"them. {way_out}"
+            )
     if layer.quantization_mode is not None:
         raise ValueError(f"Head {layer.name!r} is quantized. Do this before quantizing. {way_out}")
 
 
 def check_not_adjusted(model, allow_double_correction):
     """Raise where the prior of `model` was corrected already, as far as a model shows it."""
-    if allow_double_correction:
-        return
-    reason, _ = next(corrections(model), (None, None))
-    if reason is not None:
+    for reason, _ in () if allow_double_correction else corrections(model):
         raise ValueError(
             f"The prior would be corrected twice: model {model.name!r} {reason}. Its plain argmax is balanced already. "
             "Pass allow_double_correction=True if that is what you want."
         )
 
 
+def is_corrected(model):
+    """Whether `corrections` finds anything."""
+    return next(corrections(model), None) is not None
+
+
 def _corrects_prior(loss):
     """Whether a loss shifts or scales logits by class or weighs classes. Margins of the label alone correct nothing."""
-    uneven = (getattr(loss, name, None) for name in ("rival_margin", "class_weight", "logit_scale"))
-    return bool(
-        np.any(getattr(loss, "adjustment", 0)) or any(np.ptp(vector) > 0 for vector in uneven if _given(vector))
-    )
-
-
-def _given(vector):
-    return vector is not None
+    vectors = (getattr(loss, name, None) for name in ("rival_margin", "class_weight", "logit_scale"))
+    is_uneven = any(np.ptp(vector) > 0 for vector in vectors if vector is not None)
+    return is_uneven or bool(np.any(getattr(loss, "adjustment", 0)))
 
 
 def corrections(model):
@@ -253,13 +246,13 @@ def corrections(model):
         if isinstance(loss, _base.MaskedLoss) and _corrects_prior(loss):
             yield f"was compiled with the adjusted loss {type(loss).__name__}", loss
     for layer in _keras.layers_of(model):
-        if isinstance(layer, layers.PriorAwareDense):
+        if isinstance(layer, (layers.PriorAwareDense, layers.StreamingPriorDense)):
             yield f"has the prior-aware head {layer.name!r}", layer
         elif isinstance(layer, layers.LogitAdjustment):
             yield f"is adjusted already, by layer {layer.name!r}", layer
 
 
-def clone_with_head(model, head, use_bias):
+def clone_with_head(model, head, *, use_bias):
     """An uncompiled copy of `model`, and its copy of the layer `head`, whose bias is zeros where it had none."""
     copies = {}
 

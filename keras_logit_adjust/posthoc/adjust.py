@@ -9,23 +9,22 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_logit_adjust import _checks, losses
+from keras_logit_adjust import _checks, priors
 from keras_logit_adjust.layers import LogitAdjustment
+from keras_logit_adjust.layers.adjustment import as_target
 from keras_logit_adjust.posthoc import _graph
 
 OUTPUTS = ("auto", "logits", "softmax", "sigmoid")
-# The losses whose trained logits are those of a plain model, adjusted with the loss's own counts and τ.
-ADJUSTED_LOSSES = (losses.LogitAdjustedCrossentropy, losses.BinaryLogitAdjustedCrossentropy)
 
 
 def adjust(
     model,
     class_counts,
+    *,
     tau=1.0,
     target_prior=None,
     output="auto",
     num_examples=None,
-    *,
     calibration=None,
     allow_double_correction=False,
 ):
@@ -77,77 +76,28 @@ def adjust(
     _checks.check_choice(output, "output", OUTPUTS)
     _graph.check_not_adjusted(model, allow_double_correction)
     head = head_to_adjust(model, output)
-    options = {"num_examples": num_examples, "calibration": calibration}
+    layer = adjustment_layer(
+        class_counts,
+        num_examples,
+        width=None if head is None else head.width,
+        output=output if head is None else head.output,
+        tau=tau,
+        target_prior=target_prior,
+        calibration=calibration,
+        corrected_before=_graph.is_corrected(model),
+    )
     if head is None:
-        layer = adjustment_layer(None, output, class_counts, tau, target_prior, **options)
-        layer.trained_tau = trained_tau(model, layer)
         return AdjustedModel(model, layer, output, name=f"{model.name}_adjusted")
-    layer = adjustment_layer(head.width, head.output, class_counts, tau, target_prior, **options)
-    layer.trained_tau = trained_tau(model, layer)
-    return _adjust_graph(model, head, layer)
-
-
-def trained_tau(model, layer):
-    """The strength with which the logits of `model` are corrected already for the prior of `layer`, a new one behind.
-
-    None where it is not known: of losses that correct in another way, another prior, a target of their own, or behind
-    a calibration, which makes up for part of it.
-    """
-    if next(_graph.corrections(model), None) is None:
-        return np.zeros(())
-    part = last_correction(model)
-    if part is None or layer.calibration is not None or not _corrects_towards_uniform(part, layer):
-        return None
-    before = getattr(part, "trained_tau", 0.0)
-    return None if before is None else np.asarray(part.tau + before)
-
-
-def last_correction(model):
-    """Of the losses and layers that correct the prior of `model` the one that accounts for all, or None."""
-    parts = [part for _, part in _graph.corrections(model)]
-    if len(parts) == 1:
-        return parts[0]
-    own_losses = keras.tree.flatten(getattr(model, "loss", None))
-    if not parts or any(part is loss for part in parts for loss in own_losses):
-        return None
-    if isinstance(model, AdjustedModel):
-        last = model.adjustment
-    else:
-        operations = _graph.last_operations(model) if _graph.is_graph(model) else ()
-        last = next((operation for operation in operations if isinstance(operation, LogitAdjustment)), None)
-    # One that was put behind the others by hand does not know of them.
-    return last if last is not None and np.any(last.trained_tau) else None
-
-
-def counts_of(part):
-    """The training counts that a loss or layer corrects for; None where they are not known."""
-    if isinstance(part, keras.losses.Loss) and not isinstance(part, ADJUSTED_LOSSES):
-        return None
-    counts = getattr(part, "class_counts", getattr(part, "positive_counts", None))
-    # A layer rebuilt from the config of very many classes knows its adjustment, and not what it was made of.
-    return None if counts is None else np.asarray(getattr(counts, "class_counts", counts))  # a `StreamingPrior` counts
-
-
-def _corrects_towards_uniform(part, layer):
-    """Whether `part` corrects for the prior that `layer` does, and towards no other than the uniform one."""
-    counts, total = counts_of(part), getattr(part, "num_examples", None)
-    if counts is None or getattr(part, "target_prior", None) is not None or counts.size != layer.class_counts.size:
-        return False
-    if (total is None) != (layer.num_examples is None):
-        return False
-    own = layer.class_counts / (layer.num_examples or layer.class_counts.sum())
-    return np.allclose(counts / (total or counts.sum()), own, rtol=1e-6, atol=0.0)
+    # Rebuilt from the logits outwards: the graph before them, and every weight, is the given model's own.
+    layer.name = _graph.free_name(model, layer.name)
+    outputs = layer(_graph.logits_tensor(head))
+    if head.output != "logits":
+        outputs = keras.layers.Activation(head.output, dtype=outputs.dtype, name=f"adjusted_{head.output}")(outputs)
+    return rebuild(model, head, outputs)
 
 
 def head_to_adjust(model, output):
     """The head of a graph; None where only the model's output can be adjusted."""
-    if not _graph.is_graph(model):
-        if output == "auto":
-            raise ValueError(
-                f"Model {model.name!r} is a subclassed model, whose logits cannot be read off. Say what it gives: "
-                'output="logits", "softmax" or "sigmoid".'
-            )
-        return None
     if _graph.decides(model):
         raise ValueError(
             f"Model {model.name!r} gives scores of decisions, which are no logits. Adjust the model without its "
@@ -160,47 +110,37 @@ def head_to_adjust(model, output):
             raise
         return None
     if output not in ("auto", head.output):
-        raise ValueError(f"`output` says {output!r}, but head {head.layer.name!r} gives {head.output!r}.")
+        raise _checks.ArgumentError(
+            "output", f"`output` says {output!r}, but head {head.layer.name!r} gives {head.output!r}."
+        )
     return head
 
 
-def adjustment_layer(width, output, class_counts, tau, target_prior, num_examples, calibration):
+def adjustment_layer(class_counts, num_examples, *, width, output, target_prior, **options):
     """The `LogitAdjustment` for `width` outputs (None: not known), after checking that the counts go with them."""
-    counts = _checks.as_vector(getattr(class_counts, "effective_prior", class_counts), "class_counts")
-    if num_examples is not None and output == "softmax":
-        raise ValueError("`num_examples` is for independent sigmoid labels; the model gives a softmax over classes.")
-    if output == "sigmoid" and num_examples is None and width is None:
-        width = 1 if counts.size == 2 else counts.size
-    if width == 1 and num_examples is None:
-        return _one_unit_layer(counts, tau, target_prior, calibration)
-    if output == "sigmoid" and num_examples is None:
-        raise ValueError(
-            "A sigmoid head over several labels needs `num_examples`: class_counts are then the positives of each "
-            "label, adjusted by log(π/(1−π)). Normalizing them to sum to one would be wrong."
+    prior = priors.as_prior(class_counts, num_examples)
+    if prior.are_labels and output == "softmax":
+        raise _checks.ArgumentError(
+            "num_examples", "`num_examples` is for independent sigmoid labels; the model gives a softmax over classes."
         )
-    if width is not None:
-        _checks.check_length(counts, width, "class_counts", "the head")
-    return LogitAdjustment(class_counts, tau, target_prior, num_examples, calibration, name="logit_adjustment")
-
-
-def _one_unit_layer(counts, tau, target_prior, calibration):
-    """One sigmoid unit is the log-odds of two classes: adjusted by the log-odds of the second."""
-    counts = _checks.as_counts(counts)
-    _checks.check_length(counts, 2, "class_counts", "a head of one sigmoid unit")
-    if target_prior is not None:
-        target = _checks.as_counts(target_prior, "target_prior")
-        _checks.check_length(target, 2, "target_prior", "a head of one sigmoid unit")
-        target_prior = target[1:] / target.sum()
-    return LogitAdjustment(counts[1:], tau, target_prior, counts.sum(), calibration, name="logit_adjustment")
-
-
-def _adjust_graph(model, head, layer):
-    """Rebuild from the logits outwards: the graph before them, and every weight, is the given model's own."""
-    layer.name = _graph.free_name(model, layer.name)
-    outputs = layer(_graph.logits_tensor(head))
-    if head.output != "logits":
-        outputs = keras.layers.Activation(head.output, dtype=outputs.dtype, name=f"adjusted_{head.output}")(outputs)
-    return rebuild(model, head, outputs)
+    if width is None and output == "sigmoid" and prior.size == 2:
+        width = 1
+    if width == 1 and not prior.are_labels:
+        # One sigmoid unit is the log-odds of two classes: adjusted by the log-odds of the second.
+        other = "a head of one sigmoid unit"
+        _checks.check_length(prior.counts, 2, "class_counts", other)
+        target = as_target(target_prior, size=2, other=other)
+        target_prior = None if target is None else target.probabilities[1:]
+        prior = priors.as_prior(prior.counts[1:], prior.counts.sum())
+    elif output == "sigmoid" and not prior.are_labels:
+        raise _checks.ArgumentError(
+            "num_examples",
+            "A sigmoid head over several labels needs `num_examples`: class_counts are then the positives of each "
+            "label, adjusted by log(π/(1−π)). Normalizing them to sum to one would be wrong.",
+        )
+    elif width is not None:
+        _checks.check_length(prior.counts, width, "class_counts", "the head")
+    return LogitAdjustment(prior, target_prior=target_prior, name="logit_adjustment", **options)
 
 
 def rebuild(model, head, outputs):

@@ -6,13 +6,13 @@ import numbers
 import keras
 import numpy as np
 
-from keras_logit_adjust import _checks
+from keras_logit_adjust import _checks, priors
 from keras_logit_adjust.layers import LogitAdjustment
 from keras_logit_adjust.posthoc import _graph
-from keras_logit_adjust.posthoc.adjust import rebuild, trained_tau
+from keras_logit_adjust.posthoc.adjust import rebuild
 
 
-def product_of_experts(models, class_counts, taus=1.0, target_prior=None, *, allow_double_correction=False):
+def product_of_experts(models, class_counts, *, taus=1.0, target_prior=None, allow_double_correction=False):
     """One model of several, `(1/M) Σ_m [log softmax(f_m(x))_y − τ_m·log π_y] + log target_y`.
 
     The mean of log-probabilities is the product of the experts' distributions. Experts that are trained with different
@@ -30,7 +30,8 @@ def product_of_experts(models, class_counts, taus=1.0, target_prior=None, *, all
 
     Returns:
         A new, uncompiled Functional model that shares the experts' weights. It gives a softmax where all experts do,
-        logits otherwise; its `LogitAdjustment` can be re-pointed by `set`.
+        logits otherwise; its `LogitAdjustment` can be re-pointed by `set`. Where training corrected an expert, the
+        prior that it serves is not known to `kla.serving.export`: say it as `prior_name`.
 
     Raises:
         ValueError: for fewer than two models, models whose inputs or classes differ or whose logits are not found, or
@@ -53,20 +54,28 @@ def product_of_experts(models, class_counts, taus=1.0, target_prior=None, *, all
         raise ValueError(
             f"`models` must be a list of at least two. Received {received}: for one there is `kla.adjust`."
         )
-    taus = _as_taus(taus, len(models))
+    prior, taus = priors.as_prior(class_counts), _as_taus(taus, len(models))
     for model, tau in zip(models, taus, strict=True):
-        _require_graph(model)
+        _graph.require_model(model)
+        if not _graph.is_graph(model):
+            raise ValueError(
+                f"Experts must be Functional or Sequential models, whose logits can be read off. {model.name!r} is a "
+                "subclassed model."
+            )
         _graph.check_not_adjusted(model, allow_double_correction or tau == 0)
     heads = [_graph.find_head(model) for model in models]
-    _check_alike(models, heads, _checks.as_counts(class_counts).size)
+    _check_alike(models, heads, prior.size)
     inputs = keras.tree.map_structure(_input_like, _experts_input(models[0]))
     logs = [_log_probabilities(*expert, i)(inputs) for i, expert in enumerate(zip(models, heads, strict=True))]
     mean = keras.layers.Average(dtype="float32", name="mean_log_probabilities")(logs)
     # The mean of the experts' adjustments is the adjustment by the mean τ.
-    layer = LogitAdjustment(class_counts, float(taus.mean()), target_prior, name="logit_adjustment")
-    trained = [trained_tau(model, layer) for model in models]
-    layer.trained_tau = None if any(tau is None for tau in trained) else np.asarray(sum(trained) / len(models))
-    outputs = layer(mean)
+    outputs = LogitAdjustment(
+        prior,
+        tau=float(taus.mean()),
+        target_prior=target_prior,
+        corrected_before=any(map(_graph.is_corrected, models)),
+        name="logit_adjustment",
+    )(mean)
     if all(head.output == "softmax" for head in heads):
         outputs = keras.layers.Activation("softmax", dtype="float32", name="adjusted_softmax")(outputs)
     return keras.Model(inputs, outputs, name="product_of_experts")
@@ -82,15 +91,6 @@ def _as_taus(taus, num_models):
     if taus.size != num_models:
         raise ValueError(f"`taus` must be one number, or one for each model. Received {taus.size} for {num_models}.")
     return taus
-
-
-def _require_graph(model):
-    _graph.require_model(model)
-    if not _graph.is_graph(model):
-        raise ValueError(
-            f"Experts must be Functional or Sequential models, whose logits can be read off. {model.name!r} is a "
-            "subclassed model."
-        )
 
 
 def _check_alike(models, heads, num_classes):

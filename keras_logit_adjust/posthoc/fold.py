@@ -10,10 +10,10 @@ from keras_logit_adjust.posthoc.adjust import adjustment_layer
 def fold_into_bias(
     model,
     class_counts,
+    *,
     tau=1.0,
     target_prior=None,
     num_examples=None,
-    *,
     calibration=None,
     allow_double_correction=False,
 ):
@@ -59,7 +59,13 @@ def fold_into_bias(
     head = _graph.find_head(model)
     _check_foldable(model, head)
     layer = adjustment_layer(
-        head.width, head.output, class_counts, tau, target_prior, num_examples=num_examples, calibration=calibration
+        class_counts,
+        num_examples,
+        width=head.width,
+        output=head.output,
+        tau=tau,
+        target_prior=target_prior,
+        calibration=calibration,
     )
     folded, twin = _graph.clone_with_head(model, head.layer, use_bias=True)
     temperature = 1.0 if calibration is None else calibration.temperature

@@ -13,7 +13,7 @@ from keras_logit_adjust.posthoc import _graph
 _WAY_OUT = "Give `normalize_weights` a model whose head is its own."
 
 
-def normalize_weights(model, tau=1.0, by="norm", class_counts=None, bias="keep", *, allow_double_correction=False):
+def normalize_weights(model, *, tau=1.0, by="norm", class_counts=None, bias="keep", allow_double_correction=False):
     """A copy of the model that predicts with `w_yᵀΦ(x) / ν_y^τ (+ b_y)`, `ν_y = ‖w_y‖₂` or `ν_y = π_y`.
 
     Not logit adjustment, which subtracts: a negative logit divided by a small norm gets smaller, not larger, so the
@@ -51,9 +51,12 @@ def normalize_weights(model, tau=1.0, by="norm", class_counts=None, bias="keep",
     head = _head_to_normalize(model)
     if by == "norm" and class_counts is not None:
         raise ValueError('`class_counts` go with `by="prior"`. Received them with by="norm": leave them out.')
-    size = _own_norms(head.layer) if by == "norm" else _prior(class_counts, head.width)
+    if by == "prior" and class_counts is None:
+        raise ValueError('`by="prior"` divides by the class prior: give `class_counts` too.')
+    size = _own_norms(head.layer) if by == "norm" else priors.as_prior(class_counts).probabilities
+    _checks.check_length(size, head.width, "class_counts", "the head")
     divisor = size ** _checks.as_tau(tau, head.width)
-    copy, twin = _graph.clone_with_head(model, head.layer, head.layer.use_bias and bias == "keep")
+    copy, twin = _graph.clone_with_head(model, head.layer, use_bias=head.layer.use_bias and bias == "keep")
     for name, variable in _graph.variables_of(twin):
         if _keras.scales_kernel(name):
             variable.assign(ops.convert_to_numpy(variable).astype("float64") / divisor)
@@ -94,11 +97,3 @@ def _head_to_normalize(model):
         raise ValueError(f"Head {head.layer.name!r} has one unit: there are no class weights to compare.")
     _graph.check_own_head(model, head.layer, _WAY_OUT)
     return head
-
-
-def _prior(class_counts, num_classes):
-    if class_counts is None:
-        raise ValueError('`by="prior"` divides by the class prior: give `class_counts` too.')
-    prior = priors.prior(class_counts)
-    _checks.check_length(prior, num_classes, "class_counts", "the head")
-    return prior

@@ -9,19 +9,17 @@ _CARRY = 2.0**20  # float32 counts exactly up to 2²⁴: what is above this move
 
 
 @keras.saving.register_keras_serializable(package="keras_logit_adjust")
-class StreamingPrior(keras.layers.Layer):
+class StreamingPrior:
     """An online estimate of the class prior, `π_y = (n_y + s) / (Σ n + s·L)`, from the labels seen so far.
 
     - exact, the default: `n_y` counts every label since the beginning, without error up to 2⁴⁴ a class;
     - with a half-life of h examples: `n_y ← n_y · 2^(−B/h) + (labels y in a batch of B)`, which follows a mix that
       drifts (float32 shows in the prior from `h = 10⁷` on: 0.1 %).
 
-    The counts are a non-trainable weight: saved with the model, equal on all replicas of `tf.distribute`, and live in a
-    compiled step on every backend. Give the object to a head, `PriorAwareDense(L, StreamingPrior(L))`, in a
-    `kla.priors.CountingModel`, whose training steps show it their labels; in a training loop of your own call `update`.
-    In a plain model nothing counts and the prior stays uniform; the head warns of it, but on JAX it cannot.
-
-    A model that is saved with several of them tells them apart by `name`; heads may share one.
+    The counts are a variable: saved with the head that follows them, equal on all replicas of `tf.distribute`, and live
+    in a compiled step on every backend. Give the object to a head, `StreamingPriorDense(L, StreamingPrior(L))`, in a
+    `kla.priors.CountingModel`, whose training steps show it their labels. In a training loop of your own call `update`.
+    In a plain model nothing counts, and the prior stays uniform.
 
     A loss takes only a fixed prior and refuses this object: on JAX a variable inside a loss is frozen when the step is
     traced. Give it `snapshot()`.
@@ -31,7 +29,6 @@ class StreamingPrior(keras.layers.Layer):
         half_life: examples after which a label counts half; None never forgets.
         smoothing: pseudo-examples `s > 0` of every class, that a class not seen yet has a finite log-prior.
         ignore_class: a class id that is not counted.
-        **kwargs: as in `keras.layers.Layer`.
 
     Raises:
         ValueError: for arguments that do not fit.
@@ -48,22 +45,20 @@ class StreamingPrior(keras.layers.Layer):
     Reference: Menon et al. (2021), §4 and §5, for `π`; its estimate with Laplace smoothing.
     """
 
-    def __init__(self, num_classes, *, half_life=None, smoothing=1.0, ignore_class=None, **kwargs):
-        super().__init__(**kwargs)
+    def __init__(self, num_classes, *, half_life=None, smoothing=1.0, ignore_class=None):
         self.num_classes = _checks.check_integer(num_classes, "num_classes", minimum=2)
         self.half_life = half_life if half_life is None else _checks.check_positive(half_life, "half_life")
         self.smoothing = _checks.check_positive(smoothing, "smoothing")
         self.ignore_class = _checks.check_ignore_class(ignore_class)
-        self.counts = self.add_weight(
-            name="counts",
+        self.counts = keras.Variable(
+            "zeros",
             shape=(2, self.num_classes),  # counts below `_CARRY`, and multiples of it
-            initializer="zeros",
+            dtype="float32",
             trainable=False,
             autocast=False,
-            dtype="float32",
             aggregation="only_first_replica",  # every replica assigns the same
+            name="counts",
         )
-        self.built = True
 
     def update(self, y_true, y_pred=None):
         """Count the labels of one training batch, of all replicas together.
@@ -104,11 +99,8 @@ class StreamingPrior(keras.layers.Layer):
         """Refused: what takes a fixed prior would keep the one of this moment, or on JAX of the first step."""
         raise ValueError(
             "A StreamingPrior changes while the model trains, and this takes a prior that stays: give it "
-            "`streaming_prior.snapshot()`. Live it feeds a head, `kla.layers.PriorAwareDense(L, streaming_prior)`."
+            "`streaming_prior.snapshot()`. Live it feeds a head, `kla.layers.StreamingPriorDense(L, streaming_prior)`."
         )
-
-    def call(self, inputs):
-        raise TypeError("A StreamingPrior is no layer to call: give it to `kla.layers.PriorAwareDense`.")
 
     def _count(self, y_true, y_pred):
         labels = _labels.read(y_true, y_pred, self.num_classes, ignore_class=self.ignore_class)
@@ -118,13 +110,19 @@ class StreamingPrior(keras.layers.Layer):
         return _labels.sum_by_class(_labels.zero_masked(one, labels.kept), labels.ids, self.num_classes)
 
     def get_config(self):
+        """The arguments as plain values; the counts are saved with a head."""
         config = {"num_classes": self.num_classes, "half_life": self.half_life, "smoothing": self.smoothing}
-        return {**super().get_config(), **config, "ignore_class": self.ignore_class}
+        return {**config, "ignore_class": self.ignore_class}
+
+    @classmethod
+    def from_config(cls, config):
+        """The prior of a config, which has counted nothing yet."""
+        return cls(**config)
 
 
 @keras.saving.register_keras_serializable(package="keras_logit_adjust")
 class CountingModel(keras.Model):
-    """A `keras.Model` whose training steps show their labels to every `kla.priors.StreamingPrior` in it.
+    """A `keras.Model` whose training steps show their labels to every `streaming_prior` that a layer of it follows.
 
     A step is trained with the prior of the labels before it; then its own are counted, in place and on any backend.
     Evaluation counts nothing.
@@ -135,9 +133,9 @@ class CountingModel(keras.Model):
     Example:
 
     >>> import numpy as np
-    >>> from keras_logit_adjust.layers import PriorAwareDense
+    >>> from keras_logit_adjust.layers import StreamingPriorDense
     >>> inputs, streaming = keras.Input((3,)), StreamingPrior(num_classes=2)
-    >>> model = CountingModel(inputs, PriorAwareDense(2, streaming)(inputs))
+    >>> model = CountingModel(inputs, StreamingPriorDense(2, streaming)(inputs))
     >>> model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     >>> _ = model.fit(np.ones((4, 3)), np.array([0, 0, 0, 1]), epochs=2, verbose=0)
     >>> streaming.class_counts.tolist()
@@ -146,9 +144,9 @@ class CountingModel(keras.Model):
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         if training:
-            for layer in _keras.layers_of(self):
-                if isinstance(layer, StreamingPrior):
-                    self._show(layer, y, y_pred)
+            followed = (getattr(layer, "streaming_prior", None) for layer in _keras.layers_of(self))
+            for streaming_prior in {id(prior): prior for prior in followed if prior is not None}.values():
+                self._show(streaming_prior, y, y_pred)
         return super().compute_loss(x, y, y_pred, sample_weight, training)
 
     def _show(self, streaming_prior, y, y_pred):

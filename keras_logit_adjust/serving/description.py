@@ -12,34 +12,33 @@ import numpy as np
 
 from keras_logit_adjust import losses
 from keras_logit_adjust.posthoc import _graph
-from keras_logit_adjust.posthoc.adjust import AdjustedModel, counts_of, last_correction
+from keras_logit_adjust.posthoc.adjust import AdjustedModel
 
 BINARY_LOSSES = (
     keras.losses.BinaryCrossentropy,
     keras.losses.BinaryFocalCrossentropy,
     losses.BinaryLogitAdjustedCrossentropy,
 )
+# The losses whose trained logits are those of a plain model, adjusted with the loss's own counts and τ.
+ADJUSTED_LOSSES = (losses.LogitAdjustedCrossentropy, losses.BinaryLogitAdjustedCrossentropy)
+CORRECTED_TWICE = "unknown: corrected more than once"
 _SHOWN = 10  # class counts written out before they are cut
 
 
-def name_prior(tau=1.0, has_target=False, is_binary=False, trained_tau=0.0):
+def name_prior(*, tau=1.0, has_target=False, is_binary=False):
     """The name of the prior that the probabilities of an adjusted model are posteriors under.
 
     Args:
         tau: strength of the adjustment, a number or a vector `[L]`.
         has_target: whether a target prior was given.
         is_binary: whether labels are independent, adjusted by their odds.
-        trained_tau: strength of the correction that the logits were trained with, which adds to `tau`; None where it is
-            not known.
 
     Example:
 
     >>> name_prior(tau=1.0), name_prior(tau=1.0, has_target=True), name_prior(tau=0.5)
     ('uniform', 'target', 'training prior to the power 0.5, renormalized (tau=0.5)')
     """
-    if trained_tau is None:
-        return "unknown: the logits were corrected before, and how strongly is not recorded"
-    tau = np.round(np.asarray(tau) + trained_tau, 9)  # 0.7 + 0.1 + 0.2 is one
+    tau = np.asarray(tau)
     if (tau == 1).all():
         return "target" if has_target else "uniform"
     times = " times the target prior" if has_target else ""
@@ -62,7 +61,7 @@ class Correction:
         target_prior: array `[L]`; None for the uniform one.
         num_examples: the number of training examples, of independent labels only.
         calibration: what is applied before the correction, if anything (see `kla.calibrate`).
-        trained_tau: strength of what corrected the logits before it, as in `kla.layers.LogitAdjustment`.
+        corrected_before: whether something else corrected the logits before it, as in `kla.layers.LogitAdjustment`.
     """
 
     means: str
@@ -71,14 +70,17 @@ class Correction:
     target_prior: np.ndarray | None = None
     num_examples: float | None = None
     calibration: object = None
-    trained_tau: object = 0.0
+    corrected_before: bool = False
 
     @property
     def prior(self):
         """The name of the prior that a model corrected by this alone serves."""
         if self.tau is None:
             return f"as corrected by {self.means}"
-        return name_prior(self.tau, self.target_prior is not None, self.num_examples is not None, self.trained_tau)
+        if self.corrected_before:
+            return CORRECTED_TWICE
+        has_target, is_binary = self.target_prior is not None, self.num_examples is not None
+        return name_prior(tau=self.tau, has_target=has_target, is_binary=is_binary)
 
     def __str__(self):
         if self.tau is None:
@@ -89,9 +91,7 @@ class Correction:
         text = f"{self.means}, tau {_numbers(self.tau)}, class counts {counts}{of}, target prior {target}"
         if self.calibration is not None:
             text += ", calibrated before"
-        if self.trained_tau is None:
-            return f"{text}, of logits corrected before"
-        return f"{text}, of logits trained with tau {_numbers(self.trained_tau)}" if np.any(self.trained_tau) else text
+        return f"{text}, of logits corrected before" if self.corrected_before else text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,16 +181,11 @@ def describe(model):
         "output": None,
         "is_binary": has_labels or isinstance(getattr(model, "loss", None), BINARY_LOSSES),
         "corrections": corrections,
-        "prior": _prior(model, corrections),
+        "prior": corrections[0].prior if corrections else "training, if nothing was folded into the bias",
     }
+    if len(corrections) > 1:
+        described["prior"] = CORRECTED_TWICE
     return Description(**{**described, **_outputs(model, corrections, described["is_binary"])})
-
-
-def _prior(model, corrections):
-    if not corrections:
-        return "training, if nothing was folded into the bias"
-    last = last_correction(model)
-    return "unknown: corrected more than once" if last is None else _as_correction(last).prior
 
 
 def _outputs(model, corrections, is_binary):
@@ -204,7 +199,8 @@ def _outputs(model, corrections, is_binary):
         note = "the model gives scores of decisions, their expected costs with a minus"
         return {"num_outputs": model.outputs[0].shape[-1], "output": "decisions", "is_binary": False, "note": note}
     try:
-        head = _head_to_describe(model)
+        _graph.require_model(model)
+        head = _graph.find_head(model)
     except ValueError as error:
         return {"note": str(error)}
     is_binary = is_binary or head.output == "sigmoid" or head.width == 1
@@ -212,23 +208,17 @@ def _outputs(model, corrections, is_binary):
     return {**found, "output": head.output, "is_binary": is_binary}
 
 
-def _head_to_describe(model):
-    _graph.require_model(model)
-    if not _graph.is_graph(model):
-        raise ValueError("this is a subclassed model, and what it computes cannot be read off")
-    return _graph.find_head(model)
-
-
 def _as_correction(part):
     """The `Correction` that a loss or layer makes."""
     is_loss = isinstance(part, keras.losses.Loss)
     means = f"loss {type(part).__name__!r}" if is_loss else f"layer {part.name!r} ({type(part).__name__})"
-    counts = counts_of(part)
-    if counts is None:
+    counts = getattr(part, "class_counts", getattr(part, "positive_counts", None))
+    # A layer rebuilt from the config of very many classes knows its adjustment, and not what it was made of.
+    if counts is None or is_loss and not isinstance(part, ADJUSTED_LOSSES):
         return Correction(means)
     tau = part.tau.item() if part.tau.ndim == 0 else part.tau
-    others = {name: getattr(part, name, None) for name in ("target_prior", "num_examples", "calibration")}
-    return Correction(means, tau, counts, trained_tau=getattr(part, "trained_tau", 0.0), **others)
+    known = {name: getattr(part, name, None) for name in ("target_prior", "num_examples", "calibration")}
+    return Correction(means, tau, counts, corrected_before=getattr(part, "corrected_before", False), **known)
 
 
 def _numbers(values):

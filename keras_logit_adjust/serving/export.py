@@ -26,8 +26,8 @@ KERAS_FORMATS = {"tflite": "litert", "onnx": "onnx"}
 def export(
     model,
     path,
-    to=None,
     *,
+    to=None,
     class_names=None,
     prior_name=None,
     top_k=5,
@@ -92,7 +92,8 @@ def export(
     check_writable(to)
     _signature.build(model)
     inputs = _signature.input_signature(model)
-    write = _writer(model, to, inputs, class_names, prior_name, top_k, output)
+    settings = {"class_names": class_names, "prior_name": prior_name, "top_k": top_k, "output": output}
+    write = _writer(model, to, inputs, **settings)
     with _files.replacing(path) as partial:
         try:
             write(partial)
@@ -123,12 +124,12 @@ def check_writable(to):
         )
 
 
-def _writer(model, to, inputs, class_names, prior_name, top_k, output):
+def _writer(model, to, inputs, **settings):
     """The function that writes `model` to a path, all arguments checked."""
     if to == "savedmodel":
-        served = _as_served(model, class_names, prior_name, top_k, output)
+        served = _as_served(model, **settings)
         return lambda path: _signature.write(model, path, inputs, served)
-    if (class_names, prior_name, output) != (None, None, "auto"):
+    if (settings["class_names"], settings["prior_name"], settings["output"]) != (None, None, "auto"):
         raise ValueError(
             f"`class_names`, `prior_name` and `output` are for a SavedModel; a {to} file has no place for them."
         )
@@ -144,7 +145,7 @@ def _convert(model, path, to, inputs):
         model.export(path, to, verbose=False, input_signature=inputs)
 
 
-def _as_served(model, class_names, prior_name, top_k, output):
+def _as_served(model, *, class_names, prior_name, top_k, output):
     description = describe(model)
     _checks.check_choice(output, "output", ("auto", *_signature.OUTPUTS))
     _check_decisions(model, description, class_names)

@@ -19,7 +19,7 @@ from keras import layers
 from keras_logit_adjust import tf_distribute
 from keras_logit_adjust.callbacks import DeferredReweighting
 from keras_logit_adjust.data import LongTailSampler
-from keras_logit_adjust.layers import PriorAwareDense
+from keras_logit_adjust.layers import StreamingPriorDense
 from keras_logit_adjust.losses import LogitAdjustedCrossentropy
 from keras_logit_adjust.metrics import BalancedAccuracy, GroupAccuracy
 from keras_logit_adjust.priors import CountingModel, StreamingPrior
@@ -154,7 +154,7 @@ def counting_until_stopped(strategy, folder):
     with strategy.scope():
         keras.utils.set_random_seed(0)
         inputs, streaming = keras.Input((5,)), StreamingPrior(4)
-        model = CountingModel(inputs, PriorAwareDense(4, streaming)(inputs))
+        model = CountingModel(inputs, StreamingPriorDense(4, streaming)(inputs))
         compile_plain(model, LogitAdjustedCrossentropy([1, 1, 1, 1], tau=0))
     stop = keras.callbacks.EarlyStopping("val_loss", min_delta=100)
     found = trained(model, batches(67, X, Y), validation_data=batches(67, X, Y), callbacks=[stop], epochs=9)

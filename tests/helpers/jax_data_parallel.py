@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from keras_logit_adjust.data import LongTailSampler
-from keras_logit_adjust.layers import PriorAwareDense
+from keras_logit_adjust.layers import PriorAwareDense, StreamingPriorDense
 from keras_logit_adjust.losses import (
     AdaptiveMarginCrossentropy,
     BinaryLogitAdjustedCrossentropy,
@@ -107,7 +107,7 @@ def weighted():
 def counting():
     """A head whose prior is counted in the step."""
     inputs = keras.Input((5,))
-    model = CountingModel(inputs, PriorAwareDense(4, StreamingPrior(4), name="head")(inputs))
+    model = CountingModel(inputs, StreamingPriorDense(4, StreamingPrior(4), name="head")(inputs))
     model.compile(keras.optimizers.SGD(0.5), cross_entropy(), metrics=metrics())
     return model, {"x": x[:128], "y": ids[:128]}
 

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from helpers.mirrored_fit import on_one_and_two_devices
-from keras_logit_adjust.layers import PriorAwareDense
+from keras_logit_adjust.layers import StreamingPriorDense
 from keras_logit_adjust.losses import FocalCrossentropy
 from keras_logit_adjust.priors import CountingModel, StreamingPrior
 
@@ -24,7 +24,7 @@ def trained(strategy, options, y):
     with strategy.scope():
         keras.utils.set_random_seed(0)
         inputs, streaming = keras.Input((5,)), StreamingPrior(4, **options)
-        model = CountingModel(inputs, PriorAwareDense(4, streaming)(inputs))
+        model = CountingModel(inputs, StreamingPriorDense(4, streaming)(inputs))
         # Cross-entropy that averages over all replicas, where Keras's own averages on each.
         model.compile(keras.optimizers.SGD(0.5), FocalCrossentropy(gamma=0, ignore_class=options.get("ignore_class")))
     history = model.fit(x, y, batch_size=64, epochs=2, shuffle=False, verbose=0)
