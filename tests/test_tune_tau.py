@@ -8,17 +8,13 @@ import pytest
 from helpers.posthoc_models import COUNTS as MODEL_COUNTS
 from helpers.posthoc_models import GRAPHS, Subclassed, build, conv, numpy, rows, sequential, softmax
 from keras import layers
+from reference import log_prior
 
 import keras_logit_adjust as kla
 from keras_logit_adjust import held_out
 from keras_logit_adjust.held_out.tau import pool
 
 COUNTS = [500, 150, 40, 10]
-
-
-def log_prior(counts):
-    counts = np.asarray(counts, "float64")
-    return np.log(counts) - np.log(counts.sum())
 
 
 def gaussian(rng, counts, each, scale=1.0, signal=1.5):
