@@ -5,15 +5,15 @@ import decimal
 import numpy as np
 
 
-def log_prior(counts):
-    """log π_y = log(n_y / Σ n)."""
-    total = sum(float(n) for n in counts)
-    return np.array([np.log(float(n) / total) for n in counts])
+def log_prior(counts, smoothing=0):
+    """log π_y = log(n_y + s) − log Σ (n + s)."""
+    counts = [float(n) + smoothing for n in counts]
+    return np.array([np.log(n) - np.log(sum(counts)) for n in counts])
 
 
 def log_odds(positive_counts, num_examples):
-    """log(π_l / (1 − π_l)) with π_l = n_l / N."""
-    return np.array([np.log(n / (num_examples - n)) for n in positive_counts])
+    """log(π_l / (1 − π_l)) with π_l = n_l / N, as log n_l − log(N − n_l)."""
+    return np.array([np.log(n) - np.log(num_examples - n) for n in positive_counts])
 
 
 def adjusted_crossentropy(label, logits, counts, tau):
@@ -26,9 +26,14 @@ def adjusted_crossentropy(label, logits, counts, tau):
 
 
 def softmax(scores):
-    """e^{g_y − max g} / Σ e^{g_y' − max g}."""
-    exponentials = [np.exp(score - max(scores)) for score in scores]
-    return np.array([value / sum(exponentials) for value in exponentials])
+    """e^{g_y − max g} / Σ e^{g_y' − max g} over the last axis."""
+    exponentials = np.exp(scores - np.max(scores, axis=-1, keepdims=True))
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)
+
+
+def sigmoid(scores):
+    """1 / (1 + e^{−g})."""
+    return 1 / (1 + np.exp(-np.asarray(scores)))
 
 
 def crossentropy(targets, scores):

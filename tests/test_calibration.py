@@ -5,9 +5,9 @@ import json
 import keras
 import numpy as np
 import pytest
-from helpers.posthoc_models import sigmoid, softmax
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference import sigmoid, softmax
 
 from keras_logit_adjust.held_out import calibrate, calibration_error, reliability
 from keras_logit_adjust.layers import Calibration

@@ -8,19 +8,9 @@ import zipfile
 import keras
 import numpy as np
 import pytest
-from helpers.posthoc_models import (
-    COUNTS,
-    WIDTH,
-    Subclassed,
-    adjusted_by_hand,
-    log_prior,
-    numpy,
-    rows,
-    sequential,
-    softmax,
-    with_loss,
-)
+from helpers.posthoc_models import COUNTS, WIDTH, Subclassed, adjusted_by_hand, numpy, rows, sequential, with_loss
 from keras import layers
+from reference import log_prior, softmax
 
 import keras_logit_adjust as kla
 from keras_logit_adjust import held_out, serving

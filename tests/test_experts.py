@@ -10,15 +10,14 @@ from helpers.posthoc_models import (
     build,
     functional,
     half,
-    log_prior,
     numpy,
     randomize,
     rows,
     sequential,
     several_inputs,
-    softmax,
 )
 from keras import layers
+from reference import log_prior, softmax
 
 import keras_logit_adjust as kla
 from keras_logit_adjust.layers import LogitAdjustment, PriorAwareDense

@@ -57,3 +57,9 @@ def test_the_oracle_never_imports_the_package():
 @pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda path: path.stem)
 def test_a_test_file_imports_no_other_test_file(path):
     assert [name for name in imported_by(path) if name.split(".")[-1].startswith("test_")] == []
+
+
+@pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda path: path.stem)
+def test_the_name_of_a_test_has_at_most_70_characters(path):
+    functions = [node.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
+    assert [name for name in functions if name.startswith("test_") and len(name) > 70] == []

@@ -5,6 +5,7 @@ import json
 import keras
 import numpy as np
 import pytest
+from helpers.arrays import array
 
 import keras_logit_adjust as kla
 from keras_logit_adjust.layers import CosineDense, LogitAdjustment, PriorAwareDense
@@ -21,10 +22,6 @@ def adjustment(counts=COUNTS, tau=1.0, target=None):
     counts = np.asarray(counts, "float64")
     value = np.asarray(tau) * np.log(counts / counts.sum())
     return value if target is None else value - np.log(np.asarray(target) / np.sum(target))
-
-
-def array(tensor):
-    return keras.ops.convert_to_numpy(tensor)
 
 
 def assert_rounded(actual, expected):

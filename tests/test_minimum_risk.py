@@ -3,20 +3,13 @@
 import keras
 import numpy as np
 import pytest
+from helpers.arrays import array
+from reference import softmax
 
 import keras_logit_adjust as kla
 from keras_logit_adjust.layers import MinimumRiskDecision
 
 COSTS = np.array([[0.0, 1.0, 7.0, 0.5], [20.0, 0.0, 2.0, 0.5], [3.0, 5.0, -1.0, 0.5]])  # the last decision: ask
-
-
-def array(tensor):
-    return keras.ops.convert_to_numpy(tensor)
-
-
-def softmax(logits):
-    e = np.exp(logits - logits.max(-1, keepdims=True))
-    return e / e.sum(-1, keepdims=True)
 
 
 def expected_costs(probabilities, costs):

@@ -193,7 +193,7 @@ def float32_copies(loss, labels, logits):
 
 
 @pytest.mark.parametrize("dtype", HALVES)
-def test_half_precision_logits_have_no_more_float32_copies_than_in_keras_s_loss(dtype):
+def test_half_precision_logits_have_no_more_float32_copies_than_in_keras(dtype):
     logits, labels = ops.cast(half_logits(dtype).astype("float32"), dtype), ops.convert_to_tensor(np.tile(IDS, 3))
     theirs = float32_copies(keras.losses.SparseCategoricalCrossentropy(from_logits=True), labels, logits)
     ours = float32_copies(kla.losses.LogitAdjustedCrossentropy(COUNTS), labels, logits)

@@ -32,7 +32,7 @@ def test_importing_the_package_loads_nothing_heavy_that_keras_does_not():
 
 
 @pytest.mark.skipif(keras.backend.backend() == "tensorflow", reason="TensorFlow is the backend of this run")
-def test_everything_but_tensorflow_data_works_where_tensorflow_is_not_installed():
+def test_all_but_tensorflow_data_works_without_tensorflow():
     code = """
 import sys
 sys.modules["tensorflow"] = None  # an import of it now fails
@@ -80,14 +80,6 @@ def test_a_circle_of_imports_inside_a_room_is_seen(tmp_path):
     (room / "first.py").write_text("from house.priors import second\n")
     (room / "second.py").write_text("import house.priors.first\n")
     assert draw_imports.circles(tmp_path / "house") == ["house.priors.first → house.priors.second → house.priors.first"]
-
-
-def test_public_names_are_listed_and_documented():
-    for name in kla.__all__:
-        assert getattr(kla, name).__doc__, name
-    for module in (kla.data, kla.losses, kla.posthoc):
-        for name in module.__all__:
-            assert getattr(module, name).__doc__, name
 
 
 CONFIGURED = [
@@ -139,7 +131,7 @@ def _assert_plain(leaf):
     assert leaf is None or type(leaf) in (bool, int, float, str), type(leaf)
 
 
-def test_without_matplotlib_all_but_figures_works_and_figures_say_what_is_missing():
+def test_without_matplotlib_only_figures_fail_and_say_what_is_missing():
     code = """
 import importlib.util, sys
 find_spec = importlib.util.find_spec

@@ -87,7 +87,7 @@ def test_a_report_fits_its_window_and_shows_all_of_its_parts(name, device, opene
 
 
 @pytest.mark.slow
-def test_on_a_phone_the_table_scrolls_in_its_box_under_the_names_of_its_methods(opened):
+def test_on_a_phone_the_table_scrolls_under_the_names_of_its_methods(opened):
     page = opened(NAMES[0], **PHONE)
     box = page.locator(".scroll").first
     name, last = box.locator("tbody th").first, box.locator("thead th").last

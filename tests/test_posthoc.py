@@ -11,14 +11,13 @@ from helpers.posthoc_models import (
     adjusted_by_hand,
     branching,
     build,
-    log_prior,
     numpy,
     randomize,
     rows,
     sequential,
-    softmax,
 )
 from keras import layers, ops
+from reference import log_prior, softmax
 
 import keras_logit_adjust as kla
 

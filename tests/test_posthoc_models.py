@@ -15,13 +15,13 @@ from helpers.posthoc_models import (
     Subclassed,
     adjusted_by_hand,
     build,
-    log_prior,
     numpy,
     reload,
     rows,
     sequential,
 )
 from keras import layers, ops
+from reference import log_prior
 
 import keras_logit_adjust as kla
 

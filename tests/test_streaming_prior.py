@@ -1,10 +1,13 @@
 """A prior counted while the model trains: its arithmetic, who takes it, and the head that follows it."""
 
 import json
+from functools import partial
 
 import keras
 import numpy as np
 import pytest
+import reference
+from helpers.arrays import array
 
 import keras_logit_adjust as kla
 from keras_logit_adjust.layers import LogitAdjustment, PriorAwareDense, StreamingPriorDense
@@ -16,10 +19,7 @@ VECTOR = [0.5, 1.0, 3.0]
 IDS = np.array([0, 2, 0, 0, 1, 0])
 COUNTS = [4, 1, 1]
 SOFT = np.array([[0.5, 0.25, 0.25], [0.0, 1.0, 0.0], [0.125, 0.0, 0.875]])
-
-
-def array(tensor):
-    return keras.ops.convert_to_numpy(tensor)
+log_prior = partial(reference.log_prior, smoothing=1)
 
 
 def counted(counts=COUNTS, **kwargs):
@@ -27,11 +27,6 @@ def counted(counts=COUNTS, **kwargs):
     streaming = StreamingPrior(len(counts), **kwargs)
     streaming.update(np.repeat(np.arange(len(counts)), counts))
     return streaming
-
-
-def log_prior(counts, smoothing=1.0):
-    smoothed = np.asarray(counts, "float64") + smoothing
-    return np.log(smoothed / smoothed.sum())
 
 
 def decayed(batches, half_life, num_classes):
@@ -144,7 +139,7 @@ def test_the_snapshot_is_the_smoothed_prior_in_float64(smoothing):
     assert snapshot.dtype == np.float64
     assert abs(snapshot.sum() - 1) < 1e-15
     np.testing.assert_array_equal(snapshot, kla.priors.prior([7, 0, 2], smoothing=smoothing))
-    np.testing.assert_allclose(array(streaming.log_prior()), log_prior([7, 0, 2], smoothing), rtol=1e-6)
+    np.testing.assert_allclose(array(streaming.log_prior()), log_prior([7, 0, 2], smoothing=smoothing), rtol=1e-6)
     assert keras.backend.standardize_dtype(streaming.log_prior().dtype) == "float32"
 
 
@@ -260,7 +255,7 @@ def test_the_head_follows_the_prior_in_training_and_is_plain_in_inference(rng, t
     head = StreamingPriorDense(3, streaming, tau=tau, target_prior=target, bias_initializer="ones")
     log_target = 0 if target is None else np.log(TARGET)
     for counts in ([0, 0, 0], COUNTS, [8, 2, 2]):
-        assert_trains_with(head, x, np.asarray(tau) * log_prior(counts, 0.5) - log_target)
+        assert_trains_with(head, x, np.asarray(tau) * log_prior(counts, smoothing=0.5) - log_target)
         streaming.update(IDS)
     assert len(head.trainable_weights) == 2
 

@@ -9,9 +9,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 from helpers.posthoc_models import numpy, rows, sequential
-from helpers.tau_paths import COUNTS, GRID, around, draw, log_odds, log_prior, near, quantized, single, two_class_path
+from helpers.tau_paths import COUNTS, GRID, around, draw, near, quantized, single, two_class_path
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference import log_odds, log_prior
 from scipy import stats
 
 import keras_logit_adjust as kla

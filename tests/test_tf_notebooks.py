@@ -85,7 +85,7 @@ def test_a_notebook_is_stored_as_one_run_left_it(path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_says_what_is_learned_keeps_its_constants_together_and_asserts(path):
+def test_a_notebook_teaches_has_one_cell_of_constants_and_asserts(path):
     notebook = nbformat.read(path, as_version=4)
     assert "What you will learn" in notebook.cells[0].source
     (constants,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]

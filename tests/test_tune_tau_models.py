@@ -4,9 +4,10 @@ import keras
 import numpy as np
 import pytest
 from helpers.posthoc_models import COUNTS as MODEL_COUNTS
-from helpers.posthoc_models import GRAPHS, Subclassed, build, conv, numpy, rows, sequential, softmax
-from helpers.tuned_taus import COUNTS, gaussian, log_prior, tune
+from helpers.posthoc_models import GRAPHS, Subclassed, build, conv, numpy, rows, sequential
+from helpers.tuned_taus import COUNTS, gaussian, tune
 from keras import layers
+from reference import log_prior, softmax
 
 import keras_logit_adjust as kla
 from keras_logit_adjust import held_out

@@ -11,14 +11,12 @@ from helpers.posthoc_models import (
     Subclassed,
     build,
     half,
-    log_prior,
     nested,
     numpy,
     randomize,
     reload,
     rows,
     sequential,
-    softmax,
 )
 from helpers.refused_models import (
     nested_used_twice,
@@ -31,6 +29,7 @@ from helpers.refused_models import (
     with_outputs,
 )
 from keras import layers, ops
+from reference import log_prior, softmax
 
 import keras_logit_adjust as kla
 

@@ -36,7 +36,8 @@ EQUIVALENT = pathlib.Path(__file__).with_name("mutants_equivalent.txt")
 
 # Module or folder of the core → test files: the specific ones | the others on every backend | those on TensorFlow.
 TESTS = {
-    "losses/_rivals.py": "pairwise_margin reweighted pairwise_margin_labels losses_bad_input | posthoc package | tf_losses",
+    "losses/_rivals.py": "pairwise_margin reweighted pairwise_margin_labels losses_bad_input "
+    "| posthoc package | tf_losses",
     "losses/consistency.py": "consistency | package",
     "losses/pairwise_margin.py": "pairwise_margin pairwise_margin_labels | losses_bad_input posthoc package "
     "| tf_losses",

@@ -251,7 +251,7 @@ def _cross_fit(train, data, prior, *, folds, seed, output, batch_size):
     fold, paths = _stratified_folds(y, folds, seed), []
     for k in range(folds):
         others = fold != k
-        seen = priors.count_classes(y[others], prior.size)
+        seen = priors.count_classes(y[others], num_classes=prior.size)
         classes, rows = np.flatnonzero(seen), np.flatnonzero(~others & (seen[y] > 0))
         if not rows.size:
             continue

@@ -1,9 +1,10 @@
 """Values and gradients of a loss on whichever backend runs, in every mode it compiles to."""
 
 import keras
-import numpy as np
 from keras import ops
 from keras.src.backend import set_keras_mask
+
+from helpers.arrays import as_float64
 
 BACKEND = keras.backend.backend()
 MODES = {"tensorflow": ["eager", "graph", "xla"], "jax": ["eager", "jit"], "torch": ["eager"]}[BACKEND]
@@ -14,10 +15,6 @@ def value_and_gradient(loss, y_true, logits, mode="eager"):
     y_true, logits = ops.convert_to_tensor(y_true), ops.convert_to_tensor(logits)
     value, gradient = _COMPUTE[BACKEND](loss, y_true, logits, mode)
     return as_float64(value), as_float64(gradient)
-
-
-def as_float64(tensor):
-    return np.asarray(ops.convert_to_numpy(tensor)).astype("float64")
 
 
 def with_mask(loss, mask, sample_weight=None):

@@ -6,6 +6,7 @@ Logical devices can be set up only before TensorFlow starts.
 import keras
 import numpy as np
 
+from helpers.arrays import array
 from helpers.mirrored_fit import on_one_and_two_devices
 from keras_logit_adjust.layers import StreamingPriorDense
 from keras_logit_adjust.losses import FocalCrossentropy
@@ -35,10 +36,6 @@ def trained(strategy, options, y):
         "counts": [np.sum(replica, axis=0).tolist() for replica in getattr(value, "values", [value])],
         "class_counts": streaming.class_counts.tolist(),
     }
-
-
-def array(variable):
-    return keras.ops.convert_to_numpy(variable)
 
 
 if __name__ == "__main__":

@@ -3,26 +3,12 @@
 import keras
 import numpy as np
 from keras import layers, ops
+from reference import sigmoid, softmax
+
+from helpers.arrays import as_float64 as numpy
 
 COUNTS = [90, 9, 1]
 WIDTH = 6
-
-
-def numpy(tensor):
-    return ops.convert_to_numpy(tensor).astype("float64")
-
-
-def softmax(logits):
-    shifted = np.exp(logits - logits.max(-1, keepdims=True))
-    return shifted / shifted.sum(-1, keepdims=True)
-
-
-def sigmoid(logits):
-    return 1 / (1 + np.exp(-logits))
-
-
-def log_prior(counts):
-    return np.log(np.asarray(counts, "float64") / np.sum(counts))
 
 
 def adjusted_by_hand(outputs, kind, shift):

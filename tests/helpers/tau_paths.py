@@ -4,6 +4,7 @@ import fractions
 
 import numpy as np
 from hypothesis import strategies as st
+from reference import log_prior
 
 import keras_logit_adjust as kla
 
@@ -13,16 +14,6 @@ FEW_PLACES = 6  # units in the last place: of the slope, the difference and thei
 quantized = st.integers(-3, 3).map(float)
 single = st.floats(-100, 100, width=32)
 double = st.floats(-100, 100)
-
-
-def log_prior(counts):
-    counts = np.asarray(counts, "float64")
-    return np.log(counts) - np.log(counts.sum())
-
-
-def log_odds(positives, num_examples):
-    positives = np.asarray(positives, "float64")
-    return np.log(positives) - np.log(num_examples - positives)
 
 
 def first_largest(logits, slopes, tau):

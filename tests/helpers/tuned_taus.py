@@ -3,15 +3,11 @@
 import warnings
 
 import numpy as np
+from reference import log_prior
 
 import keras_logit_adjust as kla
 
 COUNTS = [500, 150, 40, 10]
-
-
-def log_prior(counts):
-    counts = np.asarray(counts, "float64")
-    return np.log(counts) - np.log(counts.sum())
 
 
 def gaussian(rng, counts, each, scale=1.0, signal=1.5):
