@@ -62,7 +62,7 @@ def regrets(scale):
 
 def on_images(folder):
     """Figures of every way to use the same trained models, means over seeds, and paired intervals."""
-    compare(Config(), ["erm"], SEEDS, folder)
+    compare(Config(), methods=["erm"], seeds=SEEDS, output=folder)
     sets = [kla.data.load("fashion_mnist_lt", seed=seed) for seed in range(SEEDS)]
     labels, prior = sets[0].test[1], kla.priors.prior(sets[0].class_counts)
     logits = {name: [] for name in WAYS}

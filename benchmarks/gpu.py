@@ -214,13 +214,14 @@ def measure_recipe(sizes, precisions, data, runs):
     for precision in precisions:  # `compare` shows its own progress
         print(f"recipe: {precision}", file=sys.stderr, flush=True)
         config = Splits(**files, **settings, recipe="paper", validation="none", precision=precision)
-        results, predictions = compare_with_predictions(config, METHODS, len(seeds), runs / precision)
-        labels = predictions["labels"]
+        results, predictions = compare_with_predictions(
+            config, methods=METHODS, seeds=len(seeds), output=runs / precision
+        )
+        labels = predictions.labels
         for name in METHODS:
             row = {"method": name, "precision": precision, **results["methods"][name]}
             row["train_seconds"] = [results["train_seconds"].get(f"{name}_seed{seed}", 0.0) for seed in seeds]
-            right = [predictions[f"{name}_seed{seed}"].argmax(axis=-1) == labels for seed in seeds]
-            hits[name, precision] = np.stack(right)
+            hits[name, precision] = predictions.hits(name)
             if precision != precisions[0] == "float32":
                 row["versus_float32"] = statistics.paired_difference(labels, *(hits[name, p] for p in precisions[::-1]))
             rows.append(row)

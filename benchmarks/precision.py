@@ -14,7 +14,8 @@ import pathlib
 import numpy as np
 
 from keras_logit_adjust.compare import Config, report, statistics, storage
-from keras_logit_adjust.compare.run import PRECISIONS, compare_with_predictions
+from keras_logit_adjust.compare.config import PRECISIONS
+from keras_logit_adjust.compare.run import compare_with_predictions
 
 METHODS = ("erm", "la_loss")
 
@@ -24,10 +25,12 @@ def measure(seeds, runs):
     found = {}
     for precision in PRECISIONS:
         config = Config(precision=precision, validation="none")
-        results, predictions = compare_with_predictions(config, METHODS, seeds, pathlib.Path(runs) / precision)
-        labels = predictions["labels"]
+        results, predictions = compare_with_predictions(
+            config, methods=METHODS, seeds=seeds, output=pathlib.Path(runs) / precision
+        )
+        labels = predictions.labels
         for name in METHODS:
-            hits = np.stack([predictions[f"{name}_seed{seed}"].argmax(axis=-1) == labels for seed in range(seeds)])
+            hits = predictions.hits(name)
             errors = [row["balanced_error"] for row in results["methods"][name]["seeds"]]
             found[name, precision] = {"errors": errors, "hits": hits}
     return {

@@ -12,8 +12,11 @@ machines, where each replica has cores of its own and the network another latenc
 """
 
 import argparse
+import contextlib
 import json
+import os
 import pathlib
+import socket
 import subprocess
 import sys
 import tempfile
@@ -95,15 +98,27 @@ def _strategy(way):
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 
 
+def run_workers(command):
+    """Run a command as two workers of this machine, until both have ended."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("localhost", 0))) for _ in range(2)]
+        addresses = [f"localhost:{each.getsockname()[1]}" for each in sockets]
+    tasks = [{"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}} for index in range(2)]
+    workers = [subprocess.Popen(command, env={**os.environ, "TF_CONFIG": json.dumps(task)}) for task in tasks]
+    try:
+        assert [worker.wait() for worker in workers] == [0, 0]
+    finally:
+        for worker in workers:
+            worker.kill()
+
+
 def median_step(way, model_name):
     """The median step of a way, measured in processes of its own."""
-    from keras_logit_adjust.tf_distribute import launch
-
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "seconds.json"
         command = [sys.executable, __file__, "--train", way, model_name, str(path)]
         if way == "workers":
-            assert launch.run_workers(command, 2) == 0
+            run_workers(command)
         else:
             subprocess.run(command, check=True)
         return float(np.median(json.loads(path.read_text(encoding="utf-8"))))

@@ -26,7 +26,7 @@ def run(rng):
 def test_figures_are_the_ones_of_scikit_learn_and_of_a_loop(run):
     labels, logits = run
     predicted = logits.argmax(axis=-1)
-    row = statistics.figures(labels, logits, COUNTS)
+    row = statistics.figures(labels, logits, class_counts=COUNTS)
     recall = [np.mean([p == c for p, y in zip(predicted, labels, strict=True) if y == c]) for c in range(6)]
     weights = np.array([COUNTS[y] / COUNTS.sum() / (labels == y).sum() for y in labels])
     expected = {
@@ -44,7 +44,7 @@ def test_figures_are_the_ones_of_scikit_learn_and_of_a_loop(run):
 def test_a_class_without_test_examples_and_an_empty_group_are_left_out(run):
     labels, logits = run
     kept = ~np.isin(labels, [1, 4, 5])
-    row = statistics.figures(labels[kept], logits[kept], COUNTS)
+    row = statistics.figures(labels[kept], logits[kept], class_counts=COUNTS)
     predicted = logits[kept].argmax(axis=-1)
     recall = [np.mean(predicted[labels[kept] == c] == c) for c in (0, 2, 3)]
     np.testing.assert_allclose(row["balanced_error"], 100 - 100 * np.mean(recall))
@@ -67,7 +67,7 @@ def test_macro_f1_is_taken_at_the_training_prior(run):
 @pytest.mark.parametrize("predicted", [[0, 0, 0, 0], [1, 1, 1, 1], [0, 0, 1, 1], [1, 1, 0, 0]])
 def test_degenerate_predictions_have_finite_figures(predicted):
     labels = np.array([0, 0, 1, 1])
-    row = statistics.figures(labels, np.eye(2)[predicted], np.array([9, 1]))
+    row = statistics.figures(labels, np.eye(2)[predicted], class_counts=np.array([9, 1]))
     expected = f1_score(labels, predicted, average="macro", sample_weight=np.array([0.9, 0.9, 0.1, 0.1]))
     np.testing.assert_allclose(row["macro_f1"], 100 * expected)
 
@@ -173,7 +173,7 @@ def test_an_interval_repeats_bit_for_bit(pair):
 
 
 def test_the_paper_recipe_warms_up_and_drops_where_the_paper_says():
-    recipe = recipes.find_recipe("paper", "cifar10_lt")
+    recipe = recipes.find_recipe("paper", dataset="cifar10_lt")
     assert (recipe.epochs, recipe.batch_size, recipe.weight_decay, recipe.augment) == (200, 128, 1e-4, True)
     warm_up = [0.1 * k / 5 for k in (1, 2, 3, 4, 5)]
     np.testing.assert_allclose([recipe.rate(e) for e in range(6)], [*warm_up, 0.1])
@@ -187,7 +187,7 @@ def test_the_paper_recipe_warms_up_and_drops_where_the_paper_says():
     [("cifar10_lt", 1241, 20, (604, 926, 1128)), ("cifar100_lt", 1419, 22, (691, 1059, 1290))],
 )
 def test_the_released_recipe_is_the_one_of_the_released_code(dataset, epochs, warm_up, drops):
-    recipe = recipes.find_recipe("released", dataset)
+    recipe = recipes.find_recipe("released", dataset=dataset)
     assert recipe.epochs == epochs and recipe.optimizer().nesterov
     np.testing.assert_allclose(recipe.rate(0), 0.1 / warm_up)
     np.testing.assert_allclose(recipe.rate(warm_up - 1), 0.1)
@@ -196,24 +196,24 @@ def test_the_released_recipe_is_the_one_of_the_released_code(dataset, epochs, wa
 
 
 def test_a_schedule_is_squeezed_to_fewer_epochs():
-    recipe = recipes.find_recipe("paper", "any", epochs=20, batch_size=7)
+    recipe = recipes.find_recipe("paper", dataset="any", epochs=20, batch_size=7)
     assert (recipe.epochs, recipe.batch_size) == (20, 7)
     np.testing.assert_allclose([recipe.rate(e) for e in (0, 15, 16, 17, 18, 19)], [0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
-    recipe = recipes.find_recipe("paper", "any", epochs=400)
+    recipe = recipes.find_recipe("paper", dataset="any", epochs=400)
     np.testing.assert_allclose([recipe.rate(e) for e in (0, 9, 319, 320, 360)], [0.01, 0.1, 0.1, 0.01, 0.001])
 
 
 def test_the_quick_recipe_is_adam_at_one_rate():
-    recipe = recipes.find_recipe("quick", "fashion_mnist_lt")
+    recipe = recipes.find_recipe("quick", dataset="fashion_mnist_lt")
     assert isinstance(recipe.optimizer(), keras.optimizers.Adam)
     assert {recipe.rate(epoch) for epoch in range(recipe.epochs)} == {2e-3}
 
 
 def test_the_released_recipe_is_refused_for_other_data():
     with pytest.raises(
-        ValueError, match=r"for cifar10_lt and cifar100_lt\. Received data set 'x': use --recipe paper, strong"
+        ValueError, match=r"for cifar10_lt and cifar100_lt\. Received: dataset='x'\. Choose 'paper', 'strong'"
     ):
-        recipes.find_recipe("released", "x")
+        recipes.find_recipe("released", dataset="x")
 
 
 @pytest.mark.parametrize(
@@ -232,15 +232,18 @@ def test_the_model_follows_the_shape_of_the_examples(name, shape, expected):
 
 @pytest.mark.parametrize(("name", "shape"), [("linear", (8, 8, 1)), ("cosine", (8, 8, 1)), ("resnet32", (7,))])
 def test_a_model_that_does_not_take_the_examples_is_refused(name, shape):
-    with pytest.raises(ValueError, match=rf"Model '{name}' does not take .*{shape[0]}.*: use --model auto"):
+    with pytest.raises(ValueError, match=rf"`model` '{name}' does not take .*{shape[0]}.*\. Choose 'auto'"):
         recipes.resolve_model(name, shape)
 
 
 def test_a_cosine_model_has_no_room_for_another_head():
-    recipe = recipes.find_recipe("quick", "any")
+    recipe = recipes.find_recipe("quick", dataset="any")
     heads = {name: METHODS[name].head(COUNTS) for name in ("erm", "la_head")}
-    assert recipes.build_model("cosine", (7,), 6, models.dense_head, recipe).name == "linear"
-    with pytest.raises(ValueError, match=r"'cosine' has a head of its own: method 'la_head' needs --model linear"):
+    assert (
+        recipes.build_model("cosine", models.dense_head, example_shape=(7,), num_classes=6, recipe=recipe).name
+        == "linear"
+    )
+    with pytest.raises(ValueError, match=r"'cosine' has a head of its own: method 'la_head' needs 'linear'"):
         recipes.check_heads("cosine", heads)
     recipes.check_heads("linear", heads)
 
@@ -249,9 +252,12 @@ def test_a_cosine_model_has_no_room_for_another_head():
     "num_examples, batch_size, epochs", [(2228, None, 20), (360, None, 120), (50_000, None, 20), (360, 36, 36)]
 )
 def test_a_small_training_set_gets_more_epochs_of_the_quick_recipe(num_examples, batch_size, epochs):
-    recipe = recipes.find_recipe("quick", "any", None, batch_size, num_examples)
+    recipe = recipes.find_recipe("quick", dataset="any", epochs=None, batch_size=batch_size, num_examples=num_examples)
     assert recipe.epochs == epochs
-    assert recipes.find_recipe("quick", "any", 3, batch_size, num_examples).epochs == 3
+    assert (
+        recipes.find_recipe("quick", dataset="any", epochs=3, batch_size=batch_size, num_examples=num_examples).epochs
+        == 3
+    )
 
 
 # --- methods ---------------------------------------------------------------------------------------------------------
@@ -262,8 +268,10 @@ def test_post_hoc_subtracts_the_log_prior_from_the_logits_of_erm():
     logits = np.array([[1.0, 2.0, 3.0]], "float32")
     assert trainings_of("la_posthoc") == ("erm",)
     expected = [[1 - np.log(0.9), 2 - np.log(0.09), 3 - np.log(0.01)]]
-    np.testing.assert_allclose(METHODS["la_posthoc"].correct(logits, {}, counts, 1.0), expected, rtol=1e-6)
-    halfway = METHODS["la_posthoc_tuned"].correct(logits, {}, counts, 0.5)
+    np.testing.assert_allclose(
+        METHODS["la_posthoc"].correct(logits, run=None, class_counts=counts, tau=1.0), expected, rtol=1e-6
+    )
+    halfway = METHODS["la_posthoc_tuned"].correct(logits, run=None, class_counts=counts, tau=0.5)
     np.testing.assert_allclose(halfway, (logits + np.array(expected)) / 2, rtol=1e-6)
 
 

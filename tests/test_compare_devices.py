@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import re
 import subprocess
 import sys
 
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 from helpers.rows import CONFIG, ROWS, enter_folder_of_rows
 
-from keras_logit_adjust import __main__, tf_distribute
+from keras_logit_adjust import tf_distribute
 from keras_logit_adjust.compare import Config, compare, devices
 
 BACKEND = keras.backend.backend()
@@ -29,9 +28,9 @@ def folder(tmp_path, monkeypatch):
     "options, match",
     [
         ({"strategy": "tpu"}, "`strategy` must be one of 'mirrored', 'multi_worker', 'jax_data_parallel'"),
-        ({"devices": 2}, "--devices needs --strategy: mirrored, multi_worker, jax_data_parallel"),
+        ({"devices": 2}, "`devices` needs a `strategy`: mirrored, multi_worker, jax_data_parallel"),
         ({"strategy": "mirrored", "devices": 0}, "`devices` must be an integer of at least 1"),
-        ({"strategy": "mirrored", "recipe": "strong"}, "'strong' mixes its batches in NumPy.*--strategy mirrored"),
+        ({"strategy": "mirrored", "recipe": "strong"}, "'strong' mixes its batches in NumPy.*strategy='mirrored'"),
     ],
 )
 def test_a_setting_that_cannot_be_is_refused_when_it_is_made(options, match):
@@ -40,50 +39,30 @@ def test_a_setting_that_cannot_be_is_refused_when_it_is_made(options, match):
 
 
 @pytest.mark.parametrize("strategy", [name for name in devices.STRATEGIES if name != OWN])
-def test_a_strategy_of_another_backend_is_refused_and_leaves_nothing_behind(strategy, folder):
+def test_a_strategy_of_another_backend_is_refused_and_leaves_nothing(strategy, folder):
     if BACKEND == "tensorflow" and strategy == "multi_worker":
         match = "TF_CONFIG, which is missing"
     else:
         needed = "jax" if strategy == "jax_data_parallel" else "tensorflow"
-        match = f"--strategy {strategy} is of Keras's {needed} backend. Received: backend '{BACKEND}'.*KERAS_BACKEND="
+        match = f"`strategy` '{strategy}' is of Keras's {needed} backend. Received: backend '{BACKEND}'.*KERAS_BACKEND="
     with pytest.raises(ValueError, match=f"(?s){match}"):
-        compare(dataclasses.replace(CONFIG, strategy=strategy), ["erm"], 1, "out")
+        compare(dataclasses.replace(CONFIG, strategy=strategy), methods=["erm"], seeds=1, output="out")
     assert not (folder / "out").exists()
 
 
 @pytest.mark.skipif(OWN is None, reason="torch has no strategy here")
-def test_more_devices_than_there_are_and_batches_that_do_not_divide_are_refused(folder, monkeypatch):
+def test_too_many_devices_and_batches_that_do_not_divide_are_refused(folder, monkeypatch):
     keras.ops.convert_to_numpy(keras.ops.ones(1))  # the backend has started, with the devices it has
-    with pytest.raises(ValueError, match="--devices 64 are more than there are. Found [0-9]+ "):
-        compare(dataclasses.replace(CONFIG, strategy=OWN, devices=64), ["erm"], 1, "out")
+    with pytest.raises(ValueError, match="`devices` must be at most [0-9]+, the .* Received: 64"):
+        compare(dataclasses.replace(CONFIG, strategy=OWN, devices=64), methods=["erm"], seeds=1, output="out")
 
     class Three(devices.OneDevice):
         number = 3
 
     monkeypatch.setattr(devices, "OneDevice", Three)
-    with pytest.raises(ValueError, match="(?s)must divide by the devices.*batches of 8 for 3 devices.*--batch-size"):
-        compare(dataclasses.replace(CONFIG, batch_size=8), ["erm"], 1, "out")
+    with pytest.raises(ValueError, match="`batch_size` must divide by the devices.*batches of 8 for 3 devices"):
+        compare(dataclasses.replace(CONFIG, batch_size=8), methods=["erm"], seeds=1, output="out")
     assert not (folder / "out").exists()
-
-
-@pytest.mark.parametrize(
-    "options, match",
-    [
-        (["--workers", "0"], "`workers` must be an integer of at least 1"),
-        (["--workers", "2", "--strategy", "mirrored"], "(?s)--workers N stands for N processes.*--strategy mirrored"),
-        (["--workers", "2", "--strategy", "multi_worker", "--devices", "3"], "(?s)--workers 2.*--devices 3"),
-    ],
-)
-def test_contradictory_workers_are_refused_before_any_is_started(options, match, capsys, monkeypatch):
-    monkeypatch.setattr(subprocess, "Popen", None)
-    assert __main__.main(["compare", *ROWS, *options]) == 2
-    assert re.search(match, capsys.readouterr().err)
-
-
-@pytest.mark.skipif(BACKEND == "tensorflow", reason="TensorFlow is what workers need")
-def test_workers_of_another_backend_are_refused(capsys):
-    assert __main__.main(["compare", *ROWS, "--workers", "2"]) == 2
-    assert f"--workers needs Keras's tensorflow backend. Received: backend '{BACKEND}'" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(BACKEND == "tensorflow", reason="TensorFlow is what it is for")

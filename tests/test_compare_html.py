@@ -310,7 +310,7 @@ def test_the_figure_of_a_study_is_on_its_page(name):
 # --- pieces ----------------------------------------------------------------------------------------------------------
 
 
-def test_code_in_a_text_may_break_after_an_underscore_and_all_else_is_escaped():
+def test_code_may_break_after_an_underscore_and_all_else_is_escaped():
     assert html.text("`a_b` <i>") == "<code>a_<wbr />b</code> &lt;i&gt;"
     assert html.text(html.text("`a` & b")) == "<code>a</code> &amp; b"
 

@@ -8,10 +8,10 @@ import keras
 import numpy as np
 import pytest
 import reference
-from helpers.rows import CONFIG, ROWS, enter_folder_of_rows, read_json
+from helpers.rows import CONFIG, ROWS, enter_folder_of_rows, made_up_run, read_json
 
 import keras_logit_adjust as kla
-from keras_logit_adjust import __main__, data, layers
+from keras_logit_adjust import cli, data, layers
 from keras_logit_adjust.compare import (
     METHODS,
     Config,
@@ -20,11 +20,11 @@ from keras_logit_adjust.compare import (
     feeding,
     recipes,
     report,
-    run,
     training,
     tuning,
 )
 from keras_logit_adjust.compare.published import published_error
+from keras_logit_adjust.compare.records import Run
 
 TUNED, ORACLES = ("weight_norm_tuned", "la_posthoc_tuned"), ("weight_norm_oracle", "la_posthoc_oracle")
 TABLE_3 = ["erm", "weight_norm", TUNED[0], "adaptive", "equalized", "la_posthoc", TUNED[1], "la_loss"]
@@ -41,15 +41,15 @@ def folder(tmp_path, monkeypatch):
 @pytest.fixture
 def trained(monkeypatch):
     """Puts random logits in the place of training; holds the names of the runs it stood in for."""
-    calls, names = [], {id(METHODS[name]): name for name in METHODS}
+    calls = []
 
-    def train(config, recipe, method, dataset, bar, devices):
-        calls.append(names[id(method)])
+    def train(name, dataset, **_):
+        calls.append(name)
         rng, size = np.random.default_rng([dataset.seed, len(calls)]), dataset.num_classes
         kept = {key: rng.normal(size=(getattr(dataset, key)[1].size, size)) for key in ("test", "validation")}
         arrays = {f"{key}_logits": values.astype("float32") for key, values in kept.items()}
         head = {"class_norms": rng.uniform(0.5, 2, size), "bias": rng.normal(size=size)}
-        return {**arrays, **head, "loss": np.array([1.0]), "seconds": np.array(0.5)}
+        return made_up_run(name, dataset, **arrays, **head)
 
     monkeypatch.setattr(training, "train", train)
     return calls
@@ -59,7 +59,9 @@ def trained(monkeypatch):
 def built(monkeypatch):
     """The models that a comparison trains for real."""
     models, build = [], recipes.build_model
-    monkeypatch.setattr(recipes, "build_model", lambda *args: models.append(build(*args)) or models[-1])
+    monkeypatch.setattr(
+        recipes, "build_model", lambda *args, **options: models.append(build(*args, **options)) or models[-1]
+    )
     return models
 
 
@@ -67,7 +69,7 @@ def built(monkeypatch):
 
 
 def test_paper_is_the_eight_rows_of_table_3_in_its_order(trained, folder):
-    assert __main__.main(["compare", *ROWS, "--methods", "paper", "--seeds", "1", "--output", "out"]) == 0
+    assert cli.main(["compare", *ROWS, "--methods", "paper", "--seeds", "1", "--output", "out"]) == 0
     assert list(read_json(folder / "out" / "results.json")["methods"]) == TABLE_3
     assert trained == ["erm", "adaptive", "equalized", "la_loss"]
     rows = re.findall(r"^\| `(\w+)`", (folder / "out" / "report.md").read_text(encoding="utf-8"), re.MULTILINE)
@@ -75,7 +77,7 @@ def test_paper_is_the_eight_rows_of_table_3_in_its_order(trained, folder):
 
 
 def test_a_group_goes_with_other_names_and_repeats_none(trained):
-    assert list(compare(CONFIG, ["la_head", "paper", "erm"], 1)["methods"]) == ["la_head", *TABLE_3]
+    assert list(compare(CONFIG, methods=["la_head", "paper", "erm"], seeds=1)["methods"]) == ["la_head", *TABLE_3]
 
 
 def plainly(scores_of_label, targets, logits):
@@ -129,7 +131,7 @@ LOSSES = {
 }
 
 
-def test_every_row_is_trained_here_or_uses_the_model_of_erm_or_of_several_rows():
+def test_every_row_is_trained_or_uses_the_model_of_erm_or_of_several():
     experts = {name for name, method in METHODS.items() if method.experts}
     assert LOSSES.keys() == {name for name, method in METHODS.items() if method.trained_as is None} - experts
     assert {METHODS[name].trained_as for name in METHODS.keys() - LOSSES.keys() - experts} == {"erm"}
@@ -137,7 +139,7 @@ def test_every_row_is_trained_here_or_uses_the_model_of_erm_or_of_several_rows()
 
 
 def test_experts_are_averaged_by_their_log_probabilities(built, folder):
-    results = compare(CONFIG, ["product_of_experts"], 1, "out")
+    results = compare(CONFIG, methods=["product_of_experts"], seeds=1, output="out")
     assert list(results["methods"]) == ["erm", "product_of_experts"] and len(built) == 3
     x = training.Scaler(CONFIG.load(0).train[0])(CONFIG.load(0).test[0])
     probabilities = [keras.ops.convert_to_numpy(keras.ops.softmax(model(x))).astype("float64") for model in built]
@@ -159,7 +161,7 @@ def test_a_row_has_the_loss_its_title_names_smoothed_or_not(name, smoothing, rng
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_heads_are_dense_but_for_ldams_cosines_times_30_and_the_one_that_knows_the_prior(name, rng):
+def test_heads_are_dense_but_for_ldams_cosines_and_the_prior_aware_one(name, rng):
     head = METHODS[name].head(COUNTS)(4)
     x = rng.normal(size=(5, 3)).astype("float32")
     found = keras.ops.convert_to_numpy(head(x)).astype("float64")
@@ -177,7 +179,7 @@ def test_heads_are_dense_but_for_ldams_cosines_times_30_and_the_one_that_knows_t
         np.testing.assert_allclose(shift, np.tile(np.log(PRIOR), (5, 1)), rtol=1e-5, atol=1e-5)
 
 
-def test_the_margin_of_the_rarest_class_is_half_the_scale_of_the_cosine_head():
+def test_the_margin_of_the_rarest_class_is_half_the_scale_of_the_head():
     for name in ("adaptive", "adaptive_drw"):
         scale = METHODS[name].head(COUNTS)(4).scale
         margins = [0.5 * scale * (COUNTS.min() / n) ** 0.25 for n in COUNTS]
@@ -185,7 +187,7 @@ def test_the_margin_of_the_rarest_class_is_half_the_scale_of_the_cosine_head():
 
 
 @pytest.mark.parametrize(("epochs", "start"), [(200, 160), (10, 8), (3, 2)])
-def test_deferred_weights_by_effective_number_start_at_four_fifths_of_training(epochs, start):
+def test_deferred_weights_start_at_four_fifths_of_training(epochs, start):
     for name in METHODS.keys() - {"adaptive_drw"}:
         assert METHODS[name].callbacks(COUNTS, epochs) == []
     (callback,) = METHODS["adaptive_drw"].callbacks(COUNTS, epochs)
@@ -197,7 +199,7 @@ def test_deferred_weights_by_effective_number_start_at_four_fifths_of_training(e
 
 
 def test_weight_normalization_is_the_packages_own_without_a_bias(built, folder):
-    compare(CONFIG, ["weight_norm"], 1, "out")
+    compare(CONFIG, methods=["weight_norm"], seeds=1, output="out")
     dataset, (model,) = CONFIG.load(0), built
     assert np.abs(model.layers[-1].get_weights()[1]).max() > 1e-3
     x = training.Scaler(dataset.train[0])(dataset.test[0])
@@ -209,45 +211,45 @@ def test_weight_normalization_is_the_packages_own_without_a_bias(built, folder):
 
 
 @pytest.mark.parametrize("tau", [0.0, 0.5, 2.0])
-def test_weight_normalization_divides_by_a_power_of_the_norms_what_is_not_bias(tau, rng):
+def test_weight_normalization_divides_all_but_the_bias_by_a_power_of_norms(tau, rng):
     features, kernel, bias = rng.normal(size=(6, 3)), rng.normal(size=(3, 4)), rng.normal(size=4)
     norms = [np.sqrt(sum(w**2 for w in column)) for column in kernel.T]
-    kept = {"bias": bias, "class_norms": np.array(norms)}
-    found = METHODS["weight_norm"].correct((features @ kernel + bias).astype("float32"), kept, COUNTS, tau)
+    kept = types.SimpleNamespace(bias=bias, class_norms=np.array(norms))
+    logits = (features @ kernel + bias).astype("float32")
+    found = METHODS["weight_norm"].correct(logits, run=kept, class_counts=COUNTS, tau=tau)
     expected = [[features[i] @ kernel[:, c] / norms[c] ** tau for c in range(4)] for i in range(6)]
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("recipe_epochs", [2, 30])
-def test_retraining_gives_a_new_head_on_features_that_stay(recipe_epochs, rng, monkeypatch):
-    monkeypatch.setattr(training, "RETRAINING_EPOCHS", 3)
+def test_retraining_gives_a_new_head_on_features_that_stay(rng):
     inputs = keras.Input((4,))
     features = keras.layers.BatchNormalization()(keras.layers.Dense(5, activation="relu")(inputs))
     model = keras.Model(inputs, keras.layers.Dense(3, name="head")(features))
     model.layers[-1].set_weights([np.full((5, 3), 1e6), np.full(3, 1e6)])
     before = [w.copy() for layer in model.layers[:-1] for w in layer.get_weights()]
-    recipe = recipes.Recipe(recipe_epochs, batch_size=8, learning_rate=1e-3)
+    recipe = recipes.Recipe(3, batch_size=8, learning_rate=1e-3)
     x, y = rng.normal(size=(30, 4)).astype("float32"), np.repeat([0, 1, 2], [20, 7, 3])
     bar = types.SimpleNamespace(set_postfix=lambda **_: None, update=lambda: bar.steps.append(1), steps=[])
-    own = feeding.Training(x, y, recipe, 3, 0, "balanced")
-    losses = training._retrain_head(model, recipe, own, np.array([20, 7, 3]), bar, devices.OneDevice())
-    assert len(losses) == len(bar.steps) == min(3, recipe_epochs)
+    own = feeding.Training(x, y, recipe=recipe, num_classes=3, seed=0, strategy="balanced")
+    counts = np.array([20, 7, 3])
+    losses = training._retrain_head(model, own, class_counts=counts, devices=devices.OneDevice(), bar=bar)
+    assert len(losses) == len(bar.steps) == 3
     after = [w for layer in model.layers[:-1] for w in layer.get_weights()]
     assert all((a == b).all() for a, b in zip(after, before, strict=True)) and len(after) == 6
     assert np.abs(model.layers[-1].get_weights()[0]).max() < 2  # none of the old head is left
 
 
-def test_methods_draw_their_batches_as_they_say_and_retraining_is_counted_in_the_epochs(monkeypatch, folder):
+def test_methods_draw_their_batches_as_they_say_and_count_retraining(monkeypatch, folder):
     asked, plain = [], feeding.Training
 
-    def training_of(*arguments):
-        asked.append(arguments[5])
-        return plain(*arguments)
+    def training_of(*arguments, strategy, **options):
+        asked.append((strategy, options["recipe"].epochs))
+        return plain(*arguments, strategy=strategy, **options)
 
     monkeypatch.setattr(feeding, "Training", training_of)
     config = dataclasses.replace(CONFIG, epochs=2)
-    compare(config, ["erm", "crt", "balanced_sampler", "square_root_sampler_la"], 1, "out")
-    assert asked == [None, None, "balanced", "balanced", "square_root"]
+    compare(config, methods=["erm", "crt", "balanced_sampler", "square_root_sampler_la"], seeds=1, output="out")
+    assert [strategy for strategy, _ in asked] == [None, None, "balanced", "balanced", "square_root"]
     with np.load(folder / "out" / "runs" / "crt_seed0.npz") as stored:
         assert stored["loss"].shape == (2 + 2,)
     recipe = recipes.Recipe(50)
@@ -263,7 +265,7 @@ def test_a_loss_is_adjusted_to_what_the_sampler_feeds_and_never_twice(monkeypatc
         return made[-1][1]
 
     monkeypatch.setitem(METHODS, "square_root_sampler_la", dataclasses.replace(method, loss=loss))
-    compare(CONFIG, ["erm", "square_root_sampler_la"], 1, "out")
+    compare(CONFIG, methods=["erm", "square_root_sampler_la"], seeds=1, output="out")
     ((sampler, adjusted),) = made
     root = np.sqrt(sampler.class_counts)
     assert root.size == 3 and np.ptp(root) > 0
@@ -272,16 +274,18 @@ def test_a_loss_is_adjusted_to_what_the_sampler_feeds_and_never_twice(monkeypatc
 
 
 @pytest.mark.parametrize("name", ["weight_norm", *TUNED[:1], *ORACLES[:1], "la_head"])
-def test_what_needs_a_dense_head_is_refused_with_the_cosine_model_before_training(name, trained, capsys):
-    assert __main__.main(["compare", *ROWS, "--methods", name, "--model", "cosine"]) == 2
-    assert f"'cosine' has a head of its own: method '{name}' needs --model linear" in capsys.readouterr().err
+def test_what_needs_a_dense_head_is_refused_with_the_cosine_model(name, trained, capsys):
+    assert cli.main(["compare", *ROWS, "--methods", name, "--model", "cosine"]) == 2
+    assert f"--model 'cosine' has a head of its own: method '{name}' needs 'linear'" in capsys.readouterr().err
     assert trained == []
 
 
-def test_adaptive_margins_train_with_the_cosine_model_which_is_the_linear_one_under_their_head(built):
-    compare(dataclasses.replace(CONFIG, model="cosine"), ["adaptive", "la_posthoc"], 1)
+def test_the_cosine_model_is_the_linear_one_under_the_head_of_ldam(built):
+    compare(dataclasses.replace(CONFIG, model="cosine"), methods=["adaptive", "la_posthoc"], seeds=1)
     assert [type(model.layers[-1]) for model in built] == [layers.CosineDense] * 2
-    own = recipes.build_model("linear", (4,), 3, METHODS["adaptive"].head(COUNTS), recipes.Recipe(1))
+    own = recipes.build_model(
+        "linear", METHODS["adaptive"].head(COUNTS), example_shape=(4,), num_classes=3, recipe=recipes.Recipe(1)
+    )
     kernel = np.ones((4, 3)) * [1, 2, 3]
     x = np.arange(8.0, dtype="float32").reshape(2, 4)
     for model in (built[0], own):
@@ -315,9 +319,9 @@ def logits_by_hand(name, logits, kept, counts):
 
 
 @pytest.mark.parametrize("name", [*TUNED, *ORACLES])
-def test_tuned_rows_look_at_validation_data_alone_and_oracles_at_the_test_set(name, trained, folder):
+def test_tuned_rows_look_at_validation_data_and_oracles_at_the_test_set(name, trained, folder):
     method, other = METHODS[name], {**dict.fromkeys(TUNED, "test"), **dict.fromkeys(ORACLES, "validation")}[name]
-    results = compare(CONFIG, [name], 6, "out")
+    results = compare(CONFIG, methods=[name], seeds=6, output="out")
     assert ("oracle" in method.title) == (name in ORACLES)
     taus, moved = results["methods"][name]["tau"], []
     for seed in range(6):
@@ -341,7 +345,8 @@ def test_tuned_rows_look_at_validation_data_alone_and_oracles_at_the_test_set(na
         with np.load(folder / "out" / "predictions.npz") as stored:
             np.testing.assert_allclose(stored[f"{name}_seed{seed}"], final, rtol=1e-5, atol=1e-5)
         kept[f"{other}_logits"] = np.roll(kept[f"{other}_logits"], 1, axis=0)
-        moved.append(tuning.corrected(method, kept, dataset.class_counts, dataset)[1])
+        given = {"class_counts": dataset.class_counts, "dataset": dataset}
+        moved.append(tuning.corrected(method, Run(**kept), **given)[1])
     assert moved == taus and len(set(taus)) > 2
 
 
@@ -351,11 +356,11 @@ def test_tuned_rows_look_at_validation_data_alone_and_oracles_at_the_test_set(na
 def test_of_equally_good_taus_the_one_nearest_1_is_taken_then_the_smaller(right_at, chosen):
     labels = np.array([0, 1, 1])
 
-    def logits_at(logits, run, class_counts, tau):
+    def correct(logits, tau):
         return np.eye(2)[labels if round(float(tau), 9) in right_at else [0, 0, 0]]
 
-    method = dataclasses.replace(METHODS["weight_norm_tuned"], correct=logits_at)
-    assert tuning.grid_tau(method, None, labels, {}, None) == pytest.approx(chosen)
+    found = tuning.grid_tau(np.zeros((3, 2)), labels, correct=correct, class_counts=None)
+    assert found == pytest.approx(chosen)
     np.testing.assert_allclose(tuning.GRID, [k / 20 for k in range(61)], atol=1e-15)
 
 
@@ -364,15 +369,14 @@ def test_classes_without_validation_examples_are_left_out_of_the_choice():
     labels = np.array([0, 0, 0, 1])
     predicted = {0.5: [0, 2, 2, 1], 2.0: [0, 0, 0, 2]}
 
-    def logits_at(logits, run, class_counts, tau):
+    def correct(logits, tau):
         return np.eye(3)[predicted.get(round(float(tau), 9), [2, 2, 2, 2])]
 
-    method = dataclasses.replace(METHODS["weight_norm_tuned"], correct=logits_at)
-    assert tuning.grid_tau(method, None, labels, {}, None) == 0.5
+    assert tuning.grid_tau(np.zeros((4, 3)), labels, correct=correct, class_counts=None) == 0.5
 
 
 def test_the_report_lists_every_tau_that_was_chosen_and_no_other(trained, folder):
-    results = compare(CONFIG, ["paper", *ORACLES], 2, "out")["methods"]
+    results = compare(CONFIG, methods=["paper", *ORACLES], seeds=2, output="out")["methods"]
     assert {name for name, found in results.items() if "tau" in found} == {*TUNED, *ORACLES}
     assert read_json(folder / "out" / "results.json")["methods"] == results
     listed = "; ".join(
@@ -385,7 +389,7 @@ def test_the_report_lists_every_tau_that_was_chosen_and_no_other(trained, folder
 
 def test_oracles_are_rows_of_their_own_that_must_be_asked_for(trained):
     assert {name for name, method in METHODS.items() if method.tuned_on == "test"} == set(ORACLES)
-    named = {*compare(CONFIG, ["paper"], 1)["methods"], *compare(CONFIG, seeds=1)["methods"]}
+    named = {*compare(CONFIG, methods=["paper"], seeds=1)["methods"], *compare(CONFIG, seeds=1)["methods"]}
     assert not named & set(ORACLES) and named >= set(TUNED)
 
 
@@ -414,16 +418,18 @@ def test_oracles_are_rows_of_their_own_that_must_be_asked_for(trained):
     ],
 )
 def test_published_errors_are_those_of_the_paper(dataset, profile, method, error):
-    assert published_error(dataset, profile, 100, None, method) == error
-    assert published_error(dataset, profile, 50, None, method) is None
-    assert published_error(dataset, profile, 100, 500, method) is None
+    where = {"dataset": dataset, "profile": profile}
+    assert published_error(method, **where, imbalance_ratio=100) == error
+    assert published_error(method, **where, imbalance_ratio=50) is None
+    assert published_error(method, **where, imbalance_ratio=100, max_count=500) is None
 
 
 @pytest.mark.parametrize("dataset", ["cifar10_lt", "cifar100_lt"])
 def test_every_row_of_table_3_has_a_published_error(dataset):
-    errors = [published_error(dataset, "exponential", 100.0, None, name) for name in TABLE_3]
+    where = {"dataset": dataset, "imbalance_ratio": 100.0}
+    errors = [published_error(name, **where, profile="exponential") for name in TABLE_3]
     assert errors[0] == max(errors) and None not in errors
-    steps = [published_error(dataset, "step", 100.0, None, name) for name in TABLE_3]
+    steps = [published_error(name, **where, profile="step") for name in TABLE_3]
     assert [TABLE_3[i] for i, error in enumerate(steps) if error is None] == list(TUNED)
 
 
@@ -432,11 +438,11 @@ def as_cifar(monkeypatch):
     """Rows that pass for CIFAR-10-LT."""
     load = data.load
 
-    def rename(*args, **options):
+    def rename(name, **options):
         own = load("train.npz", **{**options, "profile": "auto", "test": "test.npz"})
         return dataclasses.replace(own, name="cifar10_lt", profile="exponential")
 
-    monkeypatch.setattr(run.data, "load", rename)
+    monkeypatch.setattr(data, "load", rename)
     return Config(dataset="cifar10_lt", epochs=1, model="linear")
 
 
@@ -447,8 +453,8 @@ def published_cells(text):
     return found if lines[0][-1] == "published error %" else None
 
 
-def test_published_errors_stand_beside_ours_with_their_difference_to_published_erm(as_cifar, trained, folder):
-    results = compare(as_cifar, ["la_loss", "la_posthoc_tuned", "focal"], 1, "out")
+def test_published_errors_stand_beside_ours_with_their_own_difference(as_cifar, trained, folder):
+    results = compare(as_cifar, methods=["la_loss", "la_posthoc_tuned", "focal"], seeds=1, output="out")
     text = (folder / "out" / "report.md").read_text(encoding="utf-8")
     assert published_cells(text) == {
         "erm": "27.16",
@@ -462,6 +468,6 @@ def test_published_errors_stand_beside_ours_with_their_difference_to_published_e
 
 @pytest.mark.parametrize("changed", [{"imbalance_ratio": 50.0}, {"max_count": 100}, {"label_noise": 0.1}])
 def test_other_data_than_the_papers_has_no_published_column(changed, as_cifar, trained, folder):
-    compare(dataclasses.replace(as_cifar, **changed), ["la_loss"], 1, "out")
+    compare(dataclasses.replace(as_cifar, **changed), methods=["la_loss"], seeds=1, output="out")
     text = (folder / "out" / "report.md").read_text(encoding="utf-8")
     assert published_cells(text) is None and "Published" not in text

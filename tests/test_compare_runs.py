@@ -7,9 +7,9 @@ import pathlib
 import keras
 import numpy as np
 import pytest
-from helpers.rows import CONFIG, ROWS, enter_folder_of_rows, read_json, write_rows
+from helpers.rows import CONFIG, ROWS, enter_folder_of_rows, made_up_run, read_json, write_rows
 
-from keras_logit_adjust import __main__, __version__, data
+from keras_logit_adjust import __version__, cli, data
 from keras_logit_adjust.compare import GROUPS, METHODS, Config, compare, report, statistics, training
 
 TRAINED = [name for name in METHODS if METHODS[name].trained_as is None and not METHODS[name].experts]
@@ -24,16 +24,14 @@ def folder(tmp_path, monkeypatch):
 def trained(monkeypatch):
     """Puts random logits in the place of training, and no figures; holds (seed, method) of the runs it stood in for."""
     calls = []
-    names = {id(METHODS[name]): name for name in METHODS}
 
-    def train(config, recipe, method, dataset, bar, devices):
-        calls.append((dataset.seed, names[id(method)]))
-        rng = np.random.default_rng([dataset.seed, list(METHODS).index(calls[-1][1])])
-        logits = rng.normal(size=(dataset.test[1].size, dataset.num_classes)).astype("float32")
-        kept = {"test_logits": logits, "loss": np.array([1.0]), "seconds": np.array(0.5)}
+    def train(name, dataset, **_):
+        calls.append((dataset.seed, name))
+        rng, size = np.random.default_rng([dataset.seed, list(METHODS).index(name)]), dataset.num_classes
+        kept = {"test_logits": rng.normal(size=(dataset.test[1].size, size)).astype("float32")}
         if dataset.validation is not None:
-            kept["validation_logits"] = rng.normal(size=(dataset.validation[1].size, dataset.num_classes))
-        return {**kept, "class_norms": np.ones(dataset.num_classes), "bias": np.zeros(dataset.num_classes)}
+            kept["validation_logits"] = rng.normal(size=(dataset.validation[1].size, size))
+        return made_up_run(name, dataset, **kept, class_norms=np.ones(size), bias=np.zeros(size))
 
     monkeypatch.setattr(training, "train", train)
     monkeypatch.setattr(report, "_figures", lambda results, predictions: {})
@@ -51,7 +49,7 @@ def finished(tmp_path_factory):
         patch.chdir(folder)
         write_rows(folder)
         names = [*METHODS]
-        assert __main__.main(["compare", *ROWS, "--methods", ", ".join(names), "--seeds", "2", "--output", "out"]) == 0
+        assert cli.main(["compare", *ROWS, "--methods", ", ".join(names), "--seeds", "2", "--output", "out"]) == 0
     return folder / "out", names
 
 
@@ -78,7 +76,7 @@ def test_the_table_follows_from_the_predictions_alone(finished):
     assert list(results["methods"]) == names
     for name in names:
         logits = [stored[f"{name}_seed{seed}"] for seed in (0, 1)]
-        rows = [statistics.figures(labels, x, n) for x, n in zip(logits, counts, strict=True)]
+        rows = [statistics.figures(labels, x, class_counts=n) for x, n in zip(logits, counts, strict=True)]
         assert results["methods"][name]["seeds"] == rows
         assert results["methods"][name]["summary"] == statistics.summarize(rows)
         hits, baseline = (
@@ -139,7 +137,7 @@ def test_a_loss_that_diverges_is_reported(monkeypatch, capsys):
         return keras.ops.mean(y_pred, axis=-1) * float("nan")
 
     monkeypatch.setitem(METHODS, "erm", dataclasses.replace(METHODS["erm"], loss=lambda counts: not_a_number))
-    assert __main__.main(["compare", *ROWS, "--methods", "erm", "--seeds", "1"]) == 2
+    assert cli.main(["compare", *ROWS, "--methods", "erm", "--seeds", "1"]) == 2
     assert "the loss of 'cross-entropy (ERM)' is not finite" in capsys.readouterr().err
 
 
@@ -166,13 +164,13 @@ def test_images_reach_the_model_in_the_range_it_takes():
 def test_every_run_is_trained_under_the_precision_asked_for(monkeypatch):
     seen, build = [], training.recipes.build_model
 
-    def build_model(*args):
+    def build_model(*args, **options):
         seen.append(keras.config.dtype_policy().name)
-        return build(*args)
+        return build(*args, **options)
 
     monkeypatch.setattr(training.recipes, "build_model", build_model)
     before = keras.config.dtype_policy()
-    compare(dataclasses.replace(CONFIG, precision="mixed_bfloat16"), ["erm", "la_loss"], 1)
+    compare(dataclasses.replace(CONFIG, precision="mixed_bfloat16"), methods=["erm", "la_loss"], seeds=1)
     assert seen == ["mixed_bfloat16"] * 2
     assert keras.config.dtype_policy() == before
 
@@ -184,18 +182,18 @@ def test_every_run_is_trained_under_the_precision_asked_for(monkeypatch):
 def test_an_interrupted_comparison_goes_on_with_the_missing_runs(output, trained, monkeypatch, capsys, folder):
     train = training.train
 
-    def interrupt_the_third(*arguments):
+    def interrupt_the_third(*arguments, **options):
         if len(trained) == 2:
             raise KeyboardInterrupt
-        return train(*arguments)
+        return train(*arguments, **options)
 
     command = ["compare", *ROWS, "--seeds", "2", *(["--output", output] if output else [])]
     monkeypatch.setattr(training, "train", interrupt_the_third)
-    assert __main__.main(command) == 130
+    assert cli.main(command) == 130
     assert "2 finished runs are kept in" in capsys.readouterr().out
     assert trained == [(0, "erm"), (0, "class_weight")]
     monkeypatch.setattr(training, "train", train)
-    assert __main__.main(command) == 0
+    assert cli.main(command) == 0
     assert trained[2:] == [(0, "la_loss"), (1, "erm"), (1, "class_weight"), (1, "la_loss")]
     if output is None:
         assert not list((folder / "cache").rglob("*.npz"))  # nothing is left behind
@@ -208,9 +206,9 @@ def test_a_save_that_is_cut_short_leaves_no_run(trained, monkeypatch, capsys):
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(np, "savez_compressed", cut_short)
-        compare(CONFIG, ["erm"], 1, "out")
+        compare(CONFIG, methods=["erm"], seeds=1, output="out")
     assert "Interrupted. 0 finished runs are kept" in capsys.readouterr().out
-    compare(CONFIG, ["erm"], 1, "out")
+    compare(CONFIG, methods=["erm"], seeds=1, output="out")
     assert trained == [(0, "erm")] * 2
 
 
@@ -222,16 +220,16 @@ def test_a_finished_comparison_trains_nothing_again(trained):
 
 
 def test_more_seeds_and_methods_extend_a_folder_and_fewer_leave_it(trained, folder):
-    compare(CONFIG, ["erm"], 1, "out")
-    results = compare(CONFIG, ["la_head", "la_posthoc"], 2, "out")
+    compare(CONFIG, methods=["erm"], seeds=1, output="out")
+    results = compare(CONFIG, methods=["la_head", "la_posthoc"], seeds=2, output="out")
     assert trained == [(0, "erm"), (0, "la_head"), (1, "erm"), (1, "la_head")]
     assert list(results["methods"]) == ["erm", "la_head", "la_posthoc"]
-    assert list(compare(CONFIG, ["erm"], 1, "out")["methods"]) == ["erm"]
+    assert list(compare(CONFIG, methods=["erm"], seeds=1, output="out")["methods"]) == ["erm"]
     assert len(trained) == len(list((folder / "out" / "runs").iterdir())) == 4
 
 
 def test_the_returned_results_are_the_stored_ones(trained, folder):
-    returned = compare(CONFIG, ["erm"], 1, "out")
+    returned = compare(CONFIG, methods=["erm"], seeds=1, output="out")
     assert read_json(folder / "out" / "results.json") == json.loads(json.dumps(returned))
 
 
@@ -256,20 +254,20 @@ def damage(path, how, folder):
 
 @pytest.mark.parametrize("how", ["truncated", "empty", "garbage", "another shape", "another split", "incomplete"])
 def test_a_damaged_run_is_trained_again(how, trained, folder):
-    first = compare(CONFIG, ["la_loss"], 1, "out")
+    first = compare(CONFIG, methods=["la_loss"], seeds=1, output="out")
     damage(folder / "out" / "runs" / "erm_seed0.npz", how, folder)
-    assert compare(CONFIG, ["la_loss"], 1, "out")["methods"] == first["methods"]
+    assert compare(CONFIG, methods=["la_loss"], seeds=1, output="out")["methods"] == first["methods"]
     assert trained == [(0, "erm"), (0, "la_loss"), (0, "erm")]
 
 
 @pytest.mark.parametrize("part", ["train", "test"])
 def test_files_that_changed_under_their_name_are_trained_on_again(part, trained, folder):
-    compare(CONFIG, ["erm"], 1, "out")
+    compare(CONFIG, methods=["erm"], seeds=1, output="out")
     with np.load(folder / f"{part}.npz") as file:
         x, y = file["x"], file["y"]
     x[0, 0] += 1
     np.savez(folder / f"{part}.npz", x=x, y=y)
-    compare(CONFIG, ["erm"], 1, "out")
+    compare(CONFIG, methods=["erm"], seeds=1, output="out")
     assert len(trained) == 2
 
 
@@ -290,48 +288,50 @@ OTHERS = {
 @pytest.mark.parametrize("field", OTHERS)
 @pytest.mark.parametrize("kept", ["config.json", "results.json"])
 def test_a_folder_of_another_configuration_is_refused_naming_the_field(field, kept, trained, folder):
-    compare(CONFIG, ["erm"], 1, "out")
+    compare(CONFIG, methods=["erm"], seeds=1, output="out")
     for name in {"config.json", "results.json"} - {kept}:
         (folder / "out" / name).unlink()
     theirs, mine = getattr(CONFIG, field), OTHERS[field]
-    message = f"another configuration: its {field} is {theirs!r}, this one's is {mine!r}. Choose another --output"
+    message = f"another configuration: its {field} is {theirs!r}, this one's is {mine!r}. Choose another `output`"
     with pytest.raises(ValueError, match=message):
-        compare(dataclasses.replace(CONFIG, **{field: mine}), ["erm"], 1, "out")
+        compare(dataclasses.replace(CONFIG, **{field: mine}), methods=["erm"], seeds=1, output="out")
     assert len(trained) == 1
 
 
 def test_a_mistyped_option_does_not_claim_the_folder(trained):
     with pytest.raises(ValueError, match="Unknown data set"):
-        compare(Config(dataset="fashion_mnist"[:-1]), ["erm"], 1, "out")
+        compare(Config(dataset="fashion_mnist"[:-1]), methods=["erm"], seeds=1, output="out")
     assert not pathlib.Path("out").exists()
-    compare(CONFIG, ["erm"], 1, "out")
+    compare(CONFIG, methods=["erm"], seeds=1, output="out")
     assert trained == [(0, "erm")]
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", "7", '{"config": 3}', "\x00"])
 @pytest.mark.parametrize("name", ["config.json", "results.json"])
 def test_a_broken_file_in_the_folder_is_named(name, content, trained, folder):
-    compare(CONFIG, ["erm"], 1, "out")
+    compare(CONFIG, methods=["erm"], seeds=1, output="out")
     (folder / "out" / name).write_text(content)
     # A config.json without our fields is well-formed, and another's.
     message = rf"{name} is broken \(.*\)\. Remove it" if (name, content) != ("config.json", '{"config": 3}') else "its"
     with pytest.raises(ValueError, match=message):
-        compare(CONFIG, ["erm"], 1, "out")
+        compare(CONFIG, methods=["erm"], seeds=1, output="out")
 
 
 # --- what a user may type ---------------------------------------------------------------------------------------------
 
 
 def test_erm_is_added_first_and_repeated_methods_are_run_once(trained):
-    assert list(compare(CONFIG, ["la_loss", "la_loss"], 1)["methods"]) == ["erm", "la_loss"]
-    assert list(compare(CONFIG, ["la_loss", "erm"], 1)["methods"]) == ["la_loss", "erm"]
+    assert list(compare(CONFIG, methods=["la_loss", "la_loss"], seeds=1)["methods"]) == ["erm", "la_loss"]
+    assert list(compare(CONFIG, methods=["la_loss", "erm"], seeds=1)["methods"]) == ["la_loss", "erm"]
 
 
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16", "mixed_float16"])
-def test_models_train_at_the_precision_asked_for_and_later_ones_are_unaffected(precision, monkeypatch, trained):
+def test_models_train_at_the_precision_asked_for_and_later_ones_do_not(precision, monkeypatch, trained):
     train, policies = training.train, []
-    monkeypatch.setattr(training, "train", lambda *a: policies.append(keras.config.dtype_policy().name) or train(*a))
-    compare(dataclasses.replace(CONFIG, precision=precision), ["erm"], 1)
+    monkeypatch.setattr(
+        training, "train", lambda *a, **k: policies.append(keras.config.dtype_policy().name) or train(*a, **k)
+    )
+    compare(dataclasses.replace(CONFIG, precision=precision), methods=["erm"], seeds=1)
     assert policies == [precision]
     assert keras.config.dtype_policy().name == "float32"
 
@@ -339,7 +339,7 @@ def test_models_train_at_the_precision_asked_for_and_later_ones_are_unaffected(p
 def test_a_report_without_matplotlib_says_how_to_get_figures(trained, monkeypatch, capsys, folder):
     monkeypatch.setattr(report.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(report, "_figures", lambda *_: pytest.fail("drew figures without matplotlib"))
-    compare(CONFIG, ["erm"], 1, "out")
+    compare(CONFIG, methods=["erm"], seeds=1, output="out")
     assert 'pip install "keras_logit_adjust[plots]"' in capsys.readouterr().out
     assert "png" not in (folder / "out" / "report.md").read_text(encoding="utf-8")
 
@@ -358,20 +358,20 @@ def test_a_report_without_matplotlib_says_how_to_get_figures(trained, monkeypatc
             ["--methods", "la_posthoc_tuned", "--validation", "none"],
             "'la_posthoc_tuned' chooses τ on the validation set",
         ),
-        (["--label-noise", "1"], "`label_noise` must be a number in [0, 1). Received: label_noise=1.0"),
+        (["--label-noise", "1"], "--label-noise must be a number in [0, 1). Received: --label-noise 1.0"),
         (["--methods", ""], "Unknown method ''. Known: erm"),
-        (["--seeds", "0"], "`seeds` must be an integer of at least 1. Received: seeds=0"),
-        (["--epochs", "0"], "`epochs` must be an integer of at least 1. Received: epochs=0"),
-        (["--batch-size", "-1"], "`batch_size` must be an integer of at least 1. Received: batch_size=-1"),
-        (["--ratio", "0.5"], "`imbalance_ratio` must lie between 1 and"),
-        (["--ratio", "nan"], "every class keeps an example. Received: imbalance_ratio=nan"),
+        (["--seeds", "0"], "--seeds must be an integer of at least 1. Received: --seeds 0"),
+        (["--epochs", "0"], "--epochs must be an integer of at least 1. Received: --epochs 0"),
+        (["--batch-size", "-1"], "--batch-size must be an integer of at least 1. Received: --batch-size -1"),
+        (["--ratio", "0.5"], "--ratio must lie between 1 and"),
+        (["--ratio", "nan"], "every class keeps an example. Received: --ratio nan"),
         (["--train", "train.npz"], "--train and --test go together"),
         (["--test", "test.npz"], "--train and --test go together"),
         (["--train", "none.npz", "--test", "test.npz"], "No such file: none.npz. Make one with"),
         (["--train", "train.npz", "--test", "wide.npz"], "must have one shape. Received x of shape (4,) to train"),
         (["--train", "wide.npz", "--test", "bad.npz"], "bad.npz is not a NumPy .npz file"),
-        (["--recipe", "released"], "Received data set 'fashion_mnist_lt': use --recipe paper, strong or quick"),
-        (["--model", "linear"], "Model 'linear' does not take images of shape (28, 28, 1): use --model auto"),
+        (["--recipe", "released"], "Received: --dataset 'fashion_mnist_lt'. Choose 'paper', 'strong' or 'quick'"),
+        (["--model", "linear"], "--model 'linear' does not take images of shape (28, 28, 1). Choose 'auto'"),
         (["--output", "train.npz"], "--output must be a folder. train.npz is a file"),
         (["--profile", "pareto"], "argument --profile: invalid choice: 'pareto'"),
         (["--validation", "random"], "argument --validation: invalid choice: 'random'"),
@@ -388,7 +388,7 @@ def test_bad_input_ends_with_status_2_and_one_line_that_says_why(options, messag
     np.savez(folder / "wide.npz", x=np.zeros((6, 5)), y=[0, 1, 2] * 2)
     (folder / "bad.npz").write_text("no archive")
     try:
-        status = __main__.main(["compare", *options])
+        status = cli.main(["compare", *options])
     except SystemExit as stop:  # argparse's own way
         status = stop.code
     lines = capsys.readouterr().err.strip().split("\n")
@@ -405,9 +405,9 @@ def test_a_config_refuses_a_choice_that_does_not_exist(field):
 
 def test_help_names_every_option_and_method(capsys):
     with pytest.raises(SystemExit, match="0"):
-        __main__.main(["compare", "--help"])
+        cli.main(["compare", "--help"])
     text = capsys.readouterr().out
     for field in dataclasses.fields(Config):
-        assert f"--{field.name.replace('_', '-').replace('imbalance-', '')} " in text
+        assert f"--{'ratio' if field.name == 'imbalance_ratio' else field.name.replace('_', '-')} " in text
     for name in (*METHODS, *GROUPS, "--output", "--methods", "--seeds", *data.datasets.VALIDATIONS):
         assert name in text

@@ -7,9 +7,9 @@ import keras
 import numpy as np
 import pytest
 import scipy.stats
-from helpers.rows import CONFIG, ROWS, enter_folder_of_rows, read_json
+from helpers.rows import CONFIG, ROWS, enter_folder_of_rows, made_up_run, read_json
 
-from keras_logit_adjust import __main__, plots, studies
+from keras_logit_adjust import cli, plots, studies
 from keras_logit_adjust.compare import METHODS, report, statistics, training
 from keras_logit_adjust.studies import consistency, groups, label_noise, weight_norms
 
@@ -33,16 +33,16 @@ def trained(monkeypatch):
     """Puts random numbers in the place of everything that is fitted; holds a mark for each."""
     calls = []
 
-    def train(config, recipe, method, dataset, bar, devices):
-        calls.append((config.optimizer, config.label_noise, dataset.seed, method.title))
+    def train(name, dataset, *, config, **_):
+        calls.append((config.optimizer, config.label_noise, dataset.seed, name))
         rng, size = np.random.default_rng(len(calls)), dataset.num_classes
         logits = {
             f"{key}_logits": rng.normal(size=(getattr(dataset, key)[1].size, size)) for key in ("test", "validation")
         }
         head = {"class_norms": rng.uniform(0.5, 2, size), "bias": np.zeros(size)}
-        return {**logits, **head, "loss": np.array([1.0]), "seconds": np.array(0.5)}
+        return made_up_run(name, dataset, **logits, **head)
 
-    def fit_affine(x, y, loss, steps):
+    def fit_affine(x, y, *, loss, steps):
         calls.append((x.shape, loss.name, steps))
         return np.random.default_rng(len(calls)).normal(size=(x.shape[0], 3, 2)).astype("float32")
 
@@ -58,7 +58,7 @@ def load(path):
 
 
 def run_from_command_line(name, *options):
-    return __main__.main(["study", name, *OPTIONS[name], *options])
+    return cli.main(["study", name, *OPTIONS[name], *options])
 
 
 # --- files, tables, resuming -----------------------------------------------------------------------------------------
@@ -79,7 +79,8 @@ def test_a_study_writes_its_numbers_their_table_and_a_figure(name, trained, fold
 @pytest.mark.parametrize("name", studies.STUDIES)
 def test_a_study_without_an_output_folder_prints_and_leaves_nothing(name, trained, folder, capsys):
     assert run_from_command_line(name) == 0
-    assert "| method |" in (printed := capsys.readouterr().out) or "| optimizer |" in printed
+    column = "optimizer" if name == "weight-norms" else "method"
+    assert capsys.readouterr().out.count(f"| {column} |") == 1
     assert sorted(path.name for path in folder.rglob("*") if path.is_file()) == ["test.npz", "train.npz"]
 
 
@@ -89,10 +90,10 @@ def test_an_interrupted_study_goes_on_with_what_is_missing(name, output, trained
     stubs = {(training, "train"): training.train, (consistency, "fit_affine"): consistency.fit_affine}
 
     def interrupted(stub):
-        def fit(*args):
+        def fit(*args, **options):
             if len(trained) == 3:
                 raise KeyboardInterrupt
-            return stub(*args)
+            return stub(*args, **options)
 
         return fit
 
@@ -122,7 +123,7 @@ def test_a_study_without_matplotlib_says_how_to_get_the_figure(trained, folder, 
 
 def test_an_unknown_study_is_refused_naming_the_known_ones(capsys):
     with pytest.raises(SystemExit) as stop:
-        __main__.main(["study", "calibration"])
+        cli.main(["study", "calibration"])
     assert stop.value.code == 2
     message = capsys.readouterr().err
     assert "invalid choice: 'calibration'" in message and all(name in message for name in studies.STUDIES)
@@ -134,13 +135,13 @@ def test_an_unknown_study_is_refused_naming_the_known_ones(capsys):
     ("arguments", "message"),
     [
         (["groups", *ROWS, "--methods", "lda"], "Unknown method 'lda'"),
-        (["consistency", "--sizes", "1"], "`sizes` must be an integer of at least 20. Received: sizes=1"),
-        (["consistency", "--trials", "0"], "`trials` must be an integer of at least 1. Received: trials=0"),
+        (["consistency", "--sizes", "1"], "--sizes must be an integer of at least 20. Received: --sizes 1"),
+        (["consistency", "--trials", "0"], "--trials must be an integer of at least 1. Received: --trials 0"),
         (["groups", *ROWS, "--output", "train.npz"], "--output must be a folder. train.npz is a file"),
     ],
 )
 def test_bad_input_to_a_study_ends_with_status_2_and_a_reason(arguments, message, capsys, trained):
-    assert __main__.main(["study", *arguments]) == 2
+    assert cli.main(["study", *arguments]) == 2
     assert message in capsys.readouterr().err and trained == []
 
 
@@ -167,14 +168,6 @@ def test_norms_are_correlated_with_the_prior_under_both_optimizers(trained, fold
         cells = text.split(f"| {weight_norms.OPTIMIZERS[optimizer]} |")[1].split("|")
         shown = [f"{np.mean(v):+.2f} ({min(v):+.2f} to {max(v):+.2f})" for v in (pearson, spearman)]
         assert [cell.strip() for cell in cells[:2]] == shown
-
-
-@pytest.mark.parametrize("distinct", [50, 4, 2])
-def test_rank_correlation_is_scipys_with_ties_at_their_average_rank(distinct, rng):
-    for _ in range(20):
-        x, y = rng.integers(0, distinct, (2, 12)).astype("float64")
-        expected = scipy.stats.spearmanr(x, y).statistic
-        np.testing.assert_allclose(weight_norms.spearman(x, y), expected, atol=1e-9)
 
 
 # --- consistency -----------------------------------------------------------------------------------------------------
@@ -222,7 +215,7 @@ def test_the_table_has_the_error_of_every_rule_at_every_size(trained, folder):
         np.testing.assert_allclose(results["loss_against_posthoc"][i], gap)
 
 
-def test_samples_are_two_gaussians_at_a_prior_of_a_twentieth_and_differ_by_size_and_seed():
+def test_samples_are_two_gaussians_that_differ_by_size_and_seed():
     x, y = consistency._sample(4000, 5, seed=0)
     assert x.shape == (5, 4000, 3) and y.shape == (5, 4000) and (x[..., 2] == 1).all()
     deviation = np.sqrt(0.05 * 0.95 / 20_000)
@@ -242,8 +235,8 @@ def test_adjustment_approaches_the_bayes_error_and_no_rival_does():
 
     fitted, fit = {}, consistency.fit_affine
 
-    def keep(x, y, loss, steps):
-        fitted[loss.name] = fit(x, y, loss, steps)
+    def keep(x, y, *, loss, steps):
+        fitted[loss.name] = fit(x, y, loss=loss, steps=steps)
         return fitted[loss.name]
 
     with pytest.MonkeyPatch.context() as patch:
@@ -256,7 +249,7 @@ def test_adjustment_approaches_the_bayes_error_and_no_rival_does():
     assert errors["la"] == min(errors.values())
     np.testing.assert_allclose(errors["weight_norm"], errors["erm"], rtol=1e-3)
     assert results["loss_against_posthoc"][0] < 0.1
-    x, y = consistency._sample(10_000, 4, 0)
+    x, y = consistency._sample(10_000, 4, seed=0)
     for trial, kernel in enumerate(fitted["sparse_categorical_crossentropy"]):
         oracle = LogisticRegression(penalty=None, tol=1e-10, max_iter=1000).fit(
             x[trial, :, :2].astype("float64"), y[trial]
@@ -277,11 +270,11 @@ def test_buckets_hold_equally_many_classes_the_most_frequent_first(num_classes, 
         size = num_classes // number + (i < num_classes % number)
         expected.append(100 * sum(recalls[c] for c in ranked[:size]) / size)
         ranked = ranked[size:]
-    np.testing.assert_allclose(groups.bucket_accuracy(recalls, counts, buckets), expected, rtol=1e-12)
+    np.testing.assert_allclose(groups.bucket_accuracy(recalls, counts, buckets=buckets), expected, rtol=1e-12)
     assert ranked == [] and (num_classes > 10 or buckets < 10 or sorted(expected) == sorted(100 * recalls))
 
 
-def test_a_class_without_test_examples_counts_in_no_bucket_and_an_empty_bucket_is_not_a_number():
+def test_a_class_without_test_examples_counts_in_no_bucket():
     found = groups.bucket_accuracy([0.5, np.nan, 0.25, np.nan], [9, 8, 7, 6], buckets=3)
     np.testing.assert_array_equal(found, [50, 25, np.nan])
 
@@ -305,7 +298,7 @@ def test_groups_and_buckets_follow_from_the_predictions(trained, folder):
         assert len(counts) == 2 and found["title"] == METHODS[name].title
 
 
-def test_a_class_without_test_examples_leaves_results_valid_and_the_report_without_nan(trained, folder):
+def test_a_class_without_test_examples_leaves_the_report_without_nan(trained, folder):
     with np.load("test.npz") as file:
         kept = file["y"] != 1
         np.savez("test.npz", x=file["x"][kept], y=file["y"][kept])
@@ -372,7 +365,7 @@ def test_figures_hold_the_results_of_their_study(trained, monkeypatch):
 
 @pytest.mark.parametrize("first", ["compare", "study groups"])
 def test_a_folder_of_another_command_is_refused_and_left_as_it_was(first, trained, folder, capsys):
-    assert __main__.main([*first.split(), *ROWS, "--seeds", "1", "--output", "out"]) == 0
+    assert cli.main([*first.split(), *ROWS, "--seeds", "1", "--output", "out"]) == 0
     before = (folder / "out" / "results.json").read_text()
     assert run_from_command_line("label-noise", "--output", "out") == 2
     assert "out holds results of another command" in capsys.readouterr().err
@@ -381,7 +374,7 @@ def test_a_folder_of_another_command_is_refused_and_left_as_it_was(first, traine
 
 def test_compare_refuses_the_folder_of_a_study(trained, folder, capsys):
     assert run_from_command_line("label-noise", "--output", "out") == 0
-    assert __main__.main(["compare", *ROWS, "--output", "out"]) == 2
+    assert cli.main(["compare", *ROWS, "--output", "out"]) == 2
     assert "out holds a study. Choose another --output." in capsys.readouterr().err
 
 
@@ -418,5 +411,5 @@ def test_a_report_names_the_command_that_repeats_it(name, trained, folder):
     command = read_json(folder / "out" / "results.json")["command"]
     assert f"Repeat: `{command}`" in (folder / "out" / "report.md").read_text(encoding="utf-8")
     first = read_json(folder / "out" / "results.json")
-    assert __main__.main([*command.split()[1:], "--output", "out"]) == 0
+    assert cli.main([*command.split()[1:], "--output", "out"]) == 0
     assert read_json(folder / "out" / "results.json") == first

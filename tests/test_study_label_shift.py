@@ -5,9 +5,9 @@ import json
 import keras
 import numpy as np
 import pytest
-from helpers.rows import CONFIG, ROWS, enter_folder_of_rows, read_json
+from helpers.rows import CONFIG, ROWS, enter_folder_of_rows, made_up_run, read_json
 
-from keras_logit_adjust import __main__, studies
+from keras_logit_adjust import cli, studies
 from keras_logit_adjust.compare import report, training
 from keras_logit_adjust.held_out.calibration import calibrate
 from keras_logit_adjust.held_out.label_shift import estimate_target_prior
@@ -26,14 +26,14 @@ def trained(monkeypatch):
     """Puts logits that know something of the labels in the place of training; holds a mark for each."""
     calls = []
 
-    def train(config, recipe, method, dataset, bar, devices):
+    def train(name, dataset, **_):
         calls.append(dataset.seed)
         rng, kept = np.random.default_rng(dataset.seed), {}
         for split in ("test", "validation"):
             if getattr(dataset, split) is not None:
                 y = getattr(dataset, split)[1]
                 kept[f"{split}_logits"] = 2 * (rng.normal(size=(y.size, 3)) + 2 * np.eye(3)[y]) + np.log(PRIOR)
-        return {**kept, "loss": np.array([1.0]), "seconds": np.array(0.5)}
+        return made_up_run(name, dataset, **kept)
 
     monkeypatch.setattr(report, "_figures", lambda results, predictions: {})
     monkeypatch.setattr(training, "train", train)
@@ -41,7 +41,7 @@ def trained(monkeypatch):
 
 
 def run_from_command_line(*options):
-    return __main__.main(["study", "label-shift", *ROWS, "--seeds", "2", *options])
+    return cli.main(["study", "label-shift", *ROWS, "--seeds", "2", *options])
 
 
 def test_mixes_are_even_the_tail_the_other_way_round_and_zipfs():
@@ -76,7 +76,7 @@ def test_accuracies_distances_and_intervals_follow_from_the_stored_logits(traine
     assert trained == [0, 1] and results["class_counts"] == [135, 54, 13] and results["seeds"] == 2
     for mix, target in label_shift.mixes_of([135, 54, 13]).items():
         for seed in (0, 1):
-            rows = label_shift.resample(stored["labels"], target, seed)
+            rows = label_shift.resample(stored["labels"], target, seed=seed)
             logits, labels = stored[f"erm_seed{seed}"][rows], stored["labels"][rows]
             with np.load(folder / "out" / "compare" / "runs" / f"erm_seed{seed}.npz") as run:
                 held_out = run["validation_logits"], CONFIG.load(seed).validation[1]

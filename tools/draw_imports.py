@@ -26,7 +26,7 @@ FLOORS = (
     ("serving", "tf_distribute"),
     ("compare",),
     ("studies",),
-    ("cli", "commands"),
+    ("cli",),
 )
 ENTRANCES = ("__init__", "__main__")  # they name what is inside
 

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from keras_logit_adjust import tf_distribute
+from keras_logit_adjust._checks import ArgumentError
 from keras_logit_adjust.tf_distribute import _cluster
 
 STRATEGIES = ("mirrored", "multi_worker", "jax_data_parallel")
@@ -67,7 +68,7 @@ class TensorFlowDevices(OneDevice):
         _cluster.check_same_everywhere(
             self.strategy,
             len(todo),
-            rule="All workers must see the same finished runs: put --output on storage they share.",
+            rule="All workers must see the same finished runs: put the output folder on storage they share.",
         )
 
 
@@ -87,7 +88,7 @@ class JaxDevices(OneDevice):
 
 
 @contextlib.contextmanager
-def opened(strategy=None, number=None):
+def opened(strategy=None, *, number=None):
     """The devices of a strategy, one of `STRATEGIES` or None, for as long as the context lasts.
 
     Raises:
@@ -98,9 +99,10 @@ def opened(strategy=None, number=None):
         return
     backend, needed = keras.backend.backend(), "jax" if strategy == "jax_data_parallel" else "tensorflow"
     if backend != needed:
-        raise ValueError(
-            f"--strategy {strategy} is of Keras's {needed} backend. Received: backend {backend!r}. Set the environment "
-            f"variable KERAS_BACKEND={needed}, or choose a strategy that goes with {backend}."
+        raise ArgumentError(
+            "strategy",
+            f"`strategy` {strategy!r} is of Keras's {needed} backend. Received: backend {backend!r}. Set the "
+            f"environment variable KERAS_BACKEND={needed}, or choose a strategy that goes with {backend}.",
         )
     if strategy == "jax_data_parallel":
         before = keras.distribution.distribution()
@@ -115,7 +117,10 @@ def opened(strategy=None, number=None):
 def _workers(number):
     addresses, _ = _cluster.check_tf_config()
     if number is not None and len(addresses) != number:
-        raise ValueError(f"TF_CONFIG names {len(addresses)} workers. Received: --devices {number}.")
+        raise ArgumentError(
+            "devices",
+            f"`devices` must be the {len(addresses)} workers that TF_CONFIG names. Received: devices={number}.",
+        )
     return tf_distribute.multi_worker_strategy()
 
 
@@ -125,14 +130,14 @@ def _mirrored(number):
     gpus = [f"GPU:{index}" for index, _ in enumerate(tf.config.list_physical_devices("GPU"))]
     number = number or max(len(gpus), 2)
     if gpus:
-        _check_enough(number, gpus, "GPUs")
+        _check_enough(number, gpus, what="GPUs")
         return tf.distribute.MirroredStrategy(gpus[:number])
     cpu = tf.config.list_physical_devices("CPU")[0]
     try:
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * number)
     except RuntimeError:  # TensorFlow has started: what there is has to do
         _check_enough(
-            number, tf.config.list_logical_devices("CPU"), "parts of the processor, for TensorFlow has started"
+            number, tf.config.list_logical_devices("CPU"), what="parts of the processor that TensorFlow started with"
         )
     return tf.distribute.MirroredStrategy([f"CPU:{index}" for index in range(number)])
 
@@ -145,10 +150,10 @@ def _jax_devices(number):
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", number)
     found = keras.distribution.list_devices()
-    _check_enough(number or 1, found, "devices")
+    _check_enough(number or 1, found, what="devices")
     return found[:number]
 
 
-def _check_enough(number, found, what):
+def _check_enough(number, found, *, what):
     if number > len(found):
-        raise ValueError(f"--devices {number} are more than there are. Found {len(found)} {what}.")
+        raise ArgumentError("devices", f"`devices` must be at most {len(found)}, the {what} found. Received: {number}.")

@@ -23,14 +23,14 @@ class Training:
         sampler: the `LongTailSampler`, or None without a strategy.
     """
 
-    def __init__(self, x, y, recipe, num_classes, seed, strategy=None):
+    def __init__(self, x, y, *, recipe, num_classes, seed, strategy=None):
         self.x, self.y, self.recipe, self.seed = x, y, recipe, seed
         self.sampler = self._sampler(strategy) if strategy else None
         # Mixing needs rows too, and comes with label smoothing.
         self.labels = np.eye(num_classes, dtype="float32")[y] if recipe.label_smoothing else y
 
     def _sampler(self, strategy):
-        return LongTailSampler(self.y, self.recipe.batch_size, strategy=strategy, seed=self.seed)
+        return LongTailSampler(self.y, batch_size=self.recipe.batch_size, strategy=strategy, seed=self.seed)
 
     def full_batches(self):
         """What draws full batches, and the arrays it draws from."""
@@ -41,7 +41,7 @@ class Training:
         if not self.sampler and not self.recipe.mix and not full:
             return {"x": self.x, "y": self.labels, "batch_size": self.recipe.batch_size}
         sampler, data = self.full_batches()
-        mix = _Augmentation(self.seed, self.x.ndim == 4) if self.recipe.mix else None
+        mix = _Augmentation(self.seed, is_image=self.x.ndim == 4) if self.recipe.mix else None
         batches = sampler.py_dataset(data, map_fn=mix)
         return {"x": batches, "steps_per_epoch": sampler.steps_per_epoch, "shuffle": False}
 
@@ -49,7 +49,7 @@ class Training:
 class _Augmentation:
     """Shift, mirror and cutout of images, then MixUp or CutMix, in turn at random; rows of features get MixUp alone."""
 
-    def __init__(self, seed, is_image):
+    def __init__(self, seed, *, is_image):
         self.rng = np.random.default_rng(seed)
         options = {"seed": seed, "dtype": "float32"}  # whatever the precision of the model
         self.single, self.mixers = [], [keras.layers.MixUp(alpha=0.2, **options)]

@@ -76,13 +76,6 @@ def table(caption, header, rows, marked=None):
     return element("div", element("table", *parts), class_="scroll", role="region", tabindex="0", aria_label=caption)
 
 
-def from_markdown(lines):
-    """The header and the rows of a table that `report.to_table` wrote."""
-    cells = [line.removeprefix("|").removesuffix("|").split(" | ") for line in lines.split("\n")]
-    header, _, *rows = [[cell.strip() for cell in row] for row in cells]
-    return header, rows
-
-
 def pairs(title, values):
     """A table of names and values under a heading."""
     rows = (

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from keras_logit_adjust import losses, models, priors
+from keras_logit_adjust._checks import ArgumentError
 from keras_logit_adjust.callbacks import DeferredReweighting
 from keras_logit_adjust.compare import tuning
 from keras_logit_adjust.layers import PriorAwareDense
@@ -38,9 +39,9 @@ class Method:
         retrains_head: whether the head is trained anew on class-balanced batches in the end (cRT).
         trained_as: the row whose trained model this one uses, where it needs none of its own.
         experts: the rows whose models' log-probabilities are averaged instead, where it needs several.
-        correct: (logits `[N, L]`, run, class_counts, τ) → logits, after training; `run` is what training kept.
+        correct: (logits `[N, L]`, run=, class_counts=, tau=) → logits, after training; `run` is a `Run`.
         tuned_on: where τ is chosen, "validation" or "test" (an oracle); None for τ = 1.
-        choose: (method, logits, labels, run, class_counts) → the τ chosen there.
+        choose: (logits, labels, correct=, class_counts=) → the τ chosen there; `correct` is (logits, tau=) → logits.
         needs_dense: whether it works on the weights of a dense head.
     """
 
@@ -53,7 +54,7 @@ class Method:
     retrains_head: bool = False
     trained_as: str | None = None
     experts: tuple = ()
-    correct: Callable = lambda logits, run, class_counts, tau: logits
+    correct: Callable = lambda logits, *, run, class_counts, tau: logits
     tuned_on: str | None = None
     choose: Callable = tuning.grid_tau
     needs_dense: bool = False
@@ -65,14 +66,14 @@ def balanced_weights(class_counts):
     return dict(enumerate(weights.tolist()))
 
 
-def subtract_log_prior(logits, run, class_counts, tau):
+def subtract_log_prior(logits, *, run, class_counts, tau):
     """Post-hoc adjustment (Menon et al., 2021, equation 9)."""
     return (logits - tau * priors.log_prior(class_counts)).astype("float32")
 
 
-def divide_by_norms(logits, run, class_counts, tau):
+def divide_by_norms(logits, *, run, class_counts, tau):
     """Weight normalization without the bias, as `kla.normalize_weights(…, bias="drop")` (Kang et al., 2020)."""
-    return ((logits.astype("float64") - run["bias"]) / run["class_norms"] ** tau).astype("float32")
+    return ((logits.astype("float64") - run.bias) / run.class_norms**tau).astype("float32")
 
 
 def prior_aware_head(class_counts):
@@ -158,14 +159,19 @@ def trainings_of(name):
     return METHODS[name].experts or (METHODS[name].trained_as or name,)
 
 
-def combine(runs):
-    """What training kept of one model, or of several as one: the means of their log-probabilities for logits."""
-    if len(runs) == 1:
-        return runs[0]
-    names = [name for name in ("test_logits", "validation_logits") if name in runs[0]]
-    return {name: np.mean([_log_softmax(run[name]) for run in runs], axis=0).astype("float32") for name in names}
-
-
-def _log_softmax(logits):
-    shifted = logits.astype("float64") - logits.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+def spell_out(methods, *, validation):
+    """The names of the rows, groups spelled out and "erm" among them, after checking that there are such."""
+    methods = methods.split(",") if isinstance(methods, str) else methods
+    methods = [name for given in methods for name in GROUPS.get(given, (given,))]
+    unknown = [name for name in methods if name not in METHODS]
+    if unknown or not methods:
+        known = ", ".join((*METHODS, *GROUPS))
+        raise ArgumentError("methods", f"Unknown method {', '.join(map(repr, unknown))}. Known: {known}.")
+    tuned = [name for name in methods if METHODS[name].tuned_on == "validation"]
+    if tuned and validation == "none":
+        raise ArgumentError(
+            "validation",
+            f"Method {tuned[0]!r} chooses τ on the validation set. Received: validation='none'. Choose 'stratified', "
+            "or leave the method out.",
+        )
+    return list(dict.fromkeys(["erm", *methods] if "erm" not in methods else methods))

@@ -5,6 +5,8 @@ import hashlib
 
 import numpy as np
 
+from keras_logit_adjust._checks import ArgumentError
+
 
 def mislabel(dataset, share):
     """The data set with a share of its largest class, in training, labeled as its smallest class.
@@ -31,8 +33,9 @@ def mislabel(dataset, share):
     x, y = dataset.train
     head, tail = int(dataset.class_counts.argmax()), int(dataset.class_counts.argmin())
     if head == tail:
-        raise ValueError(
-            f"Label noise needs a largest and a smallest class. Received {dataset.class_counts[0]} of each."
+        raise ArgumentError(
+            "label_noise",
+            f"`label_noise` needs a largest and a smallest class. Received {dataset.class_counts[0]} of each.",
         )
     members = np.flatnonzero(y == head)
     rng = np.random.default_rng([dataset.seed, members.size])

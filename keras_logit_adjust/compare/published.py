@@ -37,7 +37,7 @@ _BALANCED_ERROR = {
 }
 
 
-def published_error(dataset, profile, imbalance_ratio, max_count, method):
+def published_error(method, *, dataset, profile, imbalance_ratio, max_count=None):
     """The paper's balanced error of a row in percent, or None where its data, profile or ratio are not the paper's.
 
     The paper's tuned rows chose τ on the test set, so they stand beside the oracle rows and, being all there is, beside
@@ -45,7 +45,7 @@ def published_error(dataset, profile, imbalance_ratio, max_count, method):
 
     Example:
 
-    >>> published_error("cifar100_lt", "exponential", 100.0, None, "la_loss")
+    >>> published_error("la_loss", dataset="cifar100_lt", profile="exponential", imbalance_ratio=100.0)
     56.11
     """
     if imbalance_ratio != 100 or max_count is not None:

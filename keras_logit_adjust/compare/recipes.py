@@ -6,6 +6,7 @@ import math
 import keras
 
 from keras_logit_adjust import models
+from keras_logit_adjust._checks import ArgumentError
 
 RECIPES = ("quick", "paper", "released", "strong")
 OPTIMIZERS = ("auto", "sgd", "adam")
@@ -92,15 +93,16 @@ _RELEASED = {
 }
 
 
-def find_recipe(name, dataset, epochs=None, batch_size=None, num_examples=None, optimizer="auto"):
+def find_recipe(name, *, dataset, epochs=None, batch_size=None, num_examples=None, optimizer="auto"):
     """The recipe called `name`, with its schedule stretched or squeezed to `epochs`, and `optimizer` for its own.
 
     "quick" runs 20 epochs, and as many more as a small training set needs for 360 steps: those of the embedded data.
     """
     if name == "released" and dataset not in _RELEASED:
-        raise ValueError(
-            f"Recipe 'released' is the paper's code for {' and '.join(_RELEASED)}. Received data set {dataset!r}: use "
-            "--recipe paper, strong or quick."
+        raise ArgumentError(
+            "recipe",
+            f"`recipe` 'released' is the paper's code for {' and '.join(_RELEASED)}. Received: dataset={dataset!r}. "
+            "Choose 'paper', 'strong' or 'quick'.",
         )
     known = {"quick": Recipe(20, learning_rate=2e-3), "paper": _PAPER, "strong": _STRONG}
     recipe = known.get(name) or _RELEASED[dataset]
@@ -128,27 +130,28 @@ def resolve_model(name, example_shape):
         return "linear" if not is_image else "resnet32" if example_shape == (32, 32, 3) else "small_cnn"
     if is_image != (name in ("small_cnn", "resnet32")):
         kind = "images" if is_image else "rows of features"
-        raise ValueError(f"Model {name!r} does not take {kind} of shape {tuple(example_shape)}: use --model auto.")
+        raise ArgumentError(
+            "model", f"`model` {name!r} does not take {kind} of shape {tuple(example_shape)}. Choose 'auto'."
+        )
     return name
 
 
-def check_heads(model_name, heads, needing_dense=()):
+def check_heads(model_name, heads, *, needing_dense=()):
     """Raise where a method does not go with the model that has a head of its own, before anything is trained."""
     if model_name != "cosine":
         return
     own = [name for name, head in heads.items() if head not in (models.dense_head, models.cosine_dense_head)]
     for name in (*own, *needing_dense):
-        raise ValueError(f"Model 'cosine' has a head of its own: method {name!r} needs --model linear.")
+        raise ArgumentError("model", f"`model` 'cosine' has a head of its own: method {name!r} needs 'linear'.")
 
 
-def build_model(name, example_shape, num_classes, head, recipe):
+def build_model(name, head, *, example_shape, num_classes, recipe):
     """An uncompiled model for one run."""
     if name == "small_cnn":
         return models.small_cnn(example_shape, num_classes, head=head)
     if name == "resnet32":
-        return models.resnet32(
-            num_classes, input_shape=example_shape, head=head, weight_decay=recipe.weight_decay, augment=recipe.augment
-        )
+        options = {"input_shape": example_shape, "weight_decay": recipe.weight_decay, "augment": recipe.augment}
+        return models.resnet32(num_classes, head=head, **options)
     if name == "linear":
         return models.linear_head(example_shape[0], num_classes, head=head)
     return models.cosine_head(example_shape[0], num_classes)

@@ -241,13 +241,10 @@ def write(folder, results, predictions):
 def _figures(results, predictions):
     from keras_logit_adjust import plots
 
-    counts = np.array(results["class_counts"])
-    labels = predictions["labels"]
-    recalls, groups = {}, {}
+    counts, recalls, groups = np.array(results["class_counts"]), {}, {}
     for name, method in results["methods"].items():
-        runs = [key for key in predictions if key.rpartition("_seed")[0] == name]
-        predicted = [predictions[key].argmax(axis=-1) for key in runs]
-        recalls[name] = np.mean([statistics.recalls(labels, p, counts.size) for p in predicted], axis=0)
+        found = [statistics.recalls(predictions.labels, p, counts.size) for p in predictions.predicted(name)]
+        recalls[name] = np.mean(found, axis=0)
         found = {group: method["summary"][f"{group}_accuracy"] for group in GROUPS}
         groups[name] = {group: figure for group, figure in found.items() if figure is not None}
     bars = plots.group_accuracy(groups)

@@ -27,7 +27,7 @@ def macro_f1(labels, predicted, prior):
     return float(np.mean((2 * true_positives / np.maximum(actual + claimed, 1e-300))[total > 0]))
 
 
-def figures(labels, logits, class_counts):
+def figures(labels, logits, *, class_counts):
     """The table's figures of one run, in percent: balanced error, group accuracies, macro-F1 at the training prior."""
     predicted = logits.argmax(axis=-1)
     recall = recalls(labels, predicted, class_counts.size)
@@ -53,7 +53,7 @@ def summarize(rows):
     return summary
 
 
-def paired_difference(labels, hits, baseline_hits, seed=0):
+def paired_difference(labels, hits, baseline_hits, *, seed=0):
     """Difference of balanced errors in points, with a paired bootstrap interval over test examples and seeds.
 
     Test examples are redrawn within their class and seeds among themselves, the same for both methods.

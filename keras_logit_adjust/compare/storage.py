@@ -11,6 +11,9 @@ import sys
 import keras
 import numpy as np
 
+from keras_logit_adjust._checks import ArgumentError
+from keras_logit_adjust.compare.records import Run
+
 
 def cache_folder(*command):
     """Where unfinished work of one command (plain values that tell it from others) waits without an output folder."""
@@ -27,51 +30,66 @@ def identity(config):
 
 def check_folder(folder, config):
     """Raise where `folder` belongs to another configuration: that of the finished runs in it."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--output must be a folder. {folder} is a file.")
+    check_is_folder(folder)
     mine = identity(config)
     for name, key in (("config.json", None), ("results.json", "config")):
-        path = folder / name
-        if not path.exists():
+        stored = read_results(folder, name)
+        if stored is None:
             continue
-        theirs = _read_identity(path, key)
-        if "study" in theirs:
-            raise ValueError(f"{folder} holds a study. Choose another --output.")
-        other = {field: theirs.get(field) for field in mine if theirs.get(field) != mine[field]}
-        if other:
-            field, value = next(iter(other.items()))
-            raise ValueError(
-                f"{folder} holds results of another configuration: its {field} is {value!r}, this one's is "
-                f"{mine[field]!r}. Choose another --output, or remove the folder."
-            )
+        if "study" in stored:
+            raise ArgumentError("output", f"{folder} holds a study. Choose another `output`.")
+        theirs = stored if key is None else stored.get(key)
+        if not isinstance(theirs, dict):
+            raise _broken(folder / name, f"no object: {theirs!r}")
+        for field, value in mine.items():
+            if theirs.get(field) != value:
+                raise ArgumentError(
+                    "output",
+                    f"{folder} holds results of another configuration: its {field} is {theirs.get(field)!r}, this "
+                    f"one's is {value!r}. Choose another `output`, or remove the folder.",
+                )
 
 
-def _read_identity(path, key):
-    """What a file of the folder says it depends on: all of its content, or what that has under `key`."""
+def check_is_folder(path):
+    if path.exists() and not path.is_dir():
+        raise ArgumentError("output", f"`output` must be a folder. {path} is a file.")
+
+
+def read_results(folder, name="results.json"):
+    """The object in a JSON file of the folder, or None where there is no such file."""
+    path = folder / name
+    if not path.exists():
+        return None
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-        theirs = stored if key is None or "study" in stored else stored[key]
-        if not isinstance(theirs, dict):
-            raise TypeError(f"no object: {theirs!r}")
-        return theirs
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is broken ({error}). Remove it, or choose another --output.") from error
+    except ValueError as error:
+        raise _broken(path, error) from error
+    if not isinstance(stored, dict):
+        raise _broken(path, f"no object: {stored!r}")
+    return stored
+
+
+def _broken(path, why):
+    return ArgumentError("output", f"{path} is broken ({why}). Remove it, or choose another `output`.")
 
 
 def run_path(folder, name, seed):
     return folder / "runs" / f"{name}_seed{seed}.npz"
 
 
-def is_stored(folder, name, dataset):
-    """Whether a finished run of this very split is on disk; a damaged file counts as none."""
-    shape = (dataset.test[1].size, dataset.num_classes)
+def save_run(folder, run):
+    arrays = {name: value for name, value in vars(run).items() if value is not None}
+    write_npz(run_path(folder, run.method, run.seed), arrays)
+
+
+def load_run(folder, name, dataset):
+    """The finished `Run` of this very split, None where none is on disk; a damaged file counts as none."""
     try:
-        with np.load(run_path(folder, name, dataset.seed)) as run:
-            stored = {key: run[key] for key in run}
-        is_whole = dataset.validation is None or "validation_logits" in stored
-        return str(stored["split_hash"]) == dataset.split_hash and stored["test_logits"].shape == shape and is_whole
+        with np.load(run_path(folder, name, dataset.seed)) as stored:
+            run = Run(**{key: value if value.ndim else value.item() for key, value in stored.items()})
+        return run if run.belongs_to(dataset) else None
     except Exception:  # a damaged archive raises whatever zipfile, zlib or NumPy stumbles over
-        return False
+        return None
 
 
 def versions():

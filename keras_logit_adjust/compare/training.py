@@ -1,11 +1,14 @@
 """Training one model of a comparison: data in, logits on the held-out sets out."""
 
+import functools
 import time
 
 import keras
 import numpy as np
 
 from keras_logit_adjust.compare import feeding, methods, recipes
+from keras_logit_adjust.compare.methods import METHODS
+from keras_logit_adjust.compare.records import Run
 from keras_logit_adjust.posthoc import weight_norm
 
 RETRAINING_EPOCHS = 10  # of the head alone, where a method asks for it
@@ -28,46 +31,55 @@ def epochs_of(method, recipe):
     return recipe.epochs + min(RETRAINING_EPOCHS, recipe.epochs) * method.retrains_head
 
 
-def train(config, recipe, method, dataset, bar, devices):
-    """Train one model; returns the arrays to keep: logits, losses, and the weights of a dense head."""
+def train(name, dataset, *, config, recipe, devices, bar):
+    """Train the model of the row `name`; returns a `Run`."""
     keras.utils.set_random_seed(dataset.seed)
-    counts = dataset.class_counts
+    method, counts = METHODS[name], dataset.class_counts
     (x, y), scale = dataset.train, Scaler(dataset.train[0])
-    model_name = recipes.resolve_model(config.model, x.shape[1:])
+    shape = {"example_shape": x.shape[1:], "num_classes": counts.size}
     with devices.scope():
-        model = recipes.build_model(model_name, x.shape[1:], counts.size, method.head(counts), recipe)
+        model_name = recipes.resolve_model(config.model, x.shape[1:])
+        model = recipes.build_model(model_name, method.head(counts), recipe=recipe, **shape)
     start = time.perf_counter()
-    training = feeding.Training(scale(x), y, recipe, counts.size, dataset.seed, method.strategy)
-    losses = _fit(model, method, recipe, training, counts, bar, devices)
+    own = {"recipe": recipe, "num_classes": counts.size, "seed": dataset.seed}
+    training = feeding.Training(scale(x), y, strategy=method.strategy, **own)
+    losses = _fit(
+        model,
+        training,
+        # A loss is adjusted to what the model sees, not to what there is: never twice.
+        loss=functools.partial(method.loss, training.sampler or counts),
+        class_weight=method.class_weight and method.class_weight(counts),
+        callbacks=[*method.callbacks(counts, recipe.epochs), _Advance(bar)],
+        devices=devices,
+    )
     if method.retrains_head:
-        balanced = feeding.Training(scale(x), y, recipe, counts.size, dataset.seed, "balanced")
-        losses += _retrain_head(model, recipe, balanced, counts, bar, devices)
+        own["recipe"] = recipes.stretch(recipe, min(RETRAINING_EPOCHS, recipe.epochs))
+        balanced = feeding.Training(scale(x), y, strategy="balanced", **own)
+        losses += _retrain_head(model, balanced, class_counts=counts, devices=devices, bar=bar)
     seconds = time.perf_counter() - start
     if not np.isfinite(losses[-1]):
         raise ValueError(f"Training diverged: the loss of {method.title!r} is not finite. Lower the learning rate.")
-    kept = {"test_logits": devices.predict(model, scale(dataset.test[0]))}
-    if dataset.validation is not None:
-        kept["validation_logits"] = devices.predict(model, scale(dataset.validation[0]))
-    kept = {name: logits.astype("float32") for name, logits in kept.items()}
-    return {**kept, **_head_weights(model.layers[-1]), "loss": np.array(losses), "seconds": np.array(seconds)}
+    logits = {
+        f"{part}_logits": devices.predict(model, scale(held_out[0])).astype("float32")
+        for part, held_out in (("test", dataset.test), ("validation", dataset.validation))
+        if held_out is not None
+    }
+    kept = {"method": name, "seed": dataset.seed, "split_hash": dataset.split_hash, "seconds": seconds}
+    return Run(**kept, **logits, **_head_weights(model.layers[-1]), loss=np.array(losses))
 
 
-def _fit(model, method, recipe, training, counts, bar, devices):
+def _fit(model, training, *, loss, devices, callbacks, class_weight=None):
+    """Compile and train by the recipe of `training`; the losses of its epochs."""
+    recipe = training.recipe
     options = {"label_smoothing": recipe.label_smoothing} if recipe.label_smoothing else {}
     with devices.scope():
-        # A loss is adjusted to what the model sees, not to what there is: never twice.
-        model.compile(recipe.optimizer(), method.loss(training.sampler or counts, **options))
+        model.compile(recipe.optimizer(), loss(**options))
     rate = keras.callbacks.LearningRateScheduler(lambda epoch, _: recipe.rate(epoch))
-    return devices.fit(
-        model,
-        training,
-        epochs=recipe.epochs,
-        class_weight=method.class_weight and method.class_weight(counts),
-        callbacks=[rate, *method.callbacks(counts, recipe.epochs), _Advance(bar)],
-    )
+    options = {"epochs": recipe.epochs, "class_weight": class_weight, "callbacks": [rate, *callbacks]}
+    return devices.fit(model, training, **options)
 
 
-def _retrain_head(model, recipe, training, counts, bar, devices):
+def _retrain_head(model, training, *, class_counts, devices, bar):
     """A new head on frozen features, trained on class-balanced batches (Kang et al., 2020)."""
     head = model.layers[-1]
     for layer in model.layers[:-1]:
@@ -75,13 +87,8 @@ def _retrain_head(model, recipe, training, counts, bar, devices):
     fresh = type(head).from_config(head.get_config())
     fresh.build(head.input.shape)
     head.set_weights(fresh.get_weights())
-    epochs = min(RETRAINING_EPOCHS, recipe.epochs)
-    options = {"label_smoothing": recipe.label_smoothing} if recipe.label_smoothing else {}
-    with devices.scope():
-        model.compile(recipe.optimizer(), methods.cross_entropy(counts, **options))
-    scaled = recipes.stretch(recipe, epochs)
-    rate = keras.callbacks.LearningRateScheduler(lambda epoch, _: scaled.rate(epoch))
-    return devices.fit(model, training, epochs=epochs, callbacks=[rate, _Advance(bar)])
+    loss = functools.partial(methods.cross_entropy, class_counts)
+    return _fit(model, training, loss=loss, callbacks=[_Advance(bar)], devices=devices)
 
 
 def _head_weights(head):

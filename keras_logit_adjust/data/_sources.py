@@ -80,9 +80,10 @@ def read_arrays(train, test):
         )
     train, test = _read_pair(train, "train"), _read_pair(test, "test")
     if train[0].shape[1:] != test[0].shape[1:]:
-        raise ValueError(
+        raise _checks.ArgumentError(
+            "test",
             "Train and test examples must have one shape. "
-            f"Received x of shape {train[0].shape[1:]} to train on and {test[0].shape[1:]} to test on."
+            f"Received x of shape {train[0].shape[1:]} to train on and {test[0].shape[1:]} to test on.",
         )
     present = np.unique(train[1])
     num_classes = int(present[-1]) + 1
@@ -112,7 +113,7 @@ def _read_pair(source, name):
         raise _checks.ArgumentError(
             name, f"`{name}` must be an .npz file or a pair (x, y). Received: {type(source).__name__}"
         ) from error
-    x, y = np.asarray(x), profiles.check_ids(y, f"`y` of `{name}`")
+    x, y = np.asarray(x), profiles.check_ids(y, f"`y` of `{name}`", argument=name)
     if x.ndim not in (2, 3, 4) or x.dtype.kind not in "uifb":
         raise _checks.ArgumentError(
             name,
@@ -160,7 +161,9 @@ def read_tfds(name, data_dir):
     splits = builder.info.splits
     test_split = next((split for split in ("test", "validation") if split in splits and reader.has_labels(split)), None)
     if "train" not in splits or test_split is None:
-        raise ValueError(f"Data set {name!r} must have a labeled train and test split. It has {sorted(splits)}.")
+        raise _checks.ArgumentError(
+            "name", f"Data set {name!r} must have a labeled train and test split. It has {sorted(splits)}."
+        )
     outside = reader.read("validation") if "validation" in splits and test_split == "test" else None
     return Source(reader.read("train"), reader.read(test_split), list(label.names), outside)
 
@@ -178,7 +181,9 @@ def _tfds_directory(tfds, name, data_dir):
     if name.split("/")[0] not in known:
         near = difflib.get_close_matches(name, ["fashion_mnist_lt", "cifar10_lt", "cifar100_lt", *known], n=3)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
-        raise ValueError(f"Unknown data set {name!r}: no name of this package, nor of TensorFlow Datasets.{hint}")
+        raise _checks.ArgumentError(
+            "name", f"Unknown data set {name!r}: no name of this package, nor of TensorFlow Datasets.{hint}"
+        )
     where = f", data_dir={str(root)!r}" if data_dir else ""
     raise FileNotFoundError(
         f"Data set {name!r} is not on disk under {root}. Download it once with\n"
@@ -196,7 +201,9 @@ def _keys(tfds, builder):
         image_key = next((key for key, value in features.items() if isinstance(value, tfds.features.Image)), None)
         label_key = next((key for key, value in features.items() if isinstance(value, tfds.features.ClassLabel)), None)
     if image_key is None or not isinstance(features.get(label_key), tfds.features.ClassLabel):
-        raise ValueError(f"Data set {builder.name!r} is no classification set: it needs an image and a class label.")
+        raise _checks.ArgumentError(
+            "name", f"Data set {builder.name!r} is no classification set: it needs an image and a class label."
+        )
     return image_key, label_key
 
 

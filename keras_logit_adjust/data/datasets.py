@@ -152,8 +152,8 @@ def load(
     kept = np.setdiff1d(chosen, held_out) if validation == "stratified" else chosen
     class_counts = source.count(kept)
     if (empty := class_counts == 0).any():
-        raise ValueError(
-            f"Every class needs a training example. None at {_checks.name_classes(empty)}: leave such ids out."
+        raise _checks.ArgumentError(
+            "name", f"Every class needs a training example. None at {_checks.name_classes(empty)}: leave such ids out."
         )
     return LongTailDataset(
         name=title,
@@ -207,9 +207,10 @@ def _cut(source, chosen, *, validation, fraction, seed):
     unused = np.setdiff1d(np.arange(labels.size), chosen)
     spare = source.count(unused)
     if (spare == 0).any():
-        raise ValueError(
+        raise _checks.ArgumentError(
+            "validation",
             "validation='outside' needs unused examples of every class. None are left at "
-            f"{_checks.name_classes(spare == 0)}: give a smaller `max_count`, or validation='stratified'."
+            f"{_checks.name_classes(spare == 0)}: give a smaller `max_count`, or validation='stratified'.",
         )
     wanted = np.minimum(spare, max(1, int(counts.max() * fraction)))
     return unused[profiles.subsample(labels[unused], wanted, seed=seed)], None

@@ -212,17 +212,18 @@ def check_available(wanted, available):
         )
 
 
-def check_ids(labels, name="`labels`"):
+def check_ids(labels, name="`labels`", *, argument="labels"):
     """`labels` as a non-empty int64 vector of ids of at least 0."""
     labels = np.asarray(labels)
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim != 1 or labels.size == 0 or labels.dtype.kind not in "iu":
-        raise ValueError(
+        raise _checks.ArgumentError(
+            argument,
             f"{name} must be a non-empty vector of integer class ids. "
             f"Received shape {labels.shape}, dtype {labels.dtype}. One-hot rows: `labels.argmax(axis=-1)`; floats: "
-            "`labels.astype(int)`."
+            "`labels.astype(int)`.",
         )
     if labels.min() < 0:
-        raise ValueError(f"{name} must be class ids of at least 0. Received {labels.min()}.")
+        raise _checks.ArgumentError(argument, f"{name} must be class ids of at least 0. Received {labels.min()}.")
     return labels.astype("int64")

@@ -136,9 +136,10 @@ def _activation_of(operation):
     """ "linear", "softmax" or "sigmoid": what `operation` does to the logits, or an error saying why not."""
     if not isinstance(operation, KNOWN) or not _is_called_as_in(operation, "keras.", "keras_logit_adjust."):
         raise NoHeadError(
+            "output",
             f"No Dense or convolution head was found: the output comes from {operation.name!r} "
             f"({type(operation).__name__}). If what it gives are logits or probabilities, say so: "
-            'kla.adjust(model, class_counts, output="logits" | "softmax" | "sigmoid").'
+            'output="logits", "softmax" or "sigmoid".',
         )
     if isinstance(operation, keras.layers.Softmax):
         name = "softmax" if operation.axis in (-1, (-1,), [-1]) else f"softmax over axis {operation.axis}"

@@ -15,16 +15,19 @@ _FORMATS = {suffix: to for to, suffix in SUFFIXES.items() if suffix}
 def as_destination(path, to=None, overwrite=False):
     """`path` as a `pathlib.Path` and its format, or a `ValueError` where that cannot be written there."""
     if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
-        raise ValueError(
-            f"`path` must be the path of a file, or of the folder of a SavedModel, to write. Received: path={path!r}"
+        raise _checks.ArgumentError(
+            "path",
+            f"`path` must be the path of a file, or of the folder of a SavedModel, to write. Received: path={path!r}",
         )
     path = pathlib.Path(path)
     to = _format_of(path) if to is None else _checks.check_choice(to, "to", list(SUFFIXES))
     expected = SUFFIXES[to]
     if expected and path.suffix != expected:
-        raise ValueError(f"A {to} file must be named …{expected}. Received: {path}")
+        raise _checks.ArgumentError("path", f"A {to} file must be named …{expected}. Received: {path}")
     if not expected and path.suffix in (*_FORMATS, ".h5"):
-        raise ValueError(f"A SavedModel is a folder; {path} is named as a file. Leave out {path.suffix}, or name `to`.")
+        raise _checks.ArgumentError(
+            "path", f"A SavedModel is a folder; {path} is named as a file. Leave out {path.suffix}, or name `to`."
+        )
     if not path.absolute().parent.is_dir():
         raise ValueError(f"The folder of {path} does not exist. Make it first, or choose another.")
     _check_free(path, to, overwrite)
@@ -36,9 +39,10 @@ def as_destination(path, to=None, overwrite=False):
 def _format_of(path):
     """The format that the suffix of `path` says; one that says none is not taken for a folder of that name."""
     if path.suffix and path.suffix not in _FORMATS:
-        raise ValueError(
+        raise _checks.ArgumentError(
+            "path",
             f"The suffix of {path} must be {', '.join(_FORMATS)}, or none for the folder of a SavedModel. Received "
-            f"{path.suffix}: rename it, or name the format (`to`, --to)."
+            f"{path.suffix}: rename it, or name the format (`to`).",
         )
     return _FORMATS.get(path.suffix, "savedmodel")
 
@@ -47,8 +51,8 @@ def _check_free(path, to, overwrite):
     if not os.path.lexists(path):
         return
     if not overwrite:
-        raise ValueError(
-            f"{path} exists and is not overwritten. Choose another path, or allow it (overwrite, --force)."
+        raise _checks.ArgumentError(
+            "overwrite", f"{path} exists and is not overwritten. Choose another path, or allow it (`overwrite`)."
         )
     if path.is_symlink():
         raise ValueError(

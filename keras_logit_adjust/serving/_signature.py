@@ -4,6 +4,7 @@ import dataclasses
 
 import keras
 
+from keras_logit_adjust import _checks
 from keras_logit_adjust.posthoc import _graph
 from keras_logit_adjust.posthoc.adjust import AdjustedModel
 
@@ -122,8 +123,9 @@ def _scores(outputs, output):
 
 def _checked(class_names, num_classes):
     if len(class_names) != num_classes:
-        raise ValueError(
+        raise _checks.ArgumentError(
+            "class_names",
             f"`class_names` must have one name for each class: the model has {num_classes} classes, `class_names` has "
-            f"{len(class_names)}."
+            f"{len(class_names)}.",
         )
     return class_names

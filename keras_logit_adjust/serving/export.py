@@ -130,8 +130,9 @@ def _writer(model, to, inputs, **settings):
         served = _as_served(model, **settings)
         return lambda path: _signature.write(model, path, inputs, served)
     if (settings["class_names"], settings["prior_name"], settings["output"]) != (None, None, "auto"):
-        raise ValueError(
-            f"`class_names`, `prior_name` and `output` are for a SavedModel; a {to} file has no place for them."
+        raise _checks.ArgumentError(
+            "class_names",
+            f"`class_names`, `prior_name` and `output` are for a SavedModel; a {to} file has no place for them.",
         )
     if to == "keras":
         return model.save
@@ -160,9 +161,10 @@ def _as_served(model, *, class_names, prior_name, top_k, output):
 def _check_decisions(model, description, class_names):
     if description.output == "decisions":
         if class_names is not None:
-            raise ValueError(
+            raise _checks.ArgumentError(
+                "class_names",
                 f"`class_names` name classes; model {description.model!r} gives decisions, served by number. Leave "
-                "`class_names` out."
+                "`class_names` out.",
             )
     elif any(isinstance(layer, MinimumRiskDecision) for layer in _keras.layers_of(model)):
         raise ValueError(
@@ -175,18 +177,22 @@ def _as_class_names(class_names):
     """`class_names` as a list of strings, each once; a dict or set says no order, and a string is no list."""
     is_ordered = not isinstance(class_names, (str, bytes, collections.abc.Mapping, collections.abc.Set))
     if not is_ordered or not isinstance(class_names, collections.abc.Iterable):
-        raise ValueError(
+        raise _checks.ArgumentError(
+            "class_names",
             f"`class_names` must be a list of strings, in order of class id. Received a {type(class_names).__name__}: "
-            "of a dict by class id give [names[c] for c in range(len(names))]."
+            "of a dict by class id give [names[c] for c in range(len(names))].",
         )
     class_names = list(class_names)
     if not all(isinstance(name, str) for name in class_names):
-        raise ValueError(f"`class_names` must be strings, in order of class id. Received: {class_names[:8]!r}")
+        raise _checks.ArgumentError(
+            "class_names", f"`class_names` must be strings, in order of class id. Received: {class_names[:8]!r}"
+        )
     twice = [name for name, number in collections.Counter(class_names).items() if number > 1]
     if twice:
-        raise ValueError(
+        raise _checks.ArgumentError(
+            "class_names",
             f"Every name in `class_names` must be of one class, to tell classes apart. Received more than once: "
-            f"{twice[:8]!r}. Rename all but one."
+            f"{twice[:8]!r}. Rename all but one.",
         )
     return class_names
 

@@ -5,16 +5,15 @@ rule, a line through the origin: what error is left is the method's. Errors are 
 function, and not those of a test sample.
 """
 
-import statistics
-
 import keras
 import numpy as np
 from keras import ops
+from scipy import special
 from tqdm import tqdm
 
 from keras_logit_adjust import _checks, losses
 from keras_logit_adjust.compare import storage
-from keras_logit_adjust.compare.report import to_table
+from keras_logit_adjust.studies.table import Table
 
 PRIOR = np.array([0.95, 0.05])
 SIZES = (100, 300, 1000, 3000, 10_000)
@@ -26,21 +25,20 @@ TITLES = {
     "weight_norm": "weight normalization",
     "la": "logit adjustment",
 }
-_NORMAL = statistics.NormalDist()
-BAYES_ERROR = 100 * _NORMAL.cdf(-np.sqrt(2.0))
+BAYES_ERROR = float(100 * special.ndtr(-np.sqrt(2.0)))
 # Of the rule that minimizes the plain error, 2(x₁ + x₂) + log(0.05/0.95) > 0, whose score has deviation 2√2.
 _SHIFT = np.log(PRIOR[0] / PRIOR[1])
-ERM_ERROR = 50 * (_NORMAL.cdf((_SHIFT - 4) / np.sqrt(8.0)) + _NORMAL.cdf((-_SHIFT - 4) / np.sqrt(8.0)))
+ERM_ERROR = float(50 * special.ndtr((np.array([_SHIFT, -_SHIFT]) - 4) / np.sqrt(8.0)).sum())
 
 
-def run(folder, sizes=SIZES, trials=100, steps=400, seed=0):
+def run(folder, *, sizes=SIZES, trials=100, steps=400, seed=0):
     """Fit affine scorers with every loss on every sample size, all trials of one size at once."""
     sizes = sorted({_checks.check_integer(size, "sizes", minimum=_SMALLEST) for size in sizes})
     if not sizes:
-        raise ValueError("`sizes` must name at least one number of training examples. Received none.")
+        raise _checks.ArgumentError("sizes", "`sizes` must name a number of training examples. Received none.")
     trials, steps = (_checks.check_integer(v, name, 1) for v, name in ((trials, "trials"), (steps, "steps")))
     seed = _checks.check_integer(seed, "seed", minimum=0)
-    fits = _fit_missing(folder, sizes, trials, steps, seed)
+    fits = _fit_missing(folder, sizes=sizes, trials=trials, steps=steps, seed=seed)
     errors = [{name: balanced_error(rule) for name, rule in _rules(fits[size]).items()} for size in sizes]
     return {
         "sizes": sizes,
@@ -58,7 +56,7 @@ def run(folder, sizes=SIZES, trials=100, steps=400, seed=0):
     }
 
 
-def _fit_missing(folder, sizes, trials, steps, seed):
+def _fit_missing(folder, *, sizes, trials, steps, seed):
     """`{size: {loss: weights [T, 3, 2]}}`, of which what is on disk is not fitted again."""
     folder.mkdir(parents=True, exist_ok=True)
     fits = {size: {} for size in sizes}
@@ -66,7 +64,7 @@ def _fit_missing(folder, sizes, trials, steps, seed):
         path = folder / f"{name}_{size}_{trials}_{steps}_{seed}_{keras.backend.backend()}.npz"
         weights = _load(path)
         if weights is None:
-            weights = fit_affine(*_sample(size, trials, seed), _losses()[name], steps)
+            weights = fit_affine(*_sample(size, trials, seed=seed), loss=_losses()[name], steps=steps)
             storage.write_npz(path, {"weights": weights})
         fits[size][name] = weights.astype("float64")
     return fits
@@ -99,7 +97,7 @@ def _losses():
     }
 
 
-def _sample(size, trials, seed):
+def _sample(size, trials, *, seed):
     """Samples `[trials, size, 3]`, the third column 1 for the bias, and ids `[trials, size]`, 1 the rare class."""
     rng = np.random.default_rng([seed, size])
     y = (rng.random((trials, size)) < PRIOR[1]).astype("int32")
@@ -117,7 +115,7 @@ class _AffineScorers(keras.layers.Layer):
         return ops.matmul(inputs, self.kernel)
 
 
-def fit_affine(x, y, loss, steps):
+def fit_affine(x, y, *, loss, steps):
     """Weights `[T, 3, 2]` that minimize the loss on each trial's own sample, by full-batch Adam at a falling rate."""
     model = keras.Sequential([keras.Input(batch_shape=x.shape), _AffineScorers()])
     rate = keras.optimizers.schedules.CosineDecay(0.1, steps)
@@ -139,30 +137,29 @@ def balanced_error(weights):
     difference = weights[:, :, 1] - weights[:, :, 0]
     slope, bias = difference[:, :2], difference[:, 2]
     deviation, distance = np.linalg.norm(slope, axis=1), slope.sum(axis=1)
-    missed = [_NORMAL.cdf(z) for z in -(distance + bias) / deviation]
-    alarms = [_NORMAL.cdf(z) for z in (bias - distance) / deviation]
-    return 50 * (np.array(missed) + np.array(alarms))
+    missed, alarms = special.ndtr(-(distance + bias) / deviation), special.ndtr((bias - distance) / deviation)
+    return 50 * (missed + alarms)
 
 
-def to_markdown(results):
+def table(results):
     """A row for each method, a column for each sample size."""
-    header = ["method", *(f"{size:,}" for size in results["sizes"])]
     rows = [
         [TITLES[name], *(f"{m:.2f} ± {s:.2f}" for m, s in zip(found["mean"], found["std"], strict=True))]
         for name, found in results["balanced_error"].items()
     ]
     gap = results["loss_against_posthoc"][-1]
-    return f"""\
-Two Gaussian classes at prior {PRIOR[0]:.0%} / {PRIOR[1]:.0%}, affine scorers, {results["trials"]} trials
-
-{to_table(header, rows)}
-
+    return Table(
+        f"Two Gaussian classes at prior {PRIOR[0]:.0%} / {PRIOR[1]:.0%}, affine scorers, {results['trials']} trials",
+        ["method", *(f"{size:,}" for size in results["sizes"])],
+        rows,
+        f"""\
 Balanced error in percent by number of training examples, mean ± deviation over trials.
 The Bayes balanced error is {BAYES_ERROR:.2f}, that of ERM's own limit {ERM_ERROR:.2f}.
 The adjusted loss and post-hoc adjustment are one rule here: at the largest sample they differ by {gap:.3f} points.
 The equalized loss and adaptive margins tend to rules of their own: one looks at the rival's frequency alone, the other
 at the label's.
-Weight normalization changes nothing, for the weights of two classes mirror each other."""
+Weight normalization changes nothing, for the weights of two classes mirror each other.""",
+    )
 
 
 def figure(results):

@@ -8,43 +8,48 @@ import dataclasses
 
 import numpy as np
 
+from keras_logit_adjust._checks import ArgumentError
 from keras_logit_adjust.compare import Config, statistics
-from keras_logit_adjust.compare.report import in_seeds, show_difference, to_table
+from keras_logit_adjust.compare.report import in_seeds, show_difference
 from keras_logit_adjust.compare.run import compare_with_predictions
+from keras_logit_adjust.studies.table import Table
 
 DEFAULT_METHODS = ("erm", "class_weight", "la_posthoc", "la_loss")
 SHARE = 0.01
 
 
-def run(folder, config=None, methods=DEFAULT_METHODS, seeds=3):
+def run(folder, *, config=None, methods=DEFAULT_METHODS, seeds=3):
     """Compare the methods on clean labels and with a share of the largest class labeled as the smallest."""
     config = config or Config()
     share = config.label_noise or SHARE
-    _check(dataclasses.replace(config, label_noise=share).load(0))
-    clean, clean_predictions = _compare(config, 0.0, methods, seeds, folder)
-    noisy, noisy_predictions = _compare(config, share, methods, seeds, folder)
-    labels, counts = clean_predictions["labels"], np.array(clean["class_counts"])
+    own = {
+        "clean": dataclasses.replace(config, label_noise=0.0),
+        "noisy": dataclasses.replace(config, label_noise=share),
+    }
+    _check(own["noisy"].load(0))
+    parts = {
+        part: compare_with_predictions(settings, methods=methods, seeds=seeds, output=folder / part)
+        for part, settings in own.items()
+    }
+    (clean, before), (noisy, after) = parts.values()
+    labels, counts = before.labels, np.array(clean["class_counts"])
     head, tail = int(counts.argmax()), int(counts.argmin())
     found = {}
     for name, method in clean["methods"].items():
-        hits, mistaken = [], []
-        for predictions in (clean_predictions, noisy_predictions):
-            predicted = np.stack([predictions[f"{name}_seed{seed}"].argmax(axis=-1) for seed in range(seeds)])
-            hits.append(predicted == labels)
-            mistaken.append(100 * float((predicted[:, labels == head] == tail).mean()))
+        mistaken = [(predictions.predicted(name)[:, labels == head] == tail).mean() for predictions in (before, after)]
         found[name] = {
             "title": method["title"],
             "clean_error": method["summary"]["balanced_error"]["mean"],
             "noisy_error": noisy["methods"][name]["summary"]["balanced_error"]["mean"],
-            "versus_clean": statistics.paired_difference(labels, hits[1], hits[0]),
-            "head_as_tail": mistaken,
+            "versus_clean": statistics.paired_difference(labels, after.hits(name), before.hits(name)),
+            "head_as_tail": [100 * float(rate) for rate in mistaken],
         }
     return {
         "data": clean["data"],
         "share": share,
         "seeds": seeds,
         "classes": [head, tail],
-        "counts": {"clean": clean["class_counts"], "noisy": noisy["class_counts"]},
+        "counts": {part: results["class_counts"] for part, (results, _) in parts.items()},
         "methods": found,
     }
 
@@ -53,39 +58,35 @@ def _check(dataset):
     """Raise where the confusion that is looked at cannot be seen: no test example of the largest class."""
     head = int(dataset.class_counts.argmax())
     if not (dataset.test[1] == head).any():
-        raise ValueError(f"The test set must have examples of the largest class. Received none of class {head}.")
-
-
-def _compare(config, share, methods, seeds, folder):
-    own = dataclasses.replace(config, label_noise=share)
-    return compare_with_predictions(own, methods, seeds, folder / ("noisy" if share else "clean"))
-
-
-def to_markdown(results):
-    """A row for each method."""
-    header = ["method", "clean %", "noisy %", "difference (points)", "head as tail, clean %", "head as tail, noisy %"]
-    rows = []
-    for name, found in results["methods"].items():
-        versus = found["versus_clean"]
-        rows.append(
-            [
-                f"`{name}` {found['title']}",
-                f"{found['clean_error']:.1f}",
-                f"{found['noisy_error']:.1f}",
-                show_difference(versus),
-                *(f"{share:.1f}" for share in found["head_as_tail"]),
-            ]
+        raise ArgumentError(
+            "test", f"The test set must have examples of the largest class. Received none of class {head}."
         )
+
+
+def table(results):
+    """A row for each method."""
     (head, tail), counts = results["classes"], results["counts"]
     moved = counts["noisy"][tail] - counts["clean"][tail]
-    return f"""\
+    rows = [
+        [
+            f"`{name}` {found['title']}",
+            f"{found['clean_error']:.1f}",
+            f"{found['noisy_error']:.1f}",
+            show_difference(found["versus_clean"]),
+            *(f"{share:.1f}" for share in found["head_as_tail"]),
+        ]
+        for name, found in results["methods"].items()
+    ]
+    return Table(
+        f"""\
 {results["data"]["name"]}, {in_seeds(results["seeds"])}: {moved} of {counts["clean"][head]} training examples of
-class {head} labeled as class {tail}, which has {counts["clean"][tail]} of its own
-
-{to_table(header, rows)}
-
+class {head} labeled as class {tail}, which has {counts["clean"][tail]} of its own""",
+        ["method", "clean %", "noisy %", "difference (points)", "head as tail, clean %", "head as tail, noisy %"],
+        rows,
+        f"""\
 Balanced error with clean and with noisy labels, its difference with a 95% paired interval, and the share of class
-{head}'s test examples that are taken for class {tail}."""
+{head}'s test examples that are taken for class {tail}.""",
+    )
 
 
 def figure(results):

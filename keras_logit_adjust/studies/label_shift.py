@@ -9,10 +9,11 @@ import warnings
 import numpy as np
 
 from keras_logit_adjust import _checks, priors
-from keras_logit_adjust.compare import Config, storage
-from keras_logit_adjust.compare.report import in_seeds, to_table
+from keras_logit_adjust.compare import Config
+from keras_logit_adjust.compare.report import in_seeds
 from keras_logit_adjust.compare.run import compare_with_predictions
 from keras_logit_adjust.held_out import calibrate, estimate_target_prior
+from keras_logit_adjust.studies.table import Table
 
 MIXES = ("uniform", "reversed", "shuffled")
 RULES = {
@@ -26,25 +27,27 @@ RULES = {
 CALIBRATION = "bias_corrected_temperature"
 
 
-def run(folder, config=None, seeds=3):
+def run(folder, *, config=None, seeds=3):
     """Train plain models, and predict on every mix by every rule, seed by seed."""
     config = config or Config()
     loaded = [config.load(seed) for seed in range(seeds)]
     _check(loaded[0])
-    results, predictions = compare_with_predictions(config, ["erm"], seeds, folder / "compare")
+    results, predictions = compare_with_predictions(config, methods=["erm"], seeds=seeds, output=folder / "compare")
     found = {mix: {name: {"accuracy": [], "distance": [], "inside": []} for name in RULES} for mix in MIXES}
     drawn, smallest = {mix: [] for mix in MIXES}, []
     for seed, dataset in enumerate(loaded):
-        logits, held_out = predictions[f"erm_seed{seed}"], _held_out(folder / "compare", dataset, seed)
+        run = predictions.runs["erm"][seed]
+        held_out = None if dataset.validation is None else (run.validation_logits, dataset.validation[1])
         for mix, target in mixes_of(dataset.class_counts).items():
-            rows = resample(predictions["labels"], target, seed)
-            labels = predictions["labels"][rows]
+            rows = resample(predictions.labels, target, seed=seed)
+            labels = predictions.labels[rows]
             counts = np.bincount(labels, minlength=target.size)
             drawn[mix].append(counts.tolist())
             truth = counts / rows.size
-            choices, singular_value = _apply_rules(logits[rows], dataset.class_counts, held_out, truth)
+            logits = run.test_logits[rows]
+            choices, singular_value = _apply_rules(logits, dataset.class_counts, held_out=held_out, truth=truth)
             for name, choice in choices.items():
-                for key, value in _score(*choice, labels, truth).items():
+                for key, value in _score(*choice, labels=labels, truth=truth).items():
                     found[mix][name][key].append(value)
         smallest.append(singular_value)
     return {
@@ -61,9 +64,10 @@ def _check(dataset):
     """Raise where a mix cannot be drawn: a class without test examples."""
     tested = np.bincount(dataset.test[1], minlength=dataset.num_classes)
     if not tested.all():
-        raise ValueError(
+        raise _checks.ArgumentError(
+            "test",
             f"The test set must have examples of every class, to be resampled. Received none of "
-            f"{_checks.name_classes(tested == 0)}."
+            f"{_checks.name_classes(tested == 0)}.",
         )
 
 
@@ -83,7 +87,7 @@ def mixes_of(class_counts):
     return {name: v / v.sum() for name, v in zip(MIXES, (np.ones(num_classes), backwards, zipf), strict=True)}
 
 
-def resample(labels, target, seed):
+def resample(labels, target, *, seed):
     """Rows of as many examples as there are for the mix `target`, none twice and of every class at least one.
 
     Example:
@@ -99,15 +103,7 @@ def resample(labels, target, seed):
     return np.sort(np.concatenate(members))
 
 
-def _held_out(folder, dataset, seed):
-    """Validation logits and labels, or None."""
-    if dataset.validation is None:
-        return None
-    with np.load(storage.run_path(folder, "erm", seed)) as stored:
-        return stored["validation_logits"], dataset.validation[1]
-
-
-def _apply_rules(logits, class_counts, held_out, truth):
+def _apply_rules(logits, class_counts, *, held_out, truth):
     """`{rule: (adjusted logits, estimate)}`, both None where a rule lacks examples, and BBSE's singular value."""
     log_prior = priors.log_prior(class_counts)
     rules = {"none": (logits, None), "uniform": (logits - log_prior, None)}
@@ -128,7 +124,7 @@ def _apply_rules(logits, class_counts, held_out, truth):
     return rules, None if bbse is None else bbse.smallest_singular_value
 
 
-def _score(adjusted, estimate, labels, truth):
+def _score(adjusted, estimate, *, labels, truth):
     """Accuracy in percent, the estimate's L1 distance to the truth, and the classes whose interval holds it."""
     accuracy = None if adjusted is None else 100 * float((adjusted.argmax(axis=-1) == labels).mean())
     if estimate is None:
@@ -138,27 +134,28 @@ def _score(adjusted, estimate, labels, truth):
     return {"accuracy": accuracy, "distance": distance, "inside": int(inside.sum())}
 
 
-def to_markdown(results):
+def table(results):
     """A row for each rule, accuracy and distance for each mix."""
     mixes, num_classes = results["mixes"], len(results["class_counts"])
-    header = ["method", *(text for mix in mixes for text in (f"{mix} %", "L1 (inside)"))]
-    rows = []
-    for name, title in RULES.items():
-        cells = [text for found in mixes.values() for text in _cells(found[name])]
-        rows.append([f"`{name}` {title}", *cells])
+    rows = [
+        [f"`{name}` {title}", *(text for found in mixes.values() for text in _cells(found[name]))]
+        for name, title in RULES.items()
+    ]
     sizes = [f"{sum(drawn[0]):,} ({mix})" for mix, drawn in results["drawn_counts"].items()]
     values = [f"{value:.2g}" for value in results["smallest_singular_value"] if value is not None]
     note = f"the smallest singular value of its matrix is {', '.join(values)}" if values else "there are none"
-    return f"""\
-{results["data"]["name"]}, {num_classes} classes, {in_seeds(results["seeds"])}, on {", ".join(sizes)} test examples
-
-{to_table(header, rows)}
-
+    return Table(
+        f"{results['data']['name']}, {num_classes} classes, {in_seeds(results['seeds'])}, on {', '.join(sizes)} "
+        "test examples",
+        ["method", *(text for mix in mixes for text in (f"{mix} %", "L1 (inside)"))],
+        rows,
+        f"""\
 Accuracy in percent under each class mix, mean ± standard deviation over seeds; L1 distance of the estimated to the true
 mix (at most 2), in brackets how many of {num_classes} classes have their true share in the 95% interval. Uniform: all
 classes alike. Reversed: the tail the other way round. Shuffled: shares 1/rank, ranks given to classes at random.
 Calibrated: bias-corrected temperature, fitted on the validation examples. BBSE needs validation examples of every
-class: {note}."""
+class: {note}.""",
+    )
 
 
 def _cells(found):

@@ -10,11 +10,11 @@ import keras
 
 from keras_logit_adjust import _checks
 from keras_logit_adjust.compare import Config, html, storage
-from keras_logit_adjust.compare.report import NO_FIGURES
-from keras_logit_adjust.compare.run import options_of
+from keras_logit_adjust.compare.config import options_of
+from keras_logit_adjust.compare.report import NO_FIGURES, to_table
 from keras_logit_adjust.studies import consistency, groups, label_noise, label_shift, weight_norms
 
-# Each has run(folder, **options) → results, to_markdown(results) and figure(results).
+# Each has run(folder, **options) → results, table(results) → Table and figure(results).
 STUDIES = {
     "weight-norms": weight_norms,
     "consistency": consistency,
@@ -24,7 +24,7 @@ STUDIES = {
 }
 
 
-def run_study(name, output=None, **options):
+def run_study(name, *, output=None, **options):
     """Run one of the paper's findings and return its results.
 
     What is finished is written to disk at once: after an interruption the same call goes on from there.
@@ -53,9 +53,13 @@ def run_study(name, output=None, **options):
     study = STUDIES[_checks.check_choice(name, "study", tuple(STUDIES))]
     backend = keras.backend.backend()
     folder = pathlib.Path(output) if output else storage.cache_folder("study", name, backend, str(options))
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--output must be a folder. {folder} is a file.")
-    _refuse_other_content(folder, name)
+    storage.check_is_folder(folder)
+    stored = storage.read_results(folder)
+    if stored is not None and stored.get("study") != name:
+        theirs = stored.get("study", "of compare")
+        raise _checks.ArgumentError(
+            "output", f"{folder} holds results of another command, {theirs}. Choose another `output`."
+        )
     results = {"study": name, "versions": storage.versions(), "command": _command(name, **options)}
     results.update(study.run(folder, **options))
     if output:
@@ -65,20 +69,7 @@ def run_study(name, output=None, **options):
     return results
 
 
-def _refuse_other_content(folder, name):
-    """Raise where the folder holds the results of another command."""
-    path = folder / "results.json"
-    if not path.exists():
-        return
-    try:
-        theirs = json.loads(path.read_text(encoding="utf-8")).get("study", "of compare")
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{path} is broken ({error}). Remove it, or choose another --output.") from error
-    if theirs != name:
-        raise ValueError(f"{folder} holds results of another command, {theirs}. Choose another --output.")
-
-
-def _command(name, config=None, methods=None, seeds=None, **own):
+def _command(name, *, config=None, methods=None, seeds=None, **own):
     """The command that repeats a study (`steps` is no option of it)."""
     words = ["keras-logit-adjust", "study", name, *options_of(config or Config(), methods, seeds)]
     for key, value in own.items():
@@ -89,27 +80,27 @@ def _command(name, config=None, methods=None, seeds=None, **own):
 
 def to_markdown(results):
     """The table of a study's results."""
-    return STUDIES[results["study"]].to_markdown(results)
+    table = STUDIES[results["study"]].table(results)
+    return f"{table.caption}\n\n{to_table(table.header, table.rows)}\n\n{table.notes}"
 
 
 def to_html(results, figure=None):
     """A study's table and its figure, where there is one, as a page of HTML."""
     study, name = STUDIES[results["study"]], results["study"]
-    caption, table, notes = study.to_markdown(results).split("\n\n")
-    title = study.__doc__.split("\n", 1)[0].removesuffix(".")
-    blocks = [html.section("Table", html.table(title, *html.from_markdown(table)), html.note(notes))]
+    table, title = study.table(results), study.__doc__.split("\n", 1)[0].removesuffix(".")
+    blocks = [html.section("Table", html.table(title, table.header, table.rows), html.note(table.notes))]
     if figure is None:
         drawn = html.note(f"No figure: {NO_FIGURES}")
     else:
         drawn = html.figures({"figure": (study.figure.__doc__, figure)})
     blocks += [html.section("Figure", drawn), html.details("Versions", html.pairs("Versions", results["versions"]))]
     kind = f"keras-logit-adjust study {name}"
-    return html.page(f"{name}: study", kind, title, caption + ".", blocks, results["command"])
+    return html.page(f"{name}: study", kind, title, table.caption + ".", blocks, results["command"])
 
 
 def _write(study, folder, results):
     storage.write_text(folder / "results.json", json.dumps(results, indent=1, allow_nan=False))
-    text, figure = [f"# Study: {results['study']}", "", study.to_markdown(results), ""], None
+    text, figure = [f"# Study: {results['study']}", "", to_markdown(results), ""], None
     if importlib.util.find_spec("matplotlib") is None:
         print(f"No figure: {NO_FIGURES}")
     else:

@@ -6,6 +6,7 @@ import pathlib
 import numpy as np
 
 from keras_logit_adjust.compare import report
+from keras_logit_adjust.compare.records import Predictions
 
 RESULTS = pathlib.Path(__file__).parents[2] / "benchmarks" / "results"
 
@@ -20,13 +21,13 @@ def predictions_of(results, examples=5):
     counts, rng = np.array(results["class_counts"]), np.random.default_rng(0)
     labels = np.repeat(np.arange(counts.size), examples)
     groups = np.where(counts >= 100, "many", np.where(counts > 20, "medium", "few"))
-    predictions = {"labels": labels}
+    logits = {name: [] for name in results["methods"]}
     for name, method in results["methods"].items():
-        for seed, row in enumerate(method["seeds"]):
+        for row in method["seeds"]:
             accuracy = np.array([row[f"{group}_accuracy"] / 100 for group in groups])
             predicted = np.where(rng.random(labels.size) < accuracy[labels], labels, (labels + 1) % counts.size)
-            predictions[f"{name}_seed{seed}"] = np.eye(counts.size, dtype="float32")[predicted]
-    return predictions
+            logits[name].append(np.eye(counts.size, dtype="float32")[predicted])
+    return Predictions(labels, np.array([counts]), logits, {})
 
 
 def write(folder, results):

@@ -1,0 +1,179 @@
+"""`adjust`: from the file of a trained model to one of an adjusted model, in the format it is served in."""
+
+import argparse
+import contextlib
+import dataclasses
+import math
+import sys
+import warnings
+
+from keras_logit_adjust import held_out, posthoc, serving
+from keras_logit_adjust.cli import files
+from keras_logit_adjust.cli.options import add_command
+from keras_logit_adjust.posthoc import _graph
+from keras_logit_adjust.posthoc.adjust import OUTPUTS
+from keras_logit_adjust.serving import _files
+from keras_logit_adjust.serving.export import check_writable
+
+WRITTEN = {"keras": "a Keras model", "savedmodel": "a SavedModel", "tflite": "a TFLite model", "onnx": "an ONNX model"}
+TAU = "a number (1), or auto: of --validation, the nearest to 1 within one standard error of the best"
+
+
+def add_to(subparsers):
+    text = "adjust a trained model, and write it in the format it is served in"
+    renamed = {
+        "output": "--gives",  # what a model gives is `output` in Python
+        "path": "--output",
+        "overwrite": "--force",
+        "class_counts": "--counts",
+        "positive_counts": "--counts",
+    }
+    parser = add_command(subparsers, "adjust", run, help=text, renamed=renamed)
+    parser.add_argument("model", metavar="MODEL.keras", help="trained with plain cross-entropy")
+    parser.add_argument("--counts", required=True, metavar="FILE.csv", help="training examples: class_id,count")
+    parser.add_argument(
+        "--output", required=True, metavar="PATH", help="….keras, ….tflite, ….onnx; without suffix a folder"
+    )
+    parser.add_argument(
+        "--to", choices=serving.FORMATS, help="by default as --output is named; a folder is a SavedModel"
+    )
+    parser.add_argument("--force", action="store_true", help="overwrite --output")
+    how = parser.add_argument_group("adjustment")
+    how.add_argument("--tau", type=_tau, default=1.0, help=TAU)
+    how.add_argument(
+        "--calibrate", action="store_true", help="on --validation, by a temperature and biases, before tau"
+    )
+    how.add_argument("--validation", metavar="FILE.npz", help="held-out arrays x and y")
+    how.add_argument("--target-prior", metavar="FILE.csv", help="class mix to be right for, as --counts (uniform)")
+    how.add_argument(
+        "--num-examples", type=int, help="training examples, for independent labels: --counts has positives"
+    )
+    how.add_argument("--gives", choices=OUTPUTS, default="auto", help="what a model gives that cannot be read (auto)")
+    how.add_argument("--fold", action="store_true", help="into the bias of the head, which costs nothing when served")
+    how.add_argument("--allow-double-correction", action="store_true", help="adjust what is adjusted already")
+    how.add_argument("--class-names", metavar="FILE.txt", help="a name a line, for the signature of a SavedModel")
+
+
+def _tau(text):
+    try:
+        tau = text if text == "auto" else float(text)
+    except ValueError:
+        tau = math.nan
+    if tau != "auto" and not 0 <= tau < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number of 0 or more, or auto. Received: {text!r}")
+    return tau
+
+
+def run(options):
+    """Adjust the model in a file and write it to another; returns what was done, in a few lines, and what was written.
+
+    Raises:
+        ValueError: for a file that is not what it should be, or options that do not go together.
+        OSError: for a file that cannot be read or written.
+    """
+    # Before anything that takes time: may it be written there?
+    path, to = _files.as_destination(options.output, options.to, overwrite=options.force)
+    check_writable(to)
+    _check_together(options)
+    served = {"class_names": files.read_lines(options.class_names)} if options.class_names else {}
+    settings = {
+        "class_counts": files.read_counts(options.counts, num_examples=options.num_examples),
+        "target_prior": files.read_counts(options.target_prior) if options.target_prior else None,
+        "num_examples": options.num_examples,
+        "allow_double_correction": options.allow_double_correction,
+    }
+    examples = files.read_held_out(options.validation) if options.validation else None
+    trained, tau, lines = files.read_model(options.model), options.tau, []
+    files.check_no_nan(trained)
+    _check_not_adjusted(trained, options)
+    if examples is not None:
+        # What cannot be adjusted is refused before it predicts.
+        _adjusted(trained, options, tau=1.0 if tau == "auto" else tau, settings=settings)
+        tau, settings["calibration"], lines = _choose(trained, examples, options=options, settings=settings)
+    adjusted, description = _adjusted(trained, options, tau=tau, settings=settings)
+    if to == "savedmodel":  # a folded model does not know either
+        served.update(prior_name=description.prior, output=description.served_output)
+    serving.export(adjusted, path, to=to, overwrite=options.force, **served)
+    return "\n".join([*lines, str(description)]), WRITTEN[to]
+
+
+def _check_together(options):
+    """Raise for options that do not go together."""
+    calibrate, validation = options.calibrate, options.validation
+    if (options.tau == "auto" or calibrate) != (validation is not None):
+        raise ValueError(
+            "--tau auto and --calibrate need held-out data, which nothing else uses: give one of them and --validation "
+            f"FILE.npz together, or neither. Received --tau {options.tau}{' --calibrate' if calibrate else ''} "
+            f"{'with' if validation else 'without'} --validation."
+        )
+    if options.tau == "auto" and options.target_prior is not None:
+        raise ValueError("--tau auto is right for balanced accuracy. For the class mix of --target-prior give --tau 1.")
+    if options.num_examples is not None and options.target_prior is not None:
+        raise ValueError(
+            "--target-prior has the counts of classes that exclude each other; --num-examples says that labels are "
+            "independent. Give their target probabilities from Python: kla.adjust(…, target_prior=…)."
+        )
+
+
+def _check_not_adjusted(model, options):
+    reason, _ = next(_graph.corrections(model), (None, None))
+    if reason is not None and options.validation is not None:
+        raise ValueError(
+            f"--tau auto and --calibrate need a model whose prior was not corrected. The one in {options.model} "
+            f"{reason}: give a number as --tau, without --calibrate."
+        )
+    if reason is not None and not options.allow_double_correction:
+        raise ValueError(
+            f"The prior would be corrected twice: the model in {options.model} {reason}. Its plain argmax is balanced "
+            "already. Give --allow-double-correction if that is what you want."
+        )
+
+
+def _adjusted(trained, options, *, tau, settings):
+    """The adjusted model and its description, which knows of a folded adjustment too."""
+    adjusted = posthoc.adjust(trained, tau=tau, output=options.gives, **settings)
+    description = serving.describe(adjusted)
+    if not options.fold:
+        return adjusted, description
+    *others, last = description.corrections
+    last = dataclasses.replace(last, means=f"the bias of {description.head!r}")
+    try:
+        folded = posthoc.fold_into_bias(trained, tau=tau, **settings)
+    except ValueError as error:
+        raise ValueError(f"{error} On the command line: leave out --fold.") from error
+    return folded, dataclasses.replace(description, model=folded.name, corrections=(*others, last))
+
+
+@contextlib.contextmanager
+def _warnings_as_lines():
+    """Show warnings as lines of the command, without the place in the code."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = lambda message, *place: print(f"keras-logit-adjust: {message}", file=sys.stderr)
+        yield
+
+
+def _choose(model, examples, *, options, settings):
+    """τ and the calibration (None: none) for held-out data, and lines that say what they are."""
+    (x, labels), counts, calibration, lines = examples, settings["class_counts"], None, []
+    with _warnings_as_lines():
+        if options.calibrate:
+            logits = held_out.predict_logits(model, x, output=options.gives)
+            are_labels = options.num_examples is not None
+            prior = counts / options.num_examples if are_labels else counts
+            calibration = held_out.calibrate(
+                logits, labels, method="bias_corrected_temperature", class_prior=prior, independent=are_labels
+            )
+            lines.append(
+                f"logits    calibrated on {len(labels)} validation examples; temperature "
+                f"{calibration.temperature:.4g}, biases {min(calibration.bias):.4g} to {max(calibration.bias):.4g}"
+            )
+        if options.tau != "auto":
+            return options.tau, calibration, lines
+        tuned_on = (model, examples) if calibration is None else (calibration.apply(logits), labels)
+        best = held_out.tune_tau(*tuned_on, counts, num_examples=options.num_examples, output=options.gives)
+    lines.append(
+        f"tau       {best.tau:.4g}, chosen on {len(labels)} validation examples; interval "
+        f"{best.interval[0]:.4g} to {best.interval[1]:.4g}, balanced accuracy {best.balanced_accuracy:.4f}"
+    )
+    return best.tau, calibration, lines

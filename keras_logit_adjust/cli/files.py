@@ -1,0 +1,102 @@
+"""Reading what a command is given: a model, class counts, held-out data, class names."""
+
+import pathlib
+import warnings
+import zipfile
+
+import keras
+from keras import ops
+
+from keras_logit_adjust import _checks
+from keras_logit_adjust.data import _sources
+from keras_logit_adjust.data.profiles import read_class_counts
+
+_SHOWN = 300  # characters of another library's message before it is cut
+
+
+def read_model(path):
+    """The Keras model in a file, or a `ValueError` that says in one line why there is none."""
+    _check_model_file(pathlib.Path(path))
+    try:
+        with warnings.catch_warnings():
+            # Keras warns that it has built no optimizer to load; nothing is trained here.
+            warnings.filterwarnings("ignore", "Skipping variable loading for optimizer")
+            model = keras.saving.load_model(path)
+    except Exception as error:  # a damaged file raises whatever zipfile, JSON or a layer stumbles over
+        reason = str(error).strip().split("\n", 1)[0][:_SHOWN]
+        raise ValueError(
+            f"{path} must be a Keras model, as model.save writes it, without classes of your own: adjust such a model "
+            f"from Python, where they are known. Loading failed: {type(error).__name__}: {reason}"
+        ) from error
+    if not isinstance(model, keras.Model):
+        raise ValueError(f"{path} must be a Keras model. It holds a {type(model).__name__}.")
+    return model
+
+
+def _check_model_file(path):
+    """Raise where Keras would say of a file that is no model that there is none."""
+    if not path.exists():
+        raise FileNotFoundError(f"No such file: {path}")
+    if path.is_dir():
+        kind = "a folder"
+    elif path.stat().st_size == 0:
+        kind = "empty"
+    elif path.suffix == ".keras" and not zipfile.is_zipfile(path):
+        kind = "no zip archive, which a .keras file is"
+    else:
+        return
+    raise ValueError(f"{path} must be a Keras model, as model.save writes it. It is {kind}: save the model again.")
+
+
+def check_no_nan(model):
+    """Raise where a weight is NaN."""
+    for weight in model.weights:
+        if "float" in weight.dtype and ops.any(ops.isnan(ops.convert_to_tensor(weight))):
+            raise ValueError(
+                f"Weights of the model must not be NaN, as its logits are then. Received NaN in {weight.path}: the "
+                "training has diverged; train again with a smaller learning rate."
+            )
+
+
+def read_counts(path, *, num_examples=None):
+    """The class counts in a file, all of them with a finite log-prior (or log-odds)."""
+    counts = read_class_counts(path)
+    if (counts == 0).any():
+        raise ValueError(
+            f"Every count in {path} must be greater than zero: a class that was never seen has no finite log-prior. "
+            f"Received 0 at {_checks.name_classes(counts == 0)}. Add a pseudo-count in the file, 1 to every count."
+        )
+    if num_examples is not None and (bad := counts >= num_examples).any():
+        raise ValueError(
+            f"Every count in {path} must be below --num-examples {num_examples}: a label that is always on has no "
+            f"finite log-odds. Received {counts[bad][:8].tolist()} at {_checks.name_classes(bad)}. Add an example of "
+            "each kind: 1 to every count in the file, 2 to --num-examples."
+        )
+    return counts
+
+
+def read_held_out(path):
+    """The arrays x and y in a file."""
+    x, y = _sources.read_npz(pathlib.Path(path))
+    if x.ndim == 0 or y.ndim == 0 or len(x) != len(y) or not len(y):
+        raise ValueError(
+            f"x and y in {path} must have a row for each held-out example, and there must be some. Received shapes "
+            f"{x.shape} and {y.shape}."
+        )
+    return x, y
+
+
+def read_lines(path):
+    """The class names in a file."""
+    try:
+        names = pathlib.Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"A file of class names must be UTF-8 text. Received {path}: {error}. Save it as UTF-8."
+        ) from error
+    if not names or not all(name.strip() for name in names):
+        raise ValueError(
+            "A file of class names must have one name a line, in order of class id. Received "
+            f"{path}, which is empty or has empty lines."
+        )
+    return [name.strip() for name in names]

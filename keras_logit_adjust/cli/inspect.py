@@ -1,0 +1,15 @@
+"""`inspect`: say what head a model has, and whether and how it is adjusted."""
+
+from keras_logit_adjust import serving
+from keras_logit_adjust.cli import files
+from keras_logit_adjust.cli.options import add_command
+
+
+def add_to(subparsers):
+    text = "say what head a model has, and whether and how it is adjusted"
+    parser = add_command(subparsers, "inspect", run, help=text)
+    parser.add_argument("model", metavar="MODEL.keras")
+
+
+def run(options):
+    return str(serving.describe(files.read_model(options.model))), None

@@ -1,0 +1,51 @@
+"""Options that several commands have: the fields of `Config`, which methods and seeds, where to write."""
+
+import dataclasses
+import typing
+
+from keras_logit_adjust.compare import GROUPS, METHODS, Config
+from keras_logit_adjust.compare.config import flag_of
+
+DATASET = {"name": "--dataset"}
+
+
+def add_command(subparsers, name, run, *, help, renamed=None, **options):
+    """The parser of a command that `run` carries out; `renamed` is `{argument: option}` where their names differ."""
+    parser = subparsers.add_parser(name, help=help, **options)
+    parser.set_defaults(run=run, parser=parser, renamed=renamed or {})
+    return parser
+
+
+def add_config(parser, groups, *, without=()):
+    """The options of the fields of `Config` in some groups."""
+    added = {name: parser.add_argument_group(name) for name in groups}
+    for field in dataclasses.fields(Config):
+        if field.metadata["group"] not in groups or field.name in without:
+            continue
+        parsing = {key: value for key, value in field.metadata.items() if key not in ("group", "flag")}
+        if "choices" not in parsing:
+            parsing["type"] = next(iter(typing.get_args(field.type)), field.type)
+        added[field.metadata["group"]].add_argument(flag_of(field), dest=field.name, default=field.default, **parsing)
+
+
+def config_of(options):
+    """The `Config` that the options say."""
+    known = [field.name for field in dataclasses.fields(Config)]
+    return Config(**{name: value for name, value in vars(options).items() if name in known})
+
+
+def add_methods(parser, default):
+    names = f"comma-separated, of {', '.join(METHODS)}; paper is table 3: {', '.join(GROUPS['paper'])}"
+    parser.add_argument("--methods", type=_names, default=default, help=names)
+
+
+def add_seeds(parser):
+    parser.add_argument("--seeds", type=int, default=3, help="how many; each redraws subset and initialization (3)")
+
+
+def add_output(parser, files):
+    parser.add_argument("--output", metavar="DIR", help=f"keep {files} here")
+
+
+def _names(text):
+    return [name.strip() for name in text.split(",")]

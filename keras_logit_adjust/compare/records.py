@@ -1,0 +1,88 @@
+"""What a comparison keeps: a trained model's outputs, and the predictions of every row that follow from them."""
+
+import dataclasses
+
+import numpy as np
+from scipy import special
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """What is kept of one trained model.
+
+    Attributes:
+        method: the row that it was trained for.
+        seed: of its data and its initialization.
+        split_hash: of the data.
+        test_logits: `[N, L]`.
+        validation_logits: `[V, L]`, or None without validation examples.
+        class_norms: `[L]` norms of the class weights of a dense head, or None.
+        bias: `[L]` of a dense head, or None.
+        loss: `[E]` training losses, one for each epoch.
+        seconds: that training took.
+    """
+
+    method: str
+    seed: int
+    split_hash: str
+    test_logits: np.ndarray
+    loss: np.ndarray
+    seconds: float
+    validation_logits: np.ndarray | None = None
+    class_norms: np.ndarray | None = None
+    bias: np.ndarray | None = None
+
+    def belongs_to(self, dataset):
+        """Whether it was trained on this very split and has logits of all of its held-out examples."""
+        has_validation = self.validation_logits is not None or dataset.validation is None
+        shape = (dataset.test[1].size, dataset.num_classes)
+        return self.split_hash == dataset.split_hash and self.test_logits.shape == shape and has_validation
+
+
+def combine(runs):
+    """The run of one model, or of several as one: the means of their log-probabilities for logits."""
+    if len(runs) == 1:
+        return runs[0]
+    means = {}
+    for name in ("test_logits", "validation_logits"):
+        logits = [getattr(run, name) for run in runs]
+        if logits[0] is not None:
+            log_probabilities = [special.log_softmax(values.astype("float64"), axis=-1) for values in logits]
+            means[name] = np.mean(log_probabilities, axis=0).astype("float32")
+    return dataclasses.replace(runs[0], class_norms=None, bias=None, **means)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Predictions:
+    """The test logits of every row, and the runs they come from.
+
+    Attributes:
+        labels: `[N]` test labels.
+        class_counts: `[S, L]` training examples, for each seed.
+        logits: `{row: [S arrays of N × L]}`.
+        runs: `{trained row: [S runs]}`.
+    """
+
+    labels: np.ndarray
+    class_counts: np.ndarray
+    logits: dict
+    runs: dict
+
+    def predicted(self, name):
+        """The classes `[S, N]` that a row predicts."""
+        return np.stack([logits.argmax(axis=-1) for logits in self.logits[name]])
+
+    def hits(self, name):
+        """Whether a row is right, `[S, N]`."""
+        return self.predicted(name) == self.labels
+
+    def arrays(self):
+        """The content of predictions.npz."""
+        norms = {f"class_norms_{name}": [run.class_norms for run in runs] for name, runs in self.runs.items()}
+        by_seed = {
+            f"{name}_seed{seed}": values
+            for name, per_seed in {**self.logits, **norms}.items()
+            for seed, values in enumerate(per_seed)
+            if values is not None
+        }
+        return {"labels": self.labels, "class_counts": self.class_counts, **by_seed}
