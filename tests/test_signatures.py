@@ -13,7 +13,7 @@ import keras_logit_adjust as kla
 
 PACKAGE = pathlib.Path(kla.__file__).parent
 ROOMS = [module.name for module in pkgutil.iter_modules(kla.__path__) if not module.name.startswith("_")]
-WITHOUT_NAMES = {"cli", "commands"}  # used from the command line alone
+WITHOUT_NAMES = {"cli"}  # used from the command line alone
 
 # What may stand together before the keywords; otherwise one argument alone, or all up to `class_counts`.
 PAIRS = {
@@ -38,7 +38,18 @@ PAIRS = {
     ("counts", "norms"),
     ("sizes", "errors"),
     ("groups", "buckets"),
-    ("points", "labels"),
+    ("points", "labels", "scores"),
+    ("pictures", "titles"),
+    ("labels", "batch_size"),
+    ("units", "streaming_prior"),
+    ("y_true", "y_pred", "log_prior"),
+    ("y_true", "y_pred", "log_odds"),
+    ("model", "adjustment"),
+    ("class_counts", "num_examples"),
+    ("tau", "measure"),
+    ("intervals", "value"),
+    ("paths", "prior"),
+    ("step", "steps", "pieces"),
 }
 
 

@@ -1,5 +1,6 @@
 """Running a command: what it prints, its exit status, and errors of the package in words of the command line."""
 
+import dataclasses
 import logging
 import re
 import sys
@@ -7,6 +8,8 @@ import sys
 from keras_logit_adjust import tf_distribute
 from keras_logit_adjust._checks import ArgumentError
 from keras_logit_adjust.cli.parser import make_parser
+from keras_logit_adjust.compare import Config
+from keras_logit_adjust.compare.config import flag_of
 
 
 def main(arguments=None):
@@ -33,7 +36,9 @@ def main(arguments=None):
 
 def in_options(error, parser):
     """The message of an `ArgumentError`, where arguments have the names of their options in `parser`."""
-    names = {action.dest: action.option_strings[0] for action in parser._actions if action.option_strings}
+    flags = re.findall(r"--[\w-]+", parser.format_usage())
+    names = {flag[2:].replace("-", "_"): flag for flag in flags}
+    names |= {field.name: flag_of(field) for field in dataclasses.fields(Config) if flag_of(field) in flags}
     names |= parser.get_default("renamed")
 
     def option(found):

@@ -175,15 +175,15 @@ def _simple(key, value, ids):
     return _IN_URL.sub(lambda found: ids[found.group()], value)
 
 
-def page(title, kind, heading, lead, blocks, command):
+def page(blocks, *, title, kind, heading, lead, command):
     """The page.
 
     Args:
+        blocks: `Markup` from top to bottom.
         title: of the window.
         kind: what made it, in small letters above all.
         heading: the result in a line.
         lead: the result in a sentence or two.
-        blocks: `Markup` from top to bottom.
         command: what repeats it.
     """
     template = importlib.resources.files(__package__).joinpath("report_template.html").read_text(encoding="utf-8")

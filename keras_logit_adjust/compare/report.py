@@ -44,7 +44,8 @@ def to_html(results, figures):
         rows = [[f"`{method}`", chosen] for method, chosen in taus.items()]
         blocks.append(html.section("Chosen τ", html.table("τ of each seed", ["method", "τ for each seed"], rows)))
     blocks.append(_html_conditions(results))
-    return html.page(f"{name}: comparison", "keras-logit-adjust compare", heading, lead, blocks, results["command"])
+    words = {"title": f"{name}: comparison", "kind": "keras-logit-adjust compare", "heading": heading, "lead": lead}
+    return html.page(blocks, **words, command=results["command"])
 
 
 def in_seeds(number):

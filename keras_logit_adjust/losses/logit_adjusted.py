@@ -226,6 +226,7 @@ class BinaryLogitAdjustedCrossentropy(_base.MaskedLoss):
 
     Each label is a problem of two classes of its own; the value of an example is the mean over its labels, as in
     `keras.losses.BinaryCrossentropy`. Predict with the unadjusted logits: the threshold of every label is 0.
+    Values are those of `binary_logit_adjusted_crossentropy`.
 
     Args:
         positive_counts: `[L]` training examples in which each label is on, strictly between 0 and `num_examples`.

@@ -87,7 +87,7 @@ def adjust(
         corrected_before=_graph.is_corrected(model),
     )
     if head is None:
-        return AdjustedModel(model, layer, output, name=f"{model.name}_adjusted")
+        return AdjustedModel(model, layer, output=output, name=f"{model.name}_adjusted")
     # Rebuilt from the logits outwards: the graph before them, and every weight, is the given model's own.
     layer.name = _graph.free_name(model, layer.name)
     outputs = layer(_graph.logits_tensor(head))
@@ -175,7 +175,7 @@ class AdjustedModel(keras.Model):
     Reference: Menon et al. (2021), §4, equation 9.
     """
 
-    def __init__(self, model, adjustment, output, **kwargs):
+    def __init__(self, model, adjustment, *, output, **kwargs):
         super().__init__(**kwargs)
         self.model = model
         self.adjustment = adjustment

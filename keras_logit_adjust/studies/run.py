@@ -95,7 +95,8 @@ def to_html(results, figure=None):
         drawn = html.figures({"figure": (study.figure.__doc__, figure)})
     blocks += [html.section("Figure", drawn), html.details("Versions", html.pairs("Versions", results["versions"]))]
     kind = f"keras-logit-adjust study {name}"
-    return html.page(f"{name}: study", kind, title, table.caption + ".", blocks, results["command"])
+    words = {"title": f"{name}: study", "kind": kind, "heading": title, "lead": f"{table.caption}."}
+    return html.page(blocks, **words, command=results["command"])
 
 
 def _write(study, folder, results):
