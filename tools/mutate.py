@@ -36,23 +36,26 @@ EQUIVALENT = pathlib.Path(__file__).with_name("mutants_equivalent.txt")
 
 # Module or folder of the core → test files: the specific ones | the others on every backend | those on TensorFlow.
 TESTS = {
-    "losses/_rivals.py": "pairwise_margin reweighted pairwise_margin_labels losses_bad_input "
-    "| posthoc package | tf_losses",
+    "losses/_rivals.py": "pairwise_margin reweighted pairwise_margin_labels losses_bad_input package "
+    "| posthoc | tf_losses",
     "losses/consistency.py": "consistency | package",
-    "losses/pairwise_margin.py": "pairwise_margin pairwise_margin_labels | losses_bad_input posthoc package "
-    "| tf_losses",
-    "losses/reweighted.py": "reweighted losses | losses_labels losses_bad_input posthoc package | tf_losses",
-    "losses": "losses losses_labels losses_bad_input | reweighted pairwise_margin pairwise_margin_labels "
-    "mixed_precision streaming_prior metrics_in_models posthoc package | tf_losses tf_metrics_layers tf_mirrored",
-    "layers": "layers minimum_risk | streaming_prior posthoc posthoc_models counting_model mixed_precision weight_norm "
-    "package | tf_metrics_layers tf_streaming_prior tf_serving tf_mirrored",
-    "metrics": "metrics | metrics_in_models mixed_precision long_tail_report package "
+    "losses/pairwise_margin.py": "pairwise_margin pairwise_margin_labels losses_bad_input package "
+    "| posthoc | tf_losses",
+    "losses/reweighted.py": "reweighted losses package | losses_labels losses_bad_input posthoc | tf_losses",
+    "losses": "losses losses_labels losses_bad_input package | reweighted pairwise_margin pairwise_margin_labels "
+    "mixed_precision streaming_prior metrics_in_models posthoc | tf_losses tf_metrics_layers tf_mirrored",
+    "layers/streaming.py": "streaming_prior package | counting_model mixed_precision layers "
+    "| tf_streaming_prior tf_mirrored",
+    "layers/decision.py": "minimum_risk package | calibrated_models posthoc tune_tau_models | tf_serving",
+    "layers": "layers package | streaming_prior posthoc posthoc_models calibrated_models mixed_precision weight_norm "
+    "old_files | tf_metrics_layers tf_streaming_prior tf_serving tf_mirrored",
+    "metrics": "metrics metrics_in_models package | mixed_precision long_tail_report "
     "| tf_metrics_layers tf_long_tail_report tf_mirrored",
-    "priors/streaming.py": "streaming_prior | counting_model mixed_precision package | tf_streaming_prior tf_mirrored",
+    "priors/streaming.py": "streaming_prior package | counting_model mixed_precision | tf_streaming_prior tf_mirrored",
     "priors": "priors | losses_bad_input label_shift layers sampling_bad_input package | tf_counting",
-    "posthoc": "posthoc posthoc_bad_input posthoc_models | calibrated_models minimum_risk tune_tau experts package "
-    "| tf_posthoc tf_serving",
-    "held_out": "tau_path | tune_tau offsets package | tf_posthoc",
+    "posthoc": "posthoc posthoc_bad_input posthoc_models | calibrated_models minimum_risk tune_tau_models experts "
+    "package | tf_posthoc tf_serving",
+    "held_out": "tau_path tau_path_input | tune_tau tune_tau_models offsets package | tf_posthoc",
     "data/sampling.py": "sampling sampling_bad_input sampling_repeats | sampling_fit sampler_backup package "
     "| tf_sampling tf_streams",
 }
