@@ -112,7 +112,8 @@ def _warm_up(backend):
     hypothesis.settings.load_profile("mutants")
 
 
-_OPTIONS = "-x -q -rfE --tb=short -p no:cacheprovider -W ignore::pytest.PytestAssertRewriteWarning".split()
+_OPTIONS = ["-x", "-q", "-rfE", "--tb=short", "-p", "no:cacheprovider", "-W"]
+_OPTIONS += ["ignore::pytest.PytestAssertRewriteWarning"]
 _IN_PROCESS = "not loads_nothing_heavy and not is_not_installed and not without_matplotlib"  # half a minute of starts
 
 
