@@ -185,10 +185,11 @@ def test_padding_under_a_keras_mask_is_left_out_even_with_bad_labels(rng):
 
 @pytest.mark.parametrize("k", [2, 3, 4])
 def test_top_k_equals_the_rank_in_a_stable_sort(rng, k):
-    ids, scores = draw(rng, 60)
+    ids, scores = draw(rng, 15, 4)
     scores = np.round(scores)  # many ties
     expected = reference_metrics.balanced_accuracy(ids, scores, k=k)
     check(kla.metrics.BalancedAccuracy(L, k=k), expected, (ids, scores))
+    check(kla.metrics.BalancedAccuracy(L, k=k), expected, (ids.ravel(), scores.reshape(60, L)))
     assert expected < 1 or k == L
 
 
@@ -303,8 +304,8 @@ def test_counts_pass_the_largest_integers_of_bfloat16():
     keras.config.set_floatx("bfloat16")
     metric = build("per_class")
     for _ in range(3):
-        metric.update_state(np.zeros(301, "int32"), np.eye(L, dtype="float32")[np.arange(301) % 2])
-    np.testing.assert_allclose(as_array(metric.result())[0][0], 151 / 301, rtol=1e-6)
+        metric.update_state(np.zeros(901, "int32"), np.eye(L, dtype="float32")[np.arange(901) % 2])
+    np.testing.assert_allclose(as_array(metric.result())[0][0], 451 / 901, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -335,6 +336,18 @@ def test_groups_come_from_counts_names_or_a_mapping(rng, groups, names):
 def test_groups_without_classes_do_not_appear(counts, bounds, expected):
     metric = kla.metrics.GroupAccuracy(counts, bounds=bounds)
     assert list(metric.result()) == [f"{name}_accuracy" for name in expected]
+
+
+def test_few_is_at_most_20_examples_and_many_at_least_100():
+    counts = [100, 99, 21, 20]
+    assert kla.metrics.groups.groups_of_counts(counts) == ["many", "medium", "medium", "few"]
+    metric = kla.metrics.GroupAccuracy(counts)
+    metric.update_state(np.arange(L), np.eye(L)[[0, 1, 0, 0]])  # the first two right
+    assert {name: float(value) for name, value in metric.result().items()} == {
+        "many_accuracy": 1.0,
+        "medium_accuracy": 0.5,
+        "few_accuracy": 0.0,
+    }
 
 
 def test_a_group_whose_classes_were_not_seen_has_no_accuracy(rng):

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -125,6 +126,38 @@ def test_a_config_of_plain_values_rebuilds_every_object(instance):
     assert type(rebuilt) is type(instance)
     assert rebuilt.get_config() == instance.get_config()
     keras.tree.map_structure(lambda leaf: _assert_plain(leaf), instance.get_config())
+
+
+@pytest.mark.parametrize("kind", sorted({type(instance) for instance in CONFIGURED}, key=lambda kind: kind.__name__))
+def test_files_name_every_object_by_package_and_class(kind):
+    assert keras.saving.get_registered_name(kind) == f"keras_logit_adjust>{kind.__name__}"
+
+
+UNNAMED = [
+    kla.losses.LogitAdjustedCrossentropy([5, 3, 1]),
+    kla.losses.BinaryLogitAdjustedCrossentropy([5, 3, 1], 10),
+    kla.losses.PairwiseMarginCrossentropy([5, 3, 1]),
+    kla.losses.AdaptiveMarginCrossentropy([5, 3, 1]),
+    kla.losses.EqualizedCrossentropy([5, 3, 1]),
+    kla.losses.VectorScalingCrossentropy([5, 3, 1], gamma=0.3),
+    kla.losses.ClassBalancedCrossentropy([5, 3, 1]),
+    kla.losses.FocalCrossentropy(),
+    kla.layers.LogitAdjustment([5, 3, 1]),
+    kla.layers.PriorAwareDense(3, [5, 3, 1]),
+    kla.layers.CosineDense(3),
+    kla.metrics.BalancedAccuracy(3),
+    kla.metrics.PerClassAccuracy(3),
+    kla.metrics.PerClassPrecision(3),
+    kla.metrics.MacroF1(3),
+    kla.metrics.WorstClassAccuracy(3),
+    kla.metrics.GroupAccuracy([500, 30, 1]),
+]
+
+
+@pytest.mark.parametrize("instance", UNNAMED, ids=lambda instance: type(instance).__name__)
+def test_an_object_without_a_name_is_called_as_its_class(instance):
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(instance).__name__).lower()
+    assert re.fullmatch(rf"{words}(_\d+)?", instance.name)
 
 
 def _assert_plain(leaf):

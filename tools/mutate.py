@@ -5,8 +5,8 @@
 A mutant is the package with one change: an operator, a comparison, a condition, a number, a default, a keyword, a
 statement, a returned value, a function in place of its twin. Mutants are drawn evenly over all places of the core.
 Each is judged by the test files that concern its module, in three rounds: the specific ones, all others that run on
-every backend (both on torch, the fastest), and those that need TensorFlow. The first failing test kills it. A mutant
-that runs far beyond the time of the tests is killed too, as "timeout".
+every backend (both on torch, the fastest, without tests marked slow), and those that need TensorFlow. The first
+failing test kills it. A mutant that runs far beyond the time of the tests is killed too, as "timeout".
 
 Survivors that no test can tell from the original stand in `tools/mutants_equivalent.txt`, each with its reason.
 """
@@ -34,27 +34,30 @@ from mutants import ROOT, draw, mutants_of
 PACKAGE = "keras_logit_adjust"
 EQUIVALENT = pathlib.Path(__file__).with_name("mutants_equivalent.txt")
 
-# Module or folder of the core → test files: the specific ones | the others on every backend | those on TensorFlow.
+# Module or folder of the core → test files: the specific ones | the others on every backend | those on TensorFlow,
+# where tests marked slow run too: replicas are tested by these alone.
 TESTS = {
-    "losses/_rivals.py": "pairwise_margin reweighted pairwise_margin_labels losses_bad_input "
-    "| posthoc package | tf_losses",
+    "losses/_rivals.py": "pairwise_margin reweighted pairwise_margin_labels losses_bad_input package "
+    "| posthoc | tf_losses",
     "losses/consistency.py": "consistency | package",
-    "losses/pairwise_margin.py": "pairwise_margin pairwise_margin_labels | losses_bad_input posthoc package "
-    "| tf_losses",
-    "losses/reweighted.py": "reweighted losses | losses_labels losses_bad_input posthoc package | tf_losses",
-    "losses": "losses losses_labels losses_bad_input | reweighted pairwise_margin pairwise_margin_labels "
-    "mixed_precision streaming_prior metrics_in_models posthoc package | tf_losses tf_metrics_layers tf_mirrored",
-    "layers": "layers minimum_risk | streaming_prior posthoc posthoc_models counting_model mixed_precision weight_norm "
-    "package | tf_metrics_layers tf_streaming_prior tf_serving tf_mirrored",
-    "metrics": "metrics | metrics_in_models mixed_precision long_tail_report package "
-    "| tf_metrics_layers tf_long_tail_report tf_mirrored",
-    "priors/streaming.py": "streaming_prior | counting_model mixed_precision package | tf_streaming_prior tf_mirrored",
+    "losses/pairwise_margin.py": "pairwise_margin pairwise_margin_labels losses_bad_input package "
+    "| posthoc | tf_losses",
+    "losses/reweighted.py": "reweighted losses package | losses_labels losses_bad_input posthoc | tf_losses",
+    "losses/_base.py": "losses losses_labels losses_bad_input package | reweighted pairwise_margin mixed_precision "
+    "metrics_in_models posthoc | tf_losses tf_metrics_layers tf_mirrored",
+    "losses": "losses losses_labels losses_bad_input package | mixed_precision metrics_in_models posthoc | tf_losses",
+    "layers/streaming.py": "streaming_prior package | counting_model mixed_precision layers | tf_streaming_prior",
+    "layers/decision.py": "minimum_risk package | calibrated_models posthoc tune_tau_models",
+    "layers": "layers package | posthoc posthoc_models calibrated_models mixed_precision weight_norm old_files "
+    "| tf_metrics_layers",
+    "metrics": "metrics metrics_in_models package | mixed_precision long_tail_report | tf_metrics_layers",
+    "priors/streaming.py": "streaming_prior package | counting_model mixed_precision | tf_streaming_prior",
     "priors": "priors | losses_bad_input label_shift layers sampling_bad_input package | tf_counting",
-    "posthoc": "posthoc posthoc_bad_input posthoc_models | calibrated_models minimum_risk tune_tau experts package "
-    "| tf_posthoc tf_serving",
-    "held_out": "tau_path | tune_tau offsets package | tf_posthoc",
+    "posthoc": "posthoc posthoc_bad_input posthoc_models | calibrated_models minimum_risk tune_tau_models experts "
+    "package | tf_posthoc",
+    "held_out": "tau_path tau_path_input | tune_tau tune_tau_models offsets package | tf_posthoc",
     "data/sampling.py": "sampling sampling_bad_input sampling_repeats | sampling_fit sampler_backup package "
-    "| tf_sampling tf_streams",
+    "| tf_sampling",
 }
 CORE = ["losses", "layers", "priors", "metrics", "posthoc/adjust.py", "posthoc/fold.py"]
 CORE += ["held_out/tau_path.py", "held_out/_intervals.py", "data/sampling.py"]
@@ -87,6 +90,8 @@ def _warm_up(backend):
     os.environ.update(KERAS_BACKEND=backend, OMP_NUM_THREADS="1", TF_NUM_INTRAOP_THREADS="1", TF_CPP_MIN_LOG_LEVEL="3")
     tree = pathlib.Path(tempfile.mkdtemp(prefix="mutants-"))
     os.environ["PYTHONPATH"] = str(tree)
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False  # or every fork would compile the tests anew
     listed = subprocess.check_output(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, text=True)
     for file in filter(None, listed.split("\0")):
         (tree / file).parent.mkdir(parents=True, exist_ok=True)
@@ -107,11 +112,12 @@ def _warm_up(backend):
     hypothesis.settings.load_profile("mutants")
 
 
-_IMPORTED_BEFORE = "ignore::pytest.PytestAssertRewriteWarning"
+_OPTIONS = ["-x", "-q", "-rfE", "--tb=short", "-p", "no:cacheprovider", "-W"]
+_OPTIONS += ["ignore::pytest.PytestAssertRewriteWarning"]
 _IN_PROCESS = "not loads_nothing_heavy and not is_not_installed and not without_matplotlib"  # half a minute of starts
 
 
-def _pytest(paths, limit):
+def _pytest(paths, marks, limit):
     """The end of pytest's output and its exit status (None: ended at the time limit) from a fork of this process."""
     log = tree / "pytest.log"
     pid = os.fork()
@@ -123,20 +129,7 @@ def _pytest(paths, limit):
         try:
             import pytest
 
-            options = [
-                "-x",
-                "-q",
-                "-rfE",
-                "--tb=short",
-                "-p",
-                "no:cacheprovider",
-                "-W",
-                _IMPORTED_BEFORE,
-                "-m",
-                "not slow",
-                "-k",
-                _IN_PROCESS,
-            ]
+            options = [*_OPTIONS, "-m", marks, "-k", _IN_PROCESS]
             code = int(pytest.main([*options, *paths]))
         except BaseException:
             traceback.print_exc()
@@ -168,7 +161,7 @@ def judge(mutant, rounds, limit):
     outcome, killer = "survived", ""
     try:
         for paths in filter(None, rounds):
-            log, status = _pytest(paths, limit)
+            log, status = _pytest(paths, "" if os.environ["KERAS_BACKEND"] == "tensorflow" else "not slow", limit)
             if status == 0:
                 continue
             outcome = "timeout" if status is None else "killed"
@@ -193,6 +186,8 @@ def judge_all(mutants, workers, limit, rounds, report_one):
     for backend, part in (("torch", slice(0, min(rounds, 2))), ("tensorflow", slice(2, rounds))):
         left = [m for m in mutants if results.get(m, ["survived"])[0] == "survived"]
         left = [m for m in left if any(rounds_for(m.file)[part])]
+        if backend == "tensorflow":  # the slow round is for those alone that it may kill
+            left = [m for m in left if m.key not in equivalents()]
         if not left:
             continue
         with _pool(backend, workers) as pool:
