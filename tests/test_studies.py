@@ -2,6 +2,7 @@
 
 import json
 import re
+from unittest import mock
 
 import keras
 import numpy as np
@@ -343,23 +344,24 @@ def test_a_hundredth_is_mislabeled_where_no_share_is_given(config, trained, monk
 def test_figures_hold_the_results_of_their_study(trained, monkeypatch):
     drawn = {}
     for name in ("class_norms", "error_by_sample_size", "group_accuracy", "label_noise"):
-        monkeypatch.setattr(plots, name, lambda *args, name=name: drawn.update({name: args}))
+        drawn[name] = mock.create_autospec(getattr(plots, name))  # refuses what the figure would refuse
+        monkeypatch.setattr(plots, name, drawn[name])
     own = {"config": CONFIG, "seeds": 1}
     found = {name: studies.run_study(name, **own) for name in ("weight-norms", "groups", "label-noise")}
     found["consistency"] = studies.run_study("consistency", sizes=[50], trials=2)
     for name, results in found.items():
         studies.STUDIES[name].figure(json.loads(json.dumps(results)))
-    counts, norms = drawn["class_norms"]
+    counts, norms = drawn["class_norms"].call_args.args
     assert counts == [135, 54, 13] and list(norms) == ["SGD with momentum", "Adam"]
     assert list(norms.values()) == [row["norms"] for row in found["weight-norms"]["optimizers"].values()]
-    sizes, errors, lines = drawn["error_by_sample_size"]
+    (sizes, errors), options = drawn["error_by_sample_size"].call_args
     assert sizes == [50] and list(errors) == list(consistency.TITLES.values())
-    assert list(lines.values()) == [consistency.BAYES_ERROR, consistency.ERM_ERROR]
-    bars, curves = drawn["group_accuracy"]
+    assert list(options["lines"].values()) == [consistency.BAYES_ERROR, consistency.ERM_ERROR]
+    (bars,), options = drawn["group_accuracy"].call_args
     expected = {name: row["buckets"] for name, row in found["groups"]["methods"].items()}
-    assert {name: curve.tolist() for name, curve in curves.items()} == expected
+    assert {name: curve.tolist() for name, curve in options["buckets"].items()} == expected
     assert bars["erm"] == found["groups"]["methods"]["erm"]["groups"]
-    (shares,) = drawn["label_noise"]
+    (shares,) = drawn["label_noise"].call_args.args
     assert shares == {name: row["head_as_tail"] for name, row in found["label-noise"]["methods"].items()}
 
 
