@@ -8,10 +8,11 @@ import keras
 import numpy as np
 import pytest
 import scipy.stats
-from helpers.rows import CONFIG, ROWS, enter_folder_of_rows, made_up_run, read_json
+from helpers.fake_training import fake_training
+from helpers.rows import CONFIG, ROWS, enter_folder_of_rows, read_json
 
 from keras_logit_adjust import cli, plots, studies
-from keras_logit_adjust.compare import METHODS, report, statistics, training
+from keras_logit_adjust.compare import METHODS, statistics, training
 from keras_logit_adjust.studies import consistency, groups, label_noise, weight_norms
 
 OPTIONS = {
@@ -32,23 +33,14 @@ def folder(tmp_path, monkeypatch):
 @pytest.fixture
 def trained(monkeypatch):
     """Puts random numbers in the place of everything that is fitted; holds a mark for each."""
-    calls = []
-
-    def train(name, dataset, *, config, **_):
-        calls.append((config.optimizer, config.label_noise, dataset.seed, name))
-        rng, size = np.random.default_rng(len(calls)), dataset.num_classes
-        logits = {
-            f"{key}_logits": rng.normal(size=(getattr(dataset, key)[1].size, size)) for key in ("test", "validation")
-        }
-        head = {"class_norms": rng.uniform(0.5, 2, size), "bias": np.zeros(size)}
-        return made_up_run(name, dataset, **logits, **head)
+    calls = fake_training(
+        monkeypatch, mark=lambda name, dataset, config: (config.optimizer, config.label_noise, dataset.seed, name)
+    )
 
     def fit_affine(x, y, *, loss, steps):
         calls.append((x.shape, loss.name, steps))
         return np.random.default_rng(len(calls)).normal(size=(x.shape[0], 3, 2)).astype("float32")
 
-    monkeypatch.setattr(report, "_figures", lambda results, predictions: {})
-    monkeypatch.setattr(training, "train", train)
     monkeypatch.setattr(consistency, "fit_affine", fit_affine)
     return calls
 
