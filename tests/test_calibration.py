@@ -294,7 +294,7 @@ def test_a_unit_is_two_classes(rng):
         )
 
 
-def test_true_posteriors_are_calibrated_under_their_prior_and_not_under_another(rng):
+def test_true_posteriors_are_calibrated_under_their_own_prior_only(rng):
     counts = np.array([9000, 900, 100])
     y_true = np.repeat(np.arange(3), counts)
     x = rng.normal(size=(y_true.size, 3)) + 1.5 * np.eye(3)[y_true]

@@ -8,7 +8,8 @@ import keras
 import numpy as np
 import pytest
 import reference
-from helpers.rows import CONFIG, ROWS, enter_folder_of_rows, made_up_run, read_json
+from helpers.fake_training import fake_training
+from helpers.rows import CONFIG, ROWS, enter_folder_of_rows, read_json
 
 import keras_logit_adjust as kla
 from keras_logit_adjust import cli, data, layers
@@ -40,19 +41,8 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def trained(monkeypatch):
-    """Puts random logits in the place of training; holds the names of the runs it stood in for."""
-    calls = []
-
-    def train(name, dataset, **_):
-        calls.append(name)
-        rng, size = np.random.default_rng([dataset.seed, len(calls)]), dataset.num_classes
-        kept = {key: rng.normal(size=(getattr(dataset, key)[1].size, size)) for key in ("test", "validation")}
-        arrays = {f"{key}_logits": values.astype("float32") for key, values in kept.items()}
-        head = {"class_norms": rng.uniform(0.5, 2, size), "bias": rng.normal(size=size)}
-        return made_up_run(name, dataset, **arrays, **head)
-
-    monkeypatch.setattr(training, "train", train)
-    return calls
+    """The names of the runs that made-up logits stood in for."""
+    return fake_training(monkeypatch, mark=lambda name, dataset, config: name)
 
 
 @pytest.fixture

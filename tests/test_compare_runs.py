@@ -7,7 +7,8 @@ import pathlib
 import keras
 import numpy as np
 import pytest
-from helpers.rows import CONFIG, ROWS, enter_folder_of_rows, made_up_run, read_json, write_rows
+from helpers.fake_training import fake_training
+from helpers.rows import CONFIG, ROWS, enter_folder_of_rows, read_json, write_rows
 
 from keras_logit_adjust import __version__, cli, data
 from keras_logit_adjust.compare import GROUPS, METHODS, Config, compare, report, statistics, training
@@ -22,20 +23,8 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def trained(monkeypatch):
-    """Puts random logits in the place of training, and no figures; holds (seed, method) of the runs it stood in for."""
-    calls = []
-
-    def train(name, dataset, **_):
-        calls.append((dataset.seed, name))
-        rng, size = np.random.default_rng([dataset.seed, list(METHODS).index(name)]), dataset.num_classes
-        kept = {"test_logits": rng.normal(size=(dataset.test[1].size, size)).astype("float32")}
-        if dataset.validation is not None:
-            kept["validation_logits"] = rng.normal(size=(dataset.validation[1].size, size))
-        return made_up_run(name, dataset, **kept, class_norms=np.ones(size), bias=np.zeros(size))
-
-    monkeypatch.setattr(training, "train", train)
-    monkeypatch.setattr(report, "_figures", lambda results, predictions: {})
-    return calls
+    """(seed, method) of the runs that made-up logits stood in for."""
+    return fake_training(monkeypatch, mark=lambda name, dataset, config: (dataset.seed, name))
 
 
 # --- real training, once ---------------------------------------------------------------------------------------------

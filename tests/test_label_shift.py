@@ -115,7 +115,7 @@ def test_both_are_those_of_the_package_abstention(shifted):
     np.testing.assert_allclose(ours.prior, expected / expected.sum(), atol=1e-12)
 
 
-def test_exact_posteriors_give_the_prior_back_and_that_of_training_is_a_fixed_point():
+def test_exact_posteriors_give_the_prior_back():
     prior, likelihood = np.array([0.9, 0.0999, 1e-4]), np.array([[0.6, 0.3, 0.1], [0.1, 0.7, 0.2], [0.2, 0.1, 0.7]])
     logits = np.log(likelihood * prior[:, None]).T  # a row for each of three kinds of x
     for target in ([0.2, 0.3, 0.5], [0.5, 0.5, 0.0], prior):
@@ -128,7 +128,7 @@ def test_exact_posteriors_give_the_prior_back_and_that_of_training_is_a_fixed_po
     assert found.iterations == 1
 
 
-def test_a_class_of_one_in_a_million_is_found_whether_it_is_common_or_absent_now(rng):
+def test_a_class_of_one_in_a_million_is_found_common_or_absent_now(rng):
     counts = np.array([1e6, 1e3, 1.0])
     for target in ([0.1, 0.2, 0.7], [0.5, 0.5, 0.0]):
         logits = draw_examples(rng, target, 4000, separation=5)[0] + np.log(counts)
@@ -236,7 +236,7 @@ def test_a_matrix_that_is_singular_outright_gives_a_prior_all_the_same():
         assert found.smallest_singular_value == pytest.approx(0, abs=1e-12)
 
 
-def test_classes_told_apart_little_but_surely_are_named_by_the_fixed_threshold():
+def test_classes_told_apart_little_are_named_by_the_fixed_threshold():
     # P(ŷ|y) of two classes is (0.51, 0.49) and (0.49, 0.51) on so many examples that it is no chance.
     y = np.repeat([0, 1], 10**5)
     held_out = np.eye(2)[(np.arange(y.size) % 100 < np.where(y, 51, 49)).astype(int)] * 3.0

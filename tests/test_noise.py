@@ -36,7 +36,7 @@ def test_a_share_of_the_largest_class_is_labeled_as_the_smallest(share, moved, c
 
 
 @pytest.mark.parametrize("share", [0.1, 1e-6])
-def test_images_validation_and_test_labels_and_the_clean_set_stay_as_they_were(share, clean):
+def test_noise_changes_nothing_but_the_training_labels_of_the_noisy_set(share, clean):
     before, counts, digest = splits(clean), clean.class_counts.copy(), clean.split_hash
     noisy = noise.mislabel(clean, share)
     for found in (splits(clean), [*splits(noisy)[:1], before[1], *splits(noisy)[2:]]):

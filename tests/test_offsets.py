@@ -57,7 +57,7 @@ def value_by_loop(objective, y, predicted):
 
 @settings(max_examples=30)
 @given(st.integers(1, 12), st.integers(2, 5), st.sampled_from([1, 2, 1024]), seeds)
-def test_the_values_along_one_offset_are_those_of_every_interval_between_margins(size, num_classes, steps, seed):
+def test_the_values_along_an_offset_are_those_between_its_margins(size, num_classes, steps, seed):
     rng = np.random.default_rng(seed)
     logits = np.rint(steps * rng.normal(size=(size, num_classes))) / steps  # ties, and sums without rounding
     y, weight = rng.integers(0, num_classes, size), rng.integers(1, 4, size).astype("float64")
@@ -74,7 +74,7 @@ def test_the_values_along_one_offset_are_those_of_every_interval_between_margins
 
 @settings(max_examples=30)
 @given(st.integers(1, 9), st.integers(2, 6), st.booleans(), seeds)
-def test_the_best_and_second_best_class_after_changes_are_those_of_scores_made_anew(size, num_classes, whole, seed):
+def test_changed_scores_have_the_best_two_classes_of_scores_made_anew(size, num_classes, whole, seed):
     rng = np.random.default_rng(seed)
     logits = rng.integers(-2, 3, (size, num_classes)) if whole else rng.normal(size=(size, num_classes))
     scores = _Scores(logits.astype("float64"), np.zeros(num_classes))
@@ -194,7 +194,7 @@ def test_what_was_found_is_believed_by_the_number_of_examples(rng):
 
 @pytest.mark.parametrize("mix", [None, [2, 3, 5]])
 @pytest.mark.parametrize("objective", ["macro_f1", "balanced", [1.0, 2.0, 9.0]])
-def test_the_values_are_of_the_held_out_examples_weighted_to_the_deployment(objective, mix, rng):
+def test_the_values_are_of_held_out_examples_weighted_to_the_deployment(objective, mix, rng):
     logits, y = draw(rng, 30, 3)
     tuned = kla.tune_offsets(logits, y, COUNTS, objective=objective, class_prior=mix, **WHOLE)
     weight = np.ones(30) if mix is None else (np.array(mix) / np.bincount(y))[y]
@@ -261,7 +261,7 @@ def test_the_seed_decides_the_bags(rng):
     [([1.0, 2.0, 6.0], np.log([1, 2, 6])), ("balanced", -log_prior([6, 3, 1]))],
     ids=["costs", "balanced"],
 )
-def test_offsets_of_true_posteriors_become_the_logarithms_of_costs_or_of_the_inverse_prior(objective, optimum, rng):
+def test_offsets_of_true_posteriors_become_log_costs_or_minus_log_prior(objective, optimum, rng):
     y = rng.choice(3, size=40_000, p=[0.6, 0.3, 0.1])
     logits = 1.5 * (rng.normal(size=(y.size, 3)) + 1.5 * np.eye(3)[y]) + np.log([0.6, 0.3, 0.1])
     # The counts are wrong, so that the search does not start where it should end.
@@ -270,7 +270,7 @@ def test_offsets_of_true_posteriors_become_the_logarithms_of_costs_or_of_the_inv
     np.testing.assert_allclose(tuned.offsets, centered(optimum), atol=0.2)
 
 
-def test_a_class_without_held_out_examples_keeps_the_distance_that_the_others_were_given_from_it():
+def test_the_offsets_of_others_rise_over_a_class_without_held_out_examples():
     logits = np.array([[0.0, -3.0, 1.0], [-3.0, 0.0, 1.0]])  # the third wins both, by 1
     tuned = kla.tune_offsets(logits, [0, 1], [5, 5, 5], **WHOLE)
     assert (tuned.value, tuned.value_of_base) == (1.0, 0.0)
@@ -359,7 +359,7 @@ def test_a_sigmoid_model_with_the_tau_of_tuned_thresholds_decides_by_them(make, 
     np.testing.assert_allclose(outputs, logits + tuned.offsets, rtol=1e-5, atol=1e-5)
 
 
-def test_a_label_that_half_of_the_examples_have_has_no_tau_and_the_way_out_works(rng):
+def test_a_label_of_half_the_examples_has_no_tau_and_the_way_out_works(rng):
     model, data = sequential(keras.layers.Dense(2)), rows(rng, 20, 6)
     logits = numpy(model(data))
     tuned = kla.tune_offsets(logits, np.tile([[0, 1], [1, 1]], (10, 1)), [50, 9], num_examples=100, shrinkage=0)

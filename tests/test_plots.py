@@ -47,7 +47,7 @@ def test_every_class_has_a_bar_however_many_there_are(num_classes):
     assert [bar.get_height() for bar in axes.patches] == list(range(num_classes, 0, -1))
 
 
-def test_accuracy_is_drawn_in_percent_against_frequency_with_a_series_for_each_method():
+def test_accuracy_in_percent_is_drawn_against_frequency_for_each_method():
     axes = only_axes(plots.per_class_accuracy(COUNTS, RECALLS))
     assert [line.get_label() for line in axes.lines] == list(RECALLS)
     for line, recalls in zip(axes.lines, RECALLS.values(), strict=True):
@@ -123,7 +123,7 @@ BUCKETS = {"erm": [80.0, 50.0, 20.0], "la_loss": [75.0, 70.0, 60.0]}
 SHARES = {"erm": (0.5, 1.5), "la_posthoc": (2.0, 8.0), "la_loss": [3.0, 9.0]}
 
 
-def test_norms_are_drawn_against_frequency_with_a_line_for_each_seed_and_their_mean():
+def test_norms_are_drawn_against_frequency_for_each_seed_and_their_mean():
     axes = plots.class_norms(COUNTS, NORMS).axes
     assert [(ax.get_title(), ax.get_xscale(), ax.get_yscale()) for ax in axes] == [
         ("SGD", "log", "linear"),
@@ -147,7 +147,7 @@ def test_axes_of_norms_have_one_scale_that_shows_all_of_them(titles):
     assert low <= min(norms) < max(norms) <= high
 
 
-def test_errors_are_drawn_by_sample_size_with_their_deviations_and_limits_across():
+def test_errors_are_drawn_by_sample_size_with_deviations_and_limits():
     axes = only_axes(plots.error_by_sample_size([100, 1000], ERRORS, lines={"Bayes": 8.0, "limit": 18.0}))
     assert (axes.get_xscale(), axes.get_yscale(), axes.get_ylim()[0]) == ("log", "linear", 0)
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("training examples", "balanced error (%)")
@@ -233,7 +233,7 @@ BINS = {
 }
 
 
-def test_reliability_is_points_against_the_diagonal_with_their_gaps_and_shares():
+def test_reliability_is_points_against_the_diagonal_with_gaps_and_shares():
     before = copy.deepcopy(BINS)
     axes = only_axes(plots.reliability({"as trained": BINS}))
     assert BINS.keys() == before.keys() and str(BINS) == str(before)
@@ -325,7 +325,7 @@ def test_a_path_is_drawn_in_percent_with_its_band_and_what_is_marked():
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["balanced", "few", "τ = 1", "best"]
 
 
-def test_margins_are_of_the_true_class_over_its_rivals_without_the_diagonal():
+def test_margins_of_true_classes_over_rivals_leave_out_the_diagonal():
     given = {"adjusted": np.array([[5.0, -2.0], [2.0, 7.0]]), "equalized": [[0, 0.5], [-3, 0]]}
     before = copy.deepcopy(given)
     figure = plots.margins(given, class_names=["frequent", "rare"])
@@ -339,7 +339,7 @@ def test_margins_are_of_the_true_class_over_its_rivals_without_the_diagonal():
     assert figure.axes[2].get_ylabel() == "margin (in units of logits)"
 
 
-def test_boundaries_are_where_scores_are_zero_over_the_examples_of_both_classes():
+def test_boundaries_are_where_scores_are_zero_over_points_of_both_classes():
     x1, x2 = np.meshgrid(np.linspace(-2, 2, 41), np.linspace(-1, 1, 31))
     figure = plots.decision_boundaries(
         [[-1, 0], [1, 0.5], [-2, 1]],

@@ -90,7 +90,7 @@ def test_zipf_counts_that_need_no_rounding_are_the_law():
     assert zipf_counts(3, num_examples=3 + 49, exponent=2).tolist() == [1 + 36, 1 + 9, 1 + 4]
 
 
-def test_an_exponent_of_zero_is_uniform_and_the_remainder_goes_to_the_first():
+def test_an_exponent_of_zero_is_uniform_with_the_remainder_to_the_first():
     assert zipf_counts(5, num_examples=35, exponent=0).tolist() == [7] * 5
     assert zipf_counts(5, num_examples=37, exponent=0).tolist() == [8, 8, 7, 7, 7]
 

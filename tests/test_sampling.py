@@ -61,7 +61,7 @@ def test_the_shares_are_the_formula(strategy, class_counts):
 
 
 @pytest.mark.parametrize("beta", [0, 0.5, 0.9, 0.999, 0.999999])
-def test_the_effective_number_goes_from_every_example_alike_to_every_class_alike(beta):
+def test_the_effective_number_goes_from_equal_examples_to_equal_classes(beta):
     sampler = LongTailSampler(labels_of(COUNTS), 8, strategy="effective_number", beta=beta, seed=0)
     np.testing.assert_allclose(sampler.effective_prior, shares("effective_number", COUNTS, beta), rtol=1e-6)
     if beta == 0:
@@ -83,7 +83,7 @@ def test_an_exponent_of_a_thousand_leaves_the_largest_class():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_progressive_shares_go_from_every_example_alike_to_every_class_alike(seed):
+def test_progressive_shares_go_from_equal_examples_to_equal_classes(seed):
     labels = labels_of(COUNTS)
     sampler = LongTailSampler(labels, 8, strategy="progressive", progressive_epochs=5, seed=seed)
     drawn = class_counts_by_epoch(sampler, labels, 9)
@@ -158,7 +158,7 @@ def test_with_replacement_a_draw_knows_nothing_of_the_one_before():
 
 @pytest.mark.parametrize("strategy", [*STRATEGIES, "progressive"], ids=str)
 @pytest.mark.parametrize("seed", [0, 1])
-def test_after_every_epoch_the_examples_of_a_class_were_drawn_equally_often_within_one(strategy, seed):
+def test_examples_of_a_class_are_drawn_equally_often_within_one(strategy, seed):
     labels = labels_of(COUNTS)
     epochs = 6 if strategy == "progressive" else None
     sampler = LongTailSampler(labels, 10, strategy=strategy, progressive_epochs=epochs, seed=seed)

@@ -246,7 +246,7 @@ def with_seed(x, y, seed):
     return x, y, seed
 
 
-def test_the_seed_of_a_map_is_the_same_for_a_batch_and_another_for_every_other():
+def test_each_batch_has_a_seed_of_its_own_and_the_same_again():
     batches = make().py_dataset((NUMBERS, LABELS), map_fn=with_seed)
     seeds = []
     for epoch in range(30):

@@ -33,7 +33,7 @@ def test_batches_are_the_same_in_another_process():
 
 
 @pytest.mark.parametrize("options", [{}, {"replacement": True}, {"per_batch": "exact"}, {"strategy": "instance"}])
-def test_the_same_seed_draws_the_same_and_another_seed_and_epoch_something_else(options):
+def test_a_seed_draws_the_same_again_and_no_two_seeds_or_epochs_do(options):
     labels = labels_of(COUNTS)
     sampler = LongTailSampler(labels, 8, seed=4, **options)
     assert digest(sampler) == digest(LongTailSampler(labels, 8, seed=4, **options))

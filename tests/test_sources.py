@@ -108,7 +108,7 @@ def test_the_same_draw_streams_and_loads_the_same_examples(folder, monkeypatch):
         assert numbers(getattr(arrays, split)) == numbers(getattr(streams, split))
 
 
-def test_a_small_test_set_stays_an_array_beside_a_training_set_that_streams(folder, monkeypatch):
+def test_a_small_test_set_stays_an_array_where_the_training_set_streams(folder, monkeypatch):
     _sources.read_tfds.cache_clear()
     monkeypatch.setattr(_sources, "MAX_ARRAY_BYTES", 30 * 4 * 5 * 3)  # 60 images are too many, 9 are not
     loaded = data.load("fixed", imbalance_ratio=4, data_dir=folder)

@@ -2,15 +2,17 @@
 
 import json
 import re
+from unittest import mock
 
 import keras
 import numpy as np
 import pytest
 import scipy.stats
-from helpers.rows import CONFIG, ROWS, enter_folder_of_rows, made_up_run, read_json
+from helpers.fake_training import fake_training
+from helpers.rows import CONFIG, ROWS, enter_folder_of_rows, read_json
 
 from keras_logit_adjust import cli, plots, studies
-from keras_logit_adjust.compare import METHODS, report, statistics, training
+from keras_logit_adjust.compare import METHODS, statistics, training
 from keras_logit_adjust.studies import consistency, groups, label_noise, weight_norms
 
 OPTIONS = {
@@ -31,23 +33,14 @@ def folder(tmp_path, monkeypatch):
 @pytest.fixture
 def trained(monkeypatch):
     """Puts random numbers in the place of everything that is fitted; holds a mark for each."""
-    calls = []
-
-    def train(name, dataset, *, config, **_):
-        calls.append((config.optimizer, config.label_noise, dataset.seed, name))
-        rng, size = np.random.default_rng(len(calls)), dataset.num_classes
-        logits = {
-            f"{key}_logits": rng.normal(size=(getattr(dataset, key)[1].size, size)) for key in ("test", "validation")
-        }
-        head = {"class_norms": rng.uniform(0.5, 2, size), "bias": np.zeros(size)}
-        return made_up_run(name, dataset, **logits, **head)
+    calls = fake_training(
+        monkeypatch, mark=lambda name, dataset, config: (config.optimizer, config.label_noise, dataset.seed, name)
+    )
 
     def fit_affine(x, y, *, loss, steps):
         calls.append((x.shape, loss.name, steps))
         return np.random.default_rng(len(calls)).normal(size=(x.shape[0], 3, 2)).astype("float32")
 
-    monkeypatch.setattr(report, "_figures", lambda results, predictions: {})
-    monkeypatch.setattr(training, "train", train)
     monkeypatch.setattr(consistency, "fit_affine", fit_affine)
     return calls
 
@@ -343,23 +336,24 @@ def test_a_hundredth_is_mislabeled_where_no_share_is_given(config, trained, monk
 def test_figures_hold_the_results_of_their_study(trained, monkeypatch):
     drawn = {}
     for name in ("class_norms", "error_by_sample_size", "group_accuracy", "label_noise"):
-        monkeypatch.setattr(plots, name, lambda *args, name=name: drawn.update({name: args}))
+        drawn[name] = mock.create_autospec(getattr(plots, name))  # refuses what the figure would refuse
+        monkeypatch.setattr(plots, name, drawn[name])
     own = {"config": CONFIG, "seeds": 1}
     found = {name: studies.run_study(name, **own) for name in ("weight-norms", "groups", "label-noise")}
     found["consistency"] = studies.run_study("consistency", sizes=[50], trials=2)
     for name, results in found.items():
         studies.STUDIES[name].figure(json.loads(json.dumps(results)))
-    counts, norms = drawn["class_norms"]
+    counts, norms = drawn["class_norms"].call_args.args
     assert counts == [135, 54, 13] and list(norms) == ["SGD with momentum", "Adam"]
     assert list(norms.values()) == [row["norms"] for row in found["weight-norms"]["optimizers"].values()]
-    sizes, errors, lines = drawn["error_by_sample_size"]
+    (sizes, errors), options = drawn["error_by_sample_size"].call_args
     assert sizes == [50] and list(errors) == list(consistency.TITLES.values())
-    assert list(lines.values()) == [consistency.BAYES_ERROR, consistency.ERM_ERROR]
-    bars, curves = drawn["group_accuracy"]
+    assert list(options["lines"].values()) == [consistency.BAYES_ERROR, consistency.ERM_ERROR]
+    (bars,), options = drawn["group_accuracy"].call_args
     expected = {name: row["buckets"] for name, row in found["groups"]["methods"].items()}
-    assert {name: curve.tolist() for name, curve in curves.items()} == expected
+    assert {name: curve.tolist() for name, curve in options["buckets"].items()} == expected
     assert bars["erm"] == found["groups"]["methods"]["erm"]["groups"]
-    (shares,) = drawn["label_noise"]
+    (shares,) = drawn["label_noise"].call_args.args
     assert shares == {name: row["head_as_tail"] for name, row in found["label-noise"]["methods"].items()}
 
 

@@ -5,10 +5,10 @@ import json
 import keras
 import numpy as np
 import pytest
-from helpers.rows import CONFIG, ROWS, enter_folder_of_rows, made_up_run, read_json
+from helpers.fake_training import fake_training
+from helpers.rows import CONFIG, ROWS, enter_folder_of_rows, read_json
 
 from keras_logit_adjust import cli, studies
-from keras_logit_adjust.compare import report, training
 from keras_logit_adjust.held_out.calibration import calibrate
 from keras_logit_adjust.held_out.label_shift import estimate_target_prior
 from keras_logit_adjust.studies import label_shift
@@ -21,23 +21,15 @@ def folder(tmp_path, monkeypatch):
     return enter_folder_of_rows(tmp_path, monkeypatch)
 
 
+def informed_logits(rng, y, num_classes):
+    """Logits that know something of the labels."""
+    return 2 * (rng.normal(size=(y.size, num_classes)) + 2 * np.eye(num_classes)[y]) + np.log(PRIOR)
+
+
 @pytest.fixture
 def trained(monkeypatch):
-    """Puts logits that know something of the labels in the place of training; holds a mark for each."""
-    calls = []
-
-    def train(name, dataset, **_):
-        calls.append(dataset.seed)
-        rng, kept = np.random.default_rng(dataset.seed), {}
-        for split in ("test", "validation"):
-            if getattr(dataset, split) is not None:
-                y = getattr(dataset, split)[1]
-                kept[f"{split}_logits"] = 2 * (rng.normal(size=(y.size, 3)) + 2 * np.eye(3)[y]) + np.log(PRIOR)
-        return made_up_run(name, dataset, **kept)
-
-    monkeypatch.setattr(report, "_figures", lambda results, predictions: {})
-    monkeypatch.setattr(training, "train", train)
-    return calls
+    """The seeds of the runs that made-up logits stood in for."""
+    return fake_training(monkeypatch, mark=lambda name, dataset, config: dataset.seed, logits=informed_logits)
 
 
 def run_from_command_line(*options):

@@ -28,7 +28,7 @@ import keras_logit_adjust as kla
 
 @settings(max_examples=120)
 @given(problems().filter(lambda problem: not is_softmax(problem[1])))
-def test_an_example_is_right_where_exact_arithmetic_says_so_and_at_zero_and_equal_priors_without_any_slack(problem):
+def test_an_example_is_right_where_exact_arithmetic_says_so(problem):
     y, logits, counts, taus = problem
     path, prior = kla.TauPath(y, logits, counts), log_prior(counts)
     # To the argmax, lines that are parallel are tied or not at every τ: only lines that cross may be near.
@@ -98,7 +98,7 @@ def test_float64_logits_are_not_rounded_to_float32():
     np.testing.assert_array_equal(path.is_right(1.0), [True, False])
 
 
-def test_more_rows_of_a_class_than_are_held_at_a_time_have_the_intervals_of_each_alone(rng):
+def test_rows_of_a_class_beyond_one_block_have_the_intervals_of_each_alone(rng):
     logits = rng.normal(size=(30, 8142)).astype("float32")  # eight such rows are a block
     y, counts = np.repeat([5000, 17], [25, 5]), rng.integers(1, 9, 8142)
     path = kla.TauPath(y, logits, counts)
@@ -148,7 +148,7 @@ def test_a_measure_is_the_mean_of_the_recalls_of_its_classes_at_every_tau(measur
     assert len(set(np.round(expected, 9))) > 2  # it does change with τ
 
 
-def test_accuracy_is_the_share_that_is_right_and_balanced_accuracy_that_of_scikit_learn(rng):
+def test_accuracy_is_the_share_right_and_recalls_those_of_scikit_learn(rng):
     y, logits = draw(rng)
     y[:5] = 4
     path = kla.TauPath(y, logits, COUNTS)
@@ -212,7 +212,7 @@ def test_an_example_adds_its_weight_to_the_measure(rng):
 @settings(max_examples=80)
 @given(problems().filter(lambda problem: not is_softmax(problem[1])))
 @example((np.array([0, 1]), np.zeros((2, 3)), [2, 3, 1], []))
-def test_the_best_is_never_below_a_grid_holds_on_its_interval_and_falls_just_outside(problem):
+def test_the_best_beats_any_grid_on_its_interval_and_falls_just_outside(problem):
     y, logits, counts, taus = problem
     path = kla.TauPath(y, logits, counts)
     best = path.best()

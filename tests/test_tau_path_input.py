@@ -35,7 +35,7 @@ def test_batches_have_the_path_of_the_whole(rng):
 
 
 @pytest.mark.parametrize(("batch", "batches"), [(64, 8), (2, 250)])
-def test_batches_of_8142_classes_stream_in_far_less_memory_than_their_logits(batch, batches, rng):
+def test_batches_stream_in_far_less_memory_than_their_logits(batch, batches, rng):
     counts, logits = np.arange(8142, 0, -1.0), rng.normal(size=(batch, 8142)).astype("float32")
     labels = rng.integers(0, 8142, (batches, batch))
     tracemalloc.start()
@@ -88,7 +88,7 @@ POSITIVES, EXAMPLES = [5, 50, 70], 100  # rare, level and frequent
     st.lists(st.tuples(*[st.one_of(quantized, single)] * 3, *[st.booleans()] * 3), min_size=1, max_size=6),
     st.lists(st.floats(-1e6, 1e6), max_size=3),
 )
-def test_independent_labels_are_right_where_their_logit_is_above_tau_log_odds(drawn, taus):
+def test_independent_labels_are_on_where_logits_are_above_tau_log_odds(drawn, taus):
     logits, on = np.array([row[:3] for row in drawn]), np.array([row[3:] for row in drawn])
     if logits.min() >= 0 and logits.max() <= 1:  # would be refused as probabilities
         return
@@ -109,7 +109,7 @@ def test_a_label_whose_logit_is_exactly_zero_is_off_at_tau_zero():
     np.testing.assert_array_equal(path.is_right(-1e-300).reshape(2, 3)[0], [False, False, True])
 
 
-def test_recalls_of_independent_labels_are_of_each_where_it_is_on_and_where_it_is_off(rng):
+def test_independent_labels_have_a_recall_where_on_and_one_where_off(rng):
     on, logits = rng.random((40, 3)) < [0.1, 0.5, 0.9], rng.normal(size=(40, 3))
     path = kla.TauPath(on.astype("int64"), logits, POSITIVES, num_examples=EXAMPLES)
     np.testing.assert_array_equal(path.recall_ids.reshape(40, 3), 2 * np.arange(3) + on)
@@ -184,7 +184,7 @@ def test_the_interval_of_the_best_tau_is_that_of_all_resamples():
         np.testing.assert_allclose(interval, expected, rtol=1e-8)
 
 
-def test_an_interval_is_the_same_for_the_same_seed_and_wider_for_a_higher_level(rng):
+def test_an_interval_repeats_for_its_seed_and_widens_with_its_level(rng):
     path = kla.TauPath(*draw(rng), COUNTS)
     for options in ({}, {"tau": 0.5}):
         first = path.confidence_interval(**options, replicates=200, seed=1)
@@ -213,7 +213,7 @@ def test_what_is_certain_has_an_interval_without_width():
     np.testing.assert_allclose(path.confidence_interval(1.0), [0.5, 0.5], rtol=1e-12)
 
 
-def test_the_interval_of_accuracy_covers_the_truth_about_as_often_as_it_says(rng):
+def test_the_interval_of_accuracy_covers_the_truth_as_often_as_it_says(rng):
     truth = (0.7 + 0.4) / 2
     covered = 0
     for seed in range(150):
@@ -288,12 +288,12 @@ def test_probabilities_are_known_in_every_precision(dtype, rng):
 @pytest.mark.parametrize(
     ("y", "counts", "options"), [((30, 1), [20, 10], {}), ((30, 3), [5, 4, 3], {"num_examples": 9})]
 )
-def test_sigmoid_probabilities_are_no_logits_of_a_unit_nor_of_independent_labels(y, counts, options, rng):
+def test_sigmoid_probabilities_are_refused_as_logits(y, counts, options, rng):
     with pytest.raises(ValueError, match="`logits` must be logits.*sigmoid"):
         kla.TauPath(rng.integers(0, 2, y), rng.random(y), counts, **options)
 
 
-def test_a_short_batch_of_logits_that_look_like_probabilities_is_no_reason_to_refuse_the_whole():
+def test_one_batch_that_looks_like_probabilities_is_not_refused():
     on, logits = np.array([[1, 0], [0, 1], [1, 1]]), np.array([[2.0, -3.0], [-1.0, 4.0], [0.25, 0.5]])
     batches = [(on[:2], logits[:2]), (on[2:], logits[2:])]
     path = kla.TauPath.from_batches(batches, [2, 3], num_examples=9)
@@ -374,7 +374,7 @@ def test_no_batches_are_refused_and_a_bad_one_as_the_whole_would_be():
 
 
 @pytest.mark.parametrize(("counts", "low", "high"), [([3, 5, 1], -np.inf, 0), ([5, 1, 3], 0, np.inf)])
-def test_where_several_classes_tie_at_tau_zero_the_first_wins_whichever_crosses_first(counts, low, high):
+def test_of_classes_that_tie_at_tau_zero_the_first_wins(counts, low, high):
     # The last class is the nearest rival in order of frequency, and loses the tie; class 0 wins it.
     path = kla.TauPath([1], [[0.0, 0.0, 0.0]], counts)
     assert not path.is_right(0.0)[0] and path.is_right(np.copysign(1e-300, low + high))[0]

@@ -110,7 +110,7 @@ def jittered(rows, seed):
     return rows, tf.random.stateless_uniform([6], seed)
 
 
-def test_what_a_map_does_at_random_is_another_in_every_batch_and_the_same_again():
+def test_a_random_map_differs_in_every_batch_and_repeats_on_resuming():
     first = [(r.tolist(), u.tolist()) for r, u in make().dataset(ROWS, map_fn=jittered).take(200).as_numpy_iterator()]
     assert [rows for rows, _ in first] == expected(range(200))
     assert len({number for _, uniform in first for number in uniform}) == 1200

@@ -276,7 +276,7 @@ def test_many_copies_are_warned_of_unless_they_were_asked_for():
 
 @pytest.mark.parametrize("labels", [[0, 1, -1, 0], [0, 1, 4, 0]], ids=["negative", "too large"])
 @pytest.mark.parametrize("kind", ["rebalance", "subsample_stream"])
-def test_a_label_outside_the_classes_is_an_error_while_reading_that_says_so(kind, labels):
+def test_reading_a_label_outside_the_classes_is_an_error_that_says_so(kind, labels):
     if kind == "rebalance":
         dataset = rebalance_once(stream(labels), COUNTS, seed=0, batch_size=2).dataset
     else:

@@ -16,7 +16,7 @@ from keras_logit_adjust.held_out.tau import pool
 @pytest.mark.parametrize("scale", [0.5, 1.0, 2.0])
 @pytest.mark.parametrize("standard_errors", [0, 0.5, 1.0, 2.5])
 @pytest.mark.parametrize("each", [6, 25])
-def test_tau_is_the_nearest_to_one_within_so_many_standard_errors_of_the_best(scale, standard_errors, each, rng):
+def test_tau_is_the_nearest_to_one_within_standard_errors_of_the_best(scale, standard_errors, each, rng):
     y, logits = gaussian(rng, COUNTS, each, scale)
     tuned = kla.tune_tau(logits, y, COUNTS, standard_errors=standard_errors)
     tau, best, outermost = chosen_by_loop(y, logits, COUNTS, range(4), standard_errors)
@@ -44,7 +44,7 @@ def test_a_path_that_is_highest_at_one_leaves_one_exactly(rng):
         assert tuned.best.low < 1.0 < tuned.best.high
 
 
-def test_more_standard_errors_never_go_further_from_one_and_enough_of_them_stay(rng):
+def test_more_standard_errors_keep_tau_nearer_to_one(rng):
     moved = 0
     for scale in (0.4, 1.0, 2.0):
         y, logits = gaussian(rng, COUNTS, 30, scale)
@@ -65,7 +65,7 @@ def test_an_interval_that_nothing_bounds_is_infinite():
     assert tuned.interval == (-np.inf, np.inf)
 
 
-def test_the_cross_validated_accuracy_judges_every_example_at_the_tau_the_others_choose(rng):
+def test_cross_validation_judges_each_example_at_the_tau_of_other_folds(rng):
     y, logits = gaussian(rng, COUNTS, 12, 2.0)
     tuned = kla.tune_tau(logits, y, COUNTS, folds=4, seed=3)
     # The folds: shuffled, then class by class dealt out in turn.
@@ -84,7 +84,7 @@ def test_the_cross_validated_accuracy_judges_every_example_at_the_tau_the_others
     np.testing.assert_allclose(tuned.balanced_accuracy_at_one, np.mean(at_one), atol=1e-12)
 
 
-def test_what_is_found_is_the_same_for_the_same_seed_and_tau_for_every_seed(rng):
+def test_a_seed_repeats_its_findings_and_tau_depends_on_no_seed(rng):
     y, logits = gaussian(rng, COUNTS, 12, 2.0)
     tuned = [kla.tune_tau(logits, y, COUNTS, seed=seed) for seed in (0, 0, *range(1, 8))]
     assert tuned[0].balanced_accuracy == tuned[1].balanced_accuracy
@@ -122,7 +122,7 @@ def test_the_result_carries_its_path_and_stands_for_its_tau(rng):
         ([9, 0, 9, 8], [9, 8, 2, 1], [[0, 1], [2], [3]]),
     ],
 )
-def test_classes_of_few_examples_share_a_recall_with_their_neighbors_by_frequency(examples, frequencies, groups):
+def test_classes_of_few_examples_share_a_recall_with_their_neighbors(examples, frequencies, groups):
     bucket = pool(np.array(examples), np.array(frequencies), min_examples=5)
     found = [np.flatnonzero(bucket == b).tolist() for b in dict.fromkeys(bucket.tolist())]
     assert found == groups
@@ -165,7 +165,7 @@ def test_where_all_classes_have_few_examples_one_mean_remains(rng):
     assert tuned.coverage == {"classes": 4, "pooled": 4, "empty": 0, "buckets": 1}
 
 
-def test_the_warning_of_small_classes_points_to_the_caller_and_stays_away_where_there_are_none(rng):
+def test_a_warning_at_the_callers_line_comes_only_with_small_classes(rng):
     y, logits = gaussian(rng, COUNTS, 5)
     coverage = kla.tune_tau(logits, y, COUNTS).coverage  # warnings are errors here
     assert coverage == {"classes": 4, "pooled": 0, "empty": 0, "buckets": 4}
@@ -177,7 +177,7 @@ def test_the_warning_of_small_classes_points_to_the_caller_and_stays_away_where_
 # --- independent labels ----------------------------------------------------------------------------------------------
 
 
-def test_independent_labels_have_two_recalls_each_and_are_tuned_by_their_log_odds(rng):
+def test_independent_labels_of_two_recalls_each_are_tuned_by_log_odds(rng):
     positives, examples = [20, 100, 300], 1000
     on = rng.random((200, 3)) < [0.2, 0.4, 0.5]
     odds = np.log(positives) - np.log(examples - np.array(positives))

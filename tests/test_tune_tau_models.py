@@ -165,7 +165,7 @@ def numbered(rng, y, width=4):
     return x
 
 
-def test_cross_fitted_logits_are_of_models_that_did_not_see_the_example_each_with_its_fold_s_prior(rng):
+def test_cross_fitted_logits_are_of_models_that_saw_other_examples(rng):
     y = np.repeat([0, 1, 2], [30, 13, 7])
     x = numbered(rng, y)
     tables = rng.normal(size=(5, 4, 3))
@@ -198,7 +198,7 @@ def test_every_fold_of_the_cross_fit_has_its_share_of_every_class(rng):
         np.testing.assert_array_equal(np.bincount(y_seen), [20, 10, 10])
 
 
-def test_a_class_of_one_example_has_no_out_of_fold_logits_and_counts_as_empty(rng):
+def test_a_class_of_one_example_counts_as_empty_in_cross_fitting(rng):
     y = np.array([0] * 20 + [1] * 10 + [2] + [3] * 9)
     x = numbered(rng, y)
     tables = rng.normal(size=(4, 4, 4))
@@ -350,7 +350,7 @@ def test_where_another_tau_is_right_tuning_gains_on_fresh_examples():
     assert lost.max() <= 0.01
 
 
-def test_where_one_is_right_tuning_on_five_examples_a_class_loses_less_than_a_point():
+def test_tuning_where_one_is_right_loses_less_than_a_point():
     lost = regrets(COUNTS, each=5, scale=1.0, draws=20)
     assert lost.mean() <= 0.01
 

@@ -5,7 +5,6 @@ import json
 import numpy as np
 
 from keras_logit_adjust.compare import Config
-from keras_logit_adjust.compare.records import Run
 
 ROWS = ["--train", "train.npz", "--test", "test.npz", "--epochs", "1"]
 CONFIG = Config(train="train.npz", test="test.npz", epochs=1)
@@ -25,12 +24,6 @@ def enter_folder_of_rows(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     write_rows(tmp_path)
     return tmp_path
-
-
-def made_up_run(name, dataset, **arrays):
-    """What `training.train` returns, with these arrays in the place of those of a trained model."""
-    settings = {"method": name, "seed": dataset.seed, "split_hash": dataset.split_hash}
-    return Run(**settings, loss=np.array([1.0]), seconds=0.5, **arrays)
 
 
 def read_json(path):
