@@ -38,7 +38,7 @@ def compare(config=None, *, methods=DEFAULT_METHODS, seeds=3, output=None):
 
     Example:
 
-    >>> import pathlib, tempfile
+    >>> import pathlib, tempfile, numpy as np
     >>> folder = pathlib.Path(tempfile.mkdtemp())
     >>> for name in ("train", "test"):
     ...     np.savez(folder / name, x=np.eye(2)[[0, 0, 0, 1]], y=[0, 0, 0, 1])
