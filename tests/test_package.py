@@ -133,31 +133,52 @@ def test_files_name_every_object_by_package_and_class(kind):
     assert keras.saving.get_registered_name(kind) == f"keras_logit_adjust>{kind.__name__}"
 
 
-UNNAMED = [
-    kla.losses.LogitAdjustedCrossentropy([5, 3, 1]),
-    kla.losses.BinaryLogitAdjustedCrossentropy([5, 3, 1], 10),
-    kla.losses.PairwiseMarginCrossentropy([5, 3, 1]),
-    kla.losses.AdaptiveMarginCrossentropy([5, 3, 1]),
-    kla.losses.EqualizedCrossentropy([5, 3, 1]),
-    kla.losses.VectorScalingCrossentropy([5, 3, 1], gamma=0.3),
-    kla.losses.ClassBalancedCrossentropy([5, 3, 1]),
-    kla.losses.FocalCrossentropy(),
-    kla.layers.LogitAdjustment([5, 3, 1]),
-    kla.layers.PriorAwareDense(3, [5, 3, 1]),
-    kla.layers.CosineDense(3),
-    kla.metrics.BalancedAccuracy(3),
-    kla.metrics.PerClassAccuracy(3),
-    kla.metrics.PerClassPrecision(3),
-    kla.metrics.MacroF1(3),
-    kla.metrics.WorstClassAccuracy(3),
-    kla.metrics.GroupAccuracy([500, 30, 1]),
+_LOSS = {"label_smoothing": 0, "ignore_class": None, "reduction": "sum_over_batch_size"}
+_HEAD = {"tau": 1, "target_prior": None}
+_STREAM = kla.priors.StreamingPrior(3)
+# Class, required arguments, and what the documentation says of the others where nobody names them.
+DEFAULTS = [
+    (kla.losses.LogitAdjustedCrossentropy, ([5, 3, 1],), {"tau": 1, **_LOSS}),
+    (kla.losses.BinaryLogitAdjustedCrossentropy, ([5, 3, 1], 10), {"tau": 1, **_LOSS}),
+    (kla.losses.PairwiseMarginCrossentropy, ([5, 3, 1],), {"class_weight": [1] * 3, "logit_scale": [1] * 3, **_LOSS}),
+    (kla.losses.PairwiseMarginCrossentropy, ([5, 3, 1],), {"label_margin": [0] * 3, "rival_margin": [0] * 3, **_LOSS}),
+    (kla.losses.AdaptiveMarginCrossentropy, ([5, 3, 1],), {"max_margin": 15, **_LOSS}),
+    (kla.losses.EqualizedCrossentropy, ([5, 3, 1],), {"threshold": 0.3 / 3, "gamma": 0.95, "form": "threshold"}),
+    (kla.losses.VectorScalingCrossentropy, ([5, 3, 1],), {"gamma": 0.1, "tau": 1, **_LOSS}),
+    (kla.losses.ClassBalancedCrossentropy, ([5, 3, 1],), {"beta": 0.9999, **_LOSS}),
+    (kla.losses.FocalCrossentropy, (), {"gamma": 2, "class_weight": None, **_LOSS}),
+    (kla.layers.LogitAdjustment, ([5, 3, 1],), {"corrected_before": False, **_HEAD}),
+    (kla.layers.PriorAwareDense, (3, [5, 3, 1]), _HEAD),
+    (kla.layers.StreamingPriorDense, (3, _STREAM), _HEAD),
+    (kla.layers.CosineDense, (3,), {"scale": 30, "kernel_initializer": "glorot_uniform"}),
+    (kla.layers.MinimumRiskDecision, ([[0, 1], [10, 0]],), {"from_logits": True}),
+    (kla.layers.Calibration, (), {"temperature": 1, "bias": None}),
+    (kla.priors.StreamingPrior, (3,), {"half_life": None, "smoothing": 1, "ignore_class": None}),
+    (kla.metrics.BalancedAccuracy, (3,), {"k": 1, "ignore_class": None, "class_prior": None}),
+    (kla.metrics.PerClassAccuracy, (3,), {"ignore_class": None}),
+    (kla.metrics.PerClassPrecision, (3,), {"ignore_class": None, "class_prior": None}),
+    (kla.metrics.MacroF1, (3,), {"ignore_class": None, "class_prior": None}),
+    (kla.metrics.WorstClassAccuracy, (3,), {"ignore_class": None}),
+    (kla.metrics.GroupAccuracy, ([500, 30, 1],), {"bounds": (20, 100), "groups": None, "class_prior": None}),
 ]
+every_class = pytest.mark.parametrize(
+    ("kind", "required", "named"), DEFAULTS, ids=lambda value: getattr(value, "__name__", "")
+)
 
 
-@pytest.mark.parametrize("instance", UNNAMED, ids=lambda instance: type(instance).__name__)
-def test_an_object_without_a_name_is_called_as_its_class(instance):
-    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(instance).__name__).lower()
-    assert re.fullmatch(rf"{words}(_\d+)?", instance.name)
+@every_class
+def test_what_is_not_named_is_what_the_documentation_says(kind, required, named):
+    default, explicit = kind(*required).get_config(), kind(*required, **named).get_config()
+    if issubclass(kind, keras.layers.Layer):  # Keras numbers their names
+        del default["name"], explicit["name"]
+    assert default == explicit
+
+
+@every_class
+def test_an_object_without_a_name_is_called_as_its_class(kind, required, named):
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind.__name__).lower()
+    name = kind(*required).get_config().get("name", words)  # a calibration has none
+    assert re.fullmatch(rf"{words}(_\d+)?", name)
 
 
 def _assert_plain(leaf):
