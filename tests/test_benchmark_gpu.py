@@ -63,16 +63,20 @@ def test_all_sections_are_measured_and_say_on_what_and_by_which_command(outcome)
 
 
 def check_times(row):
-    assert row["ours_us"] > 0
-    assert row["keras_us"] > 0
-    assert 0 < row["ratio"]["low"] <= row["ratio"]["median"] <= row["ratio"]["high"]
+    """The figures of two pairs, a/b and c/d: the interval of the median runs from the one ratio to the other."""
+    median, low, high = (row["ratio"][key] for key in ("median", "low", "high"))
+    assert 0 < low <= high
+    assert median == pytest.approx((low + high) / 2)
+    of_medians = row["ours_us"] / row["keras_us"]  # (a + c) / (b + d), which is between a/b and c/d
+    assert low * (1 - 1e-9) <= of_medians <= high * (1 + 1e-9)
 
 
 def test_the_loss_is_timed_at_every_size_and_dtype_beside_its_bound(outcome):
     section = outcome[1]["loss"]
     rows = {(row["classes"], row["precision"]): row for row in section["rows"]}
     assert list(rows) == [(classes, dtype) for classes in (10, 1000) for dtype in ("float32", "bfloat16")]
-    assert section["copy_bytes_per_second"] > 0
+    bandwidth = f"{section['copy_bytes_per_second'] / 1e9:,.0f} GB/s"
+    assert section["title"] == f"forward + backward of the loss, batch 4, bound at {bandwidth}"
     for (classes, dtype), row in rows.items():
         check_times(row)
         moved = 2 * 4 * classes * {"float32": 4, "bfloat16": 2}[dtype]  # logits read, gradient written
