@@ -14,16 +14,10 @@ from keras_logit_adjust.posthoc import weight_norm
 RETRAINING_EPOCHS = 10  # of the head alone, where a method asks for it
 
 
-class _Advance(keras.callbacks.Callback):
-    """Moves the progress bar by one epoch."""
-
-    def __init__(self, bar):
-        super().__init__()
-        self.bar = bar
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.bar.set_postfix(loss=f"{logs['loss']:.3f}", refresh=False)
-        self.bar.update()
+def _advance(bar, epoch, logs):
+    """Move the progress bar by one epoch."""
+    bar.set_postfix(loss=f"{logs['loss']:.3f}", refresh=False)
+    bar.update()
 
 
 def epochs_of(method, recipe):
@@ -38,8 +32,9 @@ def train(name, dataset, *, config, recipe, devices, bar):
     (x, y), scale = dataset.train, Scaler(dataset.train[0])
     shape = {"example_shape": x.shape[1:], "num_classes": counts.size}
     with devices.scope():
-        model_name = recipes.resolve_model(config.model, x.shape[1:])
-        model = recipes.build_model(model_name, method.head(counts), recipe=recipe, **shape)
+        model = recipes.build_model(
+            recipes.resolve_model(config.model, x.shape[1:]), method.head(counts), recipe=recipe, **shape
+        )
     start = time.perf_counter()
     own = {"recipe": recipe, "num_classes": counts.size, "seed": dataset.seed}
     training = feeding.Training(scale(x), y, strategy=method.strategy, **own)
@@ -49,8 +44,9 @@ def train(name, dataset, *, config, recipe, devices, bar):
         # A loss is adjusted to what the model sees, not to what there is: never twice.
         loss=functools.partial(method.loss, training.sampler or counts),
         class_weight=method.class_weight and method.class_weight(counts),
-        callbacks=[*method.callbacks(counts, recipe.epochs), _Advance(bar)],
+        callbacks=method.callbacks(counts, recipe.epochs),
         devices=devices,
+        bar=bar,
     )
     if method.retrains_head:
         own["recipe"] = recipes.stretch(recipe, min(RETRAINING_EPOCHS, recipe.epochs))
@@ -64,19 +60,29 @@ def train(name, dataset, *, config, recipe, devices, bar):
         for part, held_out in (("test", dataset.test), ("validation", dataset.validation))
         if held_out is not None
     }
-    kept = {"method": name, "seed": dataset.seed, "split_hash": dataset.split_hash, "seconds": seconds}
-    return Run(**kept, **logits, **_head_weights(model.layers[-1]), loss=np.array(losses))
+    return Run(
+        method=name,
+        seed=dataset.seed,
+        split_hash=dataset.split_hash,
+        loss=np.array(losses),
+        seconds=seconds,
+        **logits,
+        **_head_weights(model.layers[-1]),
+    )
 
 
-def _fit(model, training, *, loss, devices, callbacks, class_weight=None):
+def _fit(model, training, *, loss, devices, bar, callbacks=(), class_weight=None):
     """Compile and train by the recipe of `training`; the losses of its epochs."""
     recipe = training.recipe
     options = {"label_smoothing": recipe.label_smoothing} if recipe.label_smoothing else {}
     with devices.scope():
         model.compile(recipe.optimizer(), loss(**options))
-    rate = keras.callbacks.LearningRateScheduler(lambda epoch, _: recipe.rate(epoch))
-    options = {"epochs": recipe.epochs, "class_weight": class_weight, "callbacks": [rate, *callbacks]}
-    return devices.fit(model, training, **options)
+    callbacks = [
+        keras.callbacks.LearningRateScheduler(lambda epoch, _: recipe.rate(epoch)),
+        *callbacks,
+        keras.callbacks.LambdaCallback(on_epoch_end=functools.partial(_advance, bar)),
+    ]
+    return devices.fit(model, training, epochs=recipe.epochs, class_weight=class_weight, callbacks=callbacks)
 
 
 def _retrain_head(model, training, *, class_counts, devices, bar):
@@ -87,8 +93,7 @@ def _retrain_head(model, training, *, class_counts, devices, bar):
     fresh = type(head).from_config(head.get_config())
     fresh.build(head.input.shape)
     head.set_weights(fresh.get_weights())
-    loss = functools.partial(methods.cross_entropy, class_counts)
-    return _fit(model, training, loss=loss, callbacks=[_Advance(bar)], devices=devices)
+    return _fit(model, training, loss=functools.partial(methods.cross_entropy, class_counts), devices=devices, bar=bar)
 
 
 def _head_weights(head):
