@@ -14,10 +14,14 @@ from keras_logit_adjust.posthoc import weight_norm
 RETRAINING_EPOCHS = 10  # of the head alone, where a method asks for it
 
 
-def _advance(bar, epoch, logs):
-    """Move the progress bar by one epoch."""
-    bar.set_postfix(loss=f"{logs['loss']:.3f}", refresh=False)
-    bar.update()
+def _advancing(bar):
+    """A callback that moves the progress bar by one epoch."""
+
+    def advance(epoch, logs):
+        bar.set_postfix(loss=f"{logs['loss']:.3f}", refresh=False)
+        bar.update()
+
+    return keras.callbacks.LambdaCallback(on_epoch_end=advance)
 
 
 def epochs_of(method, recipe):
@@ -44,9 +48,8 @@ def train(name, dataset, *, config, recipe, devices, bar):
         # A loss is adjusted to what the model sees, not to what there is: never twice.
         loss=functools.partial(method.loss, training.sampler or counts),
         class_weight=method.class_weight and method.class_weight(counts),
-        callbacks=method.callbacks(counts, recipe.epochs),
+        callbacks=[*method.callbacks(counts, recipe.epochs), _advancing(bar)],
         devices=devices,
-        bar=bar,
     )
     if method.retrains_head:
         own["recipe"] = recipes.stretch(recipe, min(RETRAINING_EPOCHS, recipe.epochs))
@@ -71,18 +74,14 @@ def train(name, dataset, *, config, recipe, devices, bar):
     )
 
 
-def _fit(model, training, *, loss, devices, bar, callbacks=(), class_weight=None):
+def _fit(model, training, *, loss, devices, callbacks, class_weight=None):
     """Compile and train by the recipe of `training`; the losses of its epochs."""
     recipe = training.recipe
     options = {"label_smoothing": recipe.label_smoothing} if recipe.label_smoothing else {}
     with devices.scope():
         model.compile(recipe.optimizer(), loss(**options))
-    callbacks = [
-        keras.callbacks.LearningRateScheduler(lambda epoch, _: recipe.rate(epoch)),
-        *callbacks,
-        keras.callbacks.LambdaCallback(on_epoch_end=functools.partial(_advance, bar)),
-    ]
-    return devices.fit(model, training, epochs=recipe.epochs, class_weight=class_weight, callbacks=callbacks)
+    rate = keras.callbacks.LearningRateScheduler(lambda epoch, _: recipe.rate(epoch))
+    return devices.fit(model, training, epochs=recipe.epochs, class_weight=class_weight, callbacks=[rate, *callbacks])
 
 
 def _retrain_head(model, training, *, class_counts, devices, bar):
@@ -93,7 +92,8 @@ def _retrain_head(model, training, *, class_counts, devices, bar):
     fresh = type(head).from_config(head.get_config())
     fresh.build(head.input.shape)
     head.set_weights(fresh.get_weights())
-    return _fit(model, training, loss=functools.partial(methods.cross_entropy, class_counts), devices=devices, bar=bar)
+    loss = functools.partial(methods.cross_entropy, class_counts)
+    return _fit(model, training, loss=loss, callbacks=[_advancing(bar)], devices=devices)
 
 
 def _head_weights(head):
