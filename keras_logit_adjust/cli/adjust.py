@@ -1,7 +1,6 @@
 """`adjust`: from the file of a trained model to one of an adjusted model, in the format it is served in."""
 
 import argparse
-import contextlib
 import dataclasses
 import math
 import sys
@@ -20,15 +19,19 @@ TAU = "a number (1), or auto: of --validation, the nearest to 1 within one stand
 
 
 def add_to(subparsers):
-    text = "adjust a trained model, and write it in the format it is served in"
-    renamed = {
-        "output": "--gives",  # what a model gives is `output` in Python
-        "path": "--output",
-        "overwrite": "--force",
-        "class_counts": "--counts",
-        "positive_counts": "--counts",
-    }
-    parser = add_command(subparsers, "adjust", run, help=text, renamed=renamed)
+    parser = add_command(
+        subparsers,
+        "adjust",
+        run,
+        help="adjust a trained model, and write it in the format it is served in",
+        renamed={
+            "output": "--gives",  # what a model gives is `output` in Python
+            "path": "--output",
+            "overwrite": "--force",
+            "class_counts": "--counts",
+            "positive_counts": "--counts",
+        },
+    )
     parser.add_argument("model", metavar="MODEL.keras", help="trained with plain cross-entropy")
     parser.add_argument("--counts", required=True, metavar="FILE.csv", help="training examples: class_id,count")
     parser.add_argument(
@@ -144,25 +147,21 @@ def _adjusted(trained, options, *, tau, settings):
     return folded, dataclasses.replace(description, model=folded.name, corrections=(*others, last))
 
 
-@contextlib.contextmanager
-def _warnings_as_lines():
-    """Show warnings as lines of the command, without the place in the code."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = lambda message, *place: print(f"keras-logit-adjust: {message}", file=sys.stderr)
-        yield
-
-
 def _choose(model, examples, *, options, settings):
     """τ and the calibration (None: none) for held-out data, and lines that say what they are."""
     (x, labels), counts, calibration, lines = examples, settings["class_counts"], None, []
-    with _warnings_as_lines():
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        # As lines of the command, without the place in the code.
+        warnings.showwarning = lambda message, *place: print(f"keras-logit-adjust: {message}", file=sys.stderr)
         if options.calibrate:
             logits = held_out.predict_logits(model, x, output=options.gives)
-            are_labels = options.num_examples is not None
-            prior = counts / options.num_examples if are_labels else counts
             calibration = held_out.calibrate(
-                logits, labels, method="bias_corrected_temperature", class_prior=prior, independent=are_labels
+                logits,
+                labels,
+                method="bias_corrected_temperature",
+                class_prior=counts / (options.num_examples or 1),
+                independent=options.num_examples is not None,
             )
             lines.append(
                 f"logits    calibrated on {len(labels)} validation examples; temperature "

@@ -17,8 +17,7 @@ def add_to(subparsers):
 
 def run(options):
     """What to print, and the names of the files; None from all workers but the chief."""
-    config = shared.config_of(options)
-    results = compare(config, methods=options.methods, seeds=options.seeds, output=options.output)
+    results = compare(shared.config_of(options), methods=options.methods, seeds=options.seeds, output=options.output)
     if results is None:
         return None, None
     return report.to_markdown(results), "report.html, report.md, results.json, predictions.npz"

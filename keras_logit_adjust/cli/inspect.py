@@ -6,8 +6,9 @@ from keras_logit_adjust.cli.options import add_command
 
 
 def add_to(subparsers):
-    text = "say what head a model has, and whether and how it is adjusted"
-    parser = add_command(subparsers, "inspect", run, help=text)
+    parser = add_command(
+        subparsers, "inspect", run, help="say what head a model has, and whether and how it is adjusted"
+    )
     parser.add_argument("model", metavar="MODEL.keras")
 
 

@@ -36,7 +36,9 @@ def config_of(options):
 
 def add_methods(parser, default):
     names = f"comma-separated, of {', '.join(METHODS)}; paper is table 3: {', '.join(GROUPS['paper'])}"
-    parser.add_argument("--methods", type=_names, default=default, help=names)
+    parser.add_argument(
+        "--methods", type=lambda text: [name.strip() for name in text.split(",")], default=default, help=names
+    )
 
 
 def add_seeds(parser):
@@ -45,7 +47,3 @@ def add_seeds(parser):
 
 def add_output(parser, files):
     parser.add_argument("--output", metavar="DIR", help=f"keep {files} here")
-
-
-def _names(text):
-    return [name.strip() for name in text.split(",")]

@@ -114,10 +114,10 @@ def flag_of(field):
 
 def options_of(config, methods=None, seeds=None):
     """The command-line options that are not at their defaults."""
-    words = [] if methods is None else ["--methods", ",".join(methods)]
-    words += [] if seeds is None else ["--seeds", str(seeds)]
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if value != field.default:
-            words += [flag_of(field), str(value)]
-    return words
+    options = {"--methods": methods and ",".join(methods), "--seeds": seeds}
+    options |= {
+        flag_of(field): getattr(config, field.name)
+        for field in dataclasses.fields(config)
+        if getattr(config, field.name) != field.default
+    }
+    return [word for flag, value in options.items() if value is not None for word in (flag, str(value))]

@@ -19,9 +19,10 @@ class OneDevice:
     Attributes:
         number: of devices.
         is_chief: whether this process writes files and shows progress.
+        needs_full: whether every batch must be full.
     """
 
-    number, is_chief = 1, True
+    number, is_chief, needs_full = 1, True, False
 
     def scope(self):
         """Where a model is made and compiled."""
@@ -29,11 +30,12 @@ class OneDevice:
 
     def fit(self, model, training, **options):
         """Train on a `feeding.Training`; the loss of each epoch."""
-        return model.fit(**training.fit_arguments(), verbose=0, **options).history["loss"]
+        return model.fit(**training.fit_arguments(full=self.needs_full), verbose=0, **options).history["loss"]
 
     def predict(self, model, x):
         """Logits of `x`."""
-        return model.predict(x, batch_size=_PREDICTED_AT_ONCE, verbose=0)
+        at_once = _PREDICTED_AT_ONCE // self.number * self.number
+        return model.predict(self._padded(x), batch_size=at_once, verbose=0)[: len(x)]
 
     def check_agreement(self, todo):
         """Raise where the processes that train together would not train the same."""
@@ -55,8 +57,9 @@ class TensorFlowDevices(OneDevice):
 
     def fit(self, model, training, **options):
         sampler, data = training.full_batches()
-        history = tf_distribute.fit(model, lambda sampler: sampler.dataset(data), sampler=sampler, verbose=0, **options)
-        return history.history["loss"]
+        return tf_distribute.fit(
+            model, lambda sampler: sampler.dataset(data), sampler=sampler, verbose=0, **options
+        ).history["loss"]
 
     def predict(self, model, x):
         import tensorflow as tf
@@ -76,15 +79,8 @@ class JaxDevices(OneDevice):
     """Devices of JAX under `keras.distribution.DataParallel`, which needs batches that divide by their number."""
 
     def __init__(self, devices):
-        self.number = len(devices)
+        self.number, self.needs_full = len(devices), True
         keras.distribution.set_distribution(keras.distribution.DataParallel(devices=devices))
-
-    def fit(self, model, training, **options):
-        return model.fit(**training.fit_arguments(full=True), verbose=0, **options).history["loss"]
-
-    def predict(self, model, x):
-        at_once = _PREDICTED_AT_ONCE // self.number * self.number
-        return model.predict(self._padded(x), batch_size=at_once, verbose=0)[: len(x)]
 
 
 @contextlib.contextmanager

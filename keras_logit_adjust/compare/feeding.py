@@ -42,8 +42,11 @@ class Training:
             return {"x": self.x, "y": self.labels, "batch_size": self.recipe.batch_size}
         sampler, data = self.full_batches()
         mix = _Augmentation(self.seed, is_image=self.x.ndim == 4) if self.recipe.mix else None
-        batches = sampler.py_dataset(data, map_fn=mix)
-        return {"x": batches, "steps_per_epoch": sampler.steps_per_epoch, "shuffle": False}
+        return {
+            "x": sampler.py_dataset(data, map_fn=mix),
+            "steps_per_epoch": sampler.steps_per_epoch,
+            "shuffle": False,
+        }
 
 
 class _Augmentation:

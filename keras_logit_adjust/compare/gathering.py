@@ -33,27 +33,18 @@ def gather(config, methods, *, loaded, runs):
         "train_seconds": {
             f"{run.method}_seed{run.seed}": round(float(run.seconds), 2) for found in runs.values() for run in found
         },
-        "methods": summarize_methods(predictions),
+        "methods": {},
     }
     where = {"profile": first.profile, "imbalance_ratio": config.imbalance_ratio, "max_count": config.max_count}
-    for name, method in results["methods"].items():
-        if METHODS[name].tuned_on is not None:
-            method["tau"] = taus[name]
-        method["published_error"] = None if config.label_noise else published_error(name, dataset=first.name, **where)
-    return results, predictions
-
-
-def summarize_methods(predictions):
-    """Figures of every seed, means, deviations and differences to ERM of every row."""
-    labels, found = predictions.labels, {}
-    for name, logits in predictions.logits.items():
-        pairs = zip(logits, predictions.class_counts, strict=True)
-        rows = [statistics.figures(labels, values, class_counts=counts) for values, counts in pairs]
-        hits = predictions.hits(name), predictions.hits("erm")
-        found[name] = {
-            "title": METHODS[name].title,
+    for name, method in ((name, METHODS[name]) for name in methods):
+        pairs, hits = zip(logits[name], counts, strict=True), (predictions.hits(name), predictions.hits("erm"))
+        rows = [statistics.figures(predictions.labels, values, class_counts=of_seed) for values, of_seed in pairs]
+        results["methods"][name] = {
+            "title": method.title,
             "seeds": rows,
             "summary": statistics.summarize(rows),
-            "versus_erm": None if name == "erm" else statistics.paired_difference(labels, *hits),
+            "versus_erm": None if name == "erm" else statistics.paired_difference(predictions.labels, *hits),
+            **({} if method.tuned_on is None else {"tau": taus[name]}),
+            "published_error": None if config.label_noise else published_error(name, dataset=first.name, **where),
         }
-    return found
+    return results, predictions

@@ -62,7 +62,6 @@ def table(caption, header, rows, marked=None):
         rows: lists of as many texts, or `Markup`.
         marked: index of a row that stands out, or None.
     """
-    head = element("tr", *(element("th", cell, scope="col") for cell in header))
     body = [
         element(
             "tr",
@@ -72,16 +71,27 @@ def table(caption, header, rows, marked=None):
         )
         for i, cells in enumerate(rows)
     ]
-    parts = element("caption", caption), element("thead", head), element("tbody", *body)
+    parts = (
+        element("caption", caption),
+        element("thead", element("tr", *(element("th", cell, scope="col") for cell in header))),
+        element("tbody", *body),
+    )
     return element("div", element("table", *parts), class_="scroll", role="region", tabindex="0", aria_label=caption)
 
 
 def pairs(title, values):
     """A table of names and values under a heading."""
-    rows = (
-        element("tr", element("th", name, scope="row"), element("td", str(value))) for name, value in values.items()
+    return Markup(
+        element("h3", title)
+        + element(
+            "table",
+            element(
+                "tbody",
+                *(element("tr", element("th", name, scope="row"), element("td", str(v))) for name, v in values.items()),
+            ),
+            class_="pairs",
+        )
     )
-    return Markup(element("h3", title) + element("table", element("tbody", *rows), class_="pairs"))
 
 
 def interval_bar(versus, ends):
@@ -111,21 +121,13 @@ def figures(drawn):
 
 
 def figure(name, caption, drawn):
-    """A `matplotlib.figure.Figure` with its caption.
+    """A `matplotlib.figure.Figure` as inline SVG with its caption; the same figure gives the same text.
 
     Args:
         name: unique on the page.
         caption: what it shows.
         drawn: the figure.
     """
-    svg, width = _inline_svg(drawn, name, caption)
-    is_wide = width > _WIDE
-    box = element("div", svg, class_="scroll", **({"tabindex": 0} if is_wide else {}))
-    return element("figure", box, element("figcaption", caption), **({"class_": "wide"} if is_wide else {}))
-
-
-def _inline_svg(drawn, name, label):
-    """The figure as an `<svg>` whose ids are its own, and its width in pixels; the same figure gives the same text."""
     import matplotlib
 
     with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
@@ -137,26 +139,29 @@ def _inline_svg(drawn, name, label):
     root.attrib = {
         "viewBox": root.get("viewBox"),
         "role": "img",
-        "aria-label": label,
+        "aria-label": caption,
         "style": f"max-width: {_WIDEST * width:.0f}px; min-width: {_NARROWEST * width:.0f}px",
     }
-    return Markup(ElementTree.tostring(root, encoding="unicode")), width
+    of_box, of_figure = ({"tabindex": 0}, {"class_": "wide"}) if width > _WIDE else ({}, {})
+    box = element("div", Markup(ElementTree.tostring(root, encoding="unicode")), class_="scroll", **of_box)
+    return element("figure", box, element("figcaption", caption), **of_figure)
 
 
 def _simplify(root, name):
     """Leave of matplotlib's SVG what HTML needs, with ids that no other figure has."""
     for parent in root.iter():
-        for child in list(parent):
-            if child.tag.endswith(("}metadata", "}style")):
-                parent.remove(child)
+        parent[:] = [child for child in parent if not child.tag.endswith(("}metadata", "}style"))]
     used = {old for part in root.iter() for key, value in part.attrib.items() for old in _references(key, value)}
     ids = {old: f"{name}-{i}" for i, old in enumerate(sorted(used))}
     for part in root.iter():
         part.tag = part.tag.partition("}")[2]  # HTML knows SVG without its name space
         part.text = part.text if part.tag in ("text", "tspan") else None
         part.tail = None
-        kept = {key: value for key, value in part.attrib.items() if key != "id" or value in ids}
-        part.attrib = {key.rpartition("}")[2]: _simple(key, value, ids) for key, value in kept.items()}
+        part.attrib = {
+            key.rpartition("}")[2]: _simple(key, value, ids)
+            for key, value in part.attrib.items()
+            if key != "id" or value in ids
+        }
 
 
 def _references(key, value):

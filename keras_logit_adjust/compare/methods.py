@@ -62,8 +62,7 @@ class Method:
 
 def balanced_weights(class_counts):
     """scikit-learn's "balanced" weights, `N / (L·n_y)`: what Keras users pass as `class_weight` today."""
-    weights = class_counts.sum() / (class_counts.size * class_counts)
-    return dict(enumerate(weights.tolist()))
+    return dict(enumerate((class_counts.sum() / (class_counts.size * class_counts)).tolist()))
 
 
 def subtract_log_prior(logits, *, run, class_counts, tau):
@@ -81,22 +80,18 @@ def prior_aware_head(class_counts):
     return lambda units: PriorAwareDense(units, np.asarray(class_counts), dtype="float32", name="head")
 
 
-def cosine_head(class_counts):
-    """LDAM's normalized head; its scale times 0.5 is the margin of the rarest class."""
-    return models.cosine_dense_head
-
-
 def deferred_weights(class_counts, epochs):
     """LDAM's schedule: weights by effective number in the last fifth of training, at least in the last epoch."""
     start = min(round(_DEFERRED_FROM * epochs), epochs - 1)
     return [DeferredReweighting({start: losses.class_balanced_weights(class_counts)})]
 
 
-def _twice_adjusted(class_counts, **options):
-    return losses.LogitAdjustedCrossentropy(class_counts, tau=2.0, **options)
-
-
-_ADAPTIVE = Method("adaptive margins (LDAM), cosine head", loss=losses.AdaptiveMarginCrossentropy, head=cosine_head)
+# LDAM's normalized head; its scale times 0.5 is the margin of the rarest class.
+_ADAPTIVE = Method(
+    "adaptive margins (LDAM), cosine head",
+    loss=losses.AdaptiveMarginCrossentropy,
+    head=lambda class_counts: models.cosine_dense_head,
+)
 _POSTHOC = Method("logit adjustment, post hoc", trained_as="erm", correct=subtract_log_prior)
 _WEIGHT_NORM = Method("weight normalization", trained_as="erm", correct=divide_by_norms, needs_dense=True)
 
@@ -127,7 +122,9 @@ METHODS = {
     "la_posthoc_tuned": _tuned(_POSTHOC, "validation", tuning.shrunk_tau),
     "la_posthoc_oracle": _tuned(_POSTHOC, "test", tuning.highest_tau),
     "la_loss": Method("logit-adjusted loss", loss=losses.LogitAdjustedCrossentropy),
-    "la_loss_double": Method("logit-adjusted loss, τ = 2", loss=_twice_adjusted),
+    "la_loss_double": Method(
+        "logit-adjusted loss, τ = 2", loss=functools.partial(losses.LogitAdjustedCrossentropy, tau=2.0)
+    ),
     "la_loss_adaptive": Method(
         "logit-adjusted + adaptive loss", loss=PairwiseMarginCrossentropy.logit_adjusted_adaptive
     ),

@@ -25,7 +25,9 @@ def train_missing(config, methods, *, seeds, folder, devices):
     # A log file gets a line now and then, a terminal a bar that moves.
     pace = {"mininterval": 0.1 if sys.stderr.isatty() else 20.0, "disable": not todo or not devices.is_chief}
     epochs = sum(training.epochs_of(METHODS[name], recipe) for _, name in todo)
-    with _precision(config.precision), tqdm(total=epochs, unit="epoch", **pace) as bar:
+    with contextlib.ExitStack() as stack, tqdm(total=epochs, unit="epoch", **pace) as bar:
+        stack.callback(keras.config.set_dtype_policy, keras.config.dtype_policy())
+        keras.config.set_dtype_policy(config.precision)
         for seed, name in todo:
             bar.set_description(f"seed {seed} {name}", refresh=False)
             run = training.train(name, loaded[seed], config=config, recipe=recipe, devices=devices, bar=bar)
@@ -39,9 +41,11 @@ def train_missing(config, methods, *, seeds, folder, devices):
 
 def _recipe_for(config, dataset, *, methods, names, devices):
     """The recipe, after checking that data, model, methods and devices go together."""
-    model_name = recipes.resolve_model(config.model, dataset.train[0].shape[1:])
-    heads = {name: METHODS[name].head(dataset.class_counts) for name in names}
-    recipes.check_heads(model_name, heads, needing_dense=[name for name in methods if METHODS[name].needs_dense])
+    recipes.check_heads(
+        recipes.resolve_model(config.model, dataset.train[0].shape[1:]),
+        {name: METHODS[name].head(dataset.class_counts) for name in names},
+        needing_dense=[name for name in methods if METHODS[name].needs_dense],
+    )
     recipe = recipes.find_recipe(
         config.recipe,
         dataset=config.dataset,
@@ -57,13 +61,3 @@ def _recipe_for(config, dataset, *, methods, names, devices):
             f"{recipe.batch_size} for {devices.number} devices.",
         )
     return recipe
-
-
-@contextlib.contextmanager
-def _precision(policy):
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(policy)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)

@@ -38,11 +38,14 @@ def mislabel(dataset, share):
             f"`label_noise` needs a largest and a smallest class. Received {dataset.class_counts[0]} of each.",
         )
     members = np.flatnonzero(y == head)
-    rng = np.random.default_rng([dataset.seed, members.size])
     number = min(max(1, round(share * members.size)), members.size - 1)
-    moved = rng.choice(members, number, replace=False)
+    moved = np.random.default_rng([dataset.seed, members.size]).choice(members, number, replace=False)
     noisy = y.copy()
     noisy[moved] = tail
     digest = hashlib.sha256(dataset.split_hash.encode() + np.sort(moved).astype("<i8").tobytes())
-    counts = np.bincount(noisy, minlength=dataset.num_classes)
-    return dataclasses.replace(dataset, train=(x, noisy), class_counts=counts, split_hash=digest.hexdigest())
+    return dataclasses.replace(
+        dataset,
+        train=(x, noisy),
+        class_counts=np.bincount(noisy, minlength=dataset.num_classes),
+        split_hash=digest.hexdigest(),
+    )

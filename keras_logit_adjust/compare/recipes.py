@@ -56,10 +56,8 @@ class Recipe:
 
     def rate(self, epoch):
         """The learning rate of an epoch, counted from 0."""
-        rate = self.learning_rate * min(1.0, (epoch + 1) / max(self.warmup, 1))
-        for start, factor in self.drops:
-            if epoch >= start:
-                rate = self.learning_rate * factor
+        factors = [min(1.0, (epoch + 1) / max(self.warmup, 1)), *(f for start, f in self.drops if epoch >= start)]
+        rate = self.learning_rate * factors[-1]
         if self.cosine and epoch >= self.warmup:
             rate *= 0.5 * (1 + math.cos(math.pi * (epoch - self.warmup) / (self.epochs - self.warmup)))
         return rate
@@ -119,8 +117,12 @@ def find_recipe(name, *, dataset, epochs=None, batch_size=None, num_examples=Non
 def stretch(recipe, epochs):
     """The recipe with its schedule stretched or squeezed to `epochs`."""
     scale = epochs / recipe.epochs
-    drops = tuple((round(start * scale), factor) for start, factor in recipe.drops)
-    return dataclasses.replace(recipe, epochs=epochs, warmup=round(recipe.warmup * scale), drops=drops)
+    return dataclasses.replace(
+        recipe,
+        epochs=epochs,
+        warmup=round(recipe.warmup * scale),
+        drops=tuple((round(start * scale), factor) for start, factor in recipe.drops),
+    )
 
 
 def resolve_model(name, example_shape):
@@ -150,8 +152,13 @@ def build_model(name, head, *, example_shape, num_classes, recipe):
     if name == "small_cnn":
         return models.small_cnn(example_shape, num_classes, head=head)
     if name == "resnet32":
-        options = {"input_shape": example_shape, "weight_decay": recipe.weight_decay, "augment": recipe.augment}
-        return models.resnet32(num_classes, head=head, **options)
+        return models.resnet32(
+            num_classes,
+            input_shape=example_shape,
+            weight_decay=recipe.weight_decay,
+            augment=recipe.augment,
+            head=head,
+        )
     if name == "linear":
         return models.linear_head(example_shape[0], num_classes, head=head)
     return models.cosine_head(example_shape[0], num_classes)

@@ -35,22 +35,29 @@ def to_html(results, figures):
         figures: what `_figures` makes of it; empty without matplotlib.
     """
     heading, lead, best = _headline(results)
-    taus, name = _taus(results), results["data"]["name"]
+    taus = [[f"`{method}`", chosen] for method, chosen in _taus(results).items()]
+    chosen = [html.section("Chosen τ", html.table("τ of each seed", ["method", "τ for each seed"], taus))] * bool(taus)
+    table, caption = _html_table(results, best), html.note(_caption(results) + ".")
+    notes = [html.note(_PUBLISHED_NOTE)] * _has_published(results)
+    notes.append(html.details("How to read the table", html.note(_LEGEND)))
     blocks = [
-        html.section("Methods", _html_table(results, best), html.note(_caption(results) + "."), *_html_notes(results)),
-        html.section("Figures", *_html_figures(results, figures)),
+        html.section("Methods", table, caption, *notes),
+        html.section("Figures", _html_figures(results, figures)),
+        *chosen,
+        _html_conditions(results),
     ]
-    if taus:
-        rows = [[f"`{method}`", chosen] for method, chosen in taus.items()]
-        blocks.append(html.section("Chosen τ", html.table("τ of each seed", ["method", "τ for each seed"], rows)))
-    blocks.append(_html_conditions(results))
-    words = {"title": f"{name}: comparison", "kind": "keras-logit-adjust compare", "heading": heading, "lead": lead}
-    return html.page(blocks, **words, command=results["command"])
+    words = {"kind": "keras-logit-adjust compare", "heading": heading, "lead": lead, "command": results["command"]}
+    return html.page(blocks, title=f"{results['data']['name']}: comparison", **words)
 
 
 def in_seeds(number):
     """`number` of seeds in words."""
     return f"{number} seed{'s' if number > 1 else ''}"
+
+
+def in_versions(results):
+    """The versions that gave the results, in a sentence."""
+    return f"Versions: {', '.join(f'{key} {value}' for key, value in results['versions'].items())}."
 
 
 def to_table(header, rows):
@@ -75,18 +82,21 @@ def _header_and_rows(results):
     """The texts of the table."""
     methods, has_published = results["methods"], _has_published(results)
     header = ["method", *COLUMNS.values(), "difference to ERM (points)", *["published error %"] * has_published]
-    rows = []
-    for name, method in methods.items():
-        cells = [_cell(method["summary"][key]) for key in COLUMNS]
-        published = [_published(name, methods)] if has_published else []
-        rows.append([f"`{name}` {method['title']}", *cells, _difference(method["versus_erm"]), *published])
-    return header, rows
+    return header, [
+        [
+            f"`{name}` {method['title']}",
+            *(_cell(method["summary"][key]) for key in COLUMNS),
+            "" if method["versus_erm"] is None else show_difference(method["versus_erm"]),
+            *([_published(name, methods)] if has_published else []),
+        ]
+        for name, method in methods.items()
+    ]
 
 
 def _taus(results):
     """The τ of every seed as a text, of the methods that choose it."""
-    chosen = {name: method["tau"] for name, method in results["methods"].items() if "tau" in method}
-    return {name: ", ".join(f"{tau:.2f}" for tau in taus) for name, taus in chosen.items()}
+    methods = results["methods"].items()
+    return {name: ", ".join(f"{tau:.2f}" for tau in method["tau"]) for name, method in methods if "tau" in method}
 
 
 def _has_published(results):
@@ -95,43 +105,30 @@ def _has_published(results):
 
 def _published(name, methods):
     error, baseline = methods[name].get("published_error"), methods["erm"]["published_error"]
-    if error is None:
-        return "-"
-    return f"{error:.2f}" if name == "erm" else f"{error:.2f} ({error - baseline:+.2f})"
-
-
-def _devices(config):
-    """What trained, where it was more than one device at full precision; older results know neither."""
-    precision, strategy = config.get("precision", "float32"), config.get("strategy")
-    number = f" over {config['devices']}" if strategy and config["devices"] else ""
-    return (f", {precision}" if precision != "float32" else "") + (f", {strategy}{number}" if strategy else "")
+    if error is None or name == "erm":
+        return "-" if error is None else f"{error:.2f}"
+    return f"{error:.2f} ({error - baseline:+.2f})"
 
 
 def _caption(results):
-    data, versions, seeds = results["data"], results["versions"], in_seeds(len(results["split_hashes"]))
-    counts = results["class_counts"]
-    noise = results["config"].get("label_noise", 0.0)
+    data, counts, config = results["data"], results["class_counts"], results["config"]
+    # Older results know nothing of noise, precision and strategy.
+    noise, precision, strategy = (config.get(name) for name in ("label_noise", "precision", "strategy"))
     return (
-        f"{data['name']}, {_profile(data)}, {len(counts)} classes, {sum(counts):,} training examples "
-        f"({max(counts):,} to {min(counts):,} a class), "
-        + f"{100 * noise:g} % of the largest labeled as the smallest, " * bool(noise)
-        + f"validation {data['validation']}, {seeds}, {versions['backend']} backend{_devices(results['config'])}"
+        f"{data['name']}, {'its own class mix' if data['profile'] == 'as it is' else data['profile'] + ' profile'}, "
+        f"{len(counts)} classes, {sum(counts):,} training examples ({max(counts):,} to {min(counts):,} a class), "
+        + (f"{100 * noise:g} % of the largest labeled as the smallest, " if noise else "")
+        + f"validation {data['validation']}, {in_seeds(len(results['split_hashes']))}, "
+        f"{results['versions']['backend']} backend"
+        + (f", {precision}" if precision not in (None, "float32") else "")
+        + (f", {strategy}" if strategy else "")
+        + (f" over {config['devices']}" if strategy and config["devices"] else "")
     )
 
 
-def _profile(data):
-    return "its own class mix" if data["profile"] == "as it is" else f"{data['profile']} profile"
-
-
 def _cell(figure):
-    if figure is None:
-        return "-"
-    deviation = "" if figure["std"] is None else f" ± {figure['std']:.1f}"
-    return f"{figure['mean']:.1f}{deviation}"
-
-
-def _difference(versus):
-    return "" if versus is None else show_difference(versus)
+    deviation = "" if figure is None or figure["std"] is None else f" ± {figure['std']:.1f}"
+    return "-" if figure is None else f"{figure['mean']:.1f}{deviation}"
 
 
 def show_difference(versus):
@@ -163,10 +160,11 @@ def _headline(results):
         others = f"None of the {len(fair) - 1} other methods has a lower one." if len(fair) > 1 else ""
         return heading, f"{baseline}. {others}".strip(), best
     versus, confidence = methods[best]["versus_erm"], f"{statistics.CONFIDENCE:.0%} interval"
-    if versus["verdict"] == "none":
-        told = f"the two cannot be told apart, {confidence} of the difference {_interval(versus)} points"
-    else:
-        told = f"a difference of {versus['difference']:+.1f} points, {confidence} {_interval(versus)}"
+    told = (
+        f"the two cannot be told apart, {confidence} of the difference {_interval(versus)} points"
+        if versus["verdict"] == "none"
+        else f"a difference of {versus['difference']:+.1f} points, {confidence} {_interval(versus)}"
+    )
     lead = f"`{best}` is {methods[best]['title']}. {baseline}: {told}."
     if len(fair) > 2:
         lead += f" The best of {len(fair)} was picked on the test set it is measured on, which flatters it a little."
@@ -187,11 +185,6 @@ def _html_table(results, best):
     return html.table("Methods and their errors", header, rows, marked=list(results["methods"]).index(best))
 
 
-def _html_notes(results):
-    published = [html.note(_PUBLISHED_NOTE)] * _has_published(results)
-    return *published, html.details("How to read the table", html.note(_LEGEND))
-
-
 def _html_figures(results, figures):
     number = len(results["split_hashes"])
     mean = f"mean over {in_seeds(number)}" if number > 1 else "one seed"
@@ -201,20 +194,21 @@ def _html_figures(results, figures):
         "group_accuracy": f"Accuracy on classes with many, medium and few training examples, {mean}{spread}.",
         "tail": "Training examples of each class, the most frequent first.",
     }
-    if not figures:
-        return [html.note(f"No figures: {NO_FIGURES}")]
-    return [html.figures({name: (captions[name], figures[name]) for name in captions})]
+    return (
+        html.figures({name: (caption, figures[name]) for name, caption in captions.items()})
+        if figures
+        else html.note(f"No figures: {NO_FIGURES}")
+    )
 
 
 def _html_conditions(results):
-    versions, hashes = results["versions"], results["split_hashes"]
+    versions, counts = results["versions"], ", ".join(map(str, results["class_counts"]))
     config = {key: value for key, value in results["config"].items() if key not in versions and value is not None}
-    counts = ", ".join(map(str, results["class_counts"]))
     return html.details(
         "Configuration, versions, split hashes",
         html.pairs("Configuration", {**config, "training examples of each class": counts}),
         html.pairs("Versions", versions),
-        html.pairs("Split hashes", {f"seed {seed}": hash for seed, hash in enumerate(hashes)}),
+        html.pairs("Split hashes", {f"seed {i}": hash for i, hash in enumerate(results["split_hashes"])}),
     )
 
 
@@ -223,16 +217,14 @@ def _html_conditions(results):
 
 def write(folder, results, predictions):
     """Write report.md, report.html and, where matplotlib is installed, the figures they show."""
-    figures = {}
-    if importlib.util.find_spec("matplotlib") is None:
+    has_figures = importlib.util.find_spec("matplotlib") is not None
+    if not has_figures:
         print(f"No figures: {NO_FIGURES}")
-    else:
-        figures = _figures(results, predictions)
+    figures = _figures(results, predictions) if has_figures else {}
     for name, figure in figures.items():
         figure.savefig(folder / f"{name}.png", dpi=150)
     shown = [line for name in figures for line in (f"![{name.replace('_', ' ')}]({name}.png)", "")]
-    versions = ", ".join(f"{key} {value}" for key, value in results["versions"].items())
-    last = f"Versions: {versions}. Split hashes: {', '.join(h[:12] for h in results['split_hashes'])}."
+    last = f"{in_versions(results)} Split hashes: {', '.join(h[:12] for h in results['split_hashes'])}."
     storage.write_text(
         folder / "report.md", "\n".join(["# Comparison", "", to_markdown(results), "", *shown, last]) + "\n"
     )
@@ -242,15 +234,18 @@ def write(folder, results, predictions):
 def _figures(results, predictions):
     from keras_logit_adjust import plots
 
-    counts, recalls, groups = np.array(results["class_counts"]), {}, {}
-    for name, method in results["methods"].items():
-        found = [statistics.recalls(predictions.labels, p, counts.size) for p in predictions.predicted(name)]
-        recalls[name] = np.mean(found, axis=0)
-        found = {group: method["summary"][f"{group}_accuracy"] for group in GROUPS}
-        groups[name] = {group: figure for group, figure in found.items() if figure is not None}
+    labels, counts, methods = predictions.labels, np.array(results["class_counts"]), results["methods"]
+    recalls = {
+        name: np.mean([statistics.recalls(labels, p, counts.size) for p in predictions.predicted(name)], axis=0)
+        for name in methods
+    }
+    groups = {
+        name: {group: figure for group in GROUPS if (figure := method["summary"][f"{group}_accuracy"]) is not None}
+        for name, method in methods.items()
+    }
     bars = plots.group_accuracy(groups)
-    if len(groups) > 8:  # they need the room that `per_class_accuracy` takes by itself
-        bars.set_size_inches(1.6 * bars.get_size_inches()[0], 0.12 * len(groups) + 2.2)
+    if len(methods) > 8:  # they need the room that `per_class_accuracy` takes by itself
+        bars.set_size_inches(1.6 * bars.get_size_inches()[0], 0.12 * len(methods) + 2.2)
     return {
         "tail": plots.class_counts(counts),
         "per_class_accuracy": plots.per_class_accuracy(counts, recalls),

@@ -31,26 +31,22 @@ def figures(labels, logits, *, class_counts):
     """The table's figures of one run, in percent: balanced error, group accuracies, macro-F1 at the training prior."""
     predicted = logits.argmax(axis=-1)
     recall = recalls(labels, predicted, class_counts.size)
-    row = {"balanced_error": 100 * (1 - np.nanmean(recall))}
-    names = np.array(groups_of_counts(class_counts))
-    for group in ("many", "medium", "few"):
-        members = (names == group) & ~np.isnan(recall)
-        row[f"{group}_accuracy"] = 100 * float(recall[members].mean()) if members.any() else None
-    row["macro_f1"] = 100 * macro_f1(labels, predicted, priors.prior(class_counts))
-    return {key: None if value is None else float(value) for key, value in row.items()}
+    names, tested = np.array(groups_of_counts(class_counts)), ~np.isnan(recall)
+    members = {f"{group}_accuracy": recall[tested & (names == group)] for group in ("many", "medium", "few")}
+    return {
+        "balanced_error": float(100 * (1 - np.nanmean(recall))),
+        **{key: 100 * float(values.mean()) if values.size else None for key, values in members.items()},
+        "macro_f1": 100 * macro_f1(labels, predicted, priors.prior(class_counts)),
+    }
 
 
 def summarize(rows):
     """Mean and standard deviation (n − 1) over seeds of every figure; None where a group is empty."""
-    summary = {}
-    for key in rows[0]:
-        values = [row[key] for row in rows if row[key] is not None]
-        if not values:
-            summary[key] = None
-            continue
-        deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
-        summary[key] = {"mean": float(np.mean(values)), "std": deviation}
-    return summary
+    known = {key: [row[key] for row in rows if row[key] is not None] for key in rows[0]}
+    return {
+        key: {"mean": float(np.mean(v)), "std": float(np.std(v, ddof=1)) if len(v) > 1 else None} if v else None
+        for key, v in known.items()
+    }
 
 
 def paired_difference(labels, hits, baseline_hits, *, seed=0):

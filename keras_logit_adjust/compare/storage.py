@@ -1,5 +1,6 @@
 """What a comparison keeps on disk: finished runs, each written whole or not at all, in a folder of one setting."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -84,12 +85,10 @@ def save_run(folder, run):
 
 def load_run(folder, name, dataset):
     """The finished `Run` of this very split, None where none is on disk; a damaged file counts as none."""
-    try:
-        with np.load(run_path(folder, name, dataset.seed)) as stored:
-            run = Run(**{key: value if value.ndim else value.item() for key, value in stored.items()})
+    # A damaged archive raises whatever zipfile, zlib or NumPy stumbles over.
+    with contextlib.suppress(Exception), np.load(run_path(folder, name, dataset.seed)) as stored:
+        run = Run(**{key: value if value.ndim else value.item() for key, value in stored.items()})
         return run if run.belongs_to(dataset) else None
-    except Exception:  # a damaged archive raises whatever zipfile, zlib or NumPy stumbles over
-        return None
 
 
 def versions():

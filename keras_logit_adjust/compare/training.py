@@ -14,16 +14,14 @@ from keras_logit_adjust.posthoc import weight_norm
 RETRAINING_EPOCHS = 10  # of the head alone, where a method asks for it
 
 
-class _Advance(keras.callbacks.Callback):
-    """Moves the progress bar by one epoch."""
+def _advancing(bar):
+    """A callback that moves the progress bar by one epoch."""
 
-    def __init__(self, bar):
-        super().__init__()
-        self.bar = bar
+    def advance(epoch, logs):
+        bar.set_postfix(loss=f"{logs['loss']:.3f}", refresh=False)
+        bar.update()
 
-    def on_epoch_end(self, epoch, logs=None):
-        self.bar.set_postfix(loss=f"{logs['loss']:.3f}", refresh=False)
-        self.bar.update()
+    return keras.callbacks.LambdaCallback(on_epoch_end=advance)
 
 
 def epochs_of(method, recipe):
@@ -38,8 +36,9 @@ def train(name, dataset, *, config, recipe, devices, bar):
     (x, y), scale = dataset.train, Scaler(dataset.train[0])
     shape = {"example_shape": x.shape[1:], "num_classes": counts.size}
     with devices.scope():
-        model_name = recipes.resolve_model(config.model, x.shape[1:])
-        model = recipes.build_model(model_name, method.head(counts), recipe=recipe, **shape)
+        model = recipes.build_model(
+            recipes.resolve_model(config.model, x.shape[1:]), method.head(counts), recipe=recipe, **shape
+        )
     start = time.perf_counter()
     own = {"recipe": recipe, "num_classes": counts.size, "seed": dataset.seed}
     training = feeding.Training(scale(x), y, strategy=method.strategy, **own)
@@ -49,7 +48,7 @@ def train(name, dataset, *, config, recipe, devices, bar):
         # A loss is adjusted to what the model sees, not to what there is: never twice.
         loss=functools.partial(method.loss, training.sampler or counts),
         class_weight=method.class_weight and method.class_weight(counts),
-        callbacks=[*method.callbacks(counts, recipe.epochs), _Advance(bar)],
+        callbacks=[*method.callbacks(counts, recipe.epochs), _advancing(bar)],
         devices=devices,
     )
     if method.retrains_head:
@@ -64,8 +63,15 @@ def train(name, dataset, *, config, recipe, devices, bar):
         for part, held_out in (("test", dataset.test), ("validation", dataset.validation))
         if held_out is not None
     }
-    kept = {"method": name, "seed": dataset.seed, "split_hash": dataset.split_hash, "seconds": seconds}
-    return Run(**kept, **logits, **_head_weights(model.layers[-1]), loss=np.array(losses))
+    return Run(
+        method=name,
+        seed=dataset.seed,
+        split_hash=dataset.split_hash,
+        loss=np.array(losses),
+        seconds=seconds,
+        **logits,
+        **_head_weights(model.layers[-1]),
+    )
 
 
 def _fit(model, training, *, loss, devices, callbacks, class_weight=None):
@@ -75,8 +81,7 @@ def _fit(model, training, *, loss, devices, callbacks, class_weight=None):
     with devices.scope():
         model.compile(recipe.optimizer(), loss(**options))
     rate = keras.callbacks.LearningRateScheduler(lambda epoch, _: recipe.rate(epoch))
-    options = {"epochs": recipe.epochs, "class_weight": class_weight, "callbacks": [rate, *callbacks]}
-    return devices.fit(model, training, **options)
+    return devices.fit(model, training, epochs=recipe.epochs, class_weight=class_weight, callbacks=[rate, *callbacks])
 
 
 def _retrain_head(model, training, *, class_counts, devices, bar):
@@ -88,7 +93,7 @@ def _retrain_head(model, training, *, class_counts, devices, bar):
     fresh.build(head.input.shape)
     head.set_weights(fresh.get_weights())
     loss = functools.partial(methods.cross_entropy, class_counts)
-    return _fit(model, training, loss=loss, callbacks=[_Advance(bar)], devices=devices)
+    return _fit(model, training, loss=loss, callbacks=[_advancing(bar)], devices=devices)
 
 
 def _head_weights(head):

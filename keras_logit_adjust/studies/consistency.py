@@ -5,9 +5,10 @@ rule, a line through the origin: what error is left is the method's. Errors are 
 function, and not those of a test sample.
 """
 
+import contextlib
+
 import keras
 import numpy as np
-from keras import ops
 from scipy import special
 from tqdm import tqdm
 
@@ -62,21 +63,15 @@ def _fit_missing(folder, *, sizes, trials, steps, seed):
     fits = {size: {} for size in sizes}
     for size, name in tqdm([(size, name) for size in sizes for name in _losses()], unit="fit", leave=False, delay=2):
         path = folder / f"{name}_{size}_{trials}_{steps}_{seed}_{keras.backend.backend()}.npz"
-        weights = _load(path)
+        weights = None
+        # A damaged archive raises whatever zipfile, zlib or NumPy stumbles over.
+        with contextlib.suppress(Exception), np.load(path) as stored:
+            weights = stored["weights"]
         if weights is None:
             weights = fit_affine(*_sample(size, trials, seed=seed), loss=_losses()[name], steps=steps)
             storage.write_npz(path, {"weights": weights})
         fits[size][name] = weights.astype("float64")
     return fits
-
-
-def _load(path):
-    """Stored weights; None where there are none or the file is damaged."""
-    try:
-        with np.load(path) as stored:
-            return stored["weights"]
-    except Exception:  # a damaged archive raises whatever zipfile, zlib or NumPy stumbles over
-        return None
 
 
 def _rules(fits):
@@ -87,11 +82,10 @@ def _rules(fits):
 
 
 def _losses():
-    # At this margin LDAM's are the paper's π_y^(−¼).
-    margin = float(PRIOR.min() ** -0.25)
     return {
         "erm": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        "adaptive": losses.AdaptiveMarginCrossentropy(PRIOR, max_margin=margin),
+        # At this margin LDAM's are the paper's π_y^(−¼).
+        "adaptive": losses.AdaptiveMarginCrossentropy(PRIOR, max_margin=float(PRIOR.min() ** -0.25)),
         "equalized": losses.EqualizedCrossentropy(PRIOR),
         "la": losses.LogitAdjustedCrossentropy(PRIOR),
     }
@@ -105,21 +99,12 @@ def _sample(size, trials, *, seed):
     return np.concatenate([x, np.ones((trials, size, 1))], axis=-1).astype("float32"), y
 
 
-class _AffineScorers(keras.layers.Layer):
-    """An affine scorer for every trial: `[T, N, 3] → [T, N, 2]`."""
-
-    def build(self, input_shape):
-        self.kernel = self.add_weight(shape=(input_shape[0], input_shape[2], 2), initializer="zeros")
-
-    def call(self, inputs):
-        return ops.matmul(inputs, self.kernel)
-
-
 def fit_affine(x, y, *, loss, steps):
     """Weights `[T, 3, 2]` that minimize the loss on each trial's own sample, by full-batch Adam at a falling rate."""
-    model = keras.Sequential([keras.Input(batch_shape=x.shape), _AffineScorers()])
-    rate = keras.optimizers.schedules.CosineDecay(0.1, steps)
-    model.compile(keras.optimizers.Adam(rate), loss)
+    # An affine scorer for every trial.
+    scorers = keras.layers.EinsumDense("tnd,tdc->tnc", output_shape=(x.shape[1], 2), kernel_initializer="zeros")
+    model = keras.Sequential([keras.Input(batch_shape=x.shape), scorers])
+    model.compile(keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.1, steps)), loss)
     for _ in range(steps):
         model.train_on_batch(x, y)
     return model.get_weights()[0]
@@ -143,19 +128,18 @@ def balanced_error(weights):
 
 def table(results):
     """A row for each method, a column for each sample size."""
-    rows = [
-        [TITLES[name], *(f"{m:.2f} ± {s:.2f}" for m, s in zip(found["mean"], found["std"], strict=True))]
-        for name, found in results["balanced_error"].items()
-    ]
-    gap = results["loss_against_posthoc"][-1]
     return Table(
         f"Two Gaussian classes at prior {PRIOR[0]:.0%} / {PRIOR[1]:.0%}, affine scorers, {results['trials']} trials",
         ["method", *(f"{size:,}" for size in results["sizes"])],
-        rows,
+        [
+            [TITLES[name], *(f"{m:.2f} ± {s:.2f}" for m, s in zip(found["mean"], found["std"], strict=True))]
+            for name, found in results["balanced_error"].items()
+        ],
         f"""\
 Balanced error in percent by number of training examples, mean ± deviation over trials.
 The Bayes balanced error is {BAYES_ERROR:.2f}, that of ERM's own limit {ERM_ERROR:.2f}.
-The adjusted loss and post-hoc adjustment are one rule here: at the largest sample they differ by {gap:.3f} points.
+The adjusted loss and post-hoc adjustment are one rule here: at the largest sample they differ by \
+{results["loss_against_posthoc"][-1]:.3f} points.
 The equalized loss and adaptive margins tend to rules of their own: one looks at the rival's frequency alone, the other
 at the label's.
 Weight normalization changes nothing, for the weights of two classes mirror each other.""",
@@ -166,6 +150,8 @@ def figure(results):
     """Balanced error against sample size."""
     from keras_logit_adjust import plots
 
-    lines = {"Bayes": results["bayes_error"], "ERM, infinite sample": results["erm_error"]}
-    errors = {TITLES[name]: found for name, found in results["balanced_error"].items()}
-    return plots.error_by_sample_size(results["sizes"], errors, lines=lines)
+    return plots.error_by_sample_size(
+        results["sizes"],
+        {TITLES[name]: found for name, found in results["balanced_error"].items()},
+        lines={"Bayes": results["bayes_error"], "ERM, infinite sample": results["erm_error"]},
+    )

@@ -3,12 +3,11 @@
 import numpy as np
 
 from keras_logit_adjust.compare import statistics
-from keras_logit_adjust.compare.report import in_seeds
+from keras_logit_adjust.compare.report import GROUPS, in_seeds
 from keras_logit_adjust.compare.run import compare_with_predictions
 from keras_logit_adjust.studies.table import Table
 
 DEFAULT_METHODS = ("erm", "weight_norm", "adaptive", "equalized", "la_posthoc", "la_loss")
-GROUPS = ("many", "medium", "few")
 BUCKETS = 10
 
 
@@ -43,15 +42,17 @@ def bucket_accuracy(recalls, class_counts, *, buckets=BUCKETS):
 def table(results):
     """A row for each method."""
     number = len(next(iter(results["methods"].values()))["buckets"])
-    rows = []
-    for name, found in results["methods"].items():
-        means = [None if summary is None else summary["mean"] for summary in found["groups"].values()]
-        cells = ["-" if accuracy is None else f"{accuracy:.1f}" for accuracy in (*means, *found["buckets"])]
-        rows.append([f"`{name}` {found['title']}", *cells])
     return Table(
         f"{results['data']['name']}, {len(results['class_counts'])} classes, {in_seeds(results['seeds'])}",
         ["method", *(f"{group} %" for group in GROUPS), *(f"{i + 1}" for i in range(number))],
-        rows,
+        [
+            [
+                f"`{name}` {found['title']}",
+                *("-" if summary is None else f"{summary['mean']:.1f}" for summary in found["groups"].values()),
+                *("-" if accuracy is None else f"{accuracy:.1f}" for accuracy in found["buckets"]),
+            ]
+            for name, found in results["methods"].items()
+        ],
         f"""\
 Mean accuracy in percent. Many: at least 100 training examples; few: at most 20; medium between.
 1 to {number}: buckets of equally many classes, the most frequent first.""",
@@ -66,5 +67,6 @@ def figure(results):
         name: {group: value for group, value in found["groups"].items() if value is not None}
         for name, found in results["methods"].items()
     }
-    buckets = {name: np.array(found["buckets"], "float64") for name, found in results["methods"].items()}
-    return plots.group_accuracy(groups, buckets=buckets)
+    return plots.group_accuracy(
+        groups, buckets={name: np.array(found["buckets"], "float64") for name, found in results["methods"].items()}
+    )

@@ -26,7 +26,12 @@ def run(folder, *, config=None, methods=DEFAULT_METHODS, seeds=3):
         "clean": dataclasses.replace(config, label_noise=0.0),
         "noisy": dataclasses.replace(config, label_noise=share),
     }
-    _check(own["noisy"].load(0))
+    dataset = own["noisy"].load(0)
+    head = int(dataset.class_counts.argmax())
+    if not (dataset.test[1] == head).any():  # the confusion that is looked at cannot be seen
+        raise ArgumentError(
+            "test", f"The test set must have examples of the largest class. Received none of class {head}."
+        )
     parts = {
         part: compare_with_predictions(settings, methods=methods, seeds=seeds, output=folder / part)
         for part, settings in own.items()
@@ -54,35 +59,25 @@ def run(folder, *, config=None, methods=DEFAULT_METHODS, seeds=3):
     }
 
 
-def _check(dataset):
-    """Raise where the confusion that is looked at cannot be seen: no test example of the largest class."""
-    head = int(dataset.class_counts.argmax())
-    if not (dataset.test[1] == head).any():
-        raise ArgumentError(
-            "test", f"The test set must have examples of the largest class. Received none of class {head}."
-        )
-
-
 def table(results):
     """A row for each method."""
     (head, tail), counts = results["classes"], results["counts"]
     moved = counts["noisy"][tail] - counts["clean"][tail]
-    rows = [
-        [
-            f"`{name}` {found['title']}",
-            f"{found['clean_error']:.1f}",
-            f"{found['noisy_error']:.1f}",
-            show_difference(found["versus_clean"]),
-            *(f"{share:.1f}" for share in found["head_as_tail"]),
-        ]
-        for name, found in results["methods"].items()
-    ]
     return Table(
         f"""\
 {results["data"]["name"]}, {in_seeds(results["seeds"])}: {moved} of {counts["clean"][head]} training examples of
 class {head} labeled as class {tail}, which has {counts["clean"][tail]} of its own""",
         ["method", "clean %", "noisy %", "difference (points)", "head as tail, clean %", "head as tail, noisy %"],
-        rows,
+        [
+            [
+                f"`{name}` {found['title']}",
+                f"{found['clean_error']:.1f}",
+                f"{found['noisy_error']:.1f}",
+                show_difference(found["versus_clean"]),
+                *(f"{share:.1f}" for share in found["head_as_tail"]),
+            ]
+            for name, found in results["methods"].items()
+        ],
         f"""\
 Balanced error with clean and with noisy labels, its difference with a 95% paired interval, and the share of class
 {head}'s test examples that are taken for class {tail}.""",

@@ -31,7 +31,13 @@ def run(folder, *, config=None, seeds=3):
     """Train plain models, and predict on every mix by every rule, seed by seed."""
     config = config or Config()
     loaded = [config.load(seed) for seed in range(seeds)]
-    _check(loaded[0])
+    tested = np.bincount(loaded[0].test[1], minlength=loaded[0].num_classes)
+    if not tested.all():  # a mix cannot be drawn
+        raise _checks.ArgumentError(
+            "test",
+            f"The test set must have examples of every class, to be resampled. Received none of "
+            f"{_checks.name_classes(tested == 0)}.",
+        )
     results, predictions = compare_with_predictions(config, methods=["erm"], seeds=seeds, output=folder / "compare")
     found = {mix: {name: {"accuracy": [], "distance": [], "inside": []} for name in RULES} for mix in MIXES}
     drawn, smallest = {mix: [] for mix in MIXES}, []
@@ -40,11 +46,10 @@ def run(folder, *, config=None, seeds=3):
         held_out = None if dataset.validation is None else (run.validation_logits, dataset.validation[1])
         for mix, target in mixes_of(dataset.class_counts).items():
             rows = resample(predictions.labels, target, seed=seed)
-            labels = predictions.labels[rows]
+            labels, logits = predictions.labels[rows], run.test_logits[rows]
             counts = np.bincount(labels, minlength=target.size)
             drawn[mix].append(counts.tolist())
             truth = counts / rows.size
-            logits = run.test_logits[rows]
             choices, singular_value = _apply_rules(logits, dataset.class_counts, held_out=held_out, truth=truth)
             for name, choice in choices.items():
                 for key, value in _score(*choice, labels=labels, truth=truth).items():
@@ -58,17 +63,6 @@ def run(folder, *, config=None, seeds=3):
         "smallest_singular_value": smallest,
         "mixes": found,
     }
-
-
-def _check(dataset):
-    """Raise where a mix cannot be drawn: a class without test examples."""
-    tested = np.bincount(dataset.test[1], minlength=dataset.num_classes)
-    if not tested.all():
-        raise _checks.ArgumentError(
-            "test",
-            f"The test set must have examples of every class, to be resampled. Received none of "
-            f"{_checks.name_classes(tested == 0)}.",
-        )
 
 
 def mixes_of(class_counts):
@@ -116,12 +110,10 @@ def _apply_rules(logits, class_counts, *, held_out, truth):
         if held_out is not None and np.bincount(held_out[1], minlength=truth.size).all():
             estimates["bbse"] = logits, estimate_target_prior(logits, class_counts, method="bbse", validation=held_out)
     for name, found in estimates.items():
-        rules[name] = (None, None)
-        if found is not None:
-            rules[name] = found[0] - log_prior + np.log(found[1].effective_prior), found[1]
+        scores, estimate = found or (None, None)
+        rules[name] = found and (scores - log_prior + np.log(estimate.effective_prior)), estimate
     rules["true"] = (logits - log_prior + np.log(truth), None)
-    bbse = rules["bbse"][1]
-    return rules, None if bbse is None else bbse.smallest_singular_value
+    return rules, getattr(rules["bbse"][1], "smallest_singular_value", None)
 
 
 def _score(adjusted, estimate, *, labels, truth):
@@ -130,17 +122,16 @@ def _score(adjusted, estimate, *, labels, truth):
     if estimate is None:
         return {"accuracy": accuracy, "distance": None, "inside": None}
     inside = (estimate.low <= truth) & (truth <= estimate.high)
-    distance = float(np.abs(estimate.prior - truth).sum())
-    return {"accuracy": accuracy, "distance": distance, "inside": int(inside.sum())}
+    return {
+        "accuracy": accuracy,
+        "distance": float(np.abs(estimate.prior - truth).sum()),
+        "inside": int(inside.sum()),
+    }
 
 
 def table(results):
     """A row for each rule, accuracy and distance for each mix."""
     mixes, num_classes = results["mixes"], len(results["class_counts"])
-    rows = [
-        [f"`{name}` {title}", *(text for found in mixes.values() for text in _cells(found[name]))]
-        for name, title in RULES.items()
-    ]
     sizes = [f"{sum(drawn[0]):,} ({mix})" for mix, drawn in results["drawn_counts"].items()]
     values = [f"{value:.2g}" for value in results["smallest_singular_value"] if value is not None]
     note = f"the smallest singular value of its matrix is {', '.join(values)}" if values else "there are none"
@@ -148,7 +139,10 @@ def table(results):
         f"{results['data']['name']}, {num_classes} classes, {in_seeds(results['seeds'])}, on {', '.join(sizes)} "
         "test examples",
         ["method", *(text for mix in mixes for text in (f"{mix} %", "L1 (inside)"))],
-        rows,
+        [
+            [f"`{name}` {title}", *(text for found in mixes.values() for text in _cells(found[name]))]
+            for name, title in RULES.items()
+        ],
         f"""\
 Accuracy in percent under each class mix, mean ± standard deviation over seeds; L1 distance of the estimated to the true
 mix (at most 2), in brackets how many of {num_classes} classes have their true share in the 95% interval. Uniform: all
@@ -159,11 +153,10 @@ class: {note}.""",
 
 
 def _cells(found):
-    accuracy = [value for value in found["accuracy"] if value is not None]
+    keys = ("accuracy", "distance", "inside")
+    accuracy, distance, inside = ([value for value in found[key] if value is not None] for key in keys)
     if not accuracy:
         return ["-", "-"]
-    distance = [value for value in found["distance"] if value is not None]
-    inside = [value for value in found["inside"] if value is not None]
     spread = f" ± {np.std(accuracy, ddof=1):.1f}" if len(accuracy) > 1 else ""
     estimated = f"{np.mean(distance):.2f} ({np.mean(inside):.1f})" if distance else ""
     return [f"{np.mean(accuracy):.1f}{spread}", estimated]

@@ -11,7 +11,7 @@ import keras
 from keras_logit_adjust import _checks
 from keras_logit_adjust.compare import Config, html, storage
 from keras_logit_adjust.compare.config import options_of
-from keras_logit_adjust.compare.report import NO_FIGURES, to_table
+from keras_logit_adjust.compare.report import NO_FIGURES, in_versions, to_table
 from keras_logit_adjust.studies import consistency, groups, label_noise, label_shift, weight_norms
 
 # Each has run(folder, **options) → results, table(results) → Table and figure(results).
@@ -51,17 +51,17 @@ def run_study(name, *, output=None, **options):
     Reference: Menon et al. (2021), §3, §6.1 and appendix E.4.
     """
     study = STUDIES[_checks.check_choice(name, "study", tuple(STUDIES))]
-    backend = keras.backend.backend()
-    folder = pathlib.Path(output) if output else storage.cache_folder("study", name, backend, str(options))
+    command = ("study", name, keras.backend.backend(), str(options))
+    folder = pathlib.Path(output) if output else storage.cache_folder(*command)
     storage.check_is_folder(folder)
     stored = storage.read_results(folder)
     if stored is not None and stored.get("study") != name:
-        theirs = stored.get("study", "of compare")
         raise _checks.ArgumentError(
-            "output", f"{folder} holds results of another command, {theirs}. Choose another `output`."
+            "output",
+            f"{folder} holds results of another command, {stored.get('study', 'of compare')}. Choose another `output`.",
         )
-    results = {"study": name, "versions": storage.versions(), "command": _command(name, **options)}
-    results.update(study.run(folder, **options))
+    about = {"study": name, "versions": storage.versions(), "command": _command(name, **options)}
+    results = about | study.run(folder, **options)
     if output:
         _write(study, folder, results)
     else:
@@ -88,15 +88,24 @@ def to_html(results, figure=None):
     """A study's table and its figure, where there is one, as a page of HTML."""
     study, name = STUDIES[results["study"]], results["study"]
     table, title = study.table(results), study.__doc__.split("\n", 1)[0].removesuffix(".")
-    blocks = [html.section("Table", html.table(title, table.header, table.rows), html.note(table.notes))]
-    if figure is None:
-        drawn = html.note(f"No figure: {NO_FIGURES}")
-    else:
-        drawn = html.figures({"figure": (study.figure.__doc__, figure)})
-    blocks += [html.section("Figure", drawn), html.details("Versions", html.pairs("Versions", results["versions"]))]
-    kind = f"keras-logit-adjust study {name}"
-    words = {"title": f"{name}: study", "kind": kind, "heading": title, "lead": f"{table.caption}."}
-    return html.page(blocks, **words, command=results["command"])
+    drawn = (
+        html.note(f"No figure: {NO_FIGURES}")
+        if figure is None
+        else html.figures({"figure": (study.figure.__doc__, figure)})
+    )
+    blocks = [
+        html.section("Table", html.table(title, table.header, table.rows), html.note(table.notes)),
+        html.section("Figure", drawn),
+        html.details("Versions", html.pairs("Versions", results["versions"])),
+    ]
+    return html.page(
+        blocks,
+        title=f"{name}: study",
+        kind=f"keras-logit-adjust study {name}",
+        heading=title,
+        lead=f"{table.caption}.",
+        command=results["command"],
+    )
 
 
 def _write(study, folder, results):
@@ -108,10 +117,6 @@ def _write(study, folder, results):
         figure = study.figure(results)
         figure.savefig(folder / "figure.png", dpi=150)
         text += ["![figure](figure.png)", ""]
-    text += [
-        f"Repeat: `{results['command']}`",
-        "",
-        f"Versions: {', '.join(f'{key} {value}' for key, value in results['versions'].items())}.",
-    ]
+    text += [f"Repeat: `{results['command']}`", "", in_versions(results)]
     storage.write_text(folder / "report.md", "\n".join(text) + "\n")
     storage.write_text(folder / "report.html", to_html(results, figure))

@@ -48,21 +48,20 @@ def run(folder, *, config=None, seeds=3):
 
 def table(results):
     """A row for each optimizer."""
-    rows = [
-        [
-            OPTIMIZERS[optimizer],
-            _mean(found["pearson"]),
-            _mean(found["spearman"]),
-            f"{found['balanced_error']['mean']:.1f}",
-            show_difference(found["weight_norm"]),
-        ]
-        for optimizer, found in results["optimizers"].items()
-    ]
-    seeds = len(results["optimizers"]["sgd"]["pearson"])
+    seeds = in_seeds(len(results["optimizers"]["sgd"]["pearson"]))
     return Table(
-        f"{results['data']['name']}, {len(results['class_counts'])} classes, {in_seeds(seeds)}",
+        f"{results['data']['name']}, {len(results['class_counts'])} classes, {seeds}",
         ["optimizer", "Pearson", "Spearman", "ERM balanced error %", "weight normalization (points)"],
-        rows,
+        [
+            [
+                OPTIMIZERS[optimizer],
+                _mean(found["pearson"]),
+                _mean(found["spearman"]),
+                f"{found['balanced_error']['mean']:.1f}",
+                show_difference(found["weight_norm"]),
+            ]
+            for optimizer, found in results["optimizers"].items()
+        ],
         """\
 Correlation of the norms of class weights with the class prior, mean and range over seeds. Last column: balanced error
 of weight normalization at τ = 1 less ERM's, with a 95% paired interval.""",
@@ -77,5 +76,6 @@ def figure(results):
     """Norms against class frequency, an axis for each optimizer."""
     from keras_logit_adjust import plots
 
-    norms = {OPTIMIZERS[key]: found["norms"] for key, found in results["optimizers"].items()}
-    return plots.class_norms(results["class_counts"], norms)
+    return plots.class_norms(
+        results["class_counts"], {OPTIMIZERS[key]: found["norms"] for key, found in results["optimizers"].items()}
+    )

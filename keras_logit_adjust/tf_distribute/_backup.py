@@ -58,8 +58,11 @@ class Backup:
         """Load the last good checkpoint; the `Place` where it was made, or None where there is none."""
         stored = self._last_good()
         steps = -1 if stored is None else stored["place"]["steps"]
-        rule = f"All workers must see the same `backup_dir`: put {self.folder} on storage they share."
-        _cluster.check_same_everywhere(self.strategy, steps, rule=rule)
+        _cluster.check_same_everywhere(
+            self.strategy,
+            steps,
+            rule=f"All workers must see the same `backup_dir`: put {self.folder} on storage they share.",
+        )
         if stored is None:
             return None
         self._check_same(stored)
@@ -95,11 +98,14 @@ class Backup:
         path = self.folder / f"step-{place.steps:012d}.npz"
         partial = path.with_suffix(".partial")
         with partial.open("wb") as file:
-            np.savez(file, about=np.array(json.dumps(about, default=_as_list)), **_numbered(values))
+            np.savez(
+                file,
+                about=np.array(json.dumps(about, default=lambda value: np.asarray(value).tolist())),
+                **_numbered(values),
+            )
         os.replace(partial, path)
         # A later one was broken, or training would have gone on from it.
-        kept = [file for file in self._files() if file <= path][-2:]
-        for other in set(self.folder.glob("step-*")) - set(kept):
+        for other in set(self.folder.glob("step-*")) - {*[file for file in self._files() if file <= path][-2:]}:
             other.unlink(missing_ok=True)
 
     def _variables(self):
@@ -162,7 +168,3 @@ class Backup:
 
 def _numbered(values):
     return {f"{number:06d}": value for number, value in enumerate(values)}
-
-
-def _as_list(value):
-    return np.asarray(value).tolist()

@@ -59,12 +59,13 @@ def check_tf_config():
         own = cluster[kind]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _contradiction(f"{type(error).__name__}: {error}", text) from error
-    if kind not in _KINDS:
-        raise _contradiction(f"a task of type {kind!r} does not train; that is for {' or '.join(_KINDS)}", text)
-    if not 0 <= index < len(own):
-        raise _contradiction(f"the task has index {index}, and the cluster {len(own)} of type {kind!r}", text)
-    if len(set(addresses)) < len(addresses):
-        raise _contradiction("two workers have the same address", text)
+    rules = {
+        f"a task of type {kind!r} does not train; that is for {' or '.join(_KINDS)}": kind in _KINDS,
+        f"the task has index {index}, and the cluster {len(own)} of type {kind!r}": 0 <= index < len(own),
+        "two workers have the same address": len(set(addresses)) == len(addresses),
+    }
+    if broken := [what for what, holds in rules.items() if not holds]:
+        raise _contradiction(broken[0], text)
     return addresses, addresses.index(own[index])
 
 
@@ -101,9 +102,7 @@ def has_workers(strategy):
 def worker_addresses(strategy):
     """The addresses of all workers that train, `[]` where there is only this process."""
     resolver = strategy.cluster_resolver
-    if resolver is None:
-        return []
-    jobs = resolver.cluster_spec().as_dict()
+    jobs = {} if resolver is None else resolver.cluster_spec().as_dict()
     return [address for kind in _KINDS for address in jobs.get(kind, [])]
 
 

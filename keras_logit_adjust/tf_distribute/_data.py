@@ -89,11 +89,10 @@ def distribute(dataset, strategy):
 
     if _is_cut(dataset):
         return dataset
-    policies = tf.data.experimental.AutoShardPolicy
     options = tf.data.Options()
-    if _shard_policy(dataset) == policies.AUTO:
+    if _shard_policy(dataset) == tf.data.experimental.AutoShardPolicy.AUTO:
         # AUTO may give whole files to each worker, and so batches that one device would not see.
-        options.experimental_distribute.auto_shard_policy = policies.DATA
+        options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     return strategy.experimental_distribute_dataset(dataset.with_options(options))
 
 

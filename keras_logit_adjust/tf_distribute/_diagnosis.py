@@ -24,8 +24,9 @@ def describe_batch(labels, *, output_shapes, strategy):
     widths = [None] * len(leaves) if output_shapes is None else [shape[-1] for shape in output_shapes]
     if len(leaves) != len(widths):
         return f"unknown, with {len(leaves)} labels for {len(widths)} outputs"
-    wholes = [_cluster.gather(strategy, leaf).numpy() for leaf in leaves]
-    return "; ".join(_describe(whole, width) for whole, width in zip(wholes, widths, strict=True))
+    return "; ".join(
+        _describe(_cluster.gather(strategy, leaf).numpy(), width) for leaf, width in zip(leaves, widths, strict=True)
+    )
 
 
 def _describe(labels, width):

@@ -82,10 +82,8 @@ class Feed:
         if self._sampler is not None:
             dataset = dataset(self._sampler.starting_at(self._sampler.start_step + step))
         _data.check_dataset(dataset, self.names[0])
-        if self._repeats:
-            dataset = dataset.repeat()
-        if step and self._sampler is None:
-            dataset = dataset.skip(step)
+        dataset = dataset.repeat() if self._repeats else dataset
+        dataset = dataset.skip(step) if step and self._sampler is None else dataset
         return dataset if self._class_weight is None else _data.weigh_classes(dataset, self._class_weight)
 
     def iterator(self, place):

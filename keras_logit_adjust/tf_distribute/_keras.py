@@ -46,9 +46,10 @@ def build(model, strategy, batch):
 
 def batch_norms(model):
     """The layers of a model that normalize by the examples of each replica alone."""
-    kind = keras.layers.BatchNormalization
     return [
-        layer for layer in layers_of(model) if isinstance(layer, kind) and layer.trainable and not layer.synchronized
+        layer
+        for layer in layers_of(model)
+        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable and not layer.synchronized
     ]
 
 

@@ -86,7 +86,7 @@ class Training:
                 self._test_step = _steps.mean_over_replicas(model, self.validation, model.test_step)
 
     def _check_finite(self, logs, labels):
-        loss = float(logs["loss"]) if "loss" in logs else 0.0
+        loss = float(logs.get("loss", 0.0))
         if np.isfinite(loss):
             return
         outputs = getattr(self.model, "outputs", None)  # a subclassed model has none
@@ -102,16 +102,10 @@ class Training:
 def run_evaluation(model, step, feed, *, callbacks):
     """Loss and metrics of a model over a feed, as plain floats and arrays."""
     model.reset_metrics()
-    model.stop_evaluating = False
+    model.stop_evaluating, logs = False, {}
     callbacks.on_test_begin()
-    iterator, logs = feed.iterate(), {}
-    for batch in itertools.islice(itertools.count(), feed.steps):
-        if model.stop_evaluating:
-            break
-        callbacks.on_test_batch_begin(batch)
-        if (found := step(iterator)) is None:
-            break
-        logs, _ = found
+    results = _results(step, feed, on_begin=callbacks.on_test_batch_begin, is_stopped=lambda: model.stop_evaluating)
+    for batch, (logs, _) in results:
         callbacks.on_test_batch_end(batch, logs)
     logs = _as_plain(_exact(model, logs))
     callbacks.on_test_end(logs)
@@ -120,19 +114,24 @@ def run_evaluation(model, step, feed, *, callbacks):
 
 def run_prediction(model, step, feed, *, callbacks):
     """The outputs for a feed, batch after batch."""
-    model.stop_predicting = False
+    model.stop_predicting, parts = False, []
     callbacks.on_predict_begin()
-    iterator, parts = feed.iterate(), []
-    for batch in itertools.islice(itertools.count(), feed.steps):
-        if model.stop_predicting:
-            break
-        callbacks.on_predict_batch_begin(batch)
-        if (outputs := step(iterator)) is None:
-            break
+    results = _results(step, feed, on_begin=callbacks.on_predict_batch_begin, is_stopped=lambda: model.stop_predicting)
+    for batch, outputs in results:
         parts.append(outputs)
         callbacks.on_predict_batch_end(batch, {"outputs": outputs})
     callbacks.on_predict_end()
     return keras.tree.map_structure(lambda *leaves: np.concatenate(leaves), *parts)
+
+
+def _results(step, feed, *, on_begin, is_stopped):
+    """`(number, what the step returns)` of every batch until the data ends or a callback stops it."""
+    iterator = feed.iterate()
+    for batch in itertools.takewhile(lambda _: not is_stopped(), itertools.islice(itertools.count(), feed.steps)):
+        on_begin(batch)
+        if (found := step(iterator)) is None:
+            return
+        yield batch, found
 
 
 def _exact(model, logs):

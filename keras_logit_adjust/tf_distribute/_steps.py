@@ -31,8 +31,11 @@ def mean_over_replicas(model, feed, step, *, is_training=False):
     one_replica = strategy.num_replicas_in_sync == 1
     if one_replica and model.jit_compile:
         step = tf.function(step, jit_compile=True, autograph=False)
-    norms = _keras.batch_norms(model) if is_training and not one_replica else []
-    statistics = [variable for norm in norms for variable in (norm.moving_mean, norm.moving_variance)]
+    statistics = [
+        variable
+        for norm in (_keras.batch_norms(model) if is_training and not one_replica else [])
+        for variable in (norm.moving_mean, norm.moving_variance)
+    ]
 
     def on_replica(data):
         with _refusing_empty(data, needing):

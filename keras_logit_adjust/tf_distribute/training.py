@@ -100,13 +100,19 @@ def fit(
     _checks.check_integer(initial_epoch, "initial_epoch", minimum=0)
     for number in validation_freq if isinstance(validation_freq, list) else [validation_freq]:
         _checks.check_integer(number, "validation_freq", minimum=1)
-    names = ("dataset", "steps_per_epoch")
-    feed = Feed(dataset, strategy, steps=steps_per_epoch, names=names, sampler=sampler, class_weight=class_weight)
+    feed = Feed(
+        dataset,
+        strategy,
+        steps=steps_per_epoch,
+        names=("dataset", "steps_per_epoch"),
+        sampler=sampler,
+        class_weight=class_weight,
+    )
     feed.check_fills_replicas()
-    validation = None
-    if validation_data is not None:
-        names = ("validation_data", "validation_steps")
-        validation = Feed(validation_data, strategy, steps=validation_steps, names=names)
+    names = ("validation_data", "validation_steps")
+    validation = (
+        None if validation_data is None else Feed(validation_data, strategy, steps=validation_steps, names=names)
+    )
     _warn_of_other_losses(model, feed)
     _keras.build(model, strategy, feed.first_batch)
     chief, place, backup = _cluster.is_chief(strategy), _backup.Place(epoch=initial_epoch), None
@@ -270,9 +276,8 @@ def _announce(place, *, epochs, backup_dir, is_shown):
 def _callbacks_here(callbacks, chief):
     """The callbacks of this worker: what writes files does so on the chief alone, or where it is thrown away."""
     callbacks = keras.tree.flatten(callbacks) if callbacks else []
-    for callback in callbacks:
-        if isinstance(callback, keras.callbacks.BackupAndRestore):
-            raise ValueError("`BackupAndRestore` knows neither workers nor the place in the data: give `backup_dir`.")
+    if any(isinstance(callback, keras.callbacks.BackupAndRestore) for callback in callbacks):
+        raise ValueError("`BackupAndRestore` knows neither workers nor the place in the data: give `backup_dir`.")
     if chief:
         yield callbacks
         return
