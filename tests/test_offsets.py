@@ -1,158 +1,18 @@
-"""Offsets per class: the search against loops over all of them, shrinkage and bags by arithmetic, and in models."""
+"""Offsets per class: what is made of the search, shrinkage and bags by arithmetic, labels by loops, and in models."""
 
 import keras
 import numpy as np
 import pytest
+from helpers.offsets import COUNTS, WHOLE, between, draw
 from helpers.posthoc_models import numpy, randomize, rows, sequential
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 from reference import log_prior
 from sklearn.metrics import f1_score, recall_score
 
 import keras_logit_adjust as kla
-from keras_logit_adjust.held_out._coordinate_search import MacroF1, WeightedRecall, _Scores, search
-
-COUNTS = [70, 25, 5]
-WHOLE = {"bags": 0, "shrinkage": 0}
-seeds = st.integers(0, 2**32 - 1)
 
 
 def centered(offsets):
     return np.asarray(offsets) - np.mean(offsets)
-
-
-def between(margins):
-    """A number in every interval that `margins` leave, the two outer ones too; as equal count those within rounding."""
-    margins = np.sort(margins)
-    margins = margins[np.append(True, np.diff(margins) > 1e-6)]
-    return np.concatenate([[margins[0] - 1], (margins[1:] + margins[:-1]) / 2, [margins[-1] + 1]])
-
-
-def draw(rng, size, num_classes, signal=1.0):
-    """Logits of a long tail, and classes of which not all need occur."""
-    y = rng.integers(0, num_classes, size)
-    return rng.normal(size=(size, num_classes)) + signal * np.eye(num_classes)[y] - np.arange(num_classes), y
-
-
-def objectives(y, weight, num_classes):
-    """(ours, the same as a function of predictions) of macro-F1 over the classes that occur, and of weighted recall."""
-    labels = np.unique(y)
-    options = {"labels": labels, "average": "macro", "sample_weight": weight, "zero_division": 0}
-    yield MacroF1(y, weight, num_classes), lambda predicted: f1_score(y, predicted, **options)
-    yield WeightedRecall(y, weight, num_classes), lambda predicted: np.average(predicted == y, weights=weight)
-
-
-def value_by_loop(objective, y, predicted):
-    """Macro-F1 or the mean recall of the classes that occur."""
-    values = []
-    for c in set(y.tolist()):
-        hits = ((y == c) & (predicted == c)).sum()
-        size = (y == c).sum() + (predicted == c).sum()
-        values.append(2 * hits / size if objective == "macro_f1" else hits / (y == c).sum())
-    return np.mean(values)
-
-
-# --- the search ------------------------------------------------------------------------------------------------------
-
-
-@settings(max_examples=30)
-@given(st.integers(1, 12), st.integers(2, 5), st.sampled_from([1, 2, 1024]), seeds)
-def test_the_values_along_an_offset_are_those_between_its_margins(size, num_classes, steps, seed):
-    rng = np.random.default_rng(seed)
-    logits = np.rint(steps * rng.normal(size=(size, num_classes))) / steps  # ties, and sums without rounding
-    y, weight = rng.integers(0, num_classes, size), rng.integers(1, 4, size).astype("float64")
-    scores, c = _Scores(logits, rng.integers(-2, 3, num_classes) / 4), rng.integers(num_classes)
-    rivals, margins = scores.without(c)
-    order = np.argsort(margins, kind="stable")
-    for ours, expected in objectives(y, weight, num_classes):
-        values = ours.along(c, rivals, order)
-        for offset in between(margins):
-            shifted = logits + np.where(np.arange(num_classes) == c, offset, scores.offsets)
-            value = values[np.searchsorted(margins[order], offset)]
-            assert value == pytest.approx(expected(shifted.argmax(-1)), abs=1e-12)
-
-
-@settings(max_examples=30)
-@given(st.integers(1, 9), st.integers(2, 6), st.booleans(), seeds)
-def test_changed_scores_have_the_best_two_classes_of_scores_made_anew(size, num_classes, whole, seed):
-    rng = np.random.default_rng(seed)
-    logits = rng.integers(-2, 3, (size, num_classes)) if whole else rng.normal(size=(size, num_classes))
-    scores = _Scores(logits.astype("float64"), np.zeros(num_classes))
-    for c in rng.integers(0, num_classes, 8):
-        scores.set(c, rng.integers(-2, 3) / 2)
-        anew = _Scores(logits, scores.offsets)
-        np.testing.assert_allclose(scores.scores, anew.scores, atol=1e-12)
-        np.testing.assert_array_equal([scores.first, scores.second], [anew.first, anew.second])
-        np.testing.assert_array_equal(scores.first, (logits + scores.offsets).argmax(-1))
-
-
-def assert_no_single_offset_improves(logits, y, weight, base):
-    num_classes = logits.shape[1]
-    for ours, expected in objectives(y, weight, num_classes):
-        found, value = search(logits, ours, base, sweeps=100)
-        assert value == pytest.approx(expected((logits + found).argmax(-1)), abs=1e-12)
-        assert value >= expected((logits + base).argmax(-1)) - 1e-12
-        for c in np.unique(y):
-            others = np.where(np.arange(num_classes) == c, -np.inf, logits + found)
-            for offset in between(others.max(-1) - logits[:, c]):
-                shifted = logits + np.where(np.arange(num_classes) == c, offset, found)
-                assert expected(shifted.argmax(-1)) <= value + 1e-12
-
-
-@settings(max_examples=15)
-@given(st.integers(2, 10), st.integers(2, 4), seeds)
-@example(5, 3, 229)  # the last round gains nothing, but moves offsets to where others gain again
-def test_a_search_ends_not_below_its_start_where_no_single_offset_improves(size, num_classes, seed):
-    rng = np.random.default_rng(seed)
-    logits, y = draw(rng, size, num_classes)
-    assert_no_single_offset_improves(logits, y, rng.uniform(0.5, 2, size), rng.normal(size=num_classes))
-
-
-@settings(max_examples=15)
-@given(st.integers(2, 10), st.integers(2, 3), seeds)
-@example(3, 2, 30)
-def test_margins_that_differ_by_rounding_alone_count_as_equal(size, num_classes, seed):
-    """Coarse logits, as of half precision: (1 + b) − 0 and (2 + b) − 1 are one margin."""
-    rng = np.random.default_rng(seed)
-    logits, y = rng.integers(-3, 4, (size, num_classes)).astype("float64"), rng.integers(0, num_classes, size)
-    base = -0.5 * np.log(rng.dirichlet(np.ones(num_classes)))
-    assert_no_single_offset_improves(logits, y, np.ones(size), base)
-
-
-@settings(max_examples=30)
-@given(st.sampled_from(["macro_f1", "balanced"]), st.integers(2, 15), st.booleans(), seeds)
-def test_two_classes_are_searched_as_by_trying_every_threshold(objective, size, whole, seed):
-    rng = np.random.default_rng(seed)
-    logits, y = draw(rng, size, 2)
-    logits = 2 * np.rint(logits) if whole else logits  # even: no row sums to one, as probabilities do
-    margins = logits[:, 0] - logits[:, 1]
-    best = max(value_by_loop(objective, y, (margins < t).astype("int64")) for t in between(margins))
-    tuned = kla.tune_offsets(logits, y, [90, 10], objective=objective, **WHOLE)
-    assert tuned.value == pytest.approx(best, abs=1e-12)
-    assert value_by_loop(objective, y, (logits + tuned.offsets).argmax(-1)) == pytest.approx(best, abs=1e-12)
-
-
-def every_prediction(logits):
-    """What offsets (0, a, b) can make three classes' predictions, once each: a in every strip, b between its lines."""
-    a_lines, b_lines = logits[:, 0] - logits[:, 1], logits[:, 0] - logits[:, 2]
-    slanted = logits[:, 2] - logits[:, 1]  # a − b there
-    offsets = [
-        (0.0, a, b)
-        for a in between(np.append(a_lines, b_lines[:, None] + slanted))
-        for b in between(np.append(b_lines, a - slanted))
-    ]
-    return np.unique((logits + np.array(offsets)[:, None]).argmax(-1), axis=0)
-
-
-@pytest.mark.parametrize("objective", ["macro_f1", "balanced"])
-def test_three_classes_are_searched_as_by_trying_every_pair_of_offsets(objective, rng):
-    gaps = []
-    for size in np.tile([6, 7, 8], 6):
-        logits, y = draw(rng, size, 3)
-        y[:3] = 0, 1, 2
-        best = max(value_by_loop(objective, y, predicted) for predicted in every_prediction(logits))
-        gaps.append(best - kla.tune_offsets(logits, y, COUNTS, objective=objective, **WHOLE).value)
-    np.testing.assert_allclose(gaps, 0, atol=1e-12)
 
 
 # --- what the search is given, and what is made of it ----------------------------------------------------------------
