@@ -178,9 +178,11 @@ def judge(mutant, rounds, limit):
 @contextlib.contextmanager
 def _pool(backend, workers):
     start = {"mp_context": multiprocessing.get_context("fork"), "initializer": _warm_up}
-    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
-        with concurrent.futures.ProcessPoolExecutor(workers, **start, initargs=(backend, folder)) as pool:
-            yield pool
+    with (
+        tempfile.TemporaryDirectory(prefix="mutants-") as folder,
+        concurrent.futures.ProcessPoolExecutor(workers, **start, initargs=(backend, folder)) as pool,
+    ):
+        yield pool
 
 
 def judge_all(mutants, workers, limit, rounds, report_one):
