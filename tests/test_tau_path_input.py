@@ -213,6 +213,11 @@ def test_what_is_certain_has_an_interval_without_width():
     np.testing.assert_allclose(path.confidence_interval(1.0), [0.5, 0.5], rtol=1e-12)
 
 
+def test_a_resample_in_which_nothing_is_right_has_its_best_at_one():
+    path = kla.TauPath([0, 0, 1, 1], [[2, 0], [0, 2], [2, 0], [0, 2]], [6, 6])  # of each class one is right, at any τ
+    assert path.confidence_interval(replicates=100, seed=0) == (1.0, 1.0)  # one resample in 16 is of the others
+
+
 def test_the_interval_of_accuracy_covers_the_truth_as_often_as_it_says(rng):
     truth = (0.7 + 0.4) / 2
     covered = 0

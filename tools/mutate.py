@@ -76,19 +76,19 @@ def equivalents():
 
 
 def rounds_for(file):
-    """The test paths of the three rounds: (specific, further, on TensorFlow). The doctests of `file` are specific."""
+    """The test paths of the three rounds: (specific, further, on TensorFlow). Doctests of `file` are in the third."""
     name = file.removeprefix(f"{PACKAGE}/")
     place = next(p for p in (name, name.split("/")[0]) if p in TESTS)
     rounds = [[f"tests/test_{t}.py" for t in part.split()] for part in TESTS[place].split("|")]
     rounds += [[]] * (3 - len(rounds))
-    return [[*rounds[0], file], *rounds[1:]]
+    return [*rounds[:2], [file, *rounds[2]]]
 
 
-def _warm_up(backend):
+def _warm_up(backend, folder):
     """A worker's start: a copy of the repository, and in memory what all tests import, except the package."""
     global tree
     os.environ.update(KERAS_BACKEND=backend, OMP_NUM_THREADS="1", TF_NUM_INTRAOP_THREADS="1", TF_CPP_MIN_LOG_LEVEL="3")
-    tree = pathlib.Path(tempfile.mkdtemp(prefix="mutants-"))
+    tree = pathlib.Path(tempfile.mkdtemp(dir=folder))
     os.environ["PYTHONPATH"] = str(tree)
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False  # or every fork would compile the tests anew
@@ -175,9 +175,14 @@ def judge(mutant, rounds, limit):
     return outcome, killer, time.monotonic() - began
 
 
+@contextlib.contextmanager
 def _pool(backend, workers):
-    context = multiprocessing.get_context("fork")
-    return concurrent.futures.ProcessPoolExecutor(workers, context, initializer=_warm_up, initargs=(backend,))
+    start = {"mp_context": multiprocessing.get_context("fork"), "initializer": _warm_up}
+    with (
+        tempfile.TemporaryDirectory(prefix="mutants-") as folder,
+        concurrent.futures.ProcessPoolExecutor(workers, **start, initargs=(backend, folder)) as pool,
+    ):
+        yield pool
 
 
 def judge_all(mutants, workers, limit, rounds, report_one):
