@@ -105,13 +105,13 @@ def as_target(target_prior, *, size, are_labels=False, other="class_counts"):
         target = priors.as_prior(target_prior, name="target_prior")
     else:
         target = priors.Prior(_checks.as_vector(target_prior, "target_prior"), num_examples=1.0)
-        if (bad := (target.counts <= 0) | (target.counts >= 1)).any():
-            raise _checks.ArgumentError(
-                "target_prior",
-                "Every number in `target_prior` must be the probability of a label, strictly between 0 and 1. Received "
-                f"{target.counts[bad].tolist()} at {_checks.name_classes(bad)}: divide counts by the number of "
-                "examples.",
-            )
+        _checks.refuse_numbers(
+            (target.counts <= 0) | (target.counts >= 1),
+            target.counts,
+            "target_prior",
+            "Every number in `target_prior` must be the probability of a label, strictly between 0 and 1.",
+            remedy=": divide counts by the number of examples.",
+        )
     _checks.check_length(target.counts, size, "target_prior", other)
     return target
 

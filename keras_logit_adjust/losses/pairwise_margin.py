@@ -48,6 +48,8 @@ class PairwiseMarginCrossentropy(_base.MaskedLoss):
     Reference: Menon et al. (2021), §5.1, equation 11.
     """
 
+    _arguments = ("class_counts", "class_weight", "label_margin", "rival_margin", "logit_scale")
+
     def __init__(
         self,
         class_counts,
@@ -172,14 +174,6 @@ class PairwiseMarginCrossentropy(_base.MaskedLoss):
         margins = _rivals.Margins(weight, self.label_margin, self.rival_margin, self.logit_scale)
         return _rivals.rival_costs(y_true, y_pred, margins, **self._options)
 
-    def _arguments(self):
-        """The part of the config that a member has beside its counts and the options of every loss."""
-        names = ("class_weight", "label_margin", "rival_margin", "logit_scale")
-        return {name: getattr(self, name).tolist() for name in names}
-
-    def get_config(self):
-        return {"class_counts": self.class_counts.tolist(), **self._arguments(), **super().get_config()}
-
 
 def adaptive_margins(class_counts, *, max_margin):
     """LDAM's margins, `m_y = max_margin·(n_min/n_y)^¼`: the rarest class has the largest."""
@@ -215,6 +209,8 @@ class AdaptiveMarginCrossentropy(PairwiseMarginCrossentropy):
     Reference: Cao et al. (2019), LDAM, §3, equations 12 and 13; Menon et al. (2021), §3.
     """
 
+    _arguments = ("class_counts", "max_margin")
+
     def __init__(
         self,
         class_counts,
@@ -235,9 +231,6 @@ class AdaptiveMarginCrossentropy(PairwiseMarginCrossentropy):
             name=name,
         )
         self.max_margin = float(max_margin)
-
-    def _arguments(self):
-        return {"max_margin": self.max_margin}
 
 
 @keras.saving.register_keras_serializable(package="keras_logit_adjust")
@@ -272,6 +265,8 @@ class EqualizedCrossentropy(PairwiseMarginCrossentropy):
     Reference: Tan et al. (2020), equalization loss, in its softmax form; Menon et al. (2021), §3.
     """
 
+    _arguments = ("class_counts", "threshold", "gamma", "form")
+
     def __init__(
         self,
         class_counts,
@@ -285,8 +280,7 @@ class EqualizedCrossentropy(PairwiseMarginCrossentropy):
         name="equalized_crossentropy",
     ):
         prior = priors.as_prior(class_counts, independent=False)
-        if threshold is None:
-            threshold = 0.3 / prior.size
+        threshold = 0.3 / prior.size if threshold is None else threshold
         self.threshold = _checks.check_number(threshold, "threshold", minimum=0.0, maximum=1.0)
         self.gamma = _checks.check_fraction(gamma, "gamma")
         self.form = _checks.check_choice(form, "form", ("threshold", "prior"))
@@ -300,9 +294,6 @@ class EqualizedCrossentropy(PairwiseMarginCrossentropy):
             reduction=reduction,
             name=name,
         )
-
-    def _arguments(self):
-        return {"threshold": self.threshold, "gamma": self.gamma, "form": self.form}
 
 
 @keras.saving.register_keras_serializable(package="keras_logit_adjust")
@@ -333,6 +324,8 @@ class VectorScalingCrossentropy(PairwiseMarginCrossentropy):
     Reference: Kini et al. (2021), VS-loss; Ye et al. (2020), CDT.
     """
 
+    _arguments = ("class_counts", "gamma", "tau")
+
     def __init__(
         self,
         class_counts,
@@ -357,6 +350,3 @@ class VectorScalingCrossentropy(PairwiseMarginCrossentropy):
             reduction=reduction,
             name=name,
         )
-
-    def _arguments(self):
-        return {"gamma": self.gamma, "tau": self.tau.tolist()}
