@@ -205,12 +205,10 @@ def check_fraction(value, name):
 
 def check_ignore_class(ignore_class):
     """`ignore_class` as an int or None."""
+    if ignore_class is None:
+        return None
     rule = "an integer class id or None"
-    return (
-        ignore_class
-        if ignore_class is None
-        else _check_scalar(ignore_class, "ignore_class", rule, lambda number: True, kind=numbers.Integral)
-    )
+    return _check_scalar(ignore_class, "ignore_class", rule, lambda number: True, kind=numbers.Integral)
 
 
 def check_choice(value, name, choices):

@@ -15,6 +15,13 @@ from keras_logit_adjust.losses.logit_adjusted import LogitAdjustedCrossentropy
 from keras_logit_adjust.losses.pairwise_margin import PairwiseMarginCrossentropy
 from keras_logit_adjust.losses.reweighted import FocalCrossentropy
 
+_SOFTMAX_LOSSES = (
+    LogitAdjustedCrossentropy,
+    PairwiseMarginCrossentropy,
+    FocalCrossentropy,
+    keras.losses.SparseCategoricalCrossentropy,
+    keras.losses.CategoricalCrossentropy,
+)
 _TOLERANCE = 1e-6  # of logarithms: what float64 leaves of margins that were computed as differences
 _MOST_CLASSES = 512  # pairs are tried among so many classes, taken evenly over the frequencies
 _LARGER_SHARE = 0.8  # of a witness's classes, at the contested point
@@ -142,8 +149,7 @@ def judge(prior, margins):
 def _parts(loss, class_counts):
     """The class prior `[L]` and the `_rivals.Margins` of a loss."""
     class_counts = getattr(loss, "class_counts", None) if class_counts is None else class_counts
-    known = (keras.losses.SparseCategoricalCrossentropy, keras.losses.CategoricalCrossentropy)
-    if not isinstance(loss, (*known, LogitAdjustedCrossentropy, PairwiseMarginCrossentropy, FocalCrossentropy)):
+    if not isinstance(loss, _SOFTMAX_LOSSES):
         raise ValueError(
             "`loss` must be a softmax loss of `kla.losses`, or Keras's SparseCategoricalCrossentropy or "
             f"CategoricalCrossentropy. Received: {type(loss).__name__}"

@@ -104,9 +104,14 @@ class PairwiseMarginCrossentropy(_base.MaskedLoss):
         """
         prior = priors.as_prior(class_counts, independent=False)
         delta = _checks.as_class_vector(delta, "delta", prior.size, positive=True)
-        vectors = {"label_margin": -np.log(delta), "rival_margin": np.log(delta)}
-        weight = delta / prior.probabilities
-        return PairwiseMarginCrossentropy(prior, class_weight=weight, **vectors, name=name, **kwargs)
+        return PairwiseMarginCrossentropy(
+            prior,
+            class_weight=delta / prior.probabilities,
+            label_margin=-np.log(delta),
+            rival_margin=np.log(delta),
+            name=name,
+            **kwargs,
+        )
 
     @staticmethod
     def balanced(class_counts, *, name="balanced_crossentropy", **kwargs):
@@ -165,8 +170,13 @@ class PairwiseMarginCrossentropy(_base.MaskedLoss):
         prior = priors.as_prior(class_counts, independent=False)
         adjustment = _checks.as_tau(tau, prior.size) * prior.logits
         largest = prior.probabilities.min() ** -0.25 if max_margin is None else max_margin
-        vectors = {"label_margin": adaptive_margins(prior, max_margin=largest) - adjustment, "rival_margin": adjustment}
-        return PairwiseMarginCrossentropy(prior, **vectors, name=name, **kwargs)
+        return PairwiseMarginCrossentropy(
+            prior,
+            label_margin=adaptive_margins(prior, max_margin=largest) - adjustment,
+            rival_margin=adjustment,
+            name=name,
+            **kwargs,
+        )
 
     def values_and_mask(self, y_true, y_pred):
         _base.warn_of_bounded_logits(y_pred, self.rival_margin)

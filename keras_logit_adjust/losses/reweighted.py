@@ -186,9 +186,9 @@ class FocalCrossentropy(_base.MaskedLoss):
     ):
         super().__init__(label_smoothing=label_smoothing, ignore_class=ignore_class, reduction=reduction, name=name)
         self.gamma = _checks.check_number(gamma, "gamma", minimum=0.0)
-        self.class_weight = None
-        if class_weight is not None:
-            self.class_weight = _checks.as_class_vector(class_weight, "class_weight", positive=True)
+        self.class_weight = (
+            None if class_weight is None else _checks.as_class_vector(class_weight, "class_weight", positive=True)
+        )
 
     def values_and_mask(self, y_true, y_pred):
         return _focal_values(y_true, y_pred, self.gamma, self.reweighted(self.class_weight), **self._options)
