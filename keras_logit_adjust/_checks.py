@@ -29,35 +29,34 @@ def name_classes(mask):
     return f"class{'es' if classes.size > 1 else ''} {shown}{more}"
 
 
-def _as_float64(values):
-    array = np.asarray(values)
-    if array.dtype.kind in "US":  # NumPy would read "5" as 5
-        raise TypeError("text is not a number")
-    return array.astype("float64")
+def _as_float64(values, name, rule):
+    try:
+        array = np.asarray(values)
+        if array.dtype.kind in "US":  # NumPy would read "5" as 5
+            raise TypeError("text is not a number")
+        return array.astype("float64")
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(name, f"`{name}` must be {rule}. Received: {name}={values!r}") from error
+
+
+def refuse_numbers(bad, values, name, rule, *, remedy="."):
+    """Raise where any number of `values` is `bad`: the rule, those numbers and their classes, the remedy."""
+    if bad.any():
+        received = f"Received {values[bad][:_SHOWN].tolist()} at {name_classes(bad)}"
+        raise ArgumentError(name, f"{rule} {received}{remedy}")
 
 
 def as_vector(values, name):
     """`values` as a finite float64 vector."""
     _check_order(values, name)
-    try:
-        vector = _as_float64(values)
-    except (TypeError, ValueError) as error:
-        raise ArgumentError(
-            name,
-            f"`{name}` must be a list or vector of numbers, one for each class in order of class id. "
-            f"Received: {name}={values!r}",
-        ) from error
+    vector = _as_float64(values, name, "a list or vector of numbers, one for each class in order of class id")
     if vector.ndim != 1 or vector.size == 0:
         raise ArgumentError(
             name,
             f"`{name}` must be a non-empty vector with one number for each class. "
             f"Received an array of shape {vector.shape}: count labels with `kla.priors.count_classes(labels)`.",
         )
-    if not np.isfinite(vector).all():
-        bad = ~np.isfinite(vector)
-        raise ArgumentError(
-            name, f"`{name}` must be finite. Received {vector[bad][:_SHOWN].tolist()} at {name_classes(bad)}."
-        )
+    refuse_numbers(~np.isfinite(vector), vector, name, f"`{name}` must be finite.")
     return vector
 
 
@@ -86,17 +85,17 @@ def as_counts(class_counts, name="class_counts", *, allow_zero=False):
             "for one sigmoid unit give [negatives, positives].",
         )
     bad = counts < 0 if allow_zero else counts <= 0
-    if bad.any():
-        rule = "not be negative" if allow_zero else "be greater than zero"
-        remedy = f", or give them a pseudo-count, {name}=kla.priors.prior({name}, smoothing=1)"
-        if bad[0] and counts[0] == 0 and bad.sum() == 1:
-            remedy = f"{remedy}. If your ids begin with 1: ids, y = np.unique(y, return_inverse=True)"
-        raise ArgumentError(
-            name,
-            f"Every number in `{name}` must {rule}: a class that was never seen has no finite log-prior. Received "
-            f"{counts[bad][:_SHOWN].tolist()} at {name_classes(bad)}. Remedy: leave such classes out"
-            f"{'' if is_drawn else remedy}.",
-        )
+    remedy = f", or give them a pseudo-count, {name}=kla.priors.prior({name}, smoothing=1)"
+    if bad[0] and counts[0] == 0 and bad.sum() == 1:
+        remedy = f"{remedy}. If your ids begin with 1: ids, y = np.unique(y, return_inverse=True)"
+    refuse_numbers(
+        bad,
+        counts,
+        name,
+        f"Every number in `{name}` must {'not be negative' if allow_zero else 'be greater than zero'}: a class that "
+        "was never seen has no finite log-prior.",
+        remedy=f". Remedy: leave such classes out{'' if is_drawn else remedy}.",
+    )
     return counts
 
 
@@ -120,12 +119,8 @@ def as_true_counts(class_counts, name="class_counts"):
 
 def as_positive_counts(positive_counts, num_examples):
     """Per-label positive counts, each strictly between 0 and `num_examples`."""
-    if not isinstance(num_examples, numbers.Real) or not math.isfinite(num_examples) or num_examples <= 0:
-        raise ArgumentError(
-            "num_examples",
-            "`num_examples` must be the number of training examples that the positives were counted in. "
-            f"Received: num_examples={num_examples!r}",
-        )
+    rule = "the number of training examples that the positives were counted in"
+    _check_scalar(num_examples, "num_examples", rule, lambda number: 0 < number < math.inf)
     counts = as_vector(positive_counts, "positive_counts")
     if num_examples > 1 and ((counts > 0) & (counts < 1)).all():
         raise ArgumentError(
@@ -133,26 +128,21 @@ def as_positive_counts(positive_counts, num_examples):
             "`positive_counts` must be numbers of examples, not probabilities. "
             f"Received {counts[:_SHOWN].tolist()}: multiply them by num_examples={num_examples}.",
         )
-    bad = (counts <= 0) | (counts >= num_examples)
-    if bad.any():
-        raise ArgumentError(
-            "positive_counts",
-            f"Every number in `positive_counts` must lie strictly between 0 and num_examples={num_examples}: a label "
-            "that is never or always on has no finite log-odds. "
-            f"Received {counts[bad][:_SHOWN].tolist()} at {name_classes(bad)}. Remedy: leave such labels out, or add "
-            "one pseudo-example of each kind (positive_counts + 1, num_examples + 2).",
-        )
+    refuse_numbers(
+        (counts <= 0) | (counts >= num_examples),
+        counts,
+        "positive_counts",
+        f"Every number in `positive_counts` must lie strictly between 0 and num_examples={num_examples}: a label that "
+        "is never or always on has no finite log-odds.",
+        remedy=". Remedy: leave such labels out, or add one pseudo-example of each kind (positive_counts + 1, "
+        "num_examples + 2).",
+    )
     return counts
 
 
 def as_tau(tau, num_classes, name="tau"):
     """`tau` as a float64 scalar or vector `[num_classes]`."""
-    try:
-        tau = _as_float64(tau)
-    except (TypeError, ValueError) as error:
-        raise ArgumentError(
-            name, f"`{name}` must be a number or one number for each class. Received: {name}={tau!r}"
-        ) from error
+    tau = _as_float64(tau, name, "a number or one number for each class")
     if not np.isfinite(tau).all():
         raise ArgumentError(name, f"`{name}` must be finite. Received: {name}={tau.tolist()}")
     if tau.shape not in ((), (num_classes,)):
@@ -169,12 +159,8 @@ def as_class_vector(values, name, num_classes=None, *, default=None, positive=Fa
     vector = np.full(num_classes, default) if values is None and default is not None else as_vector(values, name)
     if num_classes is not None:
         check_length(vector, num_classes, name, other)
-    if positive and (bad := vector <= 0).any():
-        raise ArgumentError(
-            name,
-            f"Every number in `{name}` must be greater than zero. "
-            f"Received {vector[bad][:_SHOWN].tolist()} at {name_classes(bad)}.",
-        )
+    if positive:
+        refuse_numbers(vector <= 0, vector, name, f"Every number in `{name}` must be greater than zero.")
     return vector
 
 
@@ -188,46 +174,41 @@ def check_length(vector, num_classes, name, other):
         )
 
 
+def _check_scalar(value, name, rule, holds, *, kind=numbers.Real):
+    """Raise unless `value` is a number of this kind, no bool, for which `holds`."""
+    if isinstance(value, bool) or not isinstance(value, kind) or not holds(value):
+        raise ArgumentError(name, f"`{name}` must be {rule}. Received: {name}={value!r}")
+    return int(value) if kind is numbers.Integral else float(value)
+
+
 def check_integer(value, name, minimum):
     """`value` as an int of at least `minimum`."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < minimum:
-        raise ArgumentError(name, f"`{name}` must be an integer of at least {minimum}. Received: {name}={value!r}")
-    return int(value)
+    rule = f"an integer of at least {minimum}"
+    return _check_scalar(value, name, rule, lambda number: number >= minimum, kind=numbers.Integral)
 
 
 def check_number(value, name, minimum, maximum=math.inf):
     """`value` as a finite float in [minimum, maximum]."""
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
-    if not is_number or not minimum <= value <= maximum:
-        upper = "" if maximum == math.inf else f" and at most {maximum}"
-        raise ArgumentError(name, f"`{name}` must be a number of at least {minimum}{upper}. Received: {name}={value!r}")
-    return float(value)
+    rule = f"a number of at least {minimum}{'' if maximum == math.inf else f' and at most {maximum}'}"
+    return _check_scalar(value, name, rule, lambda number: math.isfinite(number) and minimum <= number <= maximum)
 
 
 def check_positive(value, name):
     """`value` as a finite float above 0."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < value < math.inf:
-        raise ArgumentError(name, f"`{name}` must be a positive number. Received: {name}={value!r}")
-    return float(value)
+    return _check_scalar(value, name, "a positive number", lambda number: 0 < number < math.inf)
 
 
 def check_fraction(value, name):
     """`value` as a float in [0, 1)."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value < 1:
-        raise ArgumentError(name, f"`{name}` must be a number in [0, 1). Received: {name}={value!r}")
-    return float(value)
+    return _check_scalar(value, name, "a number in [0, 1)", lambda number: 0 <= number < 1)
 
 
 def check_ignore_class(ignore_class):
     """`ignore_class` as an int or None."""
     if ignore_class is None:
         return None
-    if isinstance(ignore_class, bool) or not isinstance(ignore_class, numbers.Integral):
-        raise ArgumentError(
-            "ignore_class",
-            f"`ignore_class` must be an integer class id or None. Received: ignore_class={ignore_class!r}",
-        )
-    return int(ignore_class)
+    rule = "an integer class id or None"
+    return _check_scalar(ignore_class, "ignore_class", rule, lambda number: True, kind=numbers.Integral)
 
 
 def check_choice(value, name, choices):

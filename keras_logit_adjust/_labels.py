@@ -48,10 +48,8 @@ class Labels:
 
     def spoil(self, values):
         """`values`, NaN wherever the label is improper."""
-        if self.proper is None:
-            return values
         # A factor of NaN, not a constant: the gradient of an improper label must not pass for one of class 0.
-        return values * ops.where(self.proper, ops.ones_like(values), np.nan)
+        return values if self.proper is None else values * ops.where(self.proper, ops.ones_like(values), np.nan)
 
 
 def read(y_true, y_pred, num_classes, *, ignore_class=None):
@@ -138,11 +136,10 @@ def _are_ids(y_true, leading, num_classes):
     shape = _static_shape(y_true, "y_true")
     has_column = len(shape) == len(leading) + 1 and shape[-1] in (1, num_classes)
     if not has_column and len(shape) != len(leading):
-        hint = _UNKNOWN if None in shape[-1:] else ""
         raise ValueError(
             f"`y_true` must be class ids of shape {leading} or {(*leading, 1)}, or one-hot rows of shape "
             f"{(*leading, num_classes)}, to go with `y_pred` of shape {(*leading, num_classes)}. "
-            f"Received shape {shape}. {hint}".rstrip()
+            f"Received shape {shape}.{f' {_UNKNOWN}' if None in shape[-1:] else ''}"
         )
     _check_agreement(shape[: len(leading)], leading)
     return not has_column or shape[-1] == 1
@@ -197,8 +194,7 @@ def _expand_right(tensor, rank, name):
 def align_weight(sample_weight, values):
     """`sample_weight` in the dtype of `values`, expanded to the right until it multiplies them."""
     shape = _static_shape(values, "y_true")
-    weight = ops.cast(to_tensor(sample_weight), values.dtype)
-    weight = _expand_right(weight, len(shape), "sample_weight")
+    weight = _expand_right(ops.cast(to_tensor(sample_weight), values.dtype), len(shape), "sample_weight")
     sizes = _static_shape(weight, "sample_weight")
     if any(None not in (a, b) and a != b and a != 1 for a, b in zip(sizes, shape, strict=False)):
         raise ValueError(
@@ -225,8 +221,8 @@ def zero_masked(values, mask):
 
 def sum_by_class(values, ids, num_classes):
     """The sum of the values `[...]` of each class, `[L]`."""
-    flat = ops.reshape(ids, (-1,))
-    return ops.segment_sum(ops.reshape(values, (-1,)), ops.cast(flat, "int32"), num_segments=num_classes)
+    ids = ops.cast(ops.reshape(ids, (-1,)), "int32")
+    return ops.segment_sum(ops.reshape(values, (-1,)), ids, num_segments=num_classes)
 
 
 def check_logits(y_pred, owner):

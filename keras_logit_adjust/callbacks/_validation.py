@@ -26,18 +26,24 @@ class ValidationPass:
     def __init__(self, model, data, *, num_classes, ignore_class, batch_size):
         strategy = getattr(model, "distribute_strategy", None)  # on TensorFlow
         if strategy is not None:
-            _refuse_workers(strategy, num_classes)
+            import tensorflow as tf
+
+            if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+                raise ValueError(
+                    "`LongTailReport` cannot evaluate `validation_data` itself on several workers. Leave it out, "
+                    f"compile the model with `metrics=[kla.metrics.PerClassAccuracy({num_classes})]`, give the "
+                    'callback `metric="per_class_accuracy"`, and `validation_data` to `kla.tf_distribute.fit`.'
+                )
         self._data, self._batch_size, self._num_classes = data, batch_size, num_classes
         with contextlib.nullcontext() if strategy is None else strategy.scope():
             self._metric = metrics.PerClassAccuracy(num_classes, ignore_class=ignore_class)
             self._judged = _Judged(model)
-            # Keras cannot compile a step of several replicas by XLA.
-            is_alone = strategy is None or strategy.num_replicas_in_sync == 1
             self._judged.compile(
                 optimizer=None,
                 weighted_metrics=[self._metric],
                 run_eagerly=model.run_eagerly,
-                jit_compile=model.jit_compile and is_alone,
+                # Keras cannot compile a step of several replicas by XLA.
+                jit_compile=model.jit_compile and getattr(strategy, "num_replicas_in_sync", 1) == 1,
             )
 
     def recall(self):
@@ -90,22 +96,10 @@ class _Judged(keras.Model):
         return ops.zeros(())
 
 
-def _refuse_workers(strategy, num_classes):
-    import tensorflow as tf
-
-    if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
-        raise ValueError(
-            "`LongTailReport` cannot evaluate `validation_data` itself on several workers. Leave it out, compile the "
-            f"model with `metrics=[kla.metrics.PerClassAccuracy({num_classes})]`, give the callback "
-            '`metric="per_class_accuracy"`, and `validation_data` to `kla.tf_distribute.fit`.'
-        )
-
-
 def _arguments(data, batch_size):
     """What `evaluate` takes for the data."""
     if isinstance(data, tuple):
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        return {"x": x, "y": y, "sample_weight": sample_weight, "batch_size": batch_size}
+        return {**dict(zip(("x", "y", "sample_weight"), data, strict=False)), "batch_size": batch_size}
     if hasattr(data, "element_spec") or isinstance(data, keras.utils.PyDataset):
         return {"x": data}
     return {"x": (_check_batch(batch) for batch in data)}  # Keras reads generators, each of them once
@@ -146,11 +140,11 @@ def _check_batch(batch):
 def _check_arrays(data, *, num_classes, ignore_class):
     if len(data) not in (2, 3):
         raise ValueError(f"`validation_data` must be (x, y) or (x, y, sample_weight). Received {len(data)} of them.")
-    x, y = data[:2]
+    x, y, *weights = data
     y = np.asarray(y) if isinstance(y, (list, tuple)) else y
     if not hasattr(y, "shape"):
         raise ValueError(f"The labels of `validation_data` must be an array. Received: {type(y).__name__}")
-    sizes = sorted({len(array) for array in keras.tree.flatten((x, y, *data[2:])) if array is not None})
+    sizes = sorted({len(array) for array in keras.tree.flatten((x, y, *weights)) if array is not None})
     if len(sizes) > 1 or sizes[0] == 0:
         raise ValueError(f"The arrays of `validation_data` must have as many rows, at least 1. Received {sizes}.")
     if np.size(y) == len(y):  # else only the predictions tell ids from rows
@@ -164,4 +158,4 @@ def _check_arrays(data, *, num_classes, ignore_class):
                 f"`class_counts`. Received {labels[bad][0]} in row {np.flatnonzero(bad)[0]} ({bad.sum()} such). "
                 "Remedy: counts of all classes, or `ignore_class` for a label that stands for none."
             )
-    return (x, y, *data[2:])
+    return (x, y, *weights)

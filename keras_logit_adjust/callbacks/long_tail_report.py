@@ -127,7 +127,7 @@ class LongTailReport(keras.callbacks.Callback):
         for name, value in figures.items():
             logs.setdefault(f"val_{name}_accuracy", value)
         worst = np.argsort(recall, kind="stable")[: min(self.worst, seen.sum())]  # of equal ones the first; NaN is last
-        named = [f"{self.class_names[c]} {recall[c]:.4f} ({self.class_counts[c]:g})" for c in worst]
+        named = (f"{self.class_names[c]} {recall[c]:.4f} ({self.class_counts[c]:g})" for c in worst)
         self._line = f"worst classes: {', '.join(named)}"
 
     def on_train_end(self, logs=None):
@@ -143,9 +143,9 @@ class LongTailReport(keras.callbacks.Callback):
     def _read(self, logs):
         """The recalls that the model's own metric gives; None after an epoch without validation."""
         key = f"val_{self.metric}"
+        if key not in logs and "val_loss" not in logs:
+            return None
         if key not in logs:
-            if "val_loss" not in logs:
-                return None
             found = ", ".join(repr(name.removeprefix("val_")) for name in logs if name.startswith("val_"))
             raise ValueError(
                 "`metric` must be the name of a `kla.metrics.PerClassAccuracy` of the model. Received: "
@@ -164,24 +164,20 @@ class LongTailReport(keras.callbacks.Callback):
 
 def _members(rule):
     """`{group: bool [L]}`, the most frequent first where the groups go by counts."""
-    if rule.groups is None:
-        names = metrics.groups_of_counts(rule.class_counts, bounds=rule.bounds)
-        order = [name for name in ("many", "medium", "few") if name in names]
-    else:
-        names = rule.groups
-        order = [name for name in dict.fromkeys(names) if name is not None]
-        if taken := [name for name in order if name in _TAKEN]:
-            raise ValueError(
-                f"The groups of a `LongTailReport` must not be named {' or '.join(map(repr, _TAKEN))}, which its other "
-                f"figures are. Received: {taken[0]!r}"
-            )
+    names = rule.groups or metrics.groups_of_counts(rule.class_counts, bounds=rule.bounds)
+    order = [
+        name for name in dict.fromkeys(rule.groups or ("many", "medium", "few")) if name in names and name is not None
+    ]
+    if taken := [name for name in order if name in _TAKEN]:
+        raise ValueError(
+            f"The groups of a `LongTailReport` must not be named {' or '.join(map(repr, _TAKEN))}, which its other "
+            f"figures are. Received: {taken[0]!r}"
+        )
     return {group: np.array([name == group for name in names]) for group in order}
 
 
 def _check_names(class_names, num_classes):
-    if class_names is None:
-        return list(map(str, range(num_classes)))
-    names = list(class_names)
+    names = list(range(num_classes) if class_names is None else class_names)
     if isinstance(class_names, str) or len(names) != num_classes:
         raise ValueError(
             f"`class_names` must name each of the {num_classes} classes that class_counts has. Received {len(names)}: "

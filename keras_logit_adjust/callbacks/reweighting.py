@@ -47,19 +47,17 @@ class DeferredReweighting(keras.callbacks.Callback):
         super().__init__()
         if not isinstance(stages, Mapping) or not stages:
             raise ValueError(f"`stages` must map epochs to class weights, {{160: weights}}. Received: {stages!r}")
-        self.stages = {}
-        for epoch in sorted(stages, key=lambda epoch: _checks.check_integer(epoch, "epoch", minimum=0)):
-            weights = stages[epoch]
-            if weights is not None:
-                size = _checks.as_vector(weights, "weights").size
-                weights = _checks.as_class_vector(weights, "weights", size, positive=True)
-            self.stages[int(epoch)] = weights
+        self.stages = {
+            int(epoch): None
+            if stages[epoch] is None
+            else _checks.as_class_vector(stages[epoch], "weights", positive=True)
+            for epoch in sorted(stages, key=lambda epoch: _checks.check_integer(epoch, "epoch", minimum=0))
+        }
         self._losses = []
 
     def weights_at(self, epoch):
         """The weights `[L]` of an epoch, None where there are none."""
-        begun = [start for start in self.stages if start <= epoch]
-        return self.stages[begun[-1]] if begun else None
+        return self.stages.get(max((start for start in self.stages if start <= epoch), default=None))
 
     def on_train_begin(self, logs=None):
         self._losses = [loss for loss in keras.tree.flatten(self.model.loss) if isinstance(loss, _base.MaskedLoss)]
@@ -93,8 +91,7 @@ class DeferredReweighting(keras.callbacks.Callback):
 def _check_size(loss, weights):
     """Raise where a loss knows its number of classes and it is another."""
     for name in ("class_counts", "positive_counts", "class_weight"):
-        known = getattr(loss, name, None)
-        if known is not None:
+        if (known := getattr(loss, name, None)) is not None:
             _checks.check_length(weights, known.size, "weights", f"loss {loss.name!r}")
 
 

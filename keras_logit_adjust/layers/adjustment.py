@@ -45,8 +45,7 @@ class Adjustment:
         tau = _checks.as_tau(tau, prior.size)
         adjustment = tau * prior.logits
         target = as_target(target_prior, size=prior.size, are_labels=prior.are_labels)
-        if target is not None:
-            adjustment = adjustment - target.logits
+        adjustment = adjustment if target is None else adjustment - target.logits
         calibration = as_calibration(calibration, prior.size)
         # Kept last: a refused change leaves the layer as it was.
         self.prior, self.num_examples, self.tau, self.target = prior, prior.num_examples, tau, target
@@ -54,11 +53,9 @@ class Adjustment:
         return adjustment if calibration is None or calibration.bias is None else adjustment - calibration.bias
 
     def _add_adjustment(self, num_classes, values):
-        if values is not None:
-            _checks.check_length(values, num_classes, "class_counts", "the input")
-        else:
-            # Never 0: a model whose counts are not known must not pass for an unadjusted one.
-            values = np.full(num_classes, np.nan)
+        # Never 0: a model whose counts are not known must not pass for an unadjusted one.
+        values = np.full(num_classes, np.nan) if values is None else values
+        _checks.check_length(values, num_classes, "class_counts", "the input")
         self.adjustment = add_constant(self, "adjustment", values)
 
     def _change(self, *, tau, target_prior, class_counts, **calibration):
@@ -81,8 +78,11 @@ class Adjustment:
     def _adjustment_config(self):
         if self.prior is None or self.prior.size > MAX_CLASSES_IN_CONFIG:
             return {"class_counts": None, "tau": 1.0, "target_prior": None}
-        target = None if self.target is None else self.target_prior.tolist()
-        return {"class_counts": self.class_counts.tolist(), "tau": self.tau.tolist(), "target_prior": target}
+        return {
+            "class_counts": self.class_counts.tolist(),
+            "tau": self.tau.tolist(),
+            "target_prior": np.asarray(self.target_prior).tolist(),
+        }
 
 
 def add_constant(layer, name, values):
@@ -105,13 +105,13 @@ def as_target(target_prior, *, size, are_labels=False, other="class_counts"):
         target = priors.as_prior(target_prior, name="target_prior")
     else:
         target = priors.Prior(_checks.as_vector(target_prior, "target_prior"), num_examples=1.0)
-        if (bad := (target.counts <= 0) | (target.counts >= 1)).any():
-            raise _checks.ArgumentError(
-                "target_prior",
-                "Every number in `target_prior` must be the probability of a label, strictly between 0 and 1. Received "
-                f"{target.counts[bad].tolist()} at {_checks.name_classes(bad)}: divide counts by the number of "
-                "examples.",
-            )
+        _checks.refuse_numbers(
+            (target.counts <= 0) | (target.counts >= 1),
+            target.counts,
+            "target_prior",
+            "Every number in `target_prior` must be the probability of a label, strictly between 0 and 1.",
+            remedy=": divide counts by the number of examples.",
+        )
     _checks.check_length(target.counts, size, "target_prior", other)
     return target
 
@@ -174,8 +174,9 @@ class LogitAdjustment(Adjustment, keras.layers.Layer):
         super().__init__(**{"autocast": False, **kwargs})
         self.supports_masking = True
         self.corrected_before = bool(corrected_before)
-        settings = {"target_prior": target_prior, "num_examples": num_examples, "calibration": calibration}
-        self.values = self._settle(class_counts, tau=tau, **settings)
+        self.values = self._settle(
+            class_counts, tau=tau, target_prior=target_prior, num_examples=num_examples, calibration=calibration
+        )
 
     def build(self, input_shape):
         if not input_shape or input_shape[-1] is None:
@@ -226,8 +227,7 @@ class LogitAdjustment(Adjustment, keras.layers.Layer):
         return tuple(input_shape)
 
     def compute_output_spec(self, inputs):
-        dtype = keras.backend.result_type(inputs.dtype, "float32")
-        return keras.KerasTensor(inputs.shape, dtype=dtype)
+        return keras.KerasTensor(inputs.shape, dtype=keras.backend.result_type(inputs.dtype, "float32"))
 
     def get_config(self):
         config = {**super().get_config(), **self._adjustment_config(), "num_examples": self.num_examples}

@@ -64,13 +64,11 @@ class Calibration:
 
 def as_calibration(calibration, num_classes):
     """`calibration` if it is one of `num_classes` classes (None: not known), or None."""
-    if calibration is None:
-        return None
-    if not isinstance(calibration, Calibration):
+    if calibration is not None and not isinstance(calibration, Calibration):
         raise ValueError(
             "`calibration` must be a `kla.Calibration`: what `kla.calibrate(logits, y_true)` finds on "
             f"held-out examples, or Calibration(temperature, bias). Received: calibration={calibration!r}"
         )
-    if calibration.bias is not None and num_classes is not None:
+    if num_classes is not None and calibration is not None and calibration.bias is not None:
         _checks.check_length(np.asarray(calibration.bias), num_classes, "calibration.bias", "class_counts")
     return calibration

@@ -50,8 +50,12 @@ class CosineDense(keras.layers.Layer):
         self.supports_masking = True
 
     def build(self, input_shape):
-        shape = (input_shape[-1], self.units)
-        self.kernel = self.add_weight(name="kernel", shape=shape, initializer=self.kernel_initializer, autocast=False)
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(input_shape[-1], self.units),
+            initializer=self.kernel_initializer,
+            autocast=False,
+        )
 
     def call(self, inputs):
         kernel = _normalize(_labels.at_least_float32(ops.convert_to_tensor(self.kernel)), axis=0)
@@ -61,10 +65,14 @@ class CosineDense(keras.layers.Layer):
         return logits
 
     def compute_output_spec(self, inputs):
-        dtype = keras.backend.result_type(self.compute_dtype, "float32")
-        return keras.KerasTensor((*inputs.shape[:-1], self.units), dtype=dtype)
+        return keras.KerasTensor(
+            (*inputs.shape[:-1], self.units), dtype=keras.backend.result_type(self.compute_dtype, "float32")
+        )
 
     def get_config(self):
-        initializer = keras.initializers.serialize(self.kernel_initializer)
-        config = {"units": self.units, "scale": self.scale, "kernel_initializer": initializer}
-        return {**super().get_config(), **config}
+        return {
+            **super().get_config(),
+            "units": self.units,
+            "scale": self.scale,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+        }

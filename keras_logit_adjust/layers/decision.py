@@ -48,9 +48,8 @@ class MinimumRiskDecision(keras.layers.Layer):
         self.matrix = add_constant(self, "costs", self.costs)
 
     def call(self, inputs):
-        probabilities = _labels.at_least_float32(inputs)
-        if self.from_logits:
-            probabilities = ops.softmax(probabilities)
+        outputs = _labels.at_least_float32(inputs)
+        probabilities = ops.softmax(outputs) if self.from_logits else outputs
         return -ops.matmul(probabilities, ops.cast(ops.convert_to_tensor(self.matrix), probabilities.dtype))
 
     def compute_output_spec(self, inputs):
@@ -61,8 +60,9 @@ class MinimumRiskDecision(keras.layers.Layer):
                 f"`MinimumRiskDecision` takes logits. Received the softmax of layer {made_by.name!r}: say "
                 "from_logits=False."
             )
-        dtype = keras.backend.result_type(inputs.dtype, "float32")
-        return keras.KerasTensor((*inputs.shape[:-1], self.costs.shape[1]), dtype=dtype)
+        return keras.KerasTensor(
+            (*inputs.shape[:-1], self.costs.shape[1]), dtype=keras.backend.result_type(inputs.dtype, "float32")
+        )
 
     def get_config(self):
         return {**super().get_config(), "costs": self.costs.tolist(), "from_logits": self.from_logits}

@@ -23,8 +23,9 @@ class LogitsDense(keras.layers.Dense):
         return logits + ops.cast(self._shift(), logits.dtype) if training else logits
 
     def compute_output_spec(self, inputs, training=None):
-        dtype = keras.backend.result_type(self.compute_dtype, "float32")
-        return keras.KerasTensor(self.compute_output_shape(inputs.shape), dtype=dtype)
+        return keras.KerasTensor(
+            self.compute_output_shape(inputs.shape), dtype=keras.backend.result_type(self.compute_dtype, "float32")
+        )
 
     # `Dense` stores just its kernel and bias; the base class stores every variable.
     def save_own_variables(self, store):
@@ -44,17 +45,14 @@ class LogitsDense(keras.layers.Dense):
         """
         if not self.built:
             raise ValueError(f"Layer {self.name!r} has no weights yet: build it, or call it on data, first.")
-        config = keras.layers.Dense.get_config(self)
-        config.update(name=self.name, dtype=keras.backend.result_type(self.compute_dtype, "float32"))
-        dense = keras.layers.Dense.from_config(config)
+        dtype = keras.backend.result_type(self.compute_dtype, "float32")
+        dense = keras.layers.Dense.from_config({**keras.layers.Dense.get_config(self), "dtype": dtype})
         dense.build((None, self.kernel.shape[0]))
         dense.set_weights([ops.convert_to_numpy(w) for w in (self.kernel, self.bias) if w is not None])
         return dense
 
     def get_config(self):
-        config = super().get_config()
-        del config["activation"]
-        return config
+        return {name: value for name, value in super().get_config().items() if name != "activation"}
 
 
 @keras.saving.register_keras_serializable(package="keras_logit_adjust")

@@ -95,10 +95,12 @@ class StreamingPriorDense(LogitsDense):
         return ops.convert_to_tensor(self.strength) * log_prior - ops.convert_to_tensor(self.log_target)
 
     def get_config(self):
-        target = None if self.target is None else self.target_prior.tolist()
-        streaming_prior = keras.saving.serialize_keras_object(self.streaming_prior)
-        config = {"streaming_prior": streaming_prior, "tau": self.tau.tolist(), "target_prior": target}
-        return {**super().get_config(), **config}
+        return {
+            **super().get_config(),
+            "streaming_prior": keras.saving.serialize_keras_object(self.streaming_prior),
+            "tau": self.tau.tolist(),
+            "target_prior": np.asarray(self.target_prior).tolist(),
+        }
 
     @classmethod
     def from_config(cls, config):

@@ -24,6 +24,7 @@ class MaskedLoss(keras.losses.Loss):
             of training, not part of the config.
     """
 
+    _arguments = ()  # those of a subclass's own that its config names
     stage_weight = None
 
     def __init__(self, *, label_smoothing=0.0, ignore_class=None, reduction="sum_over_batch_size", name=None):
@@ -57,7 +58,8 @@ class MaskedLoss(keras.losses.Loss):
             return _reduce(values, mask, weight, self.reduction)
 
     def get_config(self):
-        return {**self._options, "reduction": self.reduction, "name": self.name}
+        own = {name: np.asarray(getattr(self, name)).tolist() for name in self._arguments}
+        return {**own, **self._options, "reduction": self.reduction, "name": self.name}
 
 
 def checked_options(*, label_smoothing, ignore_class):

@@ -15,6 +15,13 @@ from keras_logit_adjust.losses.logit_adjusted import LogitAdjustedCrossentropy
 from keras_logit_adjust.losses.pairwise_margin import PairwiseMarginCrossentropy
 from keras_logit_adjust.losses.reweighted import FocalCrossentropy
 
+_SOFTMAX_LOSSES = (
+    LogitAdjustedCrossentropy,
+    PairwiseMarginCrossentropy,
+    FocalCrossentropy,
+    keras.losses.SparseCategoricalCrossentropy,
+    keras.losses.CategoricalCrossentropy,
+)
 _TOLERANCE = 1e-6  # of logarithms: what float64 leaves of margins that were computed as differences
 _MOST_CLASSES = 512  # pairs are tried among so many classes, taken evenly over the frequencies
 _LARGER_SHARE = 0.8  # of a witness's classes, at the contested point
@@ -112,34 +119,37 @@ def judge(prior, margins):
     """The `Consistency` of a member of the family, from its class prior `[L]` and its `_rivals.Margins`."""
     class_weight, label_margin, rival_margin, logit_scale = margins
     if np.ptp(logit_scale) > _TOLERANCE * logit_scale.max():
-        reason = (
-            "Logits are scaled by class, so the minimum leaves the size of the logits, and with it their order, open."
+        return Consistency(
+            "undecided",
+            "Logits are scaled by class, so the minimum leaves the size of the logits, and with it their order, open.",
         )
-        return Consistency("undecided", reason)
     log_delta = np.log(class_weight) + np.log(prior)
     if _meets_theorem_1(label_margin + log_delta, rival_margin - log_delta):
         delta = np.exp(log_delta - np.logaddexp.reduce(log_delta))
         return Consistency("consistent", "Theorem 1 holds, with the δ given.", delta=delta)
     first, second, log_odds = _worst_pair(prior, log_delta, label_margin, rival_margin)
     if log_odds > _TOLERANCE:
-        # The minimizer weighs the second class e^log_odds times too heavily against the first.
-        reason = (
+        # The minimizer weighs the second class e^log_odds times too heavily against the first. At the witness's point
+        # the first is the likelier one, P(x|first) > P(x|second), by less than the loss asks for.
+        shares = (_LARGER_SHARE, _LARGER_SHARE * np.exp(-0.5 * min(log_odds, 4.0)))
+        return Consistency(
+            "inconsistent",
             f"Classes {first} and {second} fail Lemma 2: the minimizer prefers class {second} until P(x|{first}) is "
-            f"{np.exp(log_odds):.3g} times P(x|{second})."
+            f"{np.exp(log_odds):.3g} times P(x|{second}).",
+            witness=Witness((first, second), prior, shares),
         )
-        return Consistency("inconsistent", reason, witness=_witness(prior, first, second, log_odds))
     if prior.size == 2:
         return Consistency("consistent", "Lemma 2 holds, which decides for two classes.")
-    reason = "Every two classes meet Lemma 2, but the margins are not those of Theorem 1, which is only sufficient."
-    return Consistency("undecided", reason)
+    return Consistency(
+        "undecided",
+        "Every two classes meet Lemma 2, but the margins are not those of Theorem 1, which is only sufficient.",
+    )
 
 
 def _parts(loss, class_counts):
     """The class prior `[L]` and the `_rivals.Margins` of a loss."""
-    if class_counts is None:
-        class_counts = getattr(loss, "class_counts", None)
-    known = (keras.losses.SparseCategoricalCrossentropy, keras.losses.CategoricalCrossentropy)
-    if not isinstance(loss, (*known, LogitAdjustedCrossentropy, PairwiseMarginCrossentropy, FocalCrossentropy)):
+    class_counts = getattr(loss, "class_counts", None) if class_counts is None else class_counts
+    if not isinstance(loss, _SOFTMAX_LOSSES):
         raise ValueError(
             "`loss` must be a softmax loss of `kla.losses`, or Keras's SparseCategoricalCrossentropy or "
             f"CategoricalCrossentropy. Received: {type(loss).__name__}"
@@ -162,10 +172,9 @@ def _parts(loss, class_counts):
 
 def _meets_theorem_1(label_part, rival_part):
     """Whether `A_y + B_y' = 0` for all `y ≠ y'`, `A = u + log δ` and `B = v − log δ`."""
-    if label_part.size == 2:
-        gaps = label_part + rival_part[::-1]
-    else:  # from three classes on, only constants do that
-        gaps = [np.ptp(label_part), np.ptp(rival_part), label_part[0] + rival_part[0]]
+    # From three classes on, only constants do that.
+    constants = [np.ptp(label_part), np.ptp(rival_part), label_part[0] + rival_part[0]]
+    gaps = label_part + rival_part[::-1] if label_part.size == 2 else constants
     return bool(np.abs(gaps).max() < _TOLERANCE)
 
 
@@ -178,8 +187,3 @@ def _worst_pair(prior, log_delta, label_margin, rival_margin):
     log_odds = pull.T - pull
     first, second = np.unravel_index(log_odds.argmax(), log_odds.shape)
     return int(chosen[first]), int(chosen[second]), float(log_odds[first, second])
-
-
-def _witness(prior, first, second, log_odds):
-    """A point where the first class is the likelier one, P(x|first) > P(x|second), by less than the loss asks for."""
-    return Witness((first, second), prior, (_LARGER_SHARE, _LARGER_SHARE * np.exp(-0.5 * min(log_odds, 4.0))))

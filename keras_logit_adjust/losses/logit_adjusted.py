@@ -92,14 +92,13 @@ def _softmax_values(y_true, y_pred, adjustment, *, label_smoothing, ignore_class
     if labels.ids is None or (label_smoothing and weight is not None):
         targets = labels.targets(logits.dtype, label_smoothing)
         scores, log_total = _log_softmax_parts(logits)
-        values = _base.expected_cost(
-            targets, 1.0 if weight is None else weight, ops.expand_dims(log_total, -1) - scores
-        )
+        excess = ops.expand_dims(log_total, -1) - scores
+        return labels.spoil(_base.expected_cost(targets, 1.0 if weight is None else weight, excess)), labels.kept
+    if not label_smoothing and _prefers_fused_kernel(labels.y_pred):
+        values = ops.sparse_categorical_crossentropy(labels.ids, logits, from_logits=True)
     else:
-        fused = not label_smoothing and _prefers_fused_kernel(labels.y_pred)
-        values = _id_values(labels.ids, logits, label_smoothing, fused)
-        values = values if weight is None else ops.take(weight, labels.ids) * values
-    return labels.spoil(values), labels.kept
+        values = _id_values(labels.ids, logits, label_smoothing)
+    return labels.spoil(values if weight is None else ops.take(weight, labels.ids) * values), labels.kept
 
 
 def _sigmoid_values(y_true, y_pred, adjustment, *, label_smoothing, ignore_class, class_weight=None):
@@ -128,9 +127,7 @@ def _adjust(y_pred, adjustment):
     return tf.nn.bias_add(logits, adjustment)  # the same sum, of which an eager tape keeps no float32 copy
 
 
-def _id_values(ids, logits, label_smoothing, fused):
-    if fused:
-        return ops.sparse_categorical_crossentropy(ids, logits, from_logits=True)
+def _id_values(ids, logits, label_smoothing):
     scores, log_total = _log_softmax_parts(logits)
     chosen = ops.squeeze(ops.take_along_axis(scores, ops.expand_dims(ids, -1), axis=-1), axis=-1)
     if label_smoothing:
@@ -196,6 +193,8 @@ class LogitAdjustedCrossentropy(_base.MaskedLoss):
     Reference: Menon et al. (2021), §5, equation 10 and Theorem 1.
     """
 
+    _arguments = ("class_counts", "tau")
+
     def __init__(
         self,
         class_counts,
@@ -215,9 +214,6 @@ class LogitAdjustedCrossentropy(_base.MaskedLoss):
     def values_and_mask(self, y_true, y_pred):
         _base.warn_of_bounded_logits(y_pred, self.adjustment)
         return _softmax_values(y_true, y_pred, self.adjustment, class_weight=self.reweighted(), **self._options)
-
-    def get_config(self):
-        return {"class_counts": self.class_counts.tolist(), "tau": self.tau.tolist(), **super().get_config()}
 
 
 @keras.saving.register_keras_serializable(package="keras_logit_adjust")
@@ -253,6 +249,8 @@ class BinaryLogitAdjustedCrossentropy(_base.MaskedLoss):
     Reference: Menon et al. (2021), §5, equation 10 for two classes.
     """
 
+    _arguments = ("positive_counts", "num_examples", "tau")
+
     def __init__(
         self,
         positive_counts,
@@ -272,11 +270,3 @@ class BinaryLogitAdjustedCrossentropy(_base.MaskedLoss):
 
     def values_and_mask(self, y_true, y_pred):
         return _sigmoid_values(y_true, y_pred, self.adjustment, class_weight=self.stage_weight, **self._options)
-
-    def get_config(self):
-        return {
-            "positive_counts": self.positive_counts.tolist(),
-            "num_examples": self.num_examples,
-            "tau": self.tau.tolist(),
-            **super().get_config(),
-        }

@@ -48,6 +48,8 @@ class PairwiseMarginCrossentropy(_base.MaskedLoss):
     Reference: Menon et al. (2021), §5.1, equation 11.
     """
 
+    _arguments = ("class_counts", "class_weight", "label_margin", "rival_margin", "logit_scale")
+
     def __init__(
         self,
         class_counts,
@@ -102,9 +104,14 @@ class PairwiseMarginCrossentropy(_base.MaskedLoss):
         """
         prior = priors.as_prior(class_counts, independent=False)
         delta = _checks.as_class_vector(delta, "delta", prior.size, positive=True)
-        vectors = {"label_margin": -np.log(delta), "rival_margin": np.log(delta)}
-        weight = delta / prior.probabilities
-        return PairwiseMarginCrossentropy(prior, class_weight=weight, **vectors, name=name, **kwargs)
+        return PairwiseMarginCrossentropy(
+            prior,
+            class_weight=delta / prior.probabilities,
+            label_margin=-np.log(delta),
+            rival_margin=np.log(delta),
+            name=name,
+            **kwargs,
+        )
 
     @staticmethod
     def balanced(class_counts, *, name="balanced_crossentropy", **kwargs):
@@ -163,22 +170,19 @@ class PairwiseMarginCrossentropy(_base.MaskedLoss):
         prior = priors.as_prior(class_counts, independent=False)
         adjustment = _checks.as_tau(tau, prior.size) * prior.logits
         largest = prior.probabilities.min() ** -0.25 if max_margin is None else max_margin
-        vectors = {"label_margin": adaptive_margins(prior, max_margin=largest) - adjustment, "rival_margin": adjustment}
-        return PairwiseMarginCrossentropy(prior, **vectors, name=name, **kwargs)
+        return PairwiseMarginCrossentropy(
+            prior,
+            label_margin=adaptive_margins(prior, max_margin=largest) - adjustment,
+            rival_margin=adjustment,
+            name=name,
+            **kwargs,
+        )
 
     def values_and_mask(self, y_true, y_pred):
         _base.warn_of_bounded_logits(y_pred, self.rival_margin)
         weight = self.reweighted(self.class_weight)
         margins = _rivals.Margins(weight, self.label_margin, self.rival_margin, self.logit_scale)
         return _rivals.rival_costs(y_true, y_pred, margins, **self._options)
-
-    def _arguments(self):
-        """The part of the config that a member has beside its counts and the options of every loss."""
-        names = ("class_weight", "label_margin", "rival_margin", "logit_scale")
-        return {name: getattr(self, name).tolist() for name in names}
-
-    def get_config(self):
-        return {"class_counts": self.class_counts.tolist(), **self._arguments(), **super().get_config()}
 
 
 def adaptive_margins(class_counts, *, max_margin):
@@ -215,6 +219,8 @@ class AdaptiveMarginCrossentropy(PairwiseMarginCrossentropy):
     Reference: Cao et al. (2019), LDAM, §3, equations 12 and 13; Menon et al. (2021), §3.
     """
 
+    _arguments = ("class_counts", "max_margin")
+
     def __init__(
         self,
         class_counts,
@@ -235,9 +241,6 @@ class AdaptiveMarginCrossentropy(PairwiseMarginCrossentropy):
             name=name,
         )
         self.max_margin = float(max_margin)
-
-    def _arguments(self):
-        return {"max_margin": self.max_margin}
 
 
 @keras.saving.register_keras_serializable(package="keras_logit_adjust")
@@ -272,6 +275,8 @@ class EqualizedCrossentropy(PairwiseMarginCrossentropy):
     Reference: Tan et al. (2020), equalization loss, in its softmax form; Menon et al. (2021), §3.
     """
 
+    _arguments = ("class_counts", "threshold", "gamma", "form")
+
     def __init__(
         self,
         class_counts,
@@ -285,8 +290,7 @@ class EqualizedCrossentropy(PairwiseMarginCrossentropy):
         name="equalized_crossentropy",
     ):
         prior = priors.as_prior(class_counts, independent=False)
-        if threshold is None:
-            threshold = 0.3 / prior.size
+        threshold = 0.3 / prior.size if threshold is None else threshold
         self.threshold = _checks.check_number(threshold, "threshold", minimum=0.0, maximum=1.0)
         self.gamma = _checks.check_fraction(gamma, "gamma")
         self.form = _checks.check_choice(form, "form", ("threshold", "prior"))
@@ -300,9 +304,6 @@ class EqualizedCrossentropy(PairwiseMarginCrossentropy):
             reduction=reduction,
             name=name,
         )
-
-    def _arguments(self):
-        return {"threshold": self.threshold, "gamma": self.gamma, "form": self.form}
 
 
 @keras.saving.register_keras_serializable(package="keras_logit_adjust")
@@ -333,6 +334,8 @@ class VectorScalingCrossentropy(PairwiseMarginCrossentropy):
     Reference: Kini et al. (2021), VS-loss; Ye et al. (2020), CDT.
     """
 
+    _arguments = ("class_counts", "gamma", "tau")
+
     def __init__(
         self,
         class_counts,
@@ -357,6 +360,3 @@ class VectorScalingCrossentropy(PairwiseMarginCrossentropy):
             reduction=reduction,
             name=name,
         )
-
-    def _arguments(self):
-        return {"gamma": self.gamma, "tau": self.tau.tolist()}

@@ -72,6 +72,8 @@ class ClassBalancedCrossentropy(PairwiseMarginCrossentropy):
     Reference: Cui et al. (2019), class-balanced loss.
     """
 
+    _arguments = ("class_counts", "beta")
+
     def __init__(
         self,
         class_counts,
@@ -91,9 +93,6 @@ class ClassBalancedCrossentropy(PairwiseMarginCrossentropy):
             name=name,
         )
         self.beta = float(beta)
-
-    def _arguments(self):
-        return {"beta": self.beta}
 
 
 def focal_crossentropy(y_true, y_pred, *, gamma=2.0, class_weight=None, label_smoothing=0.0, ignore_class=None):
@@ -173,6 +172,8 @@ class FocalCrossentropy(_base.MaskedLoss):
     Reference: Lin et al. (2017), focal loss, for a softmax.
     """
 
+    _arguments = ("gamma", "class_weight")
+
     def __init__(
         self,
         gamma=2.0,
@@ -185,13 +186,9 @@ class FocalCrossentropy(_base.MaskedLoss):
     ):
         super().__init__(label_smoothing=label_smoothing, ignore_class=ignore_class, reduction=reduction, name=name)
         self.gamma = _checks.check_number(gamma, "gamma", minimum=0.0)
-        self.class_weight = None
-        if class_weight is not None:
-            self.class_weight = _checks.as_class_vector(class_weight, "class_weight", positive=True)
+        self.class_weight = (
+            None if class_weight is None else _checks.as_class_vector(class_weight, "class_weight", positive=True)
+        )
 
     def values_and_mask(self, y_true, y_pred):
         return _focal_values(y_true, y_pred, self.gamma, self.reweighted(self.class_weight), **self._options)
-
-    def get_config(self):
-        weight = None if self.class_weight is None else self.class_weight.tolist()
-        return {"gamma": self.gamma, "class_weight": weight, **super().get_config()}

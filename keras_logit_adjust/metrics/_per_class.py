@@ -9,6 +9,8 @@ from keras_logit_adjust import _checks, _keras, _labels, priors
 class PerClassMetric(_keras.HigherIsBetter):
     """Weighted hits and examples of each class."""
 
+    _arguments = ("num_classes", "ignore_class", "name")  # that the config names
+
     def __init__(self, num_classes, *, ignore_class=None, name=None):
         super().__init__(name=name, dtype="float32")  # whatever `floatx` is: bfloat16 stops counting at 256
         self.num_classes = _checks.check_integer(num_classes, "num_classes", minimum=2)
@@ -56,7 +58,7 @@ class PerClassMetric(_keras.HigherIsBetter):
         return ops.not_equal(ops.convert_to_tensor(self.total), 0.0)  # true for NaN: a bad label must show
 
     def get_config(self):
-        return {"num_classes": self.num_classes, "ignore_class": self.ignore_class, "name": self.name}
+        return {name: np.asarray(getattr(self, name)).tolist() for name in self._arguments}
 
 
 class PriorWeightedMetric(PerClassMetric):
@@ -65,6 +67,8 @@ class PriorWeightedMetric(PerClassMetric):
     Attributes:
         class_prior: that mix, float64 `[L]`; None where it is the uniform one, or the test set's own.
     """
+
+    _arguments = (*PerClassMetric._arguments, "class_prior")
 
     def __init__(self, num_classes, *, ignore_class=None, class_prior=None, name=None):
         super().__init__(num_classes, ignore_class=ignore_class, name=name)
@@ -78,7 +82,3 @@ class PriorWeightedMetric(PerClassMetric):
         present = self._present()
         weights = ops.where(present, ops.convert_to_tensor(weights), 0.0)
         return ops.sum(ops.where(present, values * weights, 0.0)) / ops.sum(weights)
-
-    def get_config(self):
-        prior = None if self.class_prior is None else self.class_prior.tolist()
-        return {**super().get_config(), "class_prior": prior}

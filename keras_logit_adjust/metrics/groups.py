@@ -42,6 +42,8 @@ class GroupAccuracy(PriorWeightedMetric):
     Reference: Menon et al. (2021), appendix E.4; Liu et al. (2019), OLTR (the bounds).
     """
 
+    _arguments = ("ignore_class", "name", "class_prior", "class_counts", "bounds", "groups")
+
     def __init__(
         self,
         class_counts,
@@ -69,11 +71,6 @@ class GroupAccuracy(PriorWeightedMetric):
             f"{name}_accuracy": self._mean_over_present(recall, members * self._importance)
             for name, members in self._members.items()
         }
-
-    def get_config(self):
-        config = super().get_config()
-        del config["num_classes"]
-        return {**config, "class_counts": self.class_counts.tolist(), "bounds": self.bounds, "groups": self.groups}
 
 
 def groups_of_counts(class_counts, *, bounds=(20, 100)):

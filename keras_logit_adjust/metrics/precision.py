@@ -48,8 +48,7 @@ class PerClassPrecision(_CountsPredictions):
         super().__init__(num_classes, ignore_class=ignore_class, class_prior=class_prior, name=name)
 
     def result(self):
-        correct = ops.multiply(self.correct, self._importance)
-        return self._ratio(correct, ops.convert_to_tensor(self.predicted))
+        return self._ratio(ops.multiply(self.correct, self._importance), ops.convert_to_tensor(self.predicted))
 
 
 @keras.saving.register_keras_serializable(package="keras_logit_adjust")

@@ -38,6 +38,8 @@ class BalancedAccuracy(PriorWeightedMetric):
     Reference: Menon et al. (2021), §2, equation 1; Brodersen et al. (2010).
     """
 
+    _arguments = (*PriorWeightedMetric._arguments, "k")
+
     def __init__(self, num_classes, *, k=1, ignore_class=None, class_prior=None, name=None):
         name = name or ("balanced_accuracy" if k == 1 else f"top_{k}_balanced_accuracy")
         super().__init__(num_classes, ignore_class=ignore_class, class_prior=class_prior, name=name)
@@ -58,9 +60,6 @@ class BalancedAccuracy(PriorWeightedMetric):
 
     def result(self):
         return self._mean_over_present(self._recall(), self._importance)
-
-    def get_config(self):
-        return {**super().get_config(), "k": self.k}
 
 
 class _Recalls(PerClassMetric):

@@ -51,8 +51,11 @@ class Head:
 
 def is_graph(model):
     """Whether `model` is Functional or Sequential with Keras's own `call`: what it computes can be read off."""
-    has_graph = isinstance(model, keras.Sequential) or _keras.is_functional(model)
-    return isinstance(model, keras.Model) and has_graph and _is_called_as_in(model, "keras.")
+    return (
+        isinstance(model, keras.Model)
+        and (isinstance(model, keras.Sequential) or _keras.is_functional(model))
+        and _is_called_as_in(model, "keras.")
+    )
 
 
 def _is_called_as_in(layer, *packages):
@@ -64,13 +67,11 @@ def require_model(model):
     """Raise unless `model` is a Keras model with one output and, as a graph, built."""
     if not isinstance(model, keras.Model):
         raise ValueError(f"`model` must be a `keras.Model`. Received: {type(model).__name__}")
-    if not is_graph(model):
-        return
-    if isinstance(model, keras.Sequential) and not model.built:
+    if is_graph(model) and isinstance(model, keras.Sequential) and not model.built:
         raise ValueError(
             f"Model {model.name!r} is not built, so its head is not known. Give it a `keras.Input`, or call it once."
         )
-    if len(model.outputs) != 1:
+    if is_graph(model) and len(model.outputs) != 1:
         raise ValueError(
             f"`model` must have one output. Model {model.name!r} has {len(model.outputs)}: adjust each on its own, "
             "with `keras.Model(model.inputs, model.outputs[i])`, or put `kla.layers.LogitAdjustment` behind its logits."
@@ -89,14 +90,9 @@ def find_head(model):
             f"Model {model.name!r} is a subclassed model, whose logits cannot be read off. Say what it gives: "
             'output="logits", "softmax" or "sigmoid".',
         )
-    tensor, output, calls = model.outputs[0], "logits", ()
-    source, calls_to_source = tensor, ()
-    while True:
-        node = _keras.node_of(tensor)
+    output, source, calls_to_source = "logits", model.outputs[0], ()
+    for node, calls in _nodes_backwards(model):
         operation = node.operation
-        if is_graph(operation) and len(operation.outputs) == 1:
-            calls, tensor = (*calls, node), operation.outputs[0]
-            continue
         activation = _activation_of(operation)
         if activation != "linear":
             if output != "logits":
@@ -109,27 +105,30 @@ def find_head(model):
                     f"Head {operation.name!r} has data_format='channels_first': the adjustment needs classes in the "
                     "last axis."
                 )
-            return Head(operation, tensor.shape[-1], output, source, calls_to_source)
-        tensor = node.input_tensors[0]
+            return Head(operation, node.output_tensors[0].shape[-1], output, source, calls_to_source)
 
 
-def last_operations(model):
-    """The operations of a graph that its output comes from, the last first, as far as each has one input."""
-    inputs = model.outputs[:1]
+def _nodes_backwards(model):
+    """The nodes of a graph that its output comes from, the last first, as far as each has one input.
+
+    Beside each the nodes at which nested models are called, down to the one that holds it.
+    """
+    inputs, calls = model.outputs[:1], ()
     while len(inputs) == 1:
         node = _keras.node_of(inputs[0])
         if is_graph(node.operation) and len(node.operation.outputs) == 1:
-            inputs = node.operation.outputs
-            continue
-        yield node.operation
-        inputs = node.input_tensors
+            inputs, calls = node.operation.outputs, (*calls, node)
+        else:
+            yield node, calls
+            inputs = node.input_tensors
 
 
 def decides(model):
     """Whether the one output of a model comes from a `MinimumRiskDecision`."""
     if not is_graph(model) or len(getattr(model, "outputs", None) or ()) != 1:
         return False
-    return isinstance(next(last_operations(model)), layers.MinimumRiskDecision)
+    node, _ = next(_nodes_backwards(model))
+    return isinstance(node.operation, layers.MinimumRiskDecision)
 
 
 def _activation_of(operation):
@@ -141,11 +140,10 @@ def _activation_of(operation):
             f"({type(operation).__name__}). If what it gives are logits or probabilities, say so: "
             'output="logits", "softmax" or "sigmoid".',
         )
+    activation = getattr(operation, "activation", keras.activations.linear)
+    name = getattr(activation, "__name__", str(activation))
     if isinstance(operation, keras.layers.Softmax):
         name = "softmax" if operation.axis in (-1, (-1,), [-1]) else f"softmax over axis {operation.axis}"
-    else:
-        activation = getattr(operation, "activation", keras.activations.linear)
-        name = getattr(activation, "__name__", str(activation))
     if name not in ACTIVATIONS:
         raise NoHeadError(
             f"The activation of {operation.name!r} must be one of {', '.join(ACTIVATIONS)}, applied to the last axis. "
@@ -236,7 +234,7 @@ def is_corrected(model):
 def _corrects_prior(loss):
     """Whether a loss shifts or scales logits by class or weighs classes. Margins of the label alone correct nothing."""
     vectors = (getattr(loss, name, None) for name in ("rival_margin", "class_weight", "logit_scale"))
-    is_uneven = any(np.ptp(vector) > 0 for vector in vectors if vector is not None)
+    is_uneven = any(vector is not None and np.ptp(vector) > 0 for vector in vectors)
     return is_uneven or bool(np.any(getattr(loss, "adjustment", 0)))
 
 
@@ -263,10 +261,8 @@ def clone_with_head(model, head, *, use_bias):
         return copies[id(layer)][1]
 
     def _clone_layer(layer):
-        config = layer.get_config()
-        if layer is head:
-            config["use_bias"] = use_bias
-        return type(layer).from_config(config)
+        changed = {"use_bias": use_bias} if layer is head else {}
+        return type(layer).from_config({**layer.get_config(), **changed})
 
     clone = _clone_graph(model, copy)
     for layer, twin in copies.values():
@@ -280,8 +276,8 @@ def clone_with_head(model, head, *, use_bias):
 def _clone_graph(model, copy):
     """A model of the copies of the layers of `model`, which keeps those that are used twice one layer."""
     if isinstance(model, keras.Sequential):
-        inputs = _input_like(model.inputs[0], copy)
-        return keras.Sequential([inputs, *map(copy, model.layers)], name=model.name, trainable=model.trainable)
+        copied = [_input_like(model.inputs[0], copy), *map(copy, model.layers)]
+        return keras.Sequential(copied, name=model.name, trainable=model.trainable)
     inputs = keras.tree.map_structure(lambda tensor: _input_like(tensor, copy), model.input)
     uncompiled = keras.Model(model.input, model.output, name=model.name)
     return keras.models.clone_model(uncompiled, inputs, clone_function=copy)

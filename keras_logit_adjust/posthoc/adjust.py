@@ -153,11 +153,11 @@ def rebuild(model, head, outputs):
 
 
 def _model_like(model, outputs):
-    outputs = keras.tree.pack_sequence_as(_structure(model, "output"), keras.tree.flatten(outputs))
-    return keras.Model(_structure(model, "input"), outputs, name=f"{model.name}_adjusted")
+    outputs = keras.tree.pack_sequence_as(structure_of(model, "output"), keras.tree.flatten(outputs))
+    return keras.Model(structure_of(model, "input"), outputs, name=f"{model.name}_adjusted")
 
 
-def _structure(model, side):
+def structure_of(model, side):
     """The symbolic "input" or "output" of a graph, in the dicts or lists it was built with."""
     return getattr(model, f"{side}s")[0] if isinstance(model, keras.Sequential) else getattr(model, side)
 
@@ -205,8 +205,7 @@ def logits_of(outputs, kind):
     if kind == "logits":
         return outputs
     outputs = ops.cast(outputs, "float32")
-    logits = _safe_log(outputs)
-    return logits if kind == "softmax" else logits - _safe_log(1.0 - outputs)
+    return _safe_log(outputs) if kind == "softmax" else _safe_log(outputs) - _safe_log(1.0 - outputs)
 
 
 def _safe_log(probabilities):

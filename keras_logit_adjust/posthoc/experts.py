@@ -9,7 +9,7 @@ import numpy as np
 from keras_logit_adjust import _checks, priors
 from keras_logit_adjust.layers import LogitAdjustment
 from keras_logit_adjust.posthoc import _graph
-from keras_logit_adjust.posthoc.adjust import rebuild
+from keras_logit_adjust.posthoc.adjust import rebuild, structure_of
 
 
 def product_of_experts(models, class_counts, *, taus=1.0, target_prior=None, allow_double_correction=False):
@@ -65,7 +65,10 @@ def product_of_experts(models, class_counts, *, taus=1.0, target_prior=None, all
         _graph.check_not_adjusted(model, allow_double_correction or tau == 0)
     heads = [_graph.find_head(model) for model in models]
     _check_alike(models, heads, prior.size)
-    inputs = keras.tree.map_structure(_input_like, _experts_input(models[0]))
+    inputs = keras.tree.map_structure(
+        lambda tensor: keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name),
+        structure_of(models[0], "input"),
+    )
     logs = [_log_probabilities(*expert, i)(inputs) for i, expert in enumerate(zip(models, heads, strict=True))]
     mean = keras.layers.Average(dtype="float32", name="mean_log_probabilities")(logs)
     # The mean of the experts' adjustments is the adjustment by the mean τ.
@@ -101,18 +104,11 @@ def _check_alike(models, heads, num_classes):
             )
         _checks.check_length(np.empty(head.width), num_classes, f"the head of {model.name!r}", "class_counts")
     described = [
-        keras.tree.map_structure(lambda tensor: (tensor.shape, tensor.dtype), _experts_input(model)) for model in models
+        keras.tree.map_structure(lambda tensor: (tensor.shape, tensor.dtype), structure_of(model, "input"))
+        for model in models
     ]
     if any(other != described[0] for other in described[1:]):
         raise ValueError(f"Experts must have the same inputs. Received: {described}.")
-
-
-def _experts_input(model):
-    return model.inputs[0] if isinstance(model, keras.Sequential) else model.input
-
-
-def _input_like(tensor):
-    return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name)
 
 
 def _log_probabilities(model, head, i):

@@ -57,7 +57,13 @@ def fold_into_bias(
             'Use kla.adjust(model, class_counts, output="logits" | "softmax" | "sigmoid").'
         )
     head = _graph.find_head(model)
-    _check_foldable(model, head)
+    way_out = "Use `kla.adjust`, which adds a layer behind it instead."
+    _graph.check_own_head(model, head.layer, way_out)
+    if head.layer.compute_dtype in ("float16", "bfloat16"):
+        raise ValueError(
+            f"Head {head.layer.name!r} adds its bias in {head.layer.compute_dtype}, which would round the prior (−36.9 "
+            f'becomes −37.0 in bfloat16). Build the head with dtype="float32". {way_out}'
+        )
     layer = adjustment_layer(
         class_counts,
         num_examples,
@@ -77,13 +83,3 @@ def fold_into_bias(
         elif name == "bias":
             variable.assign(values - layer.values)
     return folded
-
-
-def _check_foldable(model, head):
-    layer, way_out = head.layer, "Use `kla.adjust`, which adds a layer behind it instead."
-    _graph.check_own_head(model, layer, way_out)
-    if layer.compute_dtype in ("float16", "bfloat16"):
-        raise ValueError(
-            f"Head {layer.name!r} adds its bias in {layer.compute_dtype}, which would round the prior (−36.9 becomes "
-            f'−37.0 in bfloat16). Build the head with dtype="float32". {way_out}'
-        )

@@ -10,8 +10,6 @@ from keras import ops
 from keras_logit_adjust import _checks, _keras, priors
 from keras_logit_adjust.posthoc import _graph
 
-_WAY_OUT = "Give `normalize_weights` a model whose head is its own."
-
 
 def normalize_weights(model, *, tau=1.0, by="norm", class_counts=None, bias="keep", allow_double_correction=False):
     """A copy of the model that predicts with `w_yᵀΦ(x) / ν_y^τ (+ b_y)`, `ν_y = ‖w_y‖₂` or `ν_y = π_y`.
@@ -95,5 +93,5 @@ def _head_to_normalize(model):
         ) from error
     if head.width < 2:
         raise ValueError(f"Head {head.layer.name!r} has one unit: there are no class weights to compare.")
-    _graph.check_own_head(model, head.layer, _WAY_OUT)
+    _graph.check_own_head(model, head.layer, "Give `normalize_weights` a model whose head is its own.")
     return head

@@ -114,18 +114,15 @@ def _dataset_labels(dataset):
     if dataset.cardinality() == -1:  # tf.data.INFINITE_CARDINALITY, without importing TensorFlow
         raise ValueError("`count_classes` was given an endless dataset: count before `.repeat()`, or `.take(n)` of it.")
     labels = dataset.map(lambda *batch: labels_of(batch if len(batch) > 1 else batch[0]))
-    if holds_single_examples(dataset.element_spec):
-        labels = labels.batch(_REBATCH)
-    return labels.as_numpy_iterator()
+    is_single = holds_single_examples(dataset.element_spec)
+    return (labels.batch(_REBATCH) if is_single else labels).as_numpy_iterator()
 
 
 def holds_single_examples(spec):
     """Whether a dataset's elements are single examples: their labels scalars, or rows (floats, or x of other sizes)."""
     labels = labels_of(spec)
-    if labels.shape.rank == 0:
-        return True
     if labels.shape.rank != 1 or labels.shape[0] is None:
-        return False
+        return labels.shape.rank == 0
     if labels.dtype.is_floating or not isinstance(spec, tuple):
         return labels.dtype.is_floating
     leading = {tuple(x.shape[:1]) for x in keras.tree.flatten(spec[0])}
@@ -146,9 +143,8 @@ def _with_progress(batches, total=None):
 
 
 def _to_numpy(labels):
-    if isinstance(labels, (list, tuple)) or hasattr(labels, "__array__") and not keras.ops.is_tensor(labels):
-        return np.asarray(labels)
-    return keras.ops.convert_to_numpy(labels)
+    is_numpy = isinstance(labels, (list, tuple)) or hasattr(labels, "__array__") and not keras.ops.is_tensor(labels)
+    return np.asarray(labels) if is_numpy else keras.ops.convert_to_numpy(labels)
 
 
 def _count_batch(labels, num_classes, position):
@@ -169,9 +165,8 @@ def _count_batch(labels, num_classes, position):
             f"shape {labels.shape} in {position}. Multi-label rows are counted by `labels.sum(axis=0)`."
         )
     ids = labels.ravel()
-    bad = ~np.isfinite(ids) | (ids < 0) | (ids != np.floor(ids))
-    if num_classes is not None:
-        bad = bad | (ids >= num_classes)
+    limit = np.inf if num_classes is None else num_classes
+    bad = ~np.isfinite(ids) | (ids < 0) | (ids >= limit) | (ids != np.floor(ids))
     if bad.any():
         first = int(np.flatnonzero(bad)[0])
         upper = f" and below num_classes={num_classes}" if num_classes is not None else ""
@@ -184,10 +179,12 @@ def _count_batch(labels, num_classes, position):
 
 def _is_one_hot(labels, num_classes):
     """Rows of one-hot or soft labels: numbers in [0, 1] that sum to one, as many as there are classes."""
-    if labels.ndim < 2 or labels.shape[-1] < 2 or labels.size == 0:
-        return False
-    if num_classes is not None and labels.shape[-1] != num_classes:
-        return False
-    if labels.min() < 0 or labels.max() > 1:
-        return False
-    return bool(np.allclose(labels.sum(axis=-1, dtype="float64"), 1.0, atol=1e-3))
+    return bool(
+        labels.ndim > 1
+        and labels.shape[-1] > 1
+        and num_classes in (None, labels.shape[-1])
+        and labels.size > 0
+        and labels.min() >= 0
+        and labels.max() <= 1
+        and np.allclose(labels.sum(axis=-1, dtype="float64"), 1.0, atol=1e-3)
+    )

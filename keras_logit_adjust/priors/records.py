@@ -29,16 +29,16 @@ def label_batches(files, record_label, batch_size):
     import tensorflow as tf
 
     paths = list(dict.fromkeys(path for pattern in files for path in _matches(pattern)))
-    parse = record_label if callable(record_label) else _label_parser(record_label)
+    named = {} if callable(record_label) else {record_label: tf.io.FixedLenFeature([], tf.int64)}
+    parse = (lambda batch: tf.io.parse_example(batch, named)[record_label]) if named else record_label
 
     def read(path):
         compression = tf.where(tf.strings.regex_full_match(path, r".*\.gz"), "GZIP", "")
         # Small batches: until it is parsed a record is as large as its image.
         return tf.data.TFRecordDataset(path, compression).batch(_RECORDS).map(parse)
 
-    calls = tf.data.AUTOTUNE
-    labels = tf.data.Dataset.from_tensor_slices(paths).interleave(read, num_parallel_calls=calls, deterministic=False)
-    return labels.rebatch(batch_size)
+    files = tf.data.Dataset.from_tensor_slices(paths)
+    return files.interleave(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=False).rebatch(batch_size)
 
 
 def _matches(pattern):
@@ -49,10 +49,3 @@ def _matches(pattern):
     if not paths:
         raise ValueError(f"A file or pattern must match files that exist. Received: {pattern!r}")
     return paths
-
-
-def _label_parser(name):
-    import tensorflow as tf
-
-    features = {name: tf.io.FixedLenFeature([], tf.int64)}
-    return lambda serialized: tf.io.parse_example(serialized, features)[name]

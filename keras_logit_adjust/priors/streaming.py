@@ -111,8 +111,12 @@ class StreamingPrior:
 
     def get_config(self):
         """The arguments as plain values; the counts are saved with a head."""
-        config = {"num_classes": self.num_classes, "half_life": self.half_life, "smoothing": self.smoothing}
-        return {**config, "ignore_class": self.ignore_class}
+        return {
+            "num_classes": self.num_classes,
+            "half_life": self.half_life,
+            "smoothing": self.smoothing,
+            "ignore_class": self.ignore_class,
+        }
 
     @classmethod
     def from_config(cls, config):

@@ -20,7 +20,13 @@ def as_destination(path, to=None, overwrite=False):
             f"`path` must be the path of a file, or of the folder of a SavedModel, to write. Received: path={path!r}",
         )
     path = pathlib.Path(path)
-    to = _format_of(path) if to is None else _checks.check_choice(to, "to", list(SUFFIXES))
+    if to is None and path.suffix not in ("", *_FORMATS):  # not taken for a folder of that name
+        raise _checks.ArgumentError(
+            "path",
+            f"The suffix of {path} must be {', '.join(_FORMATS)}, or none for the folder of a SavedModel. Received "
+            f"{path.suffix}: rename it, or name the format (`to`).",
+        )
+    to = _checks.check_choice(_FORMATS.get(path.suffix, "savedmodel") if to is None else to, "to", list(SUFFIXES))
     expected = SUFFIXES[to]
     if expected and path.suffix != expected:
         raise _checks.ArgumentError("path", f"A {to} file must be named …{expected}. Received: {path}")
@@ -36,21 +42,8 @@ def as_destination(path, to=None, overwrite=False):
     return path, to
 
 
-def _format_of(path):
-    """The format that the suffix of `path` says; one that says none is not taken for a folder of that name."""
-    if path.suffix and path.suffix not in _FORMATS:
-        raise _checks.ArgumentError(
-            "path",
-            f"The suffix of {path} must be {', '.join(_FORMATS)}, or none for the folder of a SavedModel. Received "
-            f"{path.suffix}: rename it, or name the format (`to`).",
-        )
-    return _FORMATS.get(path.suffix, "savedmodel")
-
-
 def _check_free(path, to, overwrite):
-    if not os.path.lexists(path):
-        return
-    if not overwrite:
+    if not overwrite and os.path.lexists(path):
         raise _checks.ArgumentError(
             "overwrite", f"{path} exists and is not overwritten. Choose another path, or allow it (`overwrite`)."
         )
@@ -59,9 +52,9 @@ def _check_free(path, to, overwrite):
             f"A link is not overwritten, nor what it links to. {path} links to {os.readlink(path)}: name that, or "
             "remove the link first."
         )
+    kind = "SavedModel" if to == "savedmodel" else "file"
     is_of_its_kind = (path / "saved_model.pb").is_file() if to == "savedmodel" else not path.is_dir()
-    if not is_of_its_kind:
-        kind = "SavedModel" if to == "savedmodel" else "file"
+    if path.exists() and not is_of_its_kind:
         raise ValueError(f"Only a {kind} is overwritten by a {kind}, and {path} is none. Choose another path.")
 
 
@@ -76,18 +69,13 @@ def replacing(path):
     except OSError as error:  # it names the temporary folder
         raise type(error)(error.errno, error.strerror, str(path)) from error
     with temporary as folder:
-        partial = pathlib.Path(folder, path.name)
+        partial, aside = pathlib.Path(folder, path.name), pathlib.Path(folder, "replaced")
         yield partial
-        _move(partial, path, pathlib.Path(folder, "replaced"))
-
-
-def _move(partial, path, aside):
-    if not path.is_dir():
-        os.replace(partial, path)
-        return
-    os.replace(path, aside)  # a folder that holds something cannot be replaced in one step
-    try:
-        os.replace(partial, path)
-    except BaseException:
-        os.replace(aside, path)
-        raise
+        if path.is_dir():  # one that holds something cannot be replaced in one step
+            os.replace(path, aside)
+        try:
+            os.replace(partial, path)
+        except BaseException:
+            if aside.is_dir():
+                os.replace(aside, path)
+            raise

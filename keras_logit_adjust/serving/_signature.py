@@ -91,7 +91,12 @@ def outputs_by_name(outputs, served):
     if served.output == "decisions":
         return {"decision": tf.argmax(outputs, axis=-1), "scores": tf.cast(outputs, "float32"), "prior": prior}
     scores, probabilities, is_exclusive = _scores(tf.cast(outputs, "float32"), served.output)
-    names = None if served.class_names is None else tf.constant(_checked(served.class_names, scores.shape[-1]))
+    if served.class_names is not None and len(served.class_names) != scores.shape[-1]:
+        raise _checks.ArgumentError(
+            "class_names",
+            f"`class_names` must have one name for each class: the model has {scores.shape[-1]} classes, `class_names` "
+            f"has {len(served.class_names)}.",
+        )
     # By scores, whose order softmax could round away: the first is the argmax of what the model gives.
     _, best = tf.math.top_k(scores, min(served.top_k, scores.shape[-1]))
     named = {
@@ -100,8 +105,8 @@ def outputs_by_name(outputs, served):
         "top_k_labels": tf.cast(best, "int64"),
         "top_k_probabilities": tf.gather(probabilities, best, batch_dims=len(scores.shape) - 1),
     }
-    if names is not None:
-        named["top_k_class_names"] = tf.gather(names, best)
+    if served.class_names is not None:
+        named["top_k_class_names"] = tf.gather(tf.constant(served.class_names), best)
     for whole, first in (("top_k_labels", "label"), ("top_k_class_names", "class_name")):
         if is_exclusive and whole in named:
             named[first] = named[whole][..., 0]
@@ -113,19 +118,8 @@ def _scores(outputs, output):
     import tensorflow as tf
 
     if outputs.shape[-1] == 1 and output != "softmax":  # one unit stands for two classes
-        if output == "sigmoid":
-            pair = tf.concat([1.0 - outputs, outputs], axis=-1)
-            return pair, pair, True
-        outputs, output = tf.concat([tf.zeros_like(outputs), outputs], axis=-1), "logits"
+        negative = 1.0 - outputs if output == "sigmoid" else tf.zeros_like(outputs)
+        outputs = tf.concat([negative, outputs], axis=-1)
+        output = "softmax" if output == "sigmoid" else "logits"
     activation = {"logits": tf.nn.softmax, "binary_logits": tf.nn.sigmoid}.get(output, tf.identity)
     return outputs, activation(outputs), output in ("logits", "softmax")
-
-
-def _checked(class_names, num_classes):
-    if len(class_names) != num_classes:
-        raise _checks.ArgumentError(
-            "class_names",
-            f"`class_names` must have one name for each class: the model has {num_classes} classes, `class_names` has "
-            f"{len(class_names)}.",
-        )
-    return class_names

@@ -88,9 +88,8 @@ class Correction:
         of = "" if self.num_examples is None else f" of {self.num_examples:g} examples"
         target = "uniform" if self.target_prior is None else _numbers(self.target_prior)
         counts = _numbers(self.class_counts)
-        text = f"{self.means}, tau {_numbers(self.tau)}, class counts {counts}{of}, target prior {target}"
-        if self.calibration is not None:
-            text += ", calibrated before"
+        calibrated = "" if self.calibration is None else ", calibrated before"
+        text = f"{self.means}, tau {_numbers(self.tau)}, class counts {counts}{of}, target prior {target}{calibrated}"
         return f"{text}, of logits corrected before" if self.corrected_before else text
 
 
@@ -112,13 +111,13 @@ class Description:
     """
 
     model: str
-    head: str | None
-    head_type: str | None
-    num_outputs: int | None
-    output: str | None
-    is_binary: bool
-    corrections: tuple
-    prior: str
+    head: str | None = None
+    head_type: str | None = None
+    num_outputs: int | None = None
+    output: str | None = None
+    is_binary: bool = False
+    corrections: tuple = ()
+    prior: str = ""
     note: str = ""
 
     @property
@@ -172,20 +171,16 @@ def describe(model):
     if not isinstance(model, keras.Model):
         _graph.require_model(model)
     corrections = tuple(_as_correction(part) for _, part in _graph.corrections(model))
-    has_labels = any(correction.num_examples is not None for correction in corrections)
-    described = {
-        "model": model.name,
-        "head": None,
-        "head_type": None,
-        "num_outputs": None,
-        "output": None,
-        "is_binary": has_labels or isinstance(getattr(model, "loss", None), BINARY_LOSSES),
-        "corrections": corrections,
-        "prior": corrections[0].prior if corrections else "training, if nothing was folded into the bias",
-    }
-    if len(corrections) > 1:
-        described["prior"] = CORRECTED_TWICE
-    return Description(**{**described, **_outputs(model, corrections, described["is_binary"])})
+    is_binary = isinstance(getattr(model, "loss", None), BINARY_LOSSES) or any(
+        correction.num_examples is not None for correction in corrections
+    )
+    prior = corrections[0].prior if corrections else "training, if nothing was folded into the bias"
+    return Description(
+        model=model.name,
+        corrections=corrections,
+        prior=CORRECTED_TWICE if len(corrections) > 1 else prior,
+        **{"is_binary": is_binary, **_outputs(model, corrections, is_binary)},
+    )
 
 
 def _outputs(model, corrections, is_binary):
@@ -224,6 +219,5 @@ def _as_correction(part):
 def _numbers(values):
     values = np.atleast_1d(values)
     text = ", ".join(f"{value:.6g}" for value in values[:_SHOWN])
-    if values.size == 1:
-        return text
-    return f"[{text}]" if values.size <= _SHOWN else f"[{text}, …] ({values.size} in all)"
+    listed = f"[{text}]" if values.size <= _SHOWN else f"[{text}, …] ({values.size} in all)"
+    return text if values.size == 1 else listed

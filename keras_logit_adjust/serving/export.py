@@ -92,8 +92,7 @@ def export(
     check_writable(to)
     _signature.build(model)
     inputs = _signature.input_signature(model)
-    settings = {"class_names": class_names, "prior_name": prior_name, "top_k": top_k, "output": output}
-    write = _writer(model, to, inputs, **settings)
+    write = _writer(model, to, inputs, class_names=class_names, prior_name=prior_name, top_k=top_k, output=output)
     with _files.replacing(path) as partial:
         try:
             write(partial)
@@ -116,20 +115,27 @@ def check_writable(to):
             f".keras, and export that file under KERAS_BACKEND={BACKENDS[to][0]}."
         )
     needed = ONNX_PACKAGES[backend] if to == "onnx" else ()
-    missing = [name for name in needed if importlib.util.find_spec(name) is None]
-    if missing:
+    if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
         raise ValueError(
             f"Writing ONNX on the {backend} backend needs {' and '.join(missing)}, not installed here: "
             'pip install "keras_logit_adjust[onnx]".'
         )
 
 
-def _writer(model, to, inputs, **settings):
+def _writer(model, to, inputs, *, class_names, prior_name, top_k, output):
     """The function that writes `model` to a path, all arguments checked."""
     if to == "savedmodel":
-        served = _as_served(model, **settings)
+        description = describe(model)
+        _checks.check_choice(output, "output", ("auto", *_signature.OUTPUTS))
+        _check_decisions(model, description, class_names)
+        served = _signature.Served(
+            output=_as_output(description, output),
+            class_names=None if class_names is None else _as_class_names(class_names),
+            prior=description.prior if prior_name is None else str(prior_name),
+            top_k=_checks.check_integer(top_k, "top_k", minimum=1),
+        )
         return lambda path: _signature.write(model, path, inputs, served)
-    if (settings["class_names"], settings["prior_name"], settings["output"]) != (None, None, "auto"):
+    if (class_names, prior_name, output) != (None, None, "auto"):
         raise _checks.ArgumentError(
             "class_names",
             f"`class_names`, `prior_name` and `output` are for a SavedModel; a {to} file has no place for them.",
@@ -144,18 +150,6 @@ def _convert(model, path, to, inputs):
         # Keras's own, where it makes tf2onnx work with NumPy 2.
         warnings.filterwarnings("ignore", r".*np\.object", FutureWarning)
         model.export(path, to, verbose=False, input_signature=inputs)
-
-
-def _as_served(model, *, class_names, prior_name, top_k, output):
-    description = describe(model)
-    _checks.check_choice(output, "output", ("auto", *_signature.OUTPUTS))
-    _check_decisions(model, description, class_names)
-    return _signature.Served(
-        output=_as_output(description, output),
-        class_names=None if class_names is None else _as_class_names(class_names),
-        prior=description.prior if prior_name is None else str(prior_name),
-        top_k=_checks.check_integer(top_k, "top_k", minimum=1),
-    )
 
 
 def _check_decisions(model, description, class_names):
@@ -175,8 +169,8 @@ def _check_decisions(model, description, class_names):
 
 def _as_class_names(class_names):
     """`class_names` as a list of strings, each once; a dict or set says no order, and a string is no list."""
-    is_ordered = not isinstance(class_names, (str, bytes, collections.abc.Mapping, collections.abc.Set))
-    if not is_ordered or not isinstance(class_names, collections.abc.Iterable):
+    unordered = (str, bytes, collections.abc.Mapping, collections.abc.Set)
+    if isinstance(class_names, unordered) or not isinstance(class_names, collections.abc.Iterable):
         raise _checks.ArgumentError(
             "class_names",
             f"`class_names` must be a list of strings, in order of class id. Received a {type(class_names).__name__}: "
@@ -187,8 +181,7 @@ def _as_class_names(class_names):
         raise _checks.ArgumentError(
             "class_names", f"`class_names` must be strings, in order of class id. Received: {class_names[:8]!r}"
         )
-    twice = [name for name, number in collections.Counter(class_names).items() if number > 1]
-    if twice:
+    if twice := [name for name, number in collections.Counter(class_names).items() if number > 1]:
         raise _checks.ArgumentError(
             "class_names",
             f"Every name in `class_names` must be of one class, to tell classes apart. Received more than once: "
@@ -200,9 +193,8 @@ def _as_class_names(class_names):
 def _as_output(description, output):
     """What the model gives, as one of `_signature.OUTPUTS`."""
     if output != "auto":
-        known = description.output
-        if known is not None and output.removeprefix("binary_") != known:
-            raise ValueError(f"`output` says {output!r}, but model {description.model!r} gives {known!r}.")
+        if description.output not in (None, output.removeprefix("binary_")):
+            raise ValueError(f"`output` says {output!r}, but model {description.model!r} gives {description.output!r}.")
         return output
     if description.output is None:
         raise ValueError(
