@@ -6,6 +6,8 @@ one, in order of the margin between them. Sorted, the margins give the objective
 
 import numpy as np
 
+from keras_logit_adjust.held_out._intervals import nearest
+
 _BEYOND = 0.5  # how far past the last margin an offset goes where nothing bounds it
 _RESTARTS = 32  # of a search that starts anew
 _ROUNDING = 1e-9  # margins no further apart are equal: no offset lies between them
@@ -49,13 +51,10 @@ def _nearest_best(values, margins, base):
     wide = ends[1:] - ends[:-1] > 2 * room
     highest = values[wide].max()
     best = np.flatnonzero((values >= highest - 1e-12) & wide)
-    low, high = ends[best], ends[best + 1]
-    nearest = np.maximum(low - base, base - high).argmin()
-    low, high = low[nearest], high[nearest]
+    low, high = nearest(ends[best], ends[best + 1], to=base)
     if low + room < base < high - room:
         return highest, base
-    is_bounded = np.isfinite([low, high]).all()
-    return highest, (low + high) / 2 if is_bounded else np.clip(base, low + _BEYOND, high - _BEYOND)
+    return highest, np.clip(base, low + _BEYOND, high - _BEYOND) if np.isinf([low, high]).any() else (low + high) / 2
 
 
 class _Scores:
@@ -82,9 +81,8 @@ class _Scores:
     def set(self, c, offset):
         self.scores[:, c] += offset - self.offsets[c]
         self.offsets[c] = offset
-        ranked = (self.first == c) | (self.second == c)
         overtakes = self.scores[:, c] >= self.scores[np.arange(self.first.size), self.second]
-        self._rank(np.flatnonzero(ranked | overtakes))
+        self._rank(np.flatnonzero((self.first == c) | (self.second == c) | overtakes))
 
 
 class WeightedRecall:
@@ -125,11 +123,11 @@ class MacroF1:
     def along(self, c, rivals, order):
         """`[N + 1]` the value when c has taken the first k examples of `order` from their rivals."""
         hits, predictions = self._tallies(rivals)
-        own = self.weight[order] * (self.ids[order] == c)
-        f1_of_c = np.append(0.0, self._f1(np.cumsum(own), np.cumsum(self.weight[order]), c))
-        losses = self._losses_of_rivals(rivals[order], order, hits, predictions)
-        f1_of_rivals = self._f1(hits, predictions, slice(None)).sum() + np.append(0.0, np.cumsum(losses))
-        return (f1_of_c + f1_of_rivals) / self.present.size
+        weight = self.weight[order]
+        f1_of_c = self._f1(np.cumsum(weight * (self.ids[order] == c)), np.cumsum(weight), c)
+        losses = np.cumsum(self._losses_of_rivals(rivals[order], order, hits, predictions))
+        f1_of_rivals = self._f1(hits, predictions, slice(None)).sum() + np.append(0.0, losses)
+        return (np.append(0.0, f1_of_c) + f1_of_rivals) / self.present.size
 
     def _losses_of_rivals(self, rivals, order, hits, predictions):
         """What the F1 of its rival changes by when each example leaves it, in `order`."""
@@ -140,11 +138,10 @@ class MacroF1:
         hit = weight * (self.ids[example] == rival)
         hits_left = hits[rival] - _cumulate_within(hit, rival)
         predictions_left = np.maximum(predictions[rival] - _cumulate_within(weight, rival), 0.0)
-        change = self._f1(hits_left, predictions_left, rival) - self._f1(
+        losses = np.empty(order.size)
+        losses[grouped] = self._f1(hits_left, predictions_left, rival) - self._f1(
             hits_left + hit, predictions_left + weight, rival
         )
-        losses = np.empty(order.size)
-        losses[grouped] = change
         return losses
 
 

@@ -124,10 +124,16 @@ def of_labels(logits, on, log_odds):
     # Raising τ turns a rare label on. On means strictly above the threshold, so the crossing itself is off.
     on_above = np.where(on, np.nextafter(crossing, np.inf), -np.inf), np.where(on, np.inf, crossing)
     on_below = np.where(on, -np.inf, crossing), np.where(on, np.nextafter(crossing, -np.inf), np.inf)
-    low, high = (np.where(log_odds < 0, above, below) for above, below in zip(on_above, on_below, strict=True))
-    level, right = np.broadcast_to(log_odds == 0, logits.shape), (logits > 0) == on
-    low, high = (np.where(level, np.where(right, end, -end), other) for end, other in ((-np.inf, low), (np.inf, high)))
-    return low, high
+    # Where the log-odds are 0 no τ moves the label: right everywhere or nowhere.
+    anywhere = [np.where((logits > 0) == on, end, -end) for end in (-np.inf, np.inf)]
+    ends = zip(on_above, on_below, anywhere, strict=True)
+    return tuple(np.select([log_odds < 0, log_odds > 0], [above, below], level) for above, below, level in ends)
+
+
+def nearest(low, high, *, to):
+    """The ends of the interval, of several, that is nearest to a point."""
+    found = np.maximum(low - to, to - high).argmin()
+    return float(low[found]), float(high[found])
 
 
 class Steps:
@@ -141,8 +147,10 @@ class Steps:
 
     def at(self, tau):
         """The value at each of `tau`, ends of intervals included."""
-        entered = self._started[np.searchsorted(self.starts, tau, side="right")]
-        return entered - self._ended[np.searchsorted(self.ends, tau, side="left")]
+        return (
+            self._started[np.searchsorted(self.starts, tau, side="right")]
+            - self._ended[np.searchsorted(self.ends, tau, side="left")]
+        )
 
     def pieces(self):
         """The ends of the pieces between breakpoints, and the values on them: three arrays."""
@@ -151,12 +159,13 @@ class Steps:
         points, started = points[order], np.cumsum(order < self.starts.size)
         last = np.flatnonzero(np.append(points[1:] != points[:-1], True)[: points.size])  # of equal ones
         values = self._started[started[last]] - self._ended[last + 1 - started[last]]
-        points, is_finite = points[last], np.isfinite(points[last])
-        breakpoints = points[is_finite]
-        first = self._started[np.searchsorted(self.starts, -np.inf, side="right")]  # what is not bounded below
-        first = first - self._ended[np.searchsorted(self.ends, -np.inf, side="right")]
-        values = np.append(first, values[is_finite])
-        return np.append(-np.inf, breakpoints), np.append(breakpoints, np.inf), values
+        is_finite = np.isfinite(points[last])
+        breakpoints = points[last][is_finite]
+        first = (  # of what is not bounded below
+            self._started[np.searchsorted(self.starts, -np.inf, side="right")]
+            - self._ended[np.searchsorted(self.ends, -np.inf, side="right")]
+        )
+        return np.append(-np.inf, breakpoints), np.append(breakpoints, np.inf), np.append(first, values[is_finite])
 
     def highest(self):
         """The intervals `[K, 2]` of τ on which the value is largest, and that value.
@@ -173,9 +182,8 @@ class Steps:
             return np.zeros((1, 2)), at_zero
         best = np.flatnonzero(wide & (values >= highest - _SUMS))
         lower = np.cumsum(wide & (values < highest - _SUMS))[best]  # of two with none between that is lower: one
-        first = np.append(True, lower[1:] != lower[:-1])
-        last = np.append(lower[1:] != lower[:-1], True)
-        return np.stack([left[best[first]], right[best[last]]], axis=1), float(highest)
+        _, first, pieces = np.unique(lower, return_index=True, return_counts=True)
+        return np.stack([left[best[first]], right[best[first + pieces - 1]]], axis=1), float(highest)
 
 
 def _cumulate(ends, weight):

@@ -47,8 +47,7 @@ class Reader:
         if is_unit:
             logits = np.stack([np.zeros_like(logits), logits], axis=-1).reshape(-1, 2)
         matrix = self.logits(logits, is_unit=is_unit)
-        read = as_multi_hot if self.independent else as_ids
-        return read(y_true, *matrix.shape), matrix
+        return (as_multi_hot if self.independent else as_ids)(y_true, *matrix.shape), matrix
 
     def logits(self, logits, *, is_unit=False):
         """The logits of a batch as a float32 or float64 matrix `[N, L]`, leading axes flattened.

@@ -116,8 +116,7 @@ def _example_weights(is_true, class_prior, independent):
             )
     _checks.check_length(prior, max(2, num_classes), "class_prior", "the held-out logits")
     prior = prior[-num_classes:]  # of one unit the positives
-    bad = (share == 0) | (share == 1) if independent else share == 0
-    if bad.any():
+    if (bad := (share == 0) | (share == 1) if independent else share == 0).any():
         raise ValueError(
             "With `class_prior`, held-out examples stand for their class and every class needs one "
             f"{'with and one without it' if independent else 'at least'}. Missing for {_checks.name_classes(bad)}: "
@@ -177,7 +176,7 @@ def _best_affine(logits, loss, weight, inverse):
         return value + 0.5 * (bias**2).sum(), gradient / size
 
     bounds = [(size[0] / _TEMPERATURES[1], size[0] / _TEMPERATURES[0])] + [(None, None)] * (size.size - 1)
-    start = np.array([inverse * size[0], *np.zeros(size.size - 1)])
+    start = [inverse * size[0], *np.zeros(size.size - 1)]
     options = {"maxiter": _STEPS, "maxfun": 2 * _STEPS, "maxcor": 30, "ftol": 0.0, "gtol": _TOLERANCE}
     found = optimize.minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
     return found.x[0] / size[0], found.x[1:] / size[1:]
@@ -225,11 +224,11 @@ def calibration_error(probabilities, y_true, *, kind="plain", num_bins=15):
         return float(np.nansum(bins["weight"] * np.abs(bins["accuracy"] - bins["confidence"])))
     num_bins = _checks.check_integer(num_bins, "num_bins", minimum=1)
     probabilities, ids = _as_predictions(probabilities, y_true)
-    num_examples, num_classes = probabilities.shape
-    gap = probabilities - (ids[:, None] == np.arange(num_classes))
-    cell = _bin_of(probabilities, num_bins) + num_bins * np.arange(num_classes)
-    sums = np.bincount(cell.ravel(), gap.ravel(), minlength=num_bins * num_classes)
-    return float(np.abs(sums).sum() / (num_examples * num_classes))
+    classes = np.arange(probabilities.shape[1])
+    gap = probabilities - (ids[:, None] == classes)
+    cell = _bin_of(probabilities, num_bins) + num_bins * classes
+    sums = np.bincount(cell.ravel(), gap.ravel(), minlength=num_bins * classes.size)
+    return float(np.abs(sums).sum() / gap.size)
 
 
 def reliability(probabilities, y_true, *, num_bins=15, balanced=False):
@@ -268,13 +267,18 @@ def reliability(probabilities, y_true, *, num_bins=15, balanced=False):
     weight = np.bincount(place, example_weight, minlength=num_bins)
     sums = (np.bincount(place, example_weight * values, minlength=num_bins) for values in (confidence, is_right))
     means = [np.divide(total, weight, out=np.full(num_bins, np.nan), where=count > 0) for total in sums]
-    edges = np.linspace(0.0, 1.0, num_bins + 1)
-    return {"edges": edges, "confidence": means[0], "accuracy": means[1], "weight": weight, "count": count}
+    return {
+        "edges": np.linspace(0.0, 1.0, num_bins + 1),
+        "confidence": means[0],
+        "accuracy": means[1],
+        "weight": weight,
+        "count": count,
+    }
 
 
 def _bin_of(probabilities, num_bins):
-    inner_edges = np.linspace(0.0, 1.0, num_bins + 1)[1:-1]
-    return np.searchsorted(inner_edges, probabilities, side="left")  # an edge belongs to the bin below it
+    # An edge belongs to the bin below it.
+    return np.searchsorted(np.linspace(0.0, 1.0, num_bins + 1)[1:-1], probabilities, side="left")
 
 
 def _as_predictions(probabilities, y_true):
@@ -289,9 +293,8 @@ def _as_predictions(probabilities, y_true):
         rows = np.stack([1.0 - rows.ravel(), rows.ravel()], axis=-1)
     rows = rows.reshape(-1, rows.shape[-1])
     # NaN fails both comparisons.
-    is_bad = ~((rows >= 0) & (rows <= 1 + _SUM_OF_PROBABILITIES)).all(axis=1)
-    is_bad |= ~(np.abs(rows.sum(axis=1) - 1.0) < _SUM_OF_PROBABILITIES)
-    if is_bad.any():
+    are_in_range = ((rows >= 0) & (rows <= 1 + _SUM_OF_PROBABILITIES)).all(axis=1)
+    if (is_bad := ~(are_in_range & (np.abs(rows.sum(axis=1) - 1.0) < _SUM_OF_PROBABILITIES))).any():
         raise ValueError(
             "`probabilities` must be distributions: every row in [0, 1] with a sum of one (for one sigmoid unit, every "
             f"number in [0, 1]). {is_bad.sum()} of {is_bad.size} rows are not, first row {is_bad.argmax()}: "

@@ -66,9 +66,8 @@ class TargetPrior:
             for c, (p, low, high) in enumerate(zip(self.prior, self.low, self.high, strict=True))
         ]
         more = [f"… ({len(shown)} classes)"] * (len(shown) > 12)
-        classes = ", ".join([*shown[: 12 - len(more)], *more])
         basis = f"{self.num_examples:,} examples, {100 * self.level:g}% interval"
-        return f"TargetPrior by {self.method} from {basis}: {classes}"
+        return f"TargetPrior by {self.method} from {basis}: {', '.join([*shown[: 12 - len(more)], *more])}"
 
 
 def estimate_target_prior(
@@ -136,8 +135,10 @@ def estimate_target_prior(
     if not _checks.check_fraction(level, "level"):
         raise ValueError(f"`level` must lie between 0 and 1, such as 0.95. Received: level={level!r}")
     rng = np.random.default_rng(_checks.check_integer(seed, "seed", minimum=0))
-    stop = {"tol": _checks.check_positive(tol, "tol")}
-    stop["max_iterations"] = _checks.check_integer(max_iterations, "max_iterations", minimum=1)
+    stop = {
+        "tol": _checks.check_positive(tol, "tol"),
+        "max_iterations": _checks.check_integer(max_iterations, "max_iterations", minimum=1),
+    }
     if method == "bbse":
         validation = _check_validation(validation, prior.size)
         estimate, drawn, diagnosis = _estimate_by_bbse(logits, validation, replicates, rng)
@@ -164,8 +165,7 @@ def _estimate_by_em(logits, prior, replicates, rng, *, tol, max_iterations):
     likelihood = np.exp(ratios - ratios.max(axis=1, keepdims=True))
     uniform = np.full((1, num_examples), 1.0 / num_examples)
     # The likelihood is concave: the start decides only between priors that the examples cannot tell apart.
-    start = np.exp(prior.logits)
-    (estimate,), iterations, converged = _maximize(likelihood, uniform, start, tol, max_iterations)
+    (estimate,), iterations, converged = _maximize(likelihood, uniform, np.exp(prior.logits), tol, max_iterations)
     if not converged:
         warnings.warn(
             f"EM did not converge in max_iterations={max_iterations}: its prior is not the likeliest yet. Raise "

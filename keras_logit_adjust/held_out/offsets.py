@@ -115,9 +115,8 @@ def tune_offsets(
         return TunedOffsets(offsets, base, *map(_mean_of_known, values), prior.logits)
     ids = _reading.as_ids(y_true, *logits.shape)
     examples = np.bincount(ids, minlength=prior.size)
-    mix = None
-    if class_prior is not None:
-        mix = as_prior(class_prior, name="class_prior").probabilities
+    mix = None if class_prior is None else as_prior(class_prior, name="class_prior").probabilities
+    if mix is not None:
         _checks.check_length(mix, prior.size, "class_prior", "class_counts")
     make, base = _settle(objective, prior.logits, mix, tau)
 
@@ -157,7 +156,7 @@ def _settle(objective, log_prior, mix, tau):
         base = -log_prior + (1.0 - _strength(objective, tau, log_prior.size)) * log_mix
         if objective == "macro_f1":
             return lambda ids, weight: MacroF1(ids, weight, log_prior.size), base
-        return lambda ids, _: WeightedRecall(ids, _per_class(ids), log_prior.size), base
+        return lambda ids, _: WeightedRecall(ids, 1.0 / np.bincount(ids)[ids], log_prior.size), base
     if np.ndim(objective) == 2:
         raise _checks.ArgumentError(
             "objective",
@@ -171,10 +170,6 @@ def _settle(objective, log_prior, mix, tau):
         )
     base = -log_prior + log_mix + np.log(costs)
     return lambda ids, weight: WeightedRecall(ids, weight * costs[ids], log_prior.size), base
-
-
-def _per_class(ids):
-    return 1.0 / np.bincount(ids)[ids]
 
 
 def _bagged(found, strata, *, bags, seed):
@@ -205,15 +200,14 @@ def _find_threshold(logits, on, base, *, objective, shrinkage, bags, seed):
     if on.all() or not on.any():  # nothing to learn a threshold from
         return base, np.nan, np.nan
     columns = np.stack([np.zeros_like(logits), logits], axis=-1)
-    make = _OfOneLabel if objective == "macro_f1" else lambda ids: WeightedRecall(ids, _per_class(ids), 2)
+    make = _OfOneLabel if objective == "macro_f1" else lambda ids: WeightedRecall(ids, 1.0 / np.bincount(ids)[ids], 2)
 
     def found(rows):
         offsets = search(columns[rows], make(on[rows]), np.array([0.0, base]), sweeps=1)[0]
         return offsets[1] - offsets[0]
 
     offset = _shrink(_bagged(found, on, bags=bags, seed=seed), base, on.sum(), shrinkage)
-    value = make(on).value
-    return offset, *(value((logits + shift > 0).astype("int64")) for shift in (offset, base))
+    return offset, *(make(on).value((logits + shift > 0).astype("int64")) for shift in (offset, base))
 
 
 class _OfOneLabel(MacroF1):

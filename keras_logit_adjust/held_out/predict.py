@@ -34,8 +34,7 @@ def predict_logits(model, x, *, output="auto", batch_size=256):
     Reference: Menon et al. (2021), §4, equation 9, which adjusts logits.
     """
     predict, x = logits_model(model, output=output), as_arrays(x)
-    size = len(keras.tree.flatten(x)[0])
-    starts = range(0, size, batch_size)
+    starts = range(0, len(keras.tree.flatten(x)[0]), batch_size)
     return np.concatenate([predict(take(x, slice(start, start + batch_size))) for start in starts])
 
 
@@ -80,7 +79,14 @@ def _batches(data, batch_size):
     if isinstance(data, keras.utils.PyDataset):
         data = map(data.__getitem__, range(data.num_batches))
     elif isinstance(data, tuple):
-        data = _batches_of_arrays(data, batch_size)
+        if len(data) != 2:
+            raise ValueError(f"`validation_data` must be a pair (x, y). Received a tuple of {len(data)}.")
+        x, y = as_arrays(data[0]), np.asarray(data[1])
+        sizes = {len(array) for array in keras.tree.flatten(x)} | {len(y)}
+        if len(sizes) != 1:
+            raise ValueError(f"x and y of `validation_data` must have as many rows. Received {sorted(sizes)}.")
+        rows = (slice(start, start + batch_size) for start in range(0, len(y), batch_size))
+        data = ((take(x, some), y[some]) for some in rows)
     for batch in data:
         if not isinstance(batch, (tuple, list)) or len(batch) < 2:
             raise ValueError(
@@ -93,14 +99,3 @@ def _batches(data, batch_size):
                 "with them the examples that weigh 0."
             )
         yield batch[0], batch[1]
-
-
-def _batches_of_arrays(data, batch_size):
-    if len(data) != 2:
-        raise ValueError(f"`validation_data` must be a pair (x, y). Received a tuple of {len(data)}.")
-    x, y = as_arrays(data[0]), np.asarray(data[1])
-    sizes = {len(array) for array in keras.tree.flatten(x)} | {len(y)}
-    if len(sizes) != 1:
-        raise ValueError(f"x and y of `validation_data` must have as many rows. Received {sorted(sizes)}.")
-    rows = (slice(start, start + batch_size) for start in range(0, len(y), batch_size))
-    return ((take(x, some), y[some]) for some in rows)

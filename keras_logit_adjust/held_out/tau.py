@@ -127,10 +127,6 @@ def tune_tau(
         )
     else:
         path = TauPath(validation_data, model_or_logits, prior, ignore_class=ignore_class)
-    return _tune(path, standard_errors=standard_errors, min_examples=min_examples, folds=folds, seed=seed)
-
-
-def _tune(path, *, standard_errors, min_examples, folds, seed):
     size = path.recall_ids.size
     if size < folds:
         raise ValueError(
@@ -142,11 +138,18 @@ def _tune(path, *, standard_errors, min_examples, folds, seed):
             "There must be held-out examples of at least two classes. Received those of "
             f"{_checks.name_classes(path.examples)} alone: any τ that favors it would look best."
         )
-    prior, frequencies = path.prior, path.class_counts
-    if prior.are_labels:  # each is off so often, and on so often
-        frequencies = np.stack([prior.num_examples - prior.counts, prior.counts], axis=-1).ravel()
-    bucket = pool(path.examples, frequencies, min_examples)
-    coverage = _coverage(path.examples, bucket, min_examples)
+    # Of independent labels: each is off so often, and on so often.
+    tallies = [prior.num_examples - prior.counts, prior.counts] if prior.are_labels else [prior.counts]
+    bucket = pool(path.examples, np.stack(tallies, axis=-1).ravel(), min_examples)
+    few, empty = int((path.examples < min_examples).sum()), int((path.examples == 0).sum())
+    coverage = {"classes": path.examples.size, "pooled": few, "empty": empty, "buckets": np.unique(bucket).size}
+    if few:
+        warnings.warn(
+            f"{few} of {path.examples.size} classes have fewer than {min_examples} held-out examples ({empty} have "
+            "none): their recall is pooled with that of classes of similar frequency, "
+            f"{coverage['buckets']} means in all.",
+            stacklevel=2,
+        )
     weight = _weights(path.recall_ids, bucket)
     tau, best, interval = _choose(path.low, path.high, weight, standard_errors)
     right = np.zeros(size, bool)
@@ -156,8 +159,8 @@ def _tune(path, *, standard_errors, min_examples, folds, seed):
         weight_k = _weights(path.recall_ids[kept], bucket)
         tau_k, _, _ = _choose(path.low[kept], path.high[kept], weight_k, standard_errors)
         right[~kept] = path.is_right(tau_k)[~kept]
-    at_one = weight[path.is_right(1.0)].sum()
-    return TunedTau(tau, interval, float(weight[right].sum()), float(at_one), best, coverage, path)
+    accuracies = (float(weight[is_right].sum()) for is_right in (right, path.is_right(1.0)))
+    return TunedTau(tau, interval, *accuracies, best, coverage, path)
 
 
 def pool(examples, frequencies, min_examples):
@@ -173,26 +176,13 @@ def pool(examples, frequencies, min_examples):
         pooled[-1].append(c)
         gathered += examples[c]
     if len(pooled) > 1 and gathered < min_examples:
-        last = pooled.pop()
-        pooled[-1] += last
+        pooled[-2:] = [pooled[-2] + pooled[-1]]
     for members in pooled:
         bucket[members] = members[0]
     if few.size and not examples[few].any():  # they have nobody to share with but the nearest class that has some
         place, full = np.argsort(by_frequency), np.flatnonzero(examples)
         bucket[few] = full[np.abs(place[full] - place[few[0]]).argmin()]
     return bucket
-
-
-def _coverage(examples, bucket, min_examples):
-    few, empty = int((examples < min_examples).sum()), int((examples == 0).sum())
-    coverage = {"classes": examples.size, "pooled": few, "empty": empty, "buckets": np.unique(bucket).size}
-    if few:
-        warnings.warn(
-            f"{few} of {examples.size} classes have fewer than {min_examples} held-out examples ({empty} have none): "
-            f"their recall is pooled with that of classes of similar frequency, {coverage['buckets']} means in all.",
-            stacklevel=4,
-        )
-    return coverage
 
 
 def _weights(recall_ids, bucket):
@@ -208,16 +198,16 @@ def _choose(low, high, weight, standard_errors):
     best = BestTau.of(*steps.highest())
     right = (low <= best.tau) & (best.tau <= high)
     # The squares of what changes on the way: Σ w²·(right at τ* − right at τ)², a step function too.
-    lost = Steps(low[right], high[right], weight[right] ** 2)
-    gained = Steps(low[~right], high[~right], weight[~right] ** 2)
+    lost, gained = (Steps(low[some], high[some], weight[some] ** 2) for some in (right, ~right))
     left, right_end, _ = steps.pieces()
-    inside = [robust_point(*ends) for ends in zip(left, right_end, strict=True)]
-    taus = np.append(inside, [1.0, best.tau])
+    taus = np.array([*map(robust_point, left, right_end), 1.0, best.tau])
     changed = np.square(weight[right]).sum() - lost.at(taus) + gained.at(taus)
     margin = standard_errors * np.sqrt(np.maximum(changed, 0.0))
     is_close = best.value - steps.at(taus) <= margin + 1e-12
-    low_ends, high_ends = np.append(left, [1.0, best.low]), np.append(right_end, [1.0, best.high])
-    interval = float(low_ends[is_close].min()), float(high_ends[is_close].max())
+    interval = (
+        float(np.append(left, [1.0, best.low])[is_close].min()),
+        float(np.append(right_end, [1.0, best.high])[is_close].max()),
+    )
     between = taus[is_close & ((taus - 1.0) * (taus - best.tau) <= 0)]
     return float(between[np.abs(between - 1.0).argmin()]), best, interval
 
@@ -259,8 +249,7 @@ def _cross_fit(train, data, prior, *, folds, seed, output, batch_size):
         batches = predict.labels_and_logits(
             model, (predict.take(x, rows), y[rows]), output=output, batch_size=batch_size
         )
-        reader = _reading.Reader(prior.size)
-        logits = np.concatenate([reader.examples(*batch)[1] for batch in batches])
+        logits = np.concatenate([_reading.Reader(prior.size).examples(*batch)[1] for batch in batches])
         paths.append(TauPath(np.searchsorted(classes, y[rows]), logits[:, classes], seen[classes]))
         paths[-1].recall_ids = classes[paths[-1].recall_ids]
     if not paths:

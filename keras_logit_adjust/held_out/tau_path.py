@@ -36,7 +36,7 @@ class BestTau:
     @classmethod
     def of(cls, intervals, value):
         """The one of several `intervals` `[K, 2]` with the same value that is nearest to τ = 1."""
-        low, high = _nearest_to_one(*intervals.T)
+        low, high = _intervals.nearest(*intervals.T, to=1.0)
         return cls(robust_point(low, high), low, high, value)
 
 
@@ -176,10 +176,11 @@ class TauPath:
         _checks.check_integer(replicates, "replicates", minimum=1)
         weight = self.weights(measure)
         rng = np.random.default_rng(seed)
-        if tau is None:
-            draws = self._best_of_replicates(weight, replicates, rng)
-        else:
-            draws = self._values_of_replicates(_as_taus(tau), weight, replicates, rng)
+        draws = (
+            self._best_of_replicates(weight, replicates, rng)
+            if tau is None
+            else self._values_of_replicates(_as_taus(tau), weight, replicates, rng)
+        )
         tails = 50 * (1 - _checks.check_fraction(level, "level"))
         low, high = np.percentile(draws, [tails, 100 - tails], axis=0)
         return (float(low), float(high)) if low.ndim == 0 else (low, high)
@@ -229,9 +230,8 @@ class TauPath:
         for c in np.unique(self.recall_ids[weight > 0]):
             members = self.recall_ids == c
             count = members.sum()
-            steps = _intervals.Steps(self.low[members], self.high[members], np.ones(count))
-            share = np.clip(steps.at(tau.ravel()) / count, 0.0, 1.0)
-            flat += rng.binomial(count, share, size=flat.shape) * weight[members][0]
+            right = _intervals.Steps(self.low[members], self.high[members], np.ones(count)).at(tau.ravel())
+            flat += rng.binomial(count, np.clip(right / count, 0.0, 1.0), size=flat.shape) * weight[members][0]
         return values
 
     def _best_of_replicates(self, weight, replicates, rng):
@@ -265,20 +265,12 @@ def _best_event(taus, changes):
     if not starts.size:
         return 1.0
     ends = np.flatnonzero(changes < 0)
-    return robust_point(*_nearest_to_one(taus[starts], taus[ends[np.searchsorted(ends, starts)]]))
-
-
-def _nearest_to_one(low, high):
-    """The ends of the interval, of several, that is nearest to τ = 1."""
-    nearest = np.maximum(low - 1.0, 1.0 - high).argmin()
-    return float(low[nearest]), float(high[nearest])
+    return robust_point(*_intervals.nearest(taus[starts], taus[ends[np.searchsorted(ends, starts)]], to=1.0))
 
 
 def robust_point(low, high):
     """A τ of `[low, high]` far from its ends: small changes of the logits move the ends."""
-    if np.isinf(low) or np.isinf(high):
-        return float(np.clip(1.0, low + 1.0, high - 1.0))
-    return float((low + high) / 2)
+    return float(np.clip(1.0, low + 1.0, high - 1.0) if np.isinf([low, high]).any() else (low + high) / 2)
 
 
 def _without_ignored(batches, ignore_class):
