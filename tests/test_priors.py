@@ -248,7 +248,8 @@ def test_a_long_count_shows_a_progress_bar(monkeypatch, capsys):
     assert capsys.readouterr().out == ""
     monkeypatch.setattr(priors.counting, "_QUIET_SECONDS", -1)
     assert count_classes(Batches()).tolist() == COUNTS
-    assert "2/2" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "1/2" in shown and "2/2" in shown  # while it counts, and at its end
     assert count_classes(batches()).tolist() == COUNTS  # of unknown length
     assert "2/Unknown" in capsys.readouterr().out
 

@@ -52,7 +52,7 @@ TESTS = {
     "| tf_metrics_layers",
     "metrics": "metrics metrics_in_models package | mixed_precision long_tail_report | tf_metrics_layers",
     "priors/streaming.py": "streaming_prior package | counting_model mixed_precision | tf_streaming_prior",
-    "priors": "priors | losses_bad_input label_shift layers sampling_bad_input package | tf_counting",
+    "priors": "priors | losses_bad_input label_shift layers sampling_bad_input package | tf_counting tf_streams",
     "posthoc": "posthoc posthoc_bad_input posthoc_models | calibrated_models minimum_risk tune_tau_models experts "
     "package | tf_posthoc",
     "held_out": "tau_path tau_path_input | tune_tau tune_tau_models offsets package | tf_posthoc",
