@@ -1,5 +1,6 @@
 """From a sampler's row numbers to batches: for `tf.data`, and for Keras on any backend."""
 
+import collections.abc
 import inspect
 
 import keras
@@ -22,13 +23,13 @@ def tf_dataset(sampler, data, *, map_fn, num_parallel_calls, input_context):
         sampler = sampler.shard(input_context.num_input_pipelines, input_context.input_pipeline_id)
         pieces = input_context.num_replicas_in_sync // input_context.num_input_pipelines
     source = _Source(sampler, data, map_fn=map_fn, pieces=pieces)
-    shapes, dtypes = source.signature()
+    first = source.leaves(sampler.start_step, 1)
 
     def gather(position):
         # Not stateful: its result follows from `position`, which is what lets an iterator be saved.
-        block = tf.numpy_function(source.gather, [position], dtypes, stateful=False)
-        for leaf, shape in zip(block, shapes, strict=True):
-            leaf.set_shape(shape)
+        block = tf.numpy_function(source.gather, [position], [leaf.dtype for leaf in first], stateful=False)
+        for leaf, of_one in zip(block, first, strict=True):
+            leaf.set_shape((source.steps * pieces, *of_one.shape[1:]))
         return tuple(block)
 
     options = tf.data.Options()
@@ -41,9 +42,11 @@ def tf_dataset(sampler, data, *, map_fn, num_parallel_calls, input_context):
         dataset = blocks.flat_map(lambda *leaves: tf.data.Dataset.from_tensor_slices(source.arrange(leaves)))
     else:
         calls = tf.data.AUTOTUNE if num_parallel_calls is None else num_parallel_calls
-        dataset = blocks.flat_map(lambda *leaves: tf.data.Dataset.from_tensor_slices(leaves))
-        dataset = dataset.map(lambda *leaves: source.arrange(leaves), num_parallel_calls=calls, deterministic=True)
-        dataset = dataset.prefetch(2)
+        dataset = (
+            blocks.flat_map(lambda *leaves: tf.data.Dataset.from_tensor_slices(leaves))
+            .map(lambda *leaves: source.arrange(leaves), num_parallel_calls=calls, deterministic=True)
+            .prefetch(2)
+        )
     endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
     return dataset.apply(endless).with_options(options)
 
@@ -53,8 +56,7 @@ class PyBatches(keras.utils.PyDataset):
 
     def __init__(self, sampler, data, *, map_fn=None, **kwargs):
         super().__init__(**kwargs)
-        distribution = keras.distribution.distribution()
-        if isinstance(distribution, keras.distribution.DataParallel):
+        if isinstance(distribution := keras.distribution.distribution(), keras.distribution.DataParallel):
             # JAX would refuse the first batch in the middle of `fit`.
             sampler.shard(distribution.device_mesh.devices.size, 0)
         self.source = _Source(sampler, data, map_fn=map_fn)
@@ -66,18 +68,14 @@ class PyBatches(keras.utils.PyDataset):
     def __getitem__(self, index):
         if index < 0:
             raise IndexError(f"Batches of an endless dataset count from 0. Received: {index}")
-        step = self.source.sampler.start_step + index
-        return self.source.arrange([leaf[0] for leaf in self.source.leaves(step, 1)])
+        return self.source.arrange([leaf[0] for leaf in self.source.leaves(self.source.sampler.start_step + index, 1)])
 
 
-class Indices:
+class Indices(collections.abc.Iterator):
     """What `LongTailSampler.indices` returns."""
 
     def __init__(self, sampler):
         self.sampler, self.step = sampler, sampler.start_step
-
-    def __iter__(self):
-        return self
 
     def __next__(self):
         rows = self.sampler.rows(self.step)
@@ -109,21 +107,12 @@ class _Source:
                 "map_fn", f"`map_fn` must be a function of a batch. Received: map_fn={map_fn!r}"
             )
         self.data = _check_data(data, sampler.num_examples)
-        self.rows_in_piece = sampler.shard(pieces, 0).rows_in_batch
+        sampler.shard(pieces, 0)  # which raises where they are not equal
         self.wants_seed = map_fn is not None and _takes_seed(map_fn)
         row_bytes = sum(leaf.dtype.itemsize * int(np.prod(leaf.shape[1:])) for leaf in keras.tree.flatten(self.data))
         self.steps = int(np.clip(_BLOCK_BYTES // max(1, row_bytes * sampler.rows_in_batch), 1, _MOST_STEPS_IN_BLOCK))
         self.mark = int(sampler.fingerprint[:5], 16) ^ self.steps  # 20 bits
         self.first_position = (self.mark << _STEP_BITS) + sampler.start_step
-
-    def signature(self):
-        """Shapes and dtypes of a block's leaves."""
-        leaves = keras.tree.flatten(self.data)
-        shapes = [(self.steps * self.pieces, self.rows_in_piece, *leaf.shape[1:]) for leaf in leaves]
-        dtypes = [leaf.dtype for leaf in leaves]
-        if self.wants_seed:
-            shapes, dtypes = [*shapes, (self.steps * self.pieces, 2)], [*dtypes, np.dtype("int32")]
-        return shapes, dtypes
 
     def gather(self, position):
         """The leaves of the block at `position`."""

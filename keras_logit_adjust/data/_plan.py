@@ -103,7 +103,9 @@ class Plan:
         else:
             classes = self._when_due(numbers)
         if self.replacement:
-            rows = self._any_of(classes, numbers)
+            # An example for each draw, any of its class.
+            place = uniform(splitmix64(self.streams[_EXAMPLE], numbers)) * self.counts[classes]
+            rows = self.rows_by_class[self.starts[classes] + place.astype("int64")]
         else:
             rows, quota = np.empty_like(numbers), np.bincount(classes, minlength=self.counts.size)
             rows[np.argsort(classes, kind="stable")] = self._next_of_each(self._drawn(start), quota)
@@ -134,10 +136,9 @@ class Plan:
     def _drawn(self, total):
         if not self.in_turn:
             return drawn(self.target.expected, self.phase, total)
-        counts = np.zeros(self.counts.size, "int64")
         rounds, more = divmod(total, self.turns.size)
-        counts[self.turns] = rounds
-        counts[self.turns[:more]] += 1
+        counts = np.zeros(self.counts.size, "int64")
+        counts[self.turns] = rounds + (np.arange(self.turns.size) < more)
         return counts
 
     def _next_of_each(self, first, quota):
@@ -146,24 +147,19 @@ class Plan:
         first, quota, size = first[classes], quota[classes], self.counts[classes]
         passed, skipped = np.divmod(first, size)
         passes = -(-(skipped + quota) // size)  # begun or ended by these draws
-        owner, turn = _ragged(passes)  # one entry for every pass of every class
-        group, place = _ragged(size[owner])  # one for every example in each of them
+        owner, turn = ragged(passes)  # one entry for every pass of every class
+        group, place = ragged(size[owner])  # one for every example in each of them
         example = self.starts[classes][owner][group] + place
         keys = splitmix64(splitmix64(self.streams[_PASS], example), (passed[owner] + turn)[group])
         # One sort for all: the number of the pass above, random bits below. A tie keeps its order.
         bits = np.uint64(int(owner.size).bit_length())
         order = np.argsort((group.astype("uint64") << (np.uint64(64) - bits)) | (keys >> bits), kind="stable")
-        of_class, position = _ragged(passes * size)
+        of_class, position = ragged(passes * size)
         taken = (position >= skipped[of_class]) & (position < (skipped + quota)[of_class])
         return self.rows_by_class[example[order[taken]]]
 
-    def _any_of(self, classes, numbers):
-        """An example for each draw, any of its class."""
-        place = uniform(splitmix64(self.streams[_EXAMPLE], numbers)) * self.counts[classes]
-        return self.rows_by_class[self.starts[classes] + place.astype("int64")]
 
-
-def _ragged(lengths):
+def ragged(lengths):
     """(owner, place in it) of every item where owner i has `lengths[i]` items."""
     owner = np.repeat(np.arange(lengths.size), lengths)
     return owner, np.arange(owner.size) - np.repeat(np.cumsum(lengths) - lengths, lengths)

@@ -63,13 +63,10 @@ def read_embedded():
     """The Fashion-MNIST pool and test set inside the package (MIT license, see NOTICE beside it)."""
     with importlib.resources.files(__package__).joinpath("fashion_mnist_lt.npz").open("rb") as file:
         arrays = dict(np.load(file))
-    images = {key: arrays[key][..., None] for key in ("x_train", "x_test")}
-    return Source(
-        train=(images["x_train"], arrays["y_train"].astype("int64")),
-        test=(images["x_test"], arrays["y_test"].astype("int64")),
-        class_names=FASHION_CLASSES,
-        max_count=1000,
+    train, test = (
+        (arrays[f"x_{split}"][..., None], arrays[f"y_{split}"].astype("int64")) for split in ("train", "test")
     )
+    return Source(train, test, FASHION_CLASSES, max_count=1000)
 
 
 def read_arrays(train, test):
@@ -88,12 +85,11 @@ def read_arrays(train, test):
     present = np.unique(train[1])
     num_classes = int(present[-1]) + 1
     if present.size < max(num_classes, 2):
-        missing = np.setdiff1d(np.arange(present.size + 1), present)
         raise _checks.ArgumentError(
             "train",
             "Training labels must be class ids 0, 1, … of at least two classes, each with an example. Received "
-            f"{present.size} different ids up to {num_classes - 1}, without {missing[0]}: renumber them, in the "
-            "test data alike.",
+            f"{present.size} different ids up to {num_classes - 1}, without "
+            f"{np.setdiff1d(np.arange(present.size + 1), present)[0]}: renumber them, in the test data alike.",
         )
     if test[1].max() >= num_classes:
         raise _checks.ArgumentError(
@@ -125,9 +121,10 @@ def _read_pair(source, name):
             name, f"`{name}` must have one label for each example. Received {len(x)} examples, {len(y)} labels."
         )
     if x.dtype.kind == "f" and not np.isfinite(x).all():
-        bad = int((~np.isfinite(x)).reshape(len(x), -1).any(axis=1).sum())
         raise _checks.ArgumentError(
-            name, f"`{name}` must be finite numbers. Received NaN or infinity in {bad} examples: leave them out."
+            name,
+            f"`{name}` must be finite numbers. Received NaN or infinity in "
+            f"{(~np.isfinite(x)).reshape(len(x), -1).any(axis=1).sum()} examples: leave them out.",
         )
     return (x[..., None] if x.ndim == 3 else x), y
 
@@ -155,9 +152,7 @@ def read_tfds(name, data_dir):
     import tensorflow_datasets as tfds
 
     builder = tfds.builder_from_directory(_tfds_directory(tfds, name, data_dir))
-    image_key, label_key = _keys(tfds, builder)
-    label = builder.info.features[label_key]
-    reader = _TfdsReader(tfds, builder, image_key, label_key)
+    reader = _TfdsReader(tfds, builder)
     splits = builder.info.splits
     test_split = next((split for split in ("test", "validation") if split in splits and reader.has_labels(split)), None)
     if "train" not in splits or test_split is None:
@@ -165,17 +160,19 @@ def read_tfds(name, data_dir):
             "name", f"Data set {name!r} must have a labeled train and test split. It has {sorted(splits)}."
         )
     outside = reader.read("validation") if "validation" in splits and test_split == "test" else None
-    return Source(reader.read("train"), reader.read(test_split), list(label.names), outside)
+    return Source(
+        reader.read("train"), reader.read(test_split), list(builder.info.features[reader.label_key].names), outside
+    )
 
 
 def _tfds_directory(tfds, name, data_dir):
     root = pathlib.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or pathlib.Path.home() / "tensorflow_datasets")
-    found = []
-    if name.split("/")[0].isidentifier():  # neither empty, nor a pattern, nor a path
-        found = [info for depth in ("*", "*/*") for info in sorted((root / name).glob(f"{depth}/dataset_info.json"))]
-    if found:
-        version = lambda path: [int(part) if part.isdigit() else -1 for part in path.name.split(".")]  # noqa: E731
-        return max((path.parent for path in found), key=version)
+    depths = ("*", "*/*") if name.split("/")[0].isidentifier() else ()  # neither empty, nor a pattern, nor a path
+    if found := [info for depth in depths for info in sorted((root / name).glob(f"{depth}/dataset_info.json"))]:
+        return max(
+            (path.parent for path in found),
+            key=lambda folder: [int(part) if part.isdigit() else -1 for part in folder.name.split(".")],
+        )
     # `tfds.builder` itself would go to the network and retry for minutes.
     known = tfds.list_builders(with_community_datasets=False)
     if name.split("/")[0] not in known:
@@ -192,25 +189,22 @@ def _tfds_directory(tfds, name, data_dir):
     )
 
 
-def _keys(tfds, builder):
-    """The names of the image (or feature) and of the label."""
-    features = dict(builder.info.features.items())
-    if builder.info.supervised_keys:
-        image_key, label_key = builder.info.supervised_keys[:2]
-    else:
-        image_key = next((key for key, value in features.items() if isinstance(value, tfds.features.Image)), None)
-        label_key = next((key for key, value in features.items() if isinstance(value, tfds.features.ClassLabel)), None)
-    if image_key is None or not isinstance(features.get(label_key), tfds.features.ClassLabel):
-        raise _checks.ArgumentError(
-            "name", f"Data set {builder.name!r} is no classification set: it needs an image and a class label."
-        )
-    return image_key, label_key
-
-
 class _TfdsReader:
     """Reads splits in the order they are stored in, as arrays where they fit and as streams where they do not."""
 
-    def __init__(self, tfds, builder, image_key, label_key):
+    def __init__(self, tfds, builder):
+        features = dict(builder.info.features.items())
+        image_key, label_key = (
+            builder.info.supervised_keys
+            or [
+                next((key for key, value in features.items() if isinstance(value, kind)), None)
+                for kind in (tfds.features.Image, tfds.features.ClassLabel)
+            ]
+        )[:2]
+        if image_key is None or not isinstance(features.get(label_key), tfds.features.ClassLabel):
+            raise _checks.ArgumentError(
+                "name", f"Data set {builder.name!r} is no classification set: it needs an image and a class label."
+            )
         self.builder, self.image_key, self.label_key = builder, image_key, label_key
         self.in_order = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
         self.skip = {image_key: tfds.decode.SkipDecoding()}
@@ -218,7 +212,9 @@ class _TfdsReader:
     def read(self, split):
         from tqdm import tqdm
 
-        labels, feature = self._labels(split), self.builder.info.features[self.image_key]
+        batches = self._dataset(split, decoders=self.skip).map(lambda example: example[self.label_key]).batch(8192)
+        labels = np.concatenate(list(batches.as_numpy_iterator())).astype("int64")
+        feature = self.builder.info.features[self.image_key]
         shape, dtype = feature.shape, feature.np_dtype
         if None in shape or np.prod(shape) * np.dtype(dtype).itemsize * labels.size > MAX_ARRAY_BYTES:
             return self._pairs(split), labels
@@ -230,12 +226,7 @@ class _TfdsReader:
         return images, labels
 
     def has_labels(self, split):
-        first = next(iter(self._dataset(split, decoders=self.skip).take(1).as_numpy_iterator()))
-        return first[self.label_key] >= 0
-
-    def _labels(self, split):
-        labels = self._dataset(split, decoders=self.skip).map(lambda example: example[self.label_key])
-        return np.concatenate(list(labels.batch(8192).as_numpy_iterator())).astype("int64")
+        return next(self._dataset(split, decoders=self.skip).take(1).as_numpy_iterator())[self.label_key] >= 0
 
     def _pairs(self, split):
         return self._dataset(split).map(lambda example: (example[self.image_key], example[self.label_key]))

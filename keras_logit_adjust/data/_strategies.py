@@ -63,8 +63,7 @@ def _check_distribution(distribution, class_counts):
             f"A class distribution must sum to one. Received `strategy` with sum {shares.sum():.6g}: "
             "divide it by its sum."
         )
-    absent = (shares > 0) & (class_counts == 0)
-    if absent.any():
+    if (absent := (shares > 0) & (class_counts == 0)).any():
         raise ValueError(
             "A class distribution must not ask for classes that have no examples. Received a share at "
             f"{_checks.name_classes(absent)} of `strategy`: set it to 0 and divide by the new sum."
@@ -106,9 +105,7 @@ class Progressive:
     def _due_before(self, epoch):
         scheduled = min(epoch, self.epochs)
         known = max(e for e in self._due if e <= scheduled)
-        due = self._due[known]
-        for earlier in range(known, scheduled):
-            due = due + self.length * self.in_epoch(earlier)
+        due = sum((self.length * self.in_epoch(e) for e in range(known, scheduled)), start=self._due[known])
         # The last few alone: a table of all epochs would not fit for many classes.
         self._due = {0: self._due[0], **dict([*self._due.items()][-2:]), scheduled: due}
         return due + (epoch - scheduled) * self.length * self.in_epoch(epoch)
@@ -134,8 +131,7 @@ def check_equal_shares(target, strategy, batch_size):
 
 def check_epochs(epochs, strategy):
     """The epochs of "progressive" as an int, None for any other strategy."""
-    is_progressive = isinstance(strategy, str) and strategy == "progressive"
-    if is_progressive != (epochs is not None):
+    if (isinstance(strategy, str) and strategy == "progressive") != (epochs is not None):
         raise ValueError(
             '`progressive_epochs` goes with strategy="progressive", and it with that. '
             f"Received: strategy={reprlib.repr(strategy)}, progressive_epochs={epochs!r}"

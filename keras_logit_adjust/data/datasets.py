@@ -57,16 +57,17 @@ class LongTailDataset:
         return float(self.class_counts.max() / self.class_counts.min())
 
     def __repr__(self):
-        sizes = [f"{int(self.class_counts.sum()):,} train"]
-        if self.validation is not None:
-            sizes.append(f"{_size(self.validation)} validation ({self.validation_kind})")
-        sizes.append(f"{_size(self.test)} test")
+        splits = {
+            "train": f"{int(self.class_counts.sum()):,}",
+            f"validation ({self.validation_kind})": None if self.validation is None else _size(self.validation),
+            "test": _size(self.test),
+        }
         counts = self.class_counts
         shown = ", ".join(f"{n:,}" for n in counts) if counts.size <= 12 else f"{counts.max():,} … {counts.min():,}"
         return (
             f"LongTailDataset {self.name!r}: {self.num_classes} classes, {self.profile} profile, imbalance ratio "
             f"{self.imbalance_ratio:.0f}, seed {self.seed}, split {self.split_hash[:12]}\n"
-            f"  {', '.join(sizes)}\n"
+            f"  {', '.join(f'{size} {split}' for split, size in splits.items() if size)}\n"
             f"  counts {shown}  {_sketch(counts)}"
         )
 
@@ -77,8 +78,7 @@ def _size(split):
 
 def _sketch(counts, width=20):
     """The tail as one line of bars on a log scale."""
-    ordered = np.sort(counts)[::-1]
-    sample = ordered[np.linspace(0, ordered.size - 1, min(width, ordered.size)).round().astype(int)]
+    sample = np.sort(counts)[::-1][np.linspace(0, counts.size - 1, min(width, counts.size)).round().astype(int)]
     height = np.log(sample) / max(np.log(sample[0]), 1e-9)
     return "".join(_BARS[int(round(h * (len(_BARS) - 1)))] for h in height)
 
@@ -137,17 +137,20 @@ def load(
     _checks.check_choice(profile, "profile", ("auto", "none", *profiles.PROFILES))
     _checks.check_fraction(validation_fraction, "validation_fraction")
     _checks.check_integer(seed, "seed", minimum=0)
-    if validation_fraction == 0:
-        validation = "none"
+    validation = validation if validation_fraction else "none"
     source = _find_source(name, data_dir, test)
     title = name if isinstance(name, str) else os.fspath(name) if isinstance(name, os.PathLike) else "arrays"
     if profile == "auto":
-        own = not isinstance(name, str) or str(name).endswith(".npz")
-        profile = "none" if own or name in _LONG_TAILED else "exponential"
+        is_balanced = isinstance(name, str) and not name.endswith(".npz") and name not in _LONG_TAILED
+        profile = "exponential" if is_balanced else "none"
     # Independent streams: another validation setting does not change the subset.
     subset_seed, cut_seed = np.random.SeedSequence(seed).spawn(2)
-    tail = {"imbalance_ratio": imbalance_ratio, "profile": profile}
-    chosen = _impose(source, tail, max_count=max_count, seed=subset_seed)
+    chosen = _impose(
+        source,
+        {"imbalance_ratio": imbalance_ratio, "profile": profile},
+        max_count=max_count,
+        seed=subset_seed,
+    )
     held_out, extra = _cut(source, chosen, validation=validation, fraction=validation_fraction, seed=cut_seed)
     kept = np.setdiff1d(chosen, held_out) if validation == "stratified" else chosen
     class_counts = source.count(kept)
@@ -199,14 +202,12 @@ def _cut(source, chosen, *, validation, fraction, seed):
     if validation == "none":
         return nothing, None
     if validation == "stratified":
-        wanted = np.where(counts >= 2, np.maximum(np.floor(counts * fraction + 0.5), 1), 0)
-        wanted = np.minimum(wanted, np.maximum(counts - 1, 0))
+        wanted = np.where(counts >= 2, np.clip(np.floor(counts * fraction + 0.5), 1, counts - 1), 0)
         return chosen[profiles.subsample(labels[chosen], wanted, seed=seed)], None
     if source.outside is not None:
         return nothing, _as_split(source.outside)
     unused = np.setdiff1d(np.arange(labels.size), chosen)
-    spare = source.count(unused)
-    if (spare == 0).any():
+    if ((spare := source.count(unused)) == 0).any():
         raise _checks.ArgumentError(
             "validation",
             "validation='outside' needs unused examples of every class. None are left at "
@@ -228,8 +229,7 @@ def _take(source, indices):
         return x[indices], y[indices]
     import tensorflow as tf
 
-    keep = np.zeros(y.size, dtype=bool)
-    keep[indices] = True
+    keep = np.isin(np.arange(y.size), indices)
     kept = x.enumerate().filter(lambda i, _: tf.gather(tf.constant(keep), i)).map(lambda _, example: example)
     return kept.apply(tf.data.experimental.assert_cardinality(indices.size))
 
@@ -238,10 +238,8 @@ def _hash(source, kept, held_out):
     """SHA-256 over what is trained on, held out and tested on."""
     (x, y), (x_test, y_test) = source.train, source.test
     parts = [np.ascontiguousarray(part, dtype="<i8") for part in (kept, held_out, y[kept], y[held_out], y_test)]
-    if not _sources.is_stream(source.train):
-        parts += [x[kept], x[held_out]]
-    if not _sources.is_stream(source.test):
-        parts.append(x_test)
+    parts += [] if _sources.is_stream(source.train) else [x[kept], x[held_out]]
+    parts += [] if _sources.is_stream(source.test) else [x_test]
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part.tobytes())

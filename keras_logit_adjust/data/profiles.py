@@ -6,6 +6,7 @@ import numbers
 import numpy as np
 
 from keras_logit_adjust import _checks
+from keras_logit_adjust.data._plan import ragged
 
 PROFILES = ("exponential", "step", "zipf")
 
@@ -48,14 +49,13 @@ def long_tail_counts(num_classes, *, max_count, imbalance_ratio, profile="expone
             f"Received: imbalance_ratio={imbalance_ratio!r}",
         )
     position = np.arange(num_classes)
-    if profile == "exponential":
-        exponent = position / (num_classes - 1)
-    elif profile == "step":
-        exponent = (position >= num_classes // 2).astype("float64")
-    else:
-        exponent = np.log1p(position) / np.log(num_classes)
-    counts = max_count * float(imbalance_ratio) ** -exponent
-    return np.floor(counts * (1 + 1e-12)).astype("int64")  # 9.999999999999998 is ten
+    exponents = {
+        "exponential": position / (num_classes - 1),
+        "step": (position >= num_classes // 2).astype("float64"),
+        "zipf": np.log1p(position) / np.log(num_classes),
+    }
+    # 9.999999999999998 is ten.
+    return np.floor(max_count * float(imbalance_ratio) ** -exponents[profile] * (1 + 1e-12)).astype("int64")
 
 
 def zipf_counts(num_classes, *, num_examples, exponent=1.0):
@@ -175,19 +175,15 @@ def subsample(labels, class_counts, *, seed):
         raise _checks.ArgumentError(
             "labels", f"`labels` must be below the {wanted.size} classes of class_counts. Received {labels.max()}."
         )
-    available = np.bincount(labels, minlength=wanted.size)
-    check_available(wanted, available)
+    check_available(wanted, np.bincount(labels, minlength=wanted.size))
     return smallest_keys(labels, wanted, np.random.default_rng(seed))
 
 
 def smallest_keys(labels, wanted, rng):
     """Every example gets a random key: the rows, ascending, of the `wanted[c]` smallest keys of each class c."""
-    keys = rng.random(labels.size)
-    order = np.lexsort((keys, labels))
-    available = np.bincount(labels, minlength=wanted.size)
-    start = np.cumsum(available) - available
-    rank = np.arange(labels.size) - start[labels[order]]
-    return np.sort(order[rank < wanted[labels[order]]])
+    order = np.lexsort((rng.random(labels.size), labels))
+    owner, rank = ragged(np.bincount(labels))
+    return np.sort(order[rank < wanted[owner]])
 
 
 def as_whole_counts(counts, name):

@@ -95,11 +95,9 @@ class LongTailSampler:
         labels = check_ids(labels)
         if num_classes is not None:
             num_classes = _checks.check_integer(num_classes, "num_classes", minimum=1)
-        given = "num_classes=" if num_classes else ""
-        if labels.max() >= (bound := num_classes or _MOST_CLASSES):
-            raise _checks.ArgumentError(
-                "labels", f"`labels` must be class ids below {given}{bound:,}. Received {labels.max()}."
-            )
+        bound = f"num_classes={num_classes:,}" if num_classes else f"{_MOST_CLASSES:,}"
+        if labels.max() >= (num_classes or _MOST_CLASSES):
+            raise _checks.ArgumentError("labels", f"`labels` must be class ids below {bound}. Received {labels.max()}.")
         if not isinstance(replacement, bool):
             raise _checks.ArgumentError(
                 "replacement", f"`replacement` must be True or False. Received: replacement={replacement!r}"
@@ -109,10 +107,11 @@ class LongTailSampler:
         self.num_examples, self.start_step = labels.size, 0
         self.steps_per_epoch = -(-labels.size // self.batch_size)
         epochs, beta = _strategies.check_epochs(progressive_epochs, strategy), _checks.check_fraction(beta, "beta")
-        if epochs is None:
-            target = _strategies.Fixed(_strategies.class_shares(self.class_counts, strategy, beta=beta))
-        else:
-            target = _strategies.Progressive(self.class_counts, epochs, self.steps_per_epoch * self.batch_size)
+        target = (
+            _strategies.Fixed(_strategies.class_shares(self.class_counts, strategy, beta=beta))
+            if epochs is None
+            else _strategies.Progressive(self.class_counts, epochs, self.steps_per_epoch * self.batch_size)
+        )
         if _checks.check_choice(per_batch, "per_batch", (None, "exact")):
             _strategies.check_equal_shares(target, strategy, self.batch_size)
         self._settings = {
@@ -125,8 +124,14 @@ class LongTailSampler:
             "progressive_epochs": epochs,
             "beta": beta,
         }
-        drawing = {"seed": self._settings["seed"], "in_turn": per_batch is not None, "replacement": replacement}
-        self._plan = Plan(labels, self.class_counts, target, **drawing)
+        self._plan = Plan(
+            labels,
+            self.class_counts,
+            target,
+            seed=self._settings["seed"],
+            in_turn=per_batch is not None,
+            replacement=replacement,
+        )
         self._epochs = {}  # the last epochs drawn, for whoever reads them next
         self._labels_hash = _hash(labels)
         self._part = (0, 1)  # (which, of how many) parts of each batch this sampler gives
@@ -313,9 +318,8 @@ class LongTailSampler:
                 f"`labels` must be those that the state was saved with: their hash differs. Received {len(labels)} "
                 "labels. Restore the same data in the same order, or begin with a new sampler."
             )
-        sampler = cls(labels, **{name: value for name, value in state.items() if name in _SETTINGS})
-        sampler.start_step = _check_step(state["step"])
-        return sampler
+        settings = {name: value for name, value in state.items() if name in _SETTINGS}
+        return cls(labels, **settings).starting_at(state["step"])
 
     @property
     def fingerprint(self):
@@ -344,10 +348,10 @@ class LongTailSampler:
         return self._plan.seeds((batch * pieces + np.arange(pieces)).ravel())
 
     def _epoch(self, epoch):
-        known = self._epochs.get(epoch)
-        if known is None:
-            draws = self.steps_per_epoch * self.batch_size
-            known = self._plan.rows(epoch * draws, self.steps_per_epoch, self.batch_size)
+        if (known := self._epochs.get(epoch)) is None:
+            known = self._plan.rows(
+                epoch * self.steps_per_epoch * self.batch_size, self.steps_per_epoch, self.batch_size
+            )
             # Replaced, never changed, for several threads may read it.
             self._epochs = {**dict([*self._epochs.items()][-1:]), epoch: known}
         return known

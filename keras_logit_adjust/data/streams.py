@@ -121,22 +121,25 @@ def rebalance(
     blocks, batch_size = _blocks(
         dataset, batch_size=batch_size, block_size=block_size, may_be_single=False, repeat=repeat
     )
-    rates = tf.constant(copies)
 
     def draw(index, block):
         ids = _ids(labels_of(block), prior.size)
         chance = tf.random.stateless_uniform(tf.shape(ids), [seed, 2 * index], dtype=tf.float64)
-        times = tf.cast(tf.floor(tf.gather(rates, ids) + chance), tf.int64)
+        times = tf.cast(tf.floor(tf.gather(copies, ids) + chance), tf.int64)
         rows = tf.repeat(tf.range(tf.size(ids)), times)
         rows = tf.random.experimental.stateless_shuffle(rows, [seed, 2 * index + 1])
         # Gathered in parts, for the copies of a whole block might be many times its size.
         parts = tf.data.Dataset.from_tensor_slices(rows).batch(batch_size)
         return parts.map(lambda part: tf.nest.map_structure(lambda leaf: tf.gather(leaf, part), block))
 
-    drawn = blocks.enumerate().flat_map(draw)
-    batches = drawn.rebatch(batch_size, drop_remainder=True).prefetch(_PREFETCHED)
-    used, given = (float(share_of_stream @ times) for times in (np.minimum(1, copies), copies))
-    return RebalancedStream(batches, shares, copies, efficiency=used, output_per_input=given)
+    drawn = blocks.enumerate().flat_map(draw).rebatch(batch_size, drop_remainder=True).prefetch(_PREFETCHED)
+    return RebalancedStream(
+        drawn,
+        shares,
+        copies,
+        efficiency=float(share_of_stream @ np.minimum(1, copies)),
+        output_per_input=float(share_of_stream @ copies),
+    )
 
 
 def subsample_stream(dataset, class_counts, *, available_counts, seed=None, batch_size=None, block_size=512):
@@ -183,39 +186,33 @@ def subsample_stream(dataset, class_counts, *, available_counts, seed=None, batc
             f"`available_counts` must be below {_MOST_OF_A_CLASS:,} a class, the most that NumPy draws hypergeometric "
             f"numbers from. Received {available.max():,}: cut the stream into parts."
         )
-    seed = _check_seed(seed)
+    select = functools.partial(_select, _check_seed(seed))
     block_size = _checks.check_integer(block_size, "block_size", minimum=1)
     blocks, batch_size = _blocks(dataset, batch_size=batch_size, block_size=block_size)
+
     # A block without examples comes last, to ask whether all that was announced has come.
-    end = tf.data.Dataset.from_tensors(tf.nest.map_structure(_no_rows, blocks.element_spec))
+    def no_rows(spec):
+        inner = spec.shape[1:] if spec.shape.rank else ()
+        return tf.zeros([0, *(size or 0 for size in inner)], spec.dtype)
+
+    end = tf.data.Dataset.from_tensors(tf.nest.map_structure(no_rows, blocks.element_spec))
 
     def keep(state, block):
         index, *counts = state
         ids = _ids(labels_of(block), available.size)
-        select = functools.partial(_select, seed)
         rows, *counts = tf.numpy_function(select, [index, ids, *counts], [tf.int64] * 3, stateful=False)
-        for left in counts:
-            left.set_shape([available.size])
-        rows.set_shape([None])
+        for numbers, size in zip((rows, *counts), (None, available.size, available.size), strict=True):
+            numbers.set_shape([size])
         return (index + 1, *counts), tf.nest.map_structure(lambda leaf: tf.gather(leaf, rows), block)
 
-    start = (tf.constant(0, tf.int64), tf.constant(available), tf.constant(wanted))
-    kept = blocks.concatenate(end).scan(start, keep)
+    kept = blocks.concatenate(end).scan((tf.constant(0, tf.int64), tf.constant(available), tf.constant(wanted)), keep)
     return kept.unbatch() if batch_size is None else kept.rebatch(batch_size)
-
-
-def _no_rows(spec):
-    import tensorflow as tf
-
-    inner = [] if spec.shape.rank is None else spec.shape[1:]
-    return tf.zeros([0, *(size or 0 for size in inner)], spec.dtype)
 
 
 def _select(seed, index, ids, remaining, wanted):
     """Rows of a block to keep, and what of each class remains and is wanted after it."""
     seen = np.bincount(ids, minlength=remaining.size)
-    if ids.size == 0 and remaining.any():
-        short = remaining > 0
+    if ids.size == 0 and (short := remaining > 0).any():
         raise ValueError(
             f"The stream ended with fewer examples than `available_counts` says: {remaining[short][:8].tolist()} are "
             f"missing at {_checks.name_classes(short)}. Count it with `kla.priors.count_classes`."
@@ -250,9 +247,8 @@ def _blocks(dataset, *, batch_size, block_size, may_be_single=True, repeat=False
         batch_size = _checks.check_integer(batch_size, "batch_size", minimum=1)
     elif not is_single:
         batch_size = labels_of(dataset.element_spec).shape[0]
-    if block_size is None:
-        block_size = _BATCHES_IN_BLOCK * (batch_size or 1)
-    block_size = _checks.check_integer(block_size, "block_size", minimum=1)
+    default_block = _BATCHES_IN_BLOCK * (batch_size or 1)
+    block_size = _checks.check_integer(default_block if block_size is None else block_size, "block_size", minimum=1)
     if batch_size is None and not (is_single and may_be_single):
         raise _checks.ArgumentError(
             "batch_size",
@@ -277,10 +273,11 @@ def _ids(labels, num_classes):
     labels = tf.reshape(labels, [-1])
     ids = tf.cast(labels, tf.int64)
     rule = f"Labels of the stream must be class ids, integers of at least 0 and below the {num_classes} of the counts."
-    checks = [
-        tf.debugging.assert_non_negative(ids, rule),
-        tf.debugging.assert_less(ids, tf.constant(num_classes, tf.int64), rule),
-        tf.debugging.assert_equal(tf.cast(ids, labels.dtype), labels, rule),
-    ]
-    with tf.control_dependencies(checks):
+    with tf.control_dependencies(
+        [
+            tf.debugging.assert_non_negative(ids, rule),
+            tf.debugging.assert_less(ids, tf.constant(num_classes, tf.int64), rule),
+            tf.debugging.assert_equal(tf.cast(ids, labels.dtype), labels, rule),
+        ]
+    ):
         return tf.identity(ids)

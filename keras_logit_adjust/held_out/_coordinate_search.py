@@ -75,8 +75,7 @@ class _Scores:
     def without(self, c):
         """The best class other than c, and the offset at which c overtakes it, of every example."""
         rivals = np.where(self.first == c, self.second, self.first)
-        of_rivals = np.take_along_axis(self.scores, rivals[:, None], axis=1)[:, 0]
-        return rivals, of_rivals - (self.scores[:, c] - self.offsets[c])
+        return rivals, self.scores[np.arange(rivals.size), rivals] - (self.scores[:, c] - self.offsets[c])
 
     def set(self, c, offset):
         self.scores[:, c] += offset - self.offsets[c]

@@ -141,9 +141,8 @@ class Steps:
 
     def __init__(self, low, high, weight):
         proper = (low <= high) & (weight > 0)
-        low, high, weight = low[proper], high[proper], weight[proper]
-        self.starts, self._started = _cumulate(low, weight)
-        self.ends, self._ended = _cumulate(high, weight)
+        self.starts, self._started = _cumulate(low[proper], weight[proper])
+        self.ends, self._ended = _cumulate(high[proper], weight[proper])
 
     def at(self, tau):
         """The value at each of `tau`, ends of intervals included."""

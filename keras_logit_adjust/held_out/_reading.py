@@ -101,8 +101,8 @@ def as_logits(logits, num_classes, *, independent=False, name="logits"):
 
 def _are_distributions(matrix, tolerance):
     """Whether all numbers are in [0, 1] and every row sums to one; or there are more rows than logits are there in."""
-    some = matrix[:_MANY_ROWS]
-    if some.min() < 0 or some.max() > 1 + tolerance or matrix.min() < 0 or matrix.max() > 1 + tolerance:
+    # Of logits a few rows mostly say enough.
+    if any(rows.min() < 0 or rows.max() > 1 + tolerance for rows in (matrix[:_MANY_ROWS], matrix)):
         return False
     is_one = np.abs(matrix.sum(axis=-1, dtype="float64") - 1.0) < tolerance
     return matrix.shape[1] > 1 and bool(is_one.all() or (len(matrix) >= _MANY_ROWS and np.ptp(matrix) > 0))

@@ -67,7 +67,15 @@ def calibrate(logits, y_true, *, method="temperature", class_prior=None, indepen
     Reference: Guo et al. (2017), §4.2; Alexandari et al. (2020), bias-corrected temperature scaling.
     """
     _checks.check_choice(method, "method", METHODS)
-    logits, is_true, independent = _as_examples(logits, y_true, independent)
+    logits = _reading.to_numpy(logits, "logits")
+    if logits.ndim == 1 or logits.shape[-1:] == (1,):  # one sigmoid unit
+        logits, independent = logits.reshape(-1, 1), True
+    logits = _reading.as_logits(logits, logits.shape[-1] if logits.ndim else 1, independent=independent)
+    is_true = (
+        _reading.as_multi_hot(y_true, *logits.shape)
+        if independent
+        else _reading.as_ids(y_true, *logits.shape)[:, None] == np.arange(logits.shape[1])
+    )
     weight = _example_weights(is_true, class_prior, independent)
     loss = _loss_of(is_true, weight, independent)
     inverse, bias = _best_inverse_temperature(logits, loss), None
@@ -86,17 +94,6 @@ def calibrate(logits, y_true, *, method="temperature", class_prior=None, indepen
         )
         warnings.warn(f"The temperature is at its bound {temperature:g}: {reason}.", stacklevel=2)
     return Calibration(temperature, bias)
-
-
-def _as_examples(logits, y_true, independent):
-    """Float64 logits `[N, L]`, which classes are true `[N, L]`, and whether they are sigmoids."""
-    logits = _reading.to_numpy(logits, "logits")
-    if logits.ndim == 1 or logits.shape[-1:] == (1,):  # one sigmoid unit
-        logits, independent = logits.reshape(-1, 1), True
-    matrix = _reading.as_logits(logits, logits.shape[-1] if logits.ndim else 1, independent=independent)
-    if independent:
-        return matrix, _reading.as_multi_hot(y_true, *matrix.shape), True
-    return matrix, _reading.as_ids(y_true, *matrix.shape)[:, None] == np.arange(matrix.shape[1]), False
 
 
 def _example_weights(is_true, class_prior, independent):
@@ -122,9 +119,10 @@ def _example_weights(is_true, class_prior, independent):
             f"{'with and one without it' if independent else 'at least'}. Missing for {_checks.name_classes(bad)}: "
             "hold out more examples, or leave `class_prior` out and hold them out with the class mix of training."
         )
-    if independent:
-        return np.where(is_true, prior / share, (1 - prior) / (1 - share))
-    return (prior / share)[is_true.argmax(axis=1)][:, None]
+    ratio = prior / share
+    return (
+        np.where(is_true, ratio, (1 - prior) / (1 - share)) if independent else ratio[is_true.argmax(axis=1)][:, None]
+    )
 
 
 def _loss_of(is_true, weight, independent):
@@ -257,10 +255,8 @@ def reliability(probabilities, y_true, *, num_bins=15, balanced=False):
     """
     num_bins = _checks.check_integer(num_bins, "num_bins", minimum=1)
     probabilities, ids = _as_predictions(probabilities, y_true)
-    example_weight = np.full(ids.size, 1.0 / ids.size)
-    if balanced:
-        counts = np.bincount(ids)
-        example_weight = 1.0 / (counts[ids] * np.count_nonzero(counts))
+    counts = np.bincount(ids)
+    example_weight = 1.0 / (counts[ids] * np.count_nonzero(counts) if balanced else np.full(ids.size, ids.size))
     confidence, is_right = probabilities.max(axis=1), probabilities.argmax(axis=1) == ids
     place = _bin_of(confidence, num_bins)
     count = np.bincount(place, minlength=num_bins)

@@ -163,9 +163,10 @@ def _estimate_by_em(logits, prior, replicates, rng, *, tol, max_iterations):
     num_examples = logits.shape[0]
     ratios = logits - prior.logits  # log P(x|y) up to a number for each example, which takes no part
     likelihood = np.exp(ratios - ratios.max(axis=1, keepdims=True))
-    uniform = np.full((1, num_examples), 1.0 / num_examples)
     # The likelihood is concave: the start decides only between priors that the examples cannot tell apart.
-    (estimate,), iterations, converged = _maximize(likelihood, uniform, np.exp(prior.logits), tol, max_iterations)
+    (estimate,), iterations, converged = _maximize(
+        likelihood, np.full((1, num_examples), 1.0 / num_examples), np.exp(prior.logits), tol, max_iterations
+    )
     if not converged:
         warnings.warn(
             f"EM did not converge in max_iterations={max_iterations}: its prior is not the likeliest yet. Raise "
@@ -251,16 +252,16 @@ def _check_validation(validation, num_classes):
 
 def _estimate_by_bbse(logits, validation, replicates, rng):
     num_classes = logits.shape[1]
-    predicted = np.bincount(logits.argmax(axis=1), minlength=num_classes)
     counts = np.zeros((num_classes, num_classes))  # of true class y (row) predicted as ŷ (column)
     np.add.at(counts, (validation[1], validation[0].argmax(axis=1)), 1)
     totals, num_examples = counts.sum(axis=1).astype("int64"), logits.shape[0]
-    confusion, shares = counts / totals[:, None], predicted / num_examples
+    confusion = counts / totals[:, None]
+    shares = np.bincount(logits.argmax(axis=1), minlength=num_classes) / num_examples
     drawn = [
         _solve(rng.multinomial(totals, confusion) / totals[:, None], rng.multinomial(num_examples, shares))
         for _ in range(replicates)
     ]
-    return _solve(confusion, shares), np.stack(drawn), _diagnose(confusion, totals)
+    return _solve(confusion, shares), drawn, _diagnose(confusion, totals)
 
 
 def _solve(confusion, shares):

@@ -41,8 +41,28 @@ def predict_logits(model, x, *, output="auto", batch_size=256):
 def labels_and_logits(model, data, *, output, batch_size):
     """Pairs `(y_true, logits)` of the batches of `data`: `(x, y)` arrays, or a dataset of batches `(x, y)`."""
     predict = logits_model(model, output=output)
-    for x, y in _batches(data, batch_size):
-        yield ops.convert_to_numpy(y), predict(x)
+    if isinstance(data, keras.utils.PyDataset):
+        data = map(data.__getitem__, range(data.num_batches))
+    elif isinstance(data, tuple):
+        if len(data) != 2:
+            raise ValueError(f"`validation_data` must be a pair (x, y). Received a tuple of {len(data)}.")
+        x, y = as_arrays(data[0]), np.asarray(data[1])
+        sizes = {len(array) for array in keras.tree.flatten(x)} | {len(y)}
+        if len(sizes) != 1:
+            raise ValueError(f"x and y of `validation_data` must have as many rows. Received {sorted(sizes)}.")
+        data = ((take(x, slice(i, i + batch_size)), y[i : i + batch_size]) for i in range(0, len(y), batch_size))
+    for batch in data:
+        if not isinstance(batch, (tuple, list)) or len(batch) < 2:
+            raise ValueError(
+                "`validation_data` must be (x, y) arrays or a dataset of batches (x, y). "
+                f"Received a batch that is a {type(batch).__name__}: labels are needed beside the inputs."
+            )
+        if len(batch) > 2 and batch[2] is not None:
+            raise ValueError(
+                "Sample weights are not used here. Received batches (x, y, sample_weight): leave the weights out, and "
+                "with them the examples that weigh 0."
+            )
+        yield ops.convert_to_numpy(batch[1]), predict(batch[0])
 
 
 def logits_model(model, *, output):
@@ -73,29 +93,3 @@ def as_arrays(x):
     if isinstance(x, list) and x and not hasattr(x[0], "shape"):
         return np.asarray(x)
     return keras.tree.map_structure(np.asarray, x)
-
-
-def _batches(data, batch_size):
-    if isinstance(data, keras.utils.PyDataset):
-        data = map(data.__getitem__, range(data.num_batches))
-    elif isinstance(data, tuple):
-        if len(data) != 2:
-            raise ValueError(f"`validation_data` must be a pair (x, y). Received a tuple of {len(data)}.")
-        x, y = as_arrays(data[0]), np.asarray(data[1])
-        sizes = {len(array) for array in keras.tree.flatten(x)} | {len(y)}
-        if len(sizes) != 1:
-            raise ValueError(f"x and y of `validation_data` must have as many rows. Received {sorted(sizes)}.")
-        rows = (slice(start, start + batch_size) for start in range(0, len(y), batch_size))
-        data = ((take(x, some), y[some]) for some in rows)
-    for batch in data:
-        if not isinstance(batch, (tuple, list)) or len(batch) < 2:
-            raise ValueError(
-                "`validation_data` must be (x, y) arrays or a dataset of batches (x, y). "
-                f"Received a batch that is a {type(batch).__name__}: labels are needed beside the inputs."
-            )
-        if len(batch) > 2 and batch[2] is not None:
-            raise ValueError(
-                "Sample weights are not used here. Received batches (x, y, sample_weight): leave the weights out, and "
-                "with them the examples that weigh 0."
-            )
-        yield batch[0], batch[1]

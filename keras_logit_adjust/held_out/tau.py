@@ -156,9 +156,10 @@ def tune_tau(
     fold = _stratified_folds(bucket[path.recall_ids], folds, seed)
     for k in range(folds):
         kept = fold != k
-        weight_k = _weights(path.recall_ids[kept], bucket)
-        tau_k, _, _ = _choose(path.low[kept], path.high[kept], weight_k, standard_errors)
-        right[~kept] = path.is_right(tau_k)[~kept]
+        tau_of_others = _choose(
+            path.low[kept], path.high[kept], _weights(path.recall_ids[kept], bucket), standard_errors
+        )[0]
+        right[~kept] = path.is_right(tau_of_others)[~kept]
     accuracies = (float(weight[is_right].sum()) for is_right in (right, path.is_right(1.0)))
     return TunedTau(tau, interval, *accuracies, best, coverage, path)
 
@@ -202,8 +203,7 @@ def _choose(low, high, weight, standard_errors):
     left, right_end, _ = steps.pieces()
     taus = np.array([*map(robust_point, left, right_end), 1.0, best.tau])
     changed = np.square(weight[right]).sum() - lost.at(taus) + gained.at(taus)
-    margin = standard_errors * np.sqrt(np.maximum(changed, 0.0))
-    is_close = best.value - steps.at(taus) <= margin + 1e-12
+    is_close = best.value - steps.at(taus) <= standard_errors * np.sqrt(np.maximum(changed, 0.0)) + 1e-12
     interval = (
         float(np.append(left, [1.0, best.low])[is_close].min()),
         float(np.append(right_end, [1.0, best.high])[is_close].max()),
@@ -215,9 +215,8 @@ def _choose(low, high, weight, standard_errors):
 def _stratified_folds(strata, folds, seed):
     """`[N]` a fold for every example; each stratum is spread over them as evenly as it goes."""
     shuffled = np.random.default_rng(seed).permutation(strata.size)
-    order = shuffled[np.argsort(strata[shuffled], kind="stable")]
     fold = np.empty(strata.size, "int64")
-    fold[order] = np.arange(strata.size) % folds
+    fold[shuffled[np.argsort(strata[shuffled], kind="stable")]] = np.arange(strata.size) % folds
     return fold
 
 

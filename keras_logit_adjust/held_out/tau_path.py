@@ -126,8 +126,8 @@ class TauPath:
     def join(cls, paths, prior):
         """The path of all examples of several paths, whose recalls are those of the classes of `prior`."""
         whole = cls.__new__(cls)
-        parts = ((path.low, path.high, path.recall_ids) for path in paths)
-        whole._set(prior, *map(np.concatenate, zip(*parts, strict=True)))
+        parts = ([getattr(path, name) for path in paths] for name in ("low", "high", "recall_ids"))
+        whole._set(prior, *map(np.concatenate, parts))
         return whole
 
     @property
@@ -198,8 +198,7 @@ class TauPath:
         members = np.isin(np.arange(counts.size), self._recalls_of(measure)) & (counts > 0)
         if not members.any():
             raise ValueError(f"No held-out example is of the classes of measure {measure!r}: it has no value.")
-        per_class = np.divide(1.0, counts * members.sum(), out=np.zeros(members.size), where=members)
-        return per_class[self.recall_ids]
+        return np.divide(1.0, counts * members.sum(), out=np.zeros(members.size), where=members)[self.recall_ids]
 
     def steps(self, weight):
         """The step function `v(τ) = Σ_i weight_i·[i is right at τ]`, for weights of one's own."""
