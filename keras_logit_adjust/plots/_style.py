@@ -8,7 +8,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter, StrMe
 COLORS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#0072B2", "#CC79A7", "#F0E442")
 MARKERS = "osD^vPX*"
 _DASHES = ("-", "--", "-.", ":", (0, (8, 2)), (0, (4, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (5, 4)))
-_HATCHES = ("", "///", "xx", "\\\\\\", "++", "---", "|||", "/")  # lines: circles make an SVG large
+HATCHES = ("", "///", "xx", "\\\\\\", "++", "---", "|||", "/")  # lines: circles make an SVG large
 # Inches. Printed in a column of 3.3 inches, letters of 10 points are still larger than 7.
 SIZE = (4.6, 3.2)
 _MOST_NUMBERED = 12  # classes of a heat map whose cells have room for a number
@@ -43,15 +43,6 @@ def line_style(i):
     }
 
 
-def bar_style(i):
-    """Color and hatch of the i-th series of bars."""
-    return {
-        "color": COLORS[i % len(COLORS)],
-        "hatch": _HATCHES[(i + i // len(COLORS)) % len(_HATCHES)],
-        "edgecolor": "white",
-    }
-
-
 def legend_above(figure, *handles_and_labels, columns=3):
     """A legend above the axes, where it covers nothing."""
     figure.legend(*handles_and_labels, loc="outside upper center", ncols=columns, frameon=False, fontsize="small")
@@ -81,10 +72,10 @@ def heat_maps(matrices, *, label, number, beside, percent=False, class_names=Non
         panel.set_title(title, fontsize="medium")
         panel.set_xlabel(beside)
         if size <= _MOST_NUMBERED:
-            for (row, column), value in np.ndenumerate(matrix):
-                if np.isfinite(value):
-                    style = {"color": "white" if value < sum(limits.values()) / 2 else "black", "fontsize": "x-small"}
-                    panel.text(column, row, number.format(value), ha="center", va="center", **style)
+            for row, column in np.argwhere(np.isfinite(matrix)):
+                value = matrix[row, column]
+                color = "white" if value < sum(limits.values()) / 2 else "black"
+                panel.text(column, row, number.format(value), ha="center", va="center", color=color, fontsize="x-small")
             names = range(size) if class_names is None else class_names
             panel.set_xticks(range(size), names, rotation=0 if class_names is None else 90, fontsize="small")
             panel.set_yticks(range(size), names, fontsize="small")

@@ -4,9 +4,10 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from keras_logit_adjust.plots._style import (
+    COLORS,
+    HATCHES,
     MARKERS,
     SIZE,
-    bar_style,
     heat_maps,
     legend_above,
     line_style,
@@ -47,12 +48,10 @@ def per_class_accuracy(counts, recalls):
                 f"{name!r} have {np.shape(values)}."
             )
         percent, style = 100 * np.asarray(values)[order], line_style(i)
-        if counts.size > _MOST_JOINED:
-            if has_room:
-                axes.scatter(counts, percent, s=6, c=style["color"], marker=style["marker"], alpha=0.25, linewidth=0)
-            axes.plot(_means(counts), _means(percent), label=name, **style)
-        else:
-            axes.plot(counts, percent, label=name, **style)
+        is_grouped = counts.size > _MOST_JOINED
+        if is_grouped and has_room:
+            axes.scatter(counts, percent, s=6, c=style["color"], marker=style["marker"], alpha=0.25, linewidth=0)
+        axes.plot(*(map(_means, (counts, percent)) if is_grouped else (counts, percent)), label=name, **style)
     axes.set(xscale="log", xlabel="training examples of the class", ylabel="accuracy on the class (%)", ylim=(0, 100))
     number_counts(axes.xaxis, counts)
     if has_room:
@@ -65,8 +64,10 @@ def per_class_accuracy(counts, recalls):
 
 def _means(values):
     """Means over groups of neighbors, NaN left out."""
-    groups = np.array_split(values, _GROUPS_JOINED)
-    return [np.mean(group[np.isfinite(group)]) if np.isfinite(group).any() else np.nan for group in groups]
+    return [
+        np.mean(group[np.isfinite(group)]) if np.isfinite(group).any() else np.nan
+        for group in np.array_split(values, _GROUPS_JOINED)
+    ]
 
 
 def group_accuracy(groups, *, buckets=None):
@@ -88,11 +89,15 @@ def group_accuracy(groups, *, buckets=None):
     Reference: Menon et al. (2021), §6.2 and appendix E.4.
     """
     figure, (bars, *beside) = new_figure(1 if buckets is None else 2)
-    series = {
-        method: ([value["mean"] for value in found.values()], [value["std"] or 0.0 for value in found.values()])
-        for method, found in groups.items()
-    }
-    draw_bars(bars, series, places=list(next(iter(groups.values()))), xlabel="classes by training examples")
+    draw_bars(
+        bars,
+        {
+            method: ([value["mean"] for value in found.values()], [value["std"] or 0.0 for value in found.values()])
+            for method, found in groups.items()
+        },
+        places=list(next(iter(groups.values()))),
+        xlabel="classes by training examples",
+    )
     for curves in beside:
         for i, values in enumerate(buckets.values()):
             curves.plot(np.arange(1, len(values) + 1), values, **line_style(i))
@@ -107,9 +112,10 @@ def draw_bars(axes, series, *, places, xlabel):
     width = 0.8 / len(series)
     for i, (label, (heights, deviations)) in enumerate(series.items()):
         place = np.arange(len(places)) + (i - (len(series) - 1) / 2) * width
+        hatch = HATCHES[(i + i // len(COLORS)) % len(HATCHES)]
         axes.bar(
             place, heights, width, yerr=deviations, label=label, error_kw={"ecolor": "#666666", "linewidth": 1.2},
-            **bar_style(i),
+            color=COLORS[i % len(COLORS)], hatch=hatch, edgecolor="white",
         )  # fmt: skip
     axes.set_xticks(np.arange(len(places)), places)
     axes.set(xlabel=xlabel, ylabel="accuracy (%)", ylim=(0, 100))
@@ -135,10 +141,20 @@ def confusion(matrices, *, class_names=None):
     shares = {}
     for method, matrix in matrices.items():
         examples = np.sum(matrix, axis=1, keepdims=True, dtype="float64")
-        blank = np.full(np.shape(matrix), np.nan)  # of classes without examples
-        shares[method] = np.divide(100.0 * np.asarray(matrix), examples, out=blank, where=examples > 0)
-    text = {"label": "share of the true class", "number": "{:.0f}", "beside": "predicted class"}
-    return heat_maps(shares, **text, percent=True, class_names=class_names, vmin=0, vmax=100)
+        # NaN for classes without examples.
+        shares[method] = np.divide(
+            100.0 * np.asarray(matrix), examples, out=np.full(np.shape(matrix), np.nan), where=examples > 0
+        )
+    return heat_maps(
+        shares,
+        label="share of the true class",
+        number="{:.0f}",
+        beside="predicted class",
+        percent=True,
+        class_names=class_names,
+        vmin=0,
+        vmax=100,
+    )
 
 
 def error_by_sample_size(sizes, errors, *, lines):
@@ -168,8 +184,9 @@ def error_by_sample_size(sizes, errors, *, lines):
         axes.fill_between(sizes, mean - deviation, mean + deviation, color=style["color"], alpha=0.12, linewidth=0)
     for title, value in lines.items():
         axes.axhline(value, color="#666666", linewidth=0.8, linestyle=(0, (1, 1)))
-        beside = axes.get_yaxis_transform()
-        axes.text(1.02, value, title.replace(", ", "\n"), transform=beside, va="center", fontsize="small")
+        axes.text(
+            1.02, value, title.replace(", ", "\n"), transform=axes.get_yaxis_transform(), va="center", fontsize="small"
+        )
     axes.set(xscale="log", xlabel="training examples", ylabel="balanced error (%)", ylim=(0, None))
     number_counts(axes.xaxis, sizes)
     legend_above(figure, columns=2)

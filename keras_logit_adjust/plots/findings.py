@@ -57,10 +57,10 @@ def label_noise(head_as_tail):
     figure, (axes,) = new_figure()
     place = np.arange(len(head_as_tail))
     for i, (title, hatch) in enumerate((("clean labels", ""), ("noisy labels", "//"))):
-        values = [pair[i] for pair in head_as_tail.values()]
         axes.bar(
-            place + (i - 0.5) * 0.4, values, 0.4, label=title, color=COLORS[(2, 4)[i]], hatch=hatch, edgecolor="white"
-        )
+            place + (i - 0.5) * 0.4, [pair[i] for pair in head_as_tail.values()], 0.4, label=title,
+            color=COLORS[(2, 4)[i]], hatch=hatch, edgecolor="white",
+        )  # fmt: skip
     axes.set_xticks(place, list(head_as_tail), rotation=90 if place.size > _LEVEL_LABELS else 0)
     axes.set(xlabel="method", ylabel="frequent taken for rare (%)")
     legend_above(figure)
@@ -83,10 +83,17 @@ def label_shift(accuracies):
     ['no adjustment', 'true prior']
     """
     figure, (axes,) = new_figure()
-    series = {}
-    for rule, found in accuracies.items():
-        deviations = [np.std(seeds, ddof=1) if len(seeds) > 1 else 0.0 for seeds in found.values()]
-        series[rule] = ([np.mean(seeds) for seeds in found.values()], deviations)
-    draw_bars(axes, series, places=list(next(iter(accuracies.values()))), xlabel="class mix of the deployment")
+    draw_bars(
+        axes,
+        {
+            rule: (
+                [np.mean(seeds) for seeds in found.values()],
+                [np.std(seeds, ddof=1) if len(seeds) > 1 else 0.0 for seeds in found.values()],
+            )
+            for rule, found in accuracies.items()
+        },
+        places=list(next(iter(accuracies.values()))),
+        xlabel="class mix of the deployment",
+    )
     legend_above(figure, columns=2)
     return figure

@@ -41,8 +41,7 @@ def tau_path(curves, *, marks=None):
             low, high = (100 * np.asarray(curve[end]) for end in ("low", "high"))
             axes.fill_between(curve["tau"], low, high, color=style["color"], alpha=0.15, linewidth=0)
     for i, (title, tau) in enumerate((marks or {}).items()):
-        color = COLORS[-2 - i % len(COLORS)]
-        axes.axvline(tau, color=color, linestyle=(0, (1 + 2 * i, 1.5)), label=title)
+        axes.axvline(tau, color=COLORS[-2 - i % len(COLORS)], linestyle=(0, (1 + 2 * i, 1.5)), label=title)
     axes.set(xlabel="τ", ylabel="accuracy (%)")
     legend_above(figure)
     return figure
@@ -66,12 +65,10 @@ def margins(pairwise, *, class_names=None):
 
     Reference: Menon et al. (2021), §5, equation 11.
     """
-    shown = {}
-    for title, matrix in pairwise.items():
-        shown[title] = np.array(matrix, "float64")
-        np.fill_diagonal(shown[title], np.nan)
-    text = {"label": "margin (in units of logits)", "number": "{:+.1f}", "beside": "rival"}
-    return heat_maps(shown, **text, class_names=class_names)
+    shown = {title: np.where(np.eye(len(matrix), dtype=bool), np.nan, matrix) for title, matrix in pairwise.items()}
+    return heat_maps(
+        shown, label="margin (in units of logits)", number="{:+.1f}", beside="rival", class_names=class_names
+    )
 
 
 def decision_boundaries(points, labels, scores, *, extent, class_names=("0", "1")):
@@ -99,19 +96,25 @@ def decision_boundaries(points, labels, scores, *, extent, class_names=("0", "1"
     figure.set_size_inches(4.6, 4.6)
     points, labels = np.asarray(points), np.asarray(labels)
     for label, (marker, color) in enumerate((("o", "#BBBBBB"), ("^", COLORS[4]))):
-        shown = points[labels == label]
-        name = class_names[label]
-        axes.scatter(*shown.T, s=14, marker=marker, color=color, edgecolor="white", linewidth=0.3, label=name)
-    left, right, bottom, top = extent
+        axes.scatter(
+            *points[labels == label].T, s=14, marker=marker, color=color, edgecolor="white", linewidth=0.3,
+            label=class_names[label],
+        )  # fmt: skip
     handles = axes.get_legend_handles_labels()[0]
     for i, (rule, grid) in enumerate(scores.items()):
         rows, columns = np.shape(grid)
         style = line_style(i)
-        color, dashes = style["color"], style["linestyle"]
-        places = np.linspace(left, right, columns), np.linspace(bottom, top, rows)
-        axes.contour(*places, grid, levels=[0.0], colors=[color], linestyles=[dashes], linewidths=1.8)
-        handles.append(Line2D([], [], color=color, linestyle=dashes, linewidth=1.8, label=rule))
-    axes.set(xlabel="$x_1$", ylabel="$x_2$", xlim=(left, right), ylim=(bottom, top), aspect="equal")
+        axes.contour(
+            np.linspace(*extent[:2], columns),
+            np.linspace(*extent[2:], rows),
+            grid,
+            levels=[0.0],
+            linewidths=1.8,
+            colors=[style["color"]],
+            linestyles=[style["linestyle"]],
+        )
+        handles.append(Line2D([], [], linewidth=1.8, label=rule, color=style["color"], linestyle=style["linestyle"]))
+    axes.set(xlabel="$x_1$", ylabel="$x_2$", xlim=extent[:2], ylim=extent[2:], aspect="equal")
     legend_above(figure, handles, [handle.get_label() for handle in handles], columns=2)
     return figure
 
