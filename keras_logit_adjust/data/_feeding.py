@@ -23,13 +23,13 @@ def tf_dataset(sampler, data, *, map_fn, num_parallel_calls, input_context):
         sampler = sampler.shard(input_context.num_input_pipelines, input_context.input_pipeline_id)
         pieces = input_context.num_replicas_in_sync // input_context.num_input_pipelines
     source = _Source(sampler, data, map_fn=map_fn, pieces=pieces)
-    first = source.leaves(sampler.start_step, 1)
+    shapes, dtypes = source.signature()
 
     def gather(position):
         # Not stateful: its result follows from `position`, which is what lets an iterator be saved.
-        block = tf.numpy_function(source.gather, [position], [leaf.dtype for leaf in first], stateful=False)
-        for leaf, of_one in zip(block, first, strict=True):
-            leaf.set_shape((source.steps * pieces, *of_one.shape[1:]))
+        block = tf.numpy_function(source.gather, [position], dtypes, stateful=False)
+        for leaf, shape in zip(block, shapes, strict=True):
+            leaf.set_shape(shape)
         return tuple(block)
 
     options = tf.data.Options()
@@ -107,12 +107,18 @@ class _Source:
                 "map_fn", f"`map_fn` must be a function of a batch. Received: map_fn={map_fn!r}"
             )
         self.data = _check_data(data, sampler.num_examples)
-        sampler.shard(pieces, 0)  # which raises where they are not equal
+        self.rows_in_piece = sampler.shard(pieces, 0).rows_in_batch
         self.wants_seed = map_fn is not None and _takes_seed(map_fn)
         row_bytes = sum(leaf.dtype.itemsize * int(np.prod(leaf.shape[1:])) for leaf in keras.tree.flatten(self.data))
         self.steps = int(np.clip(_BLOCK_BYTES // max(1, row_bytes * sampler.rows_in_batch), 1, _MOST_STEPS_IN_BLOCK))
         self.mark = int(sampler.fingerprint[:5], 16) ^ self.steps  # 20 bits
         self.first_position = (self.mark << _STEP_BITS) + sampler.start_step
+
+    def signature(self):
+        """Shapes and dtypes of a block's leaves, without drawing one."""
+        pieces, leaves = self.steps * self.pieces, keras.tree.flatten(self.data)
+        parts = [((pieces, self.rows_in_piece, *leaf.shape[1:]), leaf.dtype) for leaf in leaves]
+        return zip(*parts, *[((pieces, 2), np.dtype("int32"))] * self.wants_seed, strict=True)
 
     def gather(self, position):
         """The leaves of the block at `position`."""
