@@ -178,7 +178,7 @@ def test_data_that_is_not_on_disk_names_the_download_at_once_and_offline(tmp_pat
 
 def test_compare_does_not_train_on_streams(folder, tmp_path):
     config = compare.Config(dataset="varied", imbalance_ratio=4, data_dir=str(folder))
-    with pytest.raises(ValueError, match=r"`compare` trains on images of one size .*'varied' streams\. Resize it"):
+    with pytest.raises(ValueError, match=r"`dataset` must have images of one size .*'varied' streams\. Resize it"):
         compare.compare(config, methods=["erm"], seeds=1, output=tmp_path / "out")
 
 
