@@ -247,7 +247,9 @@ def test_images_are_shifted_mirrored_and_cut_and_stay_in_their_range(rng):
     changed = [(a != b).any() for a, b in zip(augmented, x, strict=True)]
     assert sum(changed) > 12
     for epoch in batches_of(feeding.Training(x, y, recipe=RECIPE, num_classes=3, seed=0), 4):
-        assert min(images.min() for images, _ in epoch) >= 0 and max(images.max() for images, _ in epoch) <= 255
+        assert min(images.min() for images, _ in epoch) >= 0
+        # A mixture of two numbers of 255 rounds to at most two units in the last place above it.
+        assert max(images.max() for images, _ in epoch) <= 255 * (1 + 2 * np.finfo("float32").eps)
 
 
 def alone(kind, images):
