@@ -87,7 +87,7 @@ def read_targets(y_true, y_pred, num_labels, *, ignore_class=None):
             f"Received shape {shape}. {remedy}"
         )
     _check_agreement(shape[: len(leading)], leading)
-    targets = ops.cast(y_true, _float_dtype(y_pred))
+    targets = ops.cast(y_true, float_dtype(y_pred))
     kept = None if ignore_class is None else ops.not_equal(targets, ignore_class)
     targets = zero_masked(targets, kept)
     proper = ops.logical_and(ops.greater_equal(targets, 0.0), ops.less_equal(targets, 1.0))
@@ -242,9 +242,10 @@ def to_tensor(values):
 
 def at_least_float32(tensor):
     """`tensor` in float32, or as it is where it is float64: half precision never enters a log-sum-exp."""
-    return ops.cast(tensor, _float_dtype(tensor))
+    return ops.cast(tensor, float_dtype(tensor))
 
 
-def _float_dtype(tensor):
+def float_dtype(tensor):
+    """The dtype that `at_least_float32` gives, of a symbolic tensor too."""
     # Not by `result_type`, which is float32 for float64 on torch.
     return "float64" if keras.backend.standardize_dtype(tensor.dtype) == "float64" else "float32"

@@ -8,7 +8,7 @@ import pytest
 from helpers.arrays import array
 
 import keras_logit_adjust as kla
-from keras_logit_adjust.layers import CosineDense, LogitAdjustment, PriorAwareDense
+from keras_logit_adjust.layers import CosineDense, LogitAdjustment, MinimumRiskDecision, PriorAwareDense
 
 COUNTS = [437_000, 511, 2]
 TARGET = [0.2, 0.3, 0.5]
@@ -102,6 +102,18 @@ def test_float32_logits_are_not_rounded_under_a_mixed_policy(rng, policy):
     assert layer.adjustment.dtype == "float32"
     assert layer.trainable_weights == []
     assert [weight.path.split("/")[-1] for weight in layer.non_trainable_weights] == ["adjustment"]
+
+
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX has no float64 unless a process asks for it")
+def test_float64_logits_stay_float64_symbolic_and_eager(rng):
+    logits = keras.ops.convert_to_tensor(logits_like(rng, 5), dtype="float64")
+    layers = [LogitAdjustment(COUNTS, dtype="float64")]
+    if keras.backend.backend() == "tensorflow":  # Keras's product of float64 matrices is float32 on torch
+        layers += [CosineDense(4, dtype="float64"), MinimumRiskDecision(1 - np.eye(3), dtype="float64")]
+    for layer in layers:
+        symbol, value = layer(keras.KerasTensor((5, 3), dtype="float64")), layer(logits)
+        assert symbol.dtype == keras.backend.standardize_dtype(value.dtype) == "float64"
+        assert symbol.shape == tuple(value.shape)
 
 
 @pytest.mark.parametrize("policy", POLICIES)

@@ -124,6 +124,17 @@ def test_after_the_first_arguments_all_are_keyword_only(value):
     assert names in {first, *PAIRS}, f"by position: {', '.join(names)}"
 
 
+@pytest.mark.parametrize("name", [name for name, _ in names_of("losses") if name.endswith("crossentropy")])
+def test_a_loss_and_its_function_have_the_same_defaults(name):
+    defaults = [
+        {key: value.default for key, value in inspect.signature(getattr(kla.losses, form)).parameters.items()}
+        for form in (name, name.title().replace("_", ""))
+    ]
+    shared = [key for key in defaults[0] if key in defaults[1]]
+    assert {"label_smoothing", "ignore_class"} < {*shared}
+    assert [defaults[0][key] for key in shared] == [defaults[1][key] for key in shared]
+
+
 def functions():
     """`(file and name, node)` of every function and method of the package."""
     for path in sorted(PACKAGE.rglob("*.py")):

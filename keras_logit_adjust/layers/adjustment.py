@@ -227,7 +227,7 @@ class LogitAdjustment(Adjustment, keras.layers.Layer):
         return tuple(input_shape)
 
     def compute_output_spec(self, inputs):
-        return keras.KerasTensor(inputs.shape, dtype=keras.backend.result_type(inputs.dtype, "float32"))
+        return keras.KerasTensor(inputs.shape, dtype=_labels.float_dtype(inputs))
 
     def get_config(self):
         config = {**super().get_config(), **self._adjustment_config(), "num_examples": self.num_examples}
