@@ -84,6 +84,14 @@ COMPILED = {
 }[BACKEND]
 
 
+def test_a_loss_by_hand_is_one_of_training_unless_it_says_otherwise():
+    streaming = StreamingPrior(3)
+    model = counting_model(streaming)
+    for options, total in (({}, 10), ({"training": True}, 20), ({"training": False}, 20)):
+        model.compute_loss(X, keras.ops.convert_to_tensor(LABELS), model(X, training=False), **options)
+        assert array(streaming.class_counts).sum() == total
+
+
 @pytest.mark.parametrize("compiled", COMPILED, ids=str)
 def test_a_step_is_trained_with_the_prior_of_the_labels_before_it(compiled):
     streaming = StreamingPrior(3)

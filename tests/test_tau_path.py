@@ -187,6 +187,21 @@ def test_the_curve_is_the_value_on_every_piece(measure, rng):
     np.testing.assert_allclose(path.at(inside, measure), values, atol=1e-12)
 
 
+def test_the_curve_of_a_class_bends_where_its_own_examples_do_and_no_others():
+    path = kla.TauPath([0, 1, 2], [[1.0, 2, 3], [3, 2, 1], [0, 1, 0.5]], [50, 10, 5])
+    for label in range(3):
+        taus, values = path.curve(label)
+        own = np.array([path.low[label], path.high[label]])
+        np.testing.assert_array_equal(taus, own[np.isfinite(own)])
+        assert values.size == taus.size + 1 == np.isfinite(own).sum() + 1
+
+
+def test_lines_that_cross_beyond_the_largest_number_cross_at_infinity():
+    path = kla.TauPath([1], [[0.0, -1e300]], [10**9, 10**9 + 1])  # at τ of −1e309 and below, which is no number
+    assert path.curve()[1].tolist() == [0.0]
+    assert path.at([-1e308, 0.0, 1e308]).tolist() == [0.0, 0.0, 0.0]
+
+
 def test_the_curve_of_what_never_changes_is_one_value():
     taus, values = kla.TauPath([0, 1, 1], [[2.0, 0.0], [0.0, 2.0], [2.0, 0.0]], [3, 3]).curve()
     assert taus.size == 0

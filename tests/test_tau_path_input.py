@@ -56,6 +56,16 @@ def test_leading_axes_and_one_hot_labels_are_rows_and_ids(rng):
     assert_same(kla.TauPath(y.astype("float32").tolist(), logits.tolist(), COUNTS), whole)
 
 
+@pytest.mark.parametrize("leading", [(60,), (3, 20)], ids=str)
+@pytest.mark.parametrize("column", [(), (1,)], ids=["[…]", "[…, 1]"])
+def test_ids_to_ignore_are_left_out_in_every_form(leading, column, rng):
+    y, logits = draw(rng)
+    whole = kla.TauPath(y[y != 2], logits[y != 2], COUNTS)
+    y, logits = y.reshape(*leading, *column), logits.reshape(*leading, 5)
+    assert_same(kla.TauPath(y, logits, COUNTS, ignore_class=2), whole)
+    assert_same(kla.TauPath.from_batches([(y[:1], logits[:1]), (y[1:], logits[1:])], COUNTS, ignore_class=2), whole)
+
+
 def test_tensors_of_the_backend_are_taken_as_arrays(rng):
     y, logits = draw(rng)
     tensors = keras.ops.convert_to_tensor(y), keras.ops.convert_to_tensor(logits.astype("float32"))
@@ -211,6 +221,13 @@ def test_what_is_certain_has_an_interval_without_width():
     np.testing.assert_allclose(path.confidence_interval(), [2.5, 2.5], rtol=1e-12)
     np.testing.assert_allclose(path.confidence_interval(2.5), [1.0, 1.0], rtol=1e-12)
     np.testing.assert_allclose(path.confidence_interval(1.0), [0.5, 0.5], rtol=1e-12)
+
+
+def test_what_is_right_at_one_tau_alone_has_its_best_there():
+    # All three tie at τ = 0, where the first class wins; at any other τ a rarer or a more frequent one does.
+    path = kla.TauPath([0, 0], np.zeros((2, 3)), [3, 1, 5])
+    assert path.low.tolist() == path.high.tolist() == [0, 0]
+    assert path.confidence_interval(replicates=10) == (0.0, 0.0)
 
 
 def test_a_resample_in_which_nothing_is_right_has_its_best_at_one():

@@ -22,9 +22,10 @@ def of_examples(truth, logits, prior):
         logits: `[N, L]`.
         prior: a `Prior`.
     """
+    with np.errstate(over="ignore"):  # lines that cross beyond the largest number cross at infinity
+        low, high = (of_labels if prior.are_labels else of_classes)(logits, truth, prior.logits)
     if not prior.are_labels:
-        return *of_classes(logits, truth, prior.logits), truth
-    low, high = of_labels(logits, truth, prior.logits)
+        return low, high, truth
     return low.ravel(), high.ravel(), (2 * np.arange(prior.size) + truth).ravel()
 
 
@@ -83,9 +84,8 @@ class _Lines:
         gathered.take(self.columns, axis=1, out=ordered, mode="clip")
         np.copyto(crossings, ordered)
         crossings -= crossings[:, own].copy()[:, None]
-        if frequent - rarer > 1:
-            loses = crossings[:, rarer:own].max(axis=1, initial=-1.0) >= 0  # of equals the first wins
-            loses |= crossings[:, own + 1 : frequent].max(axis=1, initial=-1.0) > 0
+        loses = crossings[:, rarer:own].max(axis=1, initial=-1.0) >= 0  # of classes as frequent the first wins a tie
+        loses |= crossings[:, own + 1 : frequent].max(axis=1, initial=-1.0) > 0
         slopes = self.ordered - self.ordered[own]
         slopes[rarer:frequent] = 1.0
         crossings *= 1.0 / slopes
@@ -95,8 +95,7 @@ class _Lines:
         if frequent < self.ordered.size:
             rival = frequent + crossings[:, frequent:].argmax(axis=1)
             self.low[rows], self.wins_below[rows] = crossings[numbers, rival], self.columns[rival]
-        if frequent - rarer > 1:
-            self.low[rows[loses]], self.high[rows[loses]] = np.inf, -np.inf
+        self.low[rows[loses]], self.high[rows[loses]] = np.inf, -np.inf
 
 
 def _settle_ties_at_zero(logits, ids, low, high):
