@@ -282,6 +282,16 @@ def test_of_several_intervals_the_best_is_the_one_nearest_to_one(shift, chosen):
     np.testing.assert_allclose(best.value, 3 / 4)
 
 
+def test_the_best_may_be_one_point_where_logits_tie():
+    best = kla.TauPath([0, 0], np.zeros((2, 3)), [3, 1, 5]).best()
+    assert (best.tau, best.low, best.high, best.value) == (0.0, 0.0, 0.0, 1.0)
+
+
+def test_a_narrow_best_is_found_however_far_other_ends_lie():
+    best = two_class_path((0, 1.0001), (1, 1.0), (0, 1e12)).best()
+    np.testing.assert_allclose([best.low, best.high, best.value], [1.0, 1.0001, 1.0], rtol=1e-12)
+
+
 def test_a_best_that_one_example_hands_to_the_next_is_one_interval():
     # Both tie at 0: class 0, the rarer, is right from there on, and class 1 everywhere below.
     best = kla.TauPath([0, 1], [[0.0, 0.0], [0.0, 0.0]], [1, 2]).best()

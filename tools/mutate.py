@@ -43,14 +43,14 @@ TESTS = {
     "losses/pairwise_margin.py": "pairwise_margin pairwise_margin_labels losses_bad_input package "
     "| posthoc | tf_losses",
     "losses/reweighted.py": "reweighted losses package signatures | losses_labels losses_bad_input posthoc | tf_losses",
-    "losses/_base.py": "losses losses_labels losses_bad_input package | reweighted pairwise_margin mixed_precision callbacks "
-    "metrics_in_models posthoc | tf_losses tf_metrics_layers tf_mirrored",
+    "losses/_base.py": "losses losses_labels losses_bad_input package | reweighted pairwise_margin mixed_precision "
+    "callbacks metrics_in_models posthoc | tf_losses tf_metrics_layers tf_mirrored",
     "losses": "losses losses_labels losses_bad_input package signatures | mixed_precision metrics_in_models callbacks "
     "posthoc | tf_losses",
     "layers/streaming.py": "streaming_prior package | counting_model mixed_precision layers | tf_streaming_prior",
     "layers/decision.py": "minimum_risk package | calibrated_models posthoc tune_tau_models",
-    "layers": "layers package | calibration losses_bad_input posthoc posthoc_models calibrated_models mixed_precision weight_norm old_files "
-    "| tf_metrics_layers",
+    "layers": "layers package | calibration losses_bad_input posthoc posthoc_models calibrated_models "
+    "mixed_precision weight_norm old_files | tf_metrics_layers",
     "metrics": "metrics metrics_in_models package | mixed_precision long_tail_report | tf_metrics_layers",
     "priors/streaming.py": "streaming_prior package | counting_model mixed_precision | tf_streaming_prior",
     "priors": "priors | losses_bad_input label_shift layers sampling_bad_input package | tf_counting tf_streams",
