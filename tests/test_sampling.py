@@ -245,6 +245,13 @@ def test_any_draw_keeps_its_shares_and_its_passes(drawn_settings, epochs):
     assert spread_in_class(rows, labels) <= 1
 
 
+@pytest.mark.parametrize(("step", "steps"), [(0, 1), (2, 3), (1, 7), (3, 14)])
+def test_a_block_over_several_epochs_has_the_rows_of_each_step(step, steps):
+    sampler = LongTailSampler(np.arange(12) % 3, 4, strategy="instance", seed=0)  # epochs of three steps
+    expected = [sampler.rows(i).tolist() for i in range(step, step + steps)]
+    assert sampler.block(step, steps).tolist() == expected
+
+
 @quick
 @given(settings_of_a_sampler(), st.booleans(), st.permutations(range(9)))
 def test_a_batch_does_not_depend_on_which_were_asked_for_before(drawn_settings, replacement, order):
