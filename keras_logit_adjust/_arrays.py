@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 _SHOWN = 8  # names in a message before it is cut
+_LONGEST = 400  # characters of a value in a message
 
 
 class ArgumentError(ValueError):
@@ -29,7 +30,8 @@ def shown(value):
     """`value` for a message, which a long list or a number of thousands of digits would fill."""
     if isinstance(value, int) and abs(value) >= 10**40:  # Python refuses to print more than 4300 digits
         return f"an integer of {value.bit_length()} bits"
-    return reprlib.repr(value) if isinstance(value, (list, tuple, Mapping, Set)) else repr(value)
+    text = reprlib.repr(value) if isinstance(value, (list, tuple, Mapping, Set)) else repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 def to_numpy(values, name, rule="an array or tensor, or a list of numbers"):

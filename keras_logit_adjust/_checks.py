@@ -21,6 +21,8 @@ _MOST = {
     "block_size": 2**31 - 1,
     "replicates": 10**6,
     "num_bins": 10**6,
+    "bags": 10**4,
+    "sweeps": 10**4,
 }
 MOST_EXAMPLES = 10**12  # of a class: float64 arithmetic on shares of it is right to the last example
 MOST_CLASSES = _MOST["num_classes"]
@@ -192,12 +194,12 @@ def check_length(vector, num_classes, name, other):
 
 def _check_scalar(value, name, rule, holds, *, kind=numbers.Real):
     """Raise unless `value` is a number of this kind, no bool, for which `holds`."""
-    most = math.inf if kind is numbers.Integral else LARGEST
+    convert = int if kind is numbers.Integral else float
     try:
-        if not isinstance(value, bool) and isinstance(value, kind) and holds(value):
-            if abs(value) <= most:
-                return int(value) if kind is numbers.Integral else float(value)
-            rule = f"{rule}, and at most {most:g} in size, as float32 is"
+        if not isinstance(value, bool) and isinstance(value, kind) and holds(number := convert(value)):
+            if convert is int or abs(number) <= LARGEST:
+                return number
+            rule = f"{rule}, and at most {LARGEST:g} in size, as float32 is"
     except OverflowError:  # an integer beyond every float
         pass
     raise ArgumentError(name, f"`{name}` must be {rule}. Received: {name}={shown(value)}")
@@ -252,7 +254,7 @@ def check_bool(value, name):
 
 def check_choice(value, name, choices):
     """`value` if it is one of `choices`."""
-    if value not in choices:
+    if not isinstance(value, (str, type(None))) or value not in choices:
         raise ArgumentError(
             name, f"`{name}` must be one of {', '.join(map(repr, choices))}. Received: {name}={shown(value)}"
         )

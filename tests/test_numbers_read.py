@@ -276,3 +276,12 @@ BEYOND = [1e38, 1e300]
 def test_numbers_beyond_float32_are_refused_where_models_hold_them(make, number):
     with pytest.raises(ArgumentError, match="must be .*(float32|a positive number)"):
         make(number)
+
+
+@pytest.mark.parametrize("size", [0, 1.5, 2**40])
+def test_the_batch_size_of_a_prediction_is_checked_before_it(size):
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(3)])
+    with pytest.raises(ArgumentError, match="`batch_size` must be an integer of at least 1"):
+        kla.tune_tau(model, (LOGITS, LABELS), [5, 3, 2], batch_size=size)
+    with pytest.raises(ArgumentError, match="`batch_size` must be an integer of at least 1"):
+        held_out.predict_logits(model, LOGITS, batch_size=size)

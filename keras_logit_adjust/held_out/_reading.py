@@ -55,8 +55,9 @@ class Reader:
             )
         tolerance = _SUM_OF_HALVES if matrix.dtype.itemsize < 4 else _SUM_OF_PROBABILITIES
         matrix = matrix.reshape(-1, self.num_classes)
-        matrix = matrix if matrix.dtype in ("float32", "float64") else matrix.astype("float32")
         with np.errstate(over="ignore", invalid="ignore"):
+            if matrix.dtype not in ("float32", "float64"):
+                matrix = matrix.astype("float32" if matrix.dtype.itemsize < 4 else "float64")
             is_finite = np.isfinite(matrix.sum())  # one pass that needs no memory; sums of large numbers may overflow
         if not is_finite and (bad := ~np.isfinite(matrix).all(axis=-1)).any():
             raise ValueError(

@@ -208,7 +208,7 @@ class TauPath:
         """The recalls whose mean a measure is."""
         classes = np.arange(self.prior.size)
         if not isinstance(measure, str):
-            classes = np.atleast_1d(np.asarray(measure))
+            classes = np.atleast_1d(_arrays.to_numpy(measure, "measure"))
         elif _checks.check_choice(measure, "measure", MEASURES) != "balanced_accuracy":
             groups = np.array(groups_of_counts(_checks.as_true_counts(self.class_counts)))
             classes = np.flatnonzero(groups == measure.split("_")[0])

@@ -51,8 +51,8 @@ def class_balanced_weights(class_counts, *, beta=0.9999, mean_over="classes"):
     _checks.check_choice(mean_over, "mean_over", MEANS)
     if beta == 0.0:
         return np.ones(counts.size)
-    # 1 − β^n by way of expm1 and log1p: at β = 0.999999 and n = 1 the difference itself would lose ten digits.
-    weights = 1.0 / -np.expm1(counts * np.log1p(beta - 1.0))
+    # 1 − β^n by way of expm1: at β = 0.999999 and n = 1 the difference itself would lose ten digits.
+    weights = 1.0 / -np.expm1(counts * np.log(beta))
     if mean_over == "examples":
         return weights / (weights @ (counts / counts.sum()))
     return weights * (counts.size / weights.sum())
