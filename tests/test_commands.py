@@ -374,12 +374,36 @@ def test_a_folder_that_cannot_be_written_to_is_named(folder, capsys, monkeypatch
     assert capsys.readouterr().err == "keras-logit-adjust: [Errno 13] Permission denied: 'out.keras'\n"
 
 
-@pytest.mark.parametrize("tau", ["much", "-0.5", "inf", "nan"])
-def test_tau_is_a_number_of_0_or_more_or_auto(tau, folder, capsys):
+@pytest.mark.parametrize("tau", ["much", "inf", "nan"])
+def test_tau_is_a_finite_number_or_auto(tau, folder, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["adjust", "model.keras", "--counts", "counts.csv", "--output", "out.keras", "--tau", tau])
     assert ended.value.code == 2
-    assert f"argument --tau: must be a number of 0 or more, or auto. Received: {tau!r}" in capsys.readouterr().err
+    assert f"argument --tau: must be a number, or auto. Received: {tau!r}" in capsys.readouterr().err
+
+
+def test_a_tau_below_0_puts_the_prior_back(folder, rng, capsys):
+    assert main(["adjust", "model.keras", "--counts", "counts.csv", "--tau", "-0.5", "--output", "out.keras"]) == 0
+    data = rows(rng, 7, WIDTH)
+    expected = adjusted_by_hand(predictions("model.keras", data), "softmax", -0.5 * log_prior(COUNTS))
+    np.testing.assert_allclose(predictions("out.keras", data), expected, rtol=1e-5)
+
+
+def test_a_tau_that_overflows_is_refused_and_nothing_is_written(folder, capsys):
+    assert main(["adjust", "model.keras", "--counts", "counts.csv", "--tau", "1e300", "--output", "out.keras"]) == 2
+    assert "--tau must be at most 1,000,000 in size" in capsys.readouterr().err
+    assert not pathlib.Path("out.keras").exists()
+
+
+@pytest.mark.parametrize("option", ["--counts", "--target-prior", "--class-names"])
+@pytest.mark.parametrize("path", [".", "counts.csv/x", "absent.csv"])
+def test_files_that_cannot_be_read_are_told_in_words(option, path, folder, capsys):
+    options = {"--counts": "counts.csv", "--output": "out.keras", option: path}
+    assert main(["adjust", "model.keras", *(part for pair in options.items() for part in pair)]) == 2
+    content = "class names" if option == "--class-names" else "class counts"
+    error = capsys.readouterr().err
+    assert error.startswith(f"keras-logit-adjust: A file of {content} must be one that can be read. Received {path}: ")
+    assert "Errno" not in error
 
 
 @pytest.mark.parametrize("options", [["--to", "pickle"], []])

@@ -260,23 +260,3 @@ def test_what_needs_examples_says_which_counts_of_a_sampler_to_give():
 
     with pytest.raises(ValueError, match="numbers of examples.*a Sampler, which has a prior: give its `class_counts`"):
         GroupAccuracy(Sampler())
-
-
-class Series(list):
-    """What a pandas Series shows: numbers, an index, and a way to sort by it."""
-
-    def __init__(self, values, index):
-        super().__init__(values)
-        self.index = np.array(index)
-
-    def sort_index(self):
-        raise NotImplementedError
-
-
-def test_a_series_whose_index_is_in_another_order_is_refused():
-    with pytest.raises(
-        ValueError, match=r"order of class id. Received a Series with the index \[2, 0, 1\].*sort_index"
-    ):
-        prior(Series([5, 3, 1], [2, 0, 1]))
-    for index in ([0, 1, 2], ["b", "a", "c"]):
-        assert prior(Series([5, 3, 2], index)).tolist() == [0.5, 0.3, 0.2]

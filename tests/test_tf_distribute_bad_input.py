@@ -116,6 +116,7 @@ OPTIONS = {
     "no class": ({"class_weight": {}}, "`class_weight` must be a non-empty vector"),
     "a class": ({"class_weight": {-1: 2.0}}, "`class_weight` must be an integer of at least 0"),
     "a weight": ({"class_weight": {0: np.nan}}, "`class_weight` must be finite"),
+    "a class of a hash": ({"class_weight": {2**40: 2.0}}, "`class_weight` must be .* and at most 99,999,999"),
     "backup": (
         {"callbacks": [keras.callbacks.BackupAndRestore("nowhere")]},
         "knows neither workers nor the place in the data: give `backup_dir`",

@@ -292,3 +292,10 @@ def test_counts_that_the_norm_has_no_use_for_are_refused():
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
     with pytest.raises(ValueError, match=r'`class_counts` go with `by="prior"`'):
         kla.normalize_weights(model, class_counts=[3, 2, 1])
+
+
+@pytest.mark.parametrize("tau", [1e5, -1e5])
+def test_a_tau_whose_power_leaves_float32_is_refused(tau):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
+    with pytest.raises(ValueError, match=r"`tau` must leave prior \*\* tau within float32. Received: tau="):
+        kla.normalize_weights(model, tau=tau, by="prior", class_counts=[3, 2, 1])

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from keras_logit_adjust import _arrays
+
 _SUM_OF_PROBABILITIES = 1e-3  # how far the sum of a row of probabilities may be from one
 _SUM_OF_HALVES = 2e-2  # in half precision
 _MANY_ROWS = 20
@@ -9,16 +11,7 @@ _MANY_ROWS = 20
 
 def to_numpy(values, name):
     """`values`, a list or an array or tensor of any framework, as a NumPy array of numbers."""
-    if hasattr(values, "detach"):  # torch's, which may want gradients, lie on a device or be bfloat16
-        values = values.detach().cpu()
-        values = values.float() if values.dtype.is_floating_point and values.dtype.itemsize < 4 else values
-    try:
-        array = np.asarray(values)
-    except ValueError as error:
-        raise ValueError(f"`{name}` must be an array of numbers. Received rows of different lengths.") from error
-    if array.dtype.kind in "OUSc":
-        raise ValueError(f"`{name}` must be real numbers. Received dtype {array.dtype}.")
-    return array
+    return _arrays.as_array(values, name, kinds="biuf")
 
 
 class Reader:
@@ -62,8 +55,9 @@ class Reader:
             )
         tolerance = _SUM_OF_HALVES if matrix.dtype.itemsize < 4 else _SUM_OF_PROBABILITIES
         matrix = matrix.reshape(-1, self.num_classes)
-        matrix = matrix if matrix.dtype in ("float32", "float64") else matrix.astype("float32")
         with np.errstate(over="ignore", invalid="ignore"):
+            if matrix.dtype not in ("float32", "float64"):
+                matrix = matrix.astype("float32" if matrix.dtype.itemsize < 4 else "float64")
             is_finite = np.isfinite(matrix.sum())  # one pass that needs no memory; sums of large numbers may overflow
         if not is_finite and (bad := ~np.isfinite(matrix).all(axis=-1)).any():
             raise ValueError(

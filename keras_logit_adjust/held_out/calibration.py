@@ -67,6 +67,7 @@ def calibrate(logits, y_true, *, method="temperature", class_prior=None, indepen
     Reference: Guo et al. (2017), §4.2; Alexandari et al. (2020), bias-corrected temperature scaling.
     """
     _checks.check_choice(method, "method", METHODS)
+    independent = _checks.check_bool(independent, "independent")
     logits = _reading.to_numpy(logits, "logits")
     if logits.ndim == 1 or logits.shape[-1:] == (1,):  # one sigmoid unit
         logits, independent = logits.reshape(-1, 1), True
@@ -254,6 +255,7 @@ def reliability(probabilities, y_true, *, num_bins=15, balanced=False):
     Reference: Guo et al. (2017), §2.
     """
     num_bins = _checks.check_integer(num_bins, "num_bins", minimum=1)
+    balanced = _checks.check_bool(balanced, "balanced")
     probabilities, ids = _as_predictions(probabilities, y_true)
     counts = np.bincount(ids)
     example_weight = 1.0 / (counts[ids] * np.count_nonzero(counts) if balanced else np.full(ids.size, ids.size))
@@ -290,7 +292,9 @@ def _as_predictions(probabilities, y_true):
     rows = rows.reshape(-1, rows.shape[-1])
     # NaN fails both comparisons.
     are_in_range = ((rows >= 0) & (rows <= 1 + _SUM_OF_PROBABILITIES)).all(axis=1)
-    if (is_bad := ~(are_in_range & (np.abs(rows.sum(axis=1) - 1.0) < _SUM_OF_PROBABILITIES))).any():
+    with np.errstate(over="ignore", invalid="ignore"):
+        are_whole = np.abs(rows.sum(axis=1) - 1.0) < _SUM_OF_PROBABILITIES
+    if (is_bad := ~(are_in_range & are_whole)).any():
         raise ValueError(
             "`probabilities` must be distributions: every row in [0, 1] with a sum of one (for one sigmoid unit, every "
             f"number in [0, 1]). {is_bad.sum()} of {is_bad.size} rows are not, first row {is_bad.argmax()}: "

@@ -38,7 +38,7 @@ def run(folder, *, sizes=SIZES, trials=100, steps=400, seed=0):
     if not sizes:
         raise _checks.ArgumentError("sizes", "`sizes` must name a number of training examples. Received none.")
     trials, steps = (_checks.check_integer(v, name, 1) for v, name in ((trials, "trials"), (steps, "steps")))
-    seed = _checks.check_integer(seed, "seed", minimum=0)
+    seed = _checks.check_seed(seed)
     fits = _fit_missing(folder, sizes=sizes, trials=trials, steps=steps, seed=seed)
     errors = [{name: balanced_error(rule) for name, rule in _rules(fits[size]).items()} for size in sizes]
     return {
