@@ -5,6 +5,7 @@ import numbers
 
 import numpy as np
 
+MOST_CLASSES = 10**8  # a larger id is a hash or a mistake, and counting up to it would fill memory
 _SHOWN = 8  # offending classes named in a message before it is cut
 
 
@@ -208,7 +209,12 @@ def check_ignore_class(ignore_class):
     if ignore_class is None:
         return None
     rule = "an integer class id or None"
-    return _check_scalar(ignore_class, "ignore_class", rule, lambda number: True, kind=numbers.Integral)
+    ignore_class = _check_scalar(ignore_class, "ignore_class", rule, lambda number: True, kind=numbers.Integral)
+    if not -(2**31) <= ignore_class < 2**31:
+        raise ArgumentError(
+            "ignore_class", f"`ignore_class` must be an id that an int32 holds. Received: ignore_class={ignore_class}"
+        )
+    return ignore_class
 
 
 def check_choice(value, name, choices):

@@ -163,7 +163,6 @@ SOURCES = {
     "bytes": lambda: np.array(LABELS, "uint8"),
     "whole floats": lambda: np.array(LABELS, "float32"),
     "one-hot rows": lambda: np.eye(4)[LABELS],
-    "one-hot integers": lambda: np.eye(4, dtype="int64")[LABELS],
     "one-hot lists": lambda: np.eye(4)[LABELS].tolist(),
     "one-hot bfloat16": lambda: ops.cast(np.eye(4)[LABELS], "bfloat16"),
     "one-hot sequences": lambda: np.eye(4)[LABELS].reshape(2, 3, 4),
