@@ -219,7 +219,7 @@ def check_ignore_class(ignore_class):
 
 def check_choice(value, name, choices):
     """`value` if it is one of `choices`."""
-    if value not in choices:
+    if not any(isinstance(value, type(choice)) and value == choice for choice in choices):  # `in` fails for arrays
         raise ArgumentError(
             name, f"`{name}` must be one of {', '.join(map(repr, choices))}. Received: {name}={value!r}"
         )

@@ -227,7 +227,9 @@ def _expand_right(tensor, rank, name):
 def align_weight(sample_weight, values):
     """`sample_weight` in the dtype of `values`, expanded to the right until it multiplies them."""
     shape = _static_shape(values, "y_true")
-    weight = _expand_right(ops.cast(to_tensor(sample_weight), values.dtype), len(shape), "sample_weight")
+    weight = _expand_right(
+        ops.cast(to_tensor(sample_weight, "sample_weight"), values.dtype), len(shape), "sample_weight"
+    )
     sizes = _static_shape(weight, "sample_weight")
     if any(None not in (a, b) and a != b and a != 1 for a, b in zip(sizes, shape, strict=False)):
         raise ValueError(
@@ -280,7 +282,7 @@ def _to_labels(y_true, ignore_class=None):
     JAX would cut its upper bits off: 2³² + 1 would be class 1.
     """
     if ops.is_tensor(y_true) or isinstance(y_true, (keras.Variable, keras.KerasTensor)):
-        return to_tensor(y_true)
+        return y_true if ops.is_tensor(y_true) else ops.convert_to_tensor(y_true)
     array, bounds = as_labels(y_true), np.iinfo("int32")
     if array.dtype not in ("int64", "uint32", "uint64"):
         return ops.convert_to_tensor(array)
@@ -292,23 +294,27 @@ def _to_labels(y_true, ignore_class=None):
 
 def as_labels(labels, name="y_true"):
     """`labels` as a NumPy array of real numbers (bfloat16 as float32), none of them masked."""
-    if np.ma.is_masked(labels):
+    remedy = "Map class names to ids first, names, y = np.unique(y, return_inverse=True)."
+    return _as_numbers(labels, name, "integer class ids or one-hot rows", remedy)
+
+
+def _as_numbers(values, name, rule, remedy=""):
+    """`values` as a NumPy array of real numbers, none of them masked; others would be read as what they are not."""
+    if np.ma.is_masked(values):
         raise _checks.ArgumentError(
             name,
-            f"`{name}` must have no masked values. Received {np.ma.count_masked(labels)} masked by NumPy: leave them "
-            "out, as labels.compressed() does.",
+            f"`{name}` must have no masked values. Received {np.ma.count_masked(values)} masked by NumPy: leave them "
+            f"out, as {name}.compressed() does.",
         )
     try:
-        array = np.asarray(labels)
+        array = np.asarray(values)
     except ValueError as error:
         raise _checks.ArgumentError(name, f"`{name}` must be an array. Received rows of different lengths.") from error
     if array.dtype.name == "bfloat16":  # of no kind that NumPy knows
         return array.astype("float32")
     if array.dtype.kind not in "buif":
         raise _checks.ArgumentError(
-            name,
-            f"`{name}` must be integer class ids or one-hot rows. Received values of dtype {array.dtype}: map class "
-            "names to ids first, names, y = np.unique(y, return_inverse=True).",
+            name, f"`{name}` must be {rule}. Received values of dtype {array.dtype}. {remedy}".rstrip()
         )
     return array
 
@@ -329,9 +335,12 @@ def check_num_classes(value, *, minimum=2):
     return value
 
 
-def to_tensor(values):
+def to_tensor(values, name="y_pred"):
     """`values` as a tensor of their own dtype: ids stay exact whatever `floatx` is."""
-    return values if ops.is_tensor(values) else ops.convert_to_tensor(values)
+    if ops.is_tensor(values) or isinstance(values, (keras.Variable, keras.KerasTensor)):
+        return values if ops.is_tensor(values) else ops.convert_to_tensor(values)
+    array = _as_numbers(values, name, "an array or tensor of numbers")
+    return ops.convert_to_tensor(array.astype("float64") if array.dtype == "uint64" else array)  # torch has none
 
 
 def at_least_float32(tensor):

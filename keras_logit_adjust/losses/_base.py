@@ -14,6 +14,7 @@ from keras import ops
 from keras_logit_adjust import _checks, _keras, _labels, _replicas
 
 _MEANS = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
+_REDUCTIONS = (*_MEANS, "sum", "none", None)
 
 
 class MaskedLoss(keras.losses.Loss):
@@ -37,6 +38,11 @@ class MaskedLoss(keras.losses.Loss):
         return super().__new__(cls)
 
     def __init__(self, *, label_smoothing=0.0, ignore_class=None, reduction="sum_over_batch_size", name=None):
+        if not isinstance(reduction, (str, type(None))) or reduction not in _REDUCTIONS:
+            raise _checks.ArgumentError(
+                "reduction",
+                f"`reduction` must be one of {', '.join(map(repr, _REDUCTIONS))}. Received: reduction={reduction!r}",
+            )
         super().__init__(name=name, reduction=reduction)
         self._options = checked_options(label_smoothing=label_smoothing, ignore_class=ignore_class)
         self.label_smoothing, self.ignore_class = self._options["label_smoothing"], self._options["ignore_class"]
