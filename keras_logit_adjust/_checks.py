@@ -1,25 +1,32 @@
-"""The shared argument checks: each states the rule, what arrived and the remedy."""
+"""The shared argument checks: each states the rule, what arrived and the remedy.
+
+`as_…` read one number a class (`_arrays` reads the arrays themselves), `check_…` single ones.
+"""
 
 import math
 import numbers
 
 import numpy as np
 
-MOST_CLASSES = 10**8  # a larger id is a hash or a mistake, and counting up to it would fill memory
+from keras_logit_adjust._arrays import ArgumentError, as_array, as_names, in_order, shown
+
 _SHOWN = 8  # offending classes named in a message before it is cut
-
-
-class ArgumentError(ValueError):
-    """A `ValueError` that knows the argument it is about, by which the command line finds the option.
-
-    Attributes:
-        argument: its name in the signature. None where the error was made again from its message alone, as Keras does
-            inside of a layer.
-    """
-
-    def __init__(self, argument, message=None):
-        self.argument = None if message is None else argument
-        super().__init__(argument if message is None else message)
+# More is a mistake (a hash for an id, a size in bytes) that would fill memory or overflow; by the name of the argument.
+_MOST = {
+    "num_classes": 10**8,
+    "units": 10**8,
+    "max_count": 10**12,
+    "num_examples": 10**12,
+    "batch_size": 2**31 - 1,
+    "block_size": 2**31 - 1,
+    "replicates": 10**6,
+    "num_bins": 10**6,
+}
+MOST_EXAMPLES = 10**12  # of a class: float64 arithmetic on shares of it is right to the last example
+MOST_CLASSES = _MOST["num_classes"]
+LARGEST = 1e37  # of what becomes float32, and one over it of what must not become 0
+_LARGEST_TAU = 1e6  # times the logarithm of any float64 this is far below what float32 holds
+_LARGEST_SEED = 2**128 - 1  # what NumPy recommends: `secrets.randbits(128)`
 
 
 def name_classes(mask):
@@ -31,13 +38,11 @@ def name_classes(mask):
 
 
 def _as_float64(values, name, rule):
-    try:
-        array = np.asarray(values)
-        if array.dtype.kind in "US":  # NumPy would read "5" as 5
-            raise TypeError("text is not a number")
+    array = as_array(values, name, rule)
+    if array.dtype.kind != "f" or array.dtype.itemsize <= 8:
         return array.astype("float64")
-    except (TypeError, ValueError) as error:
-        raise ArgumentError(name, f"`{name}` must be {rule}. Received: {name}={values!r}") from error
+    with np.errstate(over="ignore"):  # beyond float64: infinite, and refused as that
+        return array.astype("float64")
 
 
 def refuse_numbers(bad, values, name, rule, *, remedy="."):
@@ -47,9 +52,9 @@ def refuse_numbers(bad, values, name, rule, *, remedy="."):
         raise ArgumentError(name, f"{rule} {received}{remedy}")
 
 
-def as_vector(values, name):
-    """`values` as a finite float64 vector."""
-    _check_order(values, name)
+def as_vector(values, name, class_names=None):
+    """`values` as a finite float64 vector, put in order by `class_names` where it names its classes."""
+    values = in_order(values, name, class_names)
     vector = _as_float64(values, name, "a list or vector of numbers, one for each class in order of class id")
     if vector.ndim != 1 or vector.size == 0:
         raise ArgumentError(
@@ -57,28 +62,16 @@ def as_vector(values, name):
             f"`{name}` must be a non-empty vector with one number for each class. "
             f"Received an array of shape {vector.shape}: count labels with `kla.priors.count_classes(labels)`.",
         )
+    if class_names is not None:
+        check_length(vector, len(as_names(class_names)), name, "class_names")
     refuse_numbers(~np.isfinite(vector), vector, name, f"`{name}` must be finite.")
     return vector
 
 
-def _check_order(values, name):
-    """Raise for a pandas Series whose index says that its numbers are in another order than that of class ids."""
-    index = getattr(values, "index", None)
-    if not hasattr(values, "sort_index") or getattr(index, "dtype", None) is None or index.dtype.kind not in "iu":
-        return
-    ids = np.asarray(index)
-    if (np.diff(ids) < 0).any():
-        raise ArgumentError(
-            name,
-            f"`{name}` must be in order of class id. Received a Series with the index {ids[:_SHOWN].tolist()}"
-            f"{', …' if ids.size > _SHOWN else ''}: add .sort_index().",
-        )
-
-
-def as_counts(class_counts, name="class_counts", *, allow_zero=False):
+def as_counts(class_counts, name="class_counts", *, allow_zero=False, class_names=None):
     """`class_counts` (or a sampler's `effective_prior`) as a float64 vector of at least two positive numbers."""
     is_drawn = hasattr(type(class_counts), "effective_prior")
-    counts = as_vector(getattr(class_counts, "effective_prior", class_counts), name)
+    counts = as_vector(getattr(class_counts, "effective_prior", class_counts), name, class_names)
     if counts.size < 2:
         raise ArgumentError(
             name,
@@ -97,10 +90,18 @@ def as_counts(class_counts, name="class_counts", *, allow_zero=False):
         "was never seen has no finite log-prior.",
         remedy=f". Remedy: leave such classes out{'' if is_drawn else remedy}.",
     )
+    with np.errstate(over="ignore"):
+        total = counts.sum()
+    if not np.isfinite(total):
+        raise ArgumentError(
+            name,
+            f"The numbers in `{name}` must have a sum below 1.8e308. Received {counts[:_SHOWN].tolist()}: divide them "
+            "by the largest.",
+        )
     return counts
 
 
-def as_true_counts(class_counts, name="class_counts"):
+def as_true_counts(class_counts, name="class_counts", *, allow_zero=False, class_names=None):
     """`class_counts` as `as_counts` has it, refusing probabilities."""
     if hasattr(class_counts, "effective_prior"):
         raise ArgumentError(
@@ -108,7 +109,7 @@ def as_true_counts(class_counts, name="class_counts"):
             f"`{name}` must be numbers of examples here. Received a {type(class_counts).__name__}, which has a prior: "
             "give its `class_counts`, the examples that there are.",
         )
-    counts = as_counts(class_counts, name)
+    counts = as_counts(class_counts, name, allow_zero=allow_zero, class_names=class_names)
     if abs(counts.sum() - 1.0) < 1e-3:
         raise ArgumentError(
             name,
@@ -118,11 +119,11 @@ def as_true_counts(class_counts, name="class_counts"):
     return counts
 
 
-def as_positive_counts(positive_counts, num_examples):
+def as_positive_counts(positive_counts, num_examples, *, class_names=None):
     """Per-label positive counts, each strictly between 0 and `num_examples`."""
     rule = "the number of training examples that the positives were counted in"
     _check_scalar(num_examples, "num_examples", rule, lambda number: 0 < number < math.inf)
-    counts = as_vector(positive_counts, "positive_counts")
+    counts = as_vector(positive_counts, "positive_counts", class_names)
     if num_examples > 1 and ((counts > 0) & (counts < 1)).all():
         raise ArgumentError(
             "positive_counts",
@@ -143,9 +144,15 @@ def as_positive_counts(positive_counts, num_examples):
 
 def as_tau(tau, num_classes, name="tau"):
     """`tau` as a float64 scalar or vector `[num_classes]`."""
-    tau = _as_float64(tau, name, "a number or one number for each class")
+    tau = _as_float64(in_order(tau, name, None), name, "a number or one number for each class")
     if not np.isfinite(tau).all():
         raise ArgumentError(name, f"`{name}` must be finite. Received: {name}={tau.tolist()}")
+    if (np.abs(tau) > _LARGEST_TAU).any():
+        raise ArgumentError(
+            name,
+            f"`{name}` must be at most {_LARGEST_TAU:,.0f} in size, so that its product with a log-prior is finite in "
+            f"float32. Received: {name}={tau.tolist()}",
+        )
     if tau.shape not in ((), (num_classes,)):
         raise ArgumentError(
             name,
@@ -158,11 +165,19 @@ def as_tau(tau, num_classes, name="tau"):
 def as_class_vector(values, name, num_classes=None, *, default=None, positive=False, other="class_counts"):
     """`values` as a float64 vector `[num_classes]`, as many as `other` has; `default` everywhere where it is None."""
     vector = np.full(num_classes, default) if values is None and default is not None else as_vector(values, name)
+    refuse_beyond_float32(vector, name)
     if num_classes is not None:
         check_length(vector, num_classes, name, other)
     if positive:
         refuse_numbers(vector <= 0, vector, name, f"Every number in `{name}` must be greater than zero.")
     return vector
+
+
+def refuse_beyond_float32(values, name):
+    """Raise where any of the finite `values` would be infinite in float32, in which models calculate."""
+    if (bad := np.abs(values) > LARGEST).any():
+        rule = f"Every number in `{name}` must be at most {LARGEST:g} in size, as float32 is."
+        raise ArgumentError(name, f"{rule} Received {values[bad][:_SHOWN].tolist()}.")
 
 
 def check_length(vector, num_classes, name, other):
@@ -177,15 +192,31 @@ def check_length(vector, num_classes, name, other):
 
 def _check_scalar(value, name, rule, holds, *, kind=numbers.Real):
     """Raise unless `value` is a number of this kind, no bool, for which `holds`."""
-    if isinstance(value, bool) or not isinstance(value, kind) or not holds(value):
-        raise ArgumentError(name, f"`{name}` must be {rule}. Received: {name}={value!r}")
-    return int(value) if kind is numbers.Integral else float(value)
+    most = math.inf if kind is numbers.Integral else LARGEST
+    try:
+        if not isinstance(value, bool) and isinstance(value, kind) and holds(value):
+            if abs(value) <= most:
+                return int(value) if kind is numbers.Integral else float(value)
+            rule = f"{rule}, and at most {most:g} in size, as float32 is"
+    except OverflowError:  # an integer beyond every float
+        pass
+    raise ArgumentError(name, f"`{name}` must be {rule}. Received: {name}={shown(value)}")
 
 
-def check_integer(value, name, minimum):
-    """`value` as an int of at least `minimum`."""
-    rule = f"an integer of at least {minimum}"
-    return _check_scalar(value, name, rule, lambda number: number >= minimum, kind=numbers.Integral)
+def check_integer(value, name, minimum, maximum=None):
+    """`value` as an int of at least `minimum` and at most `maximum`, which is by default what such an argument has."""
+    most = _MOST.get(name, 2**63 - 1) if maximum is None else maximum
+    is_above = isinstance(value, numbers.Integral) and value > most
+    rule = f"an integer of at least {minimum}{f' and at most {most:,}' if is_above else ''}"
+    return _check_scalar(value, name, rule, lambda number: minimum <= number <= most, kind=numbers.Integral)
+
+
+def check_seed(seed, name="seed"):
+    """`seed` as an int of at least 0; None is refused, so that what is random can be drawn again."""
+    if seed is None:
+        raise ArgumentError(name, f"`{name}` must be given: what is random is to be the same when it is drawn again.")
+    rule = "an integer of at least 0"
+    return _check_scalar(seed, name, rule, lambda number: 0 <= number <= _LARGEST_SEED, kind=numbers.Integral)
 
 
 def check_number(value, name, minimum, maximum=math.inf):
@@ -196,7 +227,7 @@ def check_number(value, name, minimum, maximum=math.inf):
 
 def check_positive(value, name):
     """`value` as a finite float above 0."""
-    return _check_scalar(value, name, "a positive number", lambda number: 0 < number < math.inf)
+    return _check_scalar(value, name, "a positive number", lambda number: 1 / LARGEST < number < math.inf)
 
 
 def check_fraction(value, name):
@@ -212,15 +243,23 @@ def check_ignore_class(ignore_class):
     ignore_class = _check_scalar(ignore_class, "ignore_class", rule, lambda number: True, kind=numbers.Integral)
     if not -(2**31) <= ignore_class < 2**31:
         raise ArgumentError(
-            "ignore_class", f"`ignore_class` must be an id that an int32 holds. Received: ignore_class={ignore_class}"
+            "ignore_class",
+            f"`ignore_class` must be an id that an int32 holds. Received: ignore_class={shown(ignore_class)}",
         )
     return ignore_class
+
+
+def check_bool(value, name):
+    """`value` if it is True or False."""
+    if not isinstance(value, bool):
+        raise ArgumentError(name, f"`{name}` must be True or False. Received: {name}={shown(value)}")
+    return value
 
 
 def check_choice(value, name, choices):
     """`value` if it is one of `choices`."""
     if not any(isinstance(value, type(choice)) and value == choice for choice in choices):  # `in` fails for arrays
         raise ArgumentError(
-            name, f"`{name}` must be one of {', '.join(map(repr, choices))}. Received: {name}={value!r}"
+            name, f"`{name}` must be one of {', '.join(map(repr, choices))}. Received: {name}={shown(value)}"
         )
     return value

@@ -12,10 +12,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_logit_adjust import _checks, _keras
+from keras_logit_adjust import _arrays, _checks, _keras
 
 _UNKNOWN = "Give it a static shape with `tf.ensure_shape` or `tensor.set_shape(...)`."
 _TWO_FORMS = "Of NumPy labels one call had [N] and another [N, 1]: keep one form of labels, or compile again."
+_OF_NAMES = "map class names to them, names, y = np.unique(y, return_inverse=True)"
 _SUM_OF_ROW = 1.01  # the largest of one label's row: half precision rounds
 
 
@@ -294,45 +295,23 @@ def _to_labels(y_true, ignore_class=None):
 
 def as_labels(labels, name="y_true"):
     """`labels` as a NumPy array of real numbers (bfloat16 as float32), none of them masked."""
-    remedy = "Map class names to ids first, names, y = np.unique(y, return_inverse=True)."
-    return _as_numbers(labels, name, "integer class ids or one-hot rows", remedy)
+    return _as_numbers(labels, name, f"integer class ids or one-hot rows ({_OF_NAMES})")
 
 
-def _as_numbers(values, name, rule, remedy=""):
-    """`values` as a NumPy array of real numbers, none of them masked; others would be read as what they are not."""
-    if np.ma.is_masked(values):
-        raise _checks.ArgumentError(
-            name,
-            f"`{name}` must have no masked values. Received {np.ma.count_masked(values)} masked by NumPy: leave them "
-            f"out, as {name}.compressed() does.",
-        )
-    try:
-        array = np.asarray(values)
-    except ValueError as error:
-        raise _checks.ArgumentError(name, f"`{name}` must be an array. Received rows of different lengths.") from error
-    if array.dtype.name == "bfloat16":  # of no kind that NumPy knows
-        return array.astype("float32")
-    if array.dtype.kind not in "buif":
-        raise _checks.ArgumentError(
-            name, f"`{name}` must be {rule}. Received values of dtype {array.dtype}. {remedy}".rstrip()
-        )
-    return array
+def _as_numbers(values, name, rule):
+    array = _arrays.as_array(values, name, rule, kinds="biuf")
+    return array.astype("float32") if array.dtype.kind == "V" else array  # bfloat16
 
 
 def check_num_classes(value, *, minimum=2):
-    """`num_classes` as an int in [minimum, _checks.MOST_CLASSES]."""
+    """`num_classes` as an int of at least `minimum`."""
     if isinstance(value, int) and not isinstance(value, bool) and value == 1 < minimum:
         raise _checks.ArgumentError(
             "num_classes",
             f"`num_classes` must be an integer of at least {minimum}. Received: num_classes={value}: one sigmoid unit "
             "has two classes, the negatives and the positives.",
         )
-    value = _checks.check_integer(value, "num_classes", minimum=minimum)
-    if value > _checks.MOST_CLASSES:
-        raise _checks.ArgumentError(
-            "num_classes", f"`num_classes` must be at most {_checks.MOST_CLASSES:,}. Received: num_classes={value}"
-        )
-    return value
+    return _checks.check_integer(value, "num_classes", minimum)
 
 
 def to_tensor(values, name="y_pred"):

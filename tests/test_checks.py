@@ -11,6 +11,8 @@ from keras_logit_adjust import _checks
 
 # Each check with something that it refuses, and the argument that the error is about.
 REFUSED = {
+    "as_array": (lambda: _checks.as_array([1j], "logits"), "logits"),
+    "as_names": (lambda: _checks.as_names("cat"), "class_names"),
     "as_vector": (lambda: _checks.as_vector("many", "weights"), "weights"),
     "as_counts": (lambda: _checks.as_counts([3, 0]), "class_counts"),
     "as_true_counts": (lambda: _checks.as_true_counts([0.5, 0.5]), "class_counts"),
@@ -18,6 +20,8 @@ REFUSED = {
     "as_tau": (lambda: _checks.as_tau(np.nan, 2), "tau"),
     "as_class_vector": (lambda: _checks.as_class_vector([1.0], "alpha", 2), "alpha"),
     "check_length": (lambda: _checks.check_length(np.ones(3), 2, "bias", "class_counts"), "bias"),
+    "check_bool": (lambda: _checks.check_bool(1, "replacement"), "replacement"),
+    "check_seed": (lambda: _checks.check_seed(-1), "seed"),
     "check_integer": (lambda: _checks.check_integer(1.5, "epochs", minimum=1), "epochs"),
     "check_number": (lambda: _checks.check_number(-1, "gamma", minimum=0), "gamma"),
     "check_positive": (lambda: _checks.check_positive(0, "scale"), "scale"),

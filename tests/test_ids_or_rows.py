@@ -92,7 +92,7 @@ def test_an_unknown_form_is_refused():
 def test_an_id_that_is_a_mistake_is_refused_before_memory_is_taken(labels):
     with pytest.raises(ValueError, match=r"at least 0 and below 100,000,000, for .* mistake. Received \d.* position 1"):
         count_classes(np.array(labels))
-    with pytest.raises(ValueError, match="`num_classes` must be at most 100,000,000"):
+    with pytest.raises(ValueError, match="`num_classes` must be an integer of at least 2 and at most 100,000,000"):
         count_classes(labels, num_classes=2**63)
 
 
@@ -108,7 +108,7 @@ def test_labels_that_numpy_masks_are_refused():
             read(masked)
 
 
-@pytest.mark.parametrize("kind", ["datetime64[D]", "complex64", "object", "str"])
+@pytest.mark.parametrize("kind", ["datetime64[D]", "complex64", "str"])
 def test_labels_that_are_no_numbers_are_refused(kind):
     labels = np.array([0, 1, 1]).astype(kind)
     for read in (
@@ -116,5 +116,5 @@ def test_labels_that_are_no_numbers_are_refused(kind):
         lambda labels: kla.losses.LogitAdjustedCrossentropy([2, 1])(labels, np.zeros((3, 2))),
         lambda labels: kla.metrics.MacroF1(2).update_state(labels, np.zeros((3, 2))),
     ):
-        with pytest.raises(ValueError, match="dtype"):
+        with pytest.raises(ValueError, match="must be integer class ids or one-hot rows.*Received"):
             read(labels)

@@ -350,6 +350,26 @@ def test_few_is_at_most_20_examples_and_many_at_least_100():
     }
 
 
+def test_bounds_belong_to_many_and_few_or_to_medium():
+    counts = [101, 100, 99, 21, 20, 19, 100.5, 19.5]
+    paper, oltr = (kla.metrics.groups_of_counts(counts, inclusive=inclusive) for inclusive in (True, False))
+    assert paper == ["many", "many", "medium", "medium", "few", "few", "many", "few"]
+    assert oltr == ["many", "medium", "medium", "medium", "medium", "few", "many", "few"]
+    assert kla.metrics.groups_of_counts(counts) == paper
+
+
+def test_the_metric_and_the_report_take_either_kind_of_bounds():
+    counts, data = [101, 100, 20, 19], (np.eye(4), np.arange(4))
+    for inclusive, expected in ((True, ["many", "few"]), (False, ["many", "medium", "few"])):
+        metric = kla.metrics.GroupAccuracy(counts, inclusive=inclusive)
+        assert list(metric.result()) == [f"{name}_accuracy" for name in expected]
+        assert kla.metrics.GroupAccuracy.from_config(metric.get_config()).inclusive is inclusive
+        report = kla.callbacks.LongTailReport(counts, validation_data=data, inclusive=inclusive)
+        assert list(report._members) == expected
+    with pytest.raises(ValueError, match="`inclusive` must be True or False. Received: inclusive='outer'"):
+        kla.metrics.GroupAccuracy(counts, inclusive="outer")
+
+
 def test_a_group_whose_classes_were_not_seen_has_no_accuracy(rng):
     ids, scores = draw(rng, 40, missing=(3,))
     value, names = evaluate(build("group"), (ids, scores))

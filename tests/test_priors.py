@@ -216,7 +216,7 @@ BAD_IDS = {
     "nan": ([0.0, np.nan], None, "must be integers.*Received nan at position 1"),
     "infinite": ([0.0, np.inf], None, "must be integers.*Received inf at position 1"),
     "batch": (iter([np.array([0]), np.array([1, 7])]), 2, "Received 7 at position 1 of batch 1"),
-    "words": (np.array(["a", "b"]), None, "integer class ids or one-hot rows.*map class names to ids"),
+    "words": (np.array(["a", "b"]), None, "integer class ids or one-hot rows.*map class names to them"),
     "multi-hot": ([[1.0, 1.0, 0.0]], None, r"each in \[0, 1\] and summing to one.*shape \(1, 3\).*Multi-label"),
     "rows too narrow": (np.eye(3)[LABELS[:2]], 4, r"num_classes=4 wide.*shape \(2, 3\)"),
     "nothing": ([], None, "found no labels in the list"),
@@ -259,23 +259,3 @@ def test_what_needs_examples_says_which_counts_of_a_sampler_to_give():
 
     with pytest.raises(ValueError, match="numbers of examples.*a Sampler, which has a prior: give its `class_counts`"):
         GroupAccuracy(Sampler())
-
-
-class Series(list):
-    """What a pandas Series shows: numbers, an index, and a way to sort by it."""
-
-    def __init__(self, values, index):
-        super().__init__(values)
-        self.index = np.array(index)
-
-    def sort_index(self):
-        raise NotImplementedError
-
-
-def test_a_series_whose_index_is_in_another_order_is_refused():
-    with pytest.raises(
-        ValueError, match=r"order of class id. Received a Series with the index \[2, 0, 1\].*sort_index"
-    ):
-        prior(Series([5, 3, 1], [2, 0, 1]))
-    for index in ([0, 1, 2], ["b", "a", "c"]):
-        assert prior(Series([5, 3, 2], index)).tolist() == [0.5, 0.3, 0.2]

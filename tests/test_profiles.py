@@ -124,6 +124,13 @@ GOOD_FILES = {
     "from Windows": "class_id,count\r\n0,90\r\n1,9\r\n2,0\r\n",
     "with spaces": "class_id, count \n0, 90\n1, 9\n 2,0\n",
     "with decimals of zero": "class_id,count\n0,90.0\n1.,9.00\n2,0.0\n",
+    "with semicolons": "class_id;count\n0;90\n1;9\n2;0\n",
+    "with tabs": "count\tclass_id\n0\t2\n90\t0\n9\t1\n",
+    "with semicolons and commas in names": "name;count;class_id\nan owl, grey;9;1\ncat;90;0\nfrog;0;2\n",
+    "with capitals": "Class_ID,COUNT\n0,90\n1,9\n2,0\n",
+    "without names": "0,90\n1,9\n2,0\n",
+    "without names, counts first": "90;0\n9;1\n0;2\n",
+    "with a sign": "class_id,count\n0,+90\n1,9\n2,-0\n",
     "without an end of line": "class_id,count\n0,90\n1,9\n\n2,0",
 }
 
@@ -141,8 +148,20 @@ COLUMNS = "must have the columns `class_id` and `count`, whole numbers both"
 EVERY_CLASS = "must name every class from 0 on once, with a count of at least 0"
 BAD_FILES = {
     "other columns": ("class,count\n0,90\n", f"{COLUMNS}.*counts.csv.*class_id"),
-    "semicolons": ("class_id;count\n0;90\n", COLUMNS),
-    "no header": ("0,90\n1,9\n", COLUMNS),
+    "delimiters mixed": ("class_id;count,name\n0;90,a\n", f"{COLUMNS}.*'class_id;count,name', has no column count"),
+    "no names, and ids in both": (
+        "0,1\n1,0\n",
+        f"{COLUMNS}.*no line of names, and both columns could be the ids 0 … 1",
+    ),
+    "no names, and no ids": ("1,90\n2,9\n", f"{COLUMNS}.*no line of names, and no column could be the ids 0 … 1"),
+    "no names, and three columns": ("0,90,1\n1,9,0\n", f"{COLUMNS}.*its first line, '0,90,1', has no column class_id"),
+    "an underscore": ("class_id,count\n0,9_0\n1,9\n", f"{COLUMNS}.*'9_0' is no whole number"),
+    "digits of other scripts": ("class_id,count\n0,٣\n1,9\n", f"{COLUMNS}.*'٣' is no whole number"),
+    "an exponent": ("class_id,count\n0,1e2\n1,9\n", f"{COLUMNS}.*'1e2' is no whole number"),
+    "a count twice": ("class_id,count,count\n0,90,80\n1,9,8\n", f"{COLUMNS}.*two columns named count: leave one out"),
+    "an id twice named": ("class_id,Class_ID,count\n0,1,90\n1,0,9\n", f"{COLUMNS}.*two columns named class_id"),
+    "thousands set off": ("class_id;count\n0;1.000\n1;9\n", f"{COLUMNS}.*'1.000' may be 1 or 1000"),
+    "a decimal comma": ("class_id;count\n0;90,0\n1;9\n", f"{COLUMNS}.*'90,0' is no whole number"),
     "a fraction": ("class_id,count\n0,0.9\n1,0.1\n", rf"{COLUMNS}.*0\.9"),
     "a name": ("class_id,count\ncat,90\n", f"{COLUMNS}.*cat"),
     "a short row": ("class_id,count\n0,90\n1\n", COLUMNS),

@@ -32,7 +32,7 @@ def test_labels_that_are_no_ids_are_refused(labels, message):
 
 
 BAD = [
-    ({"seed": None}, r"`seed` must be given: batches are shuffled"),
+    ({"seed": None}, r"`seed` must be given: what is random"),
     ({"seed": -1}, r"`seed` must be an integer of at least 0\. Received: seed=-1"),
     ({"seed": 1.0}, r"`seed` must be an integer .*seed=1\.0"),
     ({"seed": True}, r"`seed` must be an integer .*seed=True"),

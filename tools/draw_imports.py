@@ -13,6 +13,7 @@ import sys
 PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "keras_logit_adjust"
 # From the foundation up. Rooms in one line do not import each other.
 FLOORS = (
+    ("_arrays",),
     ("_checks", "_keras"),
     ("_labels", "_replicas"),
     ("priors",),

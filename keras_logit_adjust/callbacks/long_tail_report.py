@@ -35,9 +35,10 @@ class LongTailReport(keras.callbacks.Callback):
             probabilities `[N, …, L]`; sample weights count.
         metric: in place of `validation_data`, the name of a `PerClassAccuracy` of the model, as `fit` shows it.
         bounds: `(few, many)`, as in `kla.metrics.GroupAccuracy`.
+        inclusive: as there.
         groups: instead of bounds, the group name of each class, as there.
         worst: how many of the worst classes to name.
-        class_names: `[L]` names; ids by default.
+        class_names: `[L]` names; ids by default. With them `class_counts` may be by name, a dict or a `Counter`.
         batch_size: of arrays.
         every: epochs from one report to the next; in the others the keys are missing, as with `validation_freq`.
         ignore_class: a class id left out.
@@ -77,6 +78,7 @@ class LongTailReport(keras.callbacks.Callback):
         validation_data=None,
         metric=None,
         bounds=(20, 100),
+        inclusive=True,
         groups=None,
         worst=3,
         class_names=None,
@@ -87,8 +89,14 @@ class LongTailReport(keras.callbacks.Callback):
         name=None,
     ):
         super().__init__()
+        class_counts = _checks.as_true_counts(class_counts, class_names=class_names)
         rule = metrics.GroupAccuracy(
-            class_counts, bounds=bounds, groups=groups, ignore_class=ignore_class, threshold=threshold
+            class_counts,
+            bounds=bounds,
+            inclusive=inclusive,
+            groups=groups,
+            ignore_class=ignore_class,
+            threshold=threshold,
         )
         self.class_counts, self.ignore_class, self.threshold = rule.class_counts, rule.ignore_class, rule.threshold
         self.name = _check_name(name)
@@ -96,7 +104,7 @@ class LongTailReport(keras.callbacks.Callback):
         self.worst = _checks.check_integer(worst, "worst", minimum=1)
         self.batch_size = _checks.check_integer(batch_size, "batch_size", minimum=1)
         self.every = _checks.check_integer(every, "every", minimum=1)
-        self.class_names = _check_names(class_names, self.class_counts.size)
+        self.class_names = list(map(str, range(self.class_counts.size) if class_names is None else class_names))
         if (validation_data is None) == (metric is None):
             raise ValueError(
                 "`LongTailReport` needs `validation_data`, or the name of a metric that `fit` validates with: compile "
@@ -190,7 +198,7 @@ class LongTailReport(keras.callbacks.Callback):
 
 def _members(rule):
     """`{group: bool [L]}`, the most frequent first where the groups go by counts."""
-    names = rule.groups or metrics.groups_of_counts(rule.class_counts, bounds=rule.bounds)
+    names = rule.groups or metrics.groups_of_counts(rule.class_counts, bounds=rule.bounds, inclusive=rule.inclusive)
     order = [
         name for name in dict.fromkeys(rule.groups or ("many", "medium", "few")) if name in names and name is not None
     ]
@@ -206,16 +214,6 @@ def _check_name(name):
     if name is not None and (not isinstance(name, str) or not name):
         raise _checks.ArgumentError("name", f"`name` must be a text or None. Received: name={name!r}")
     return name
-
-
-def _check_names(class_names, num_classes):
-    names = list(range(num_classes) if class_names is None else class_names)
-    if isinstance(class_names, str) or len(names) != num_classes:
-        raise ValueError(
-            f"`class_names` must name each of the {num_classes} classes that class_counts has. Received {len(names)}: "
-            f"{class_names!r}"
-        )
-    return list(map(str, names))
 
 
 def _over(reduce, values):

@@ -20,13 +20,21 @@ class DeferredReweighting(keras.callbacks.Callback):
     one that was cut short (an exception, Ctrl-C) they are so once `fit` is called with the callback again, or its
     `on_train_end()`.
 
+    Keras divides a weighted loss by the number of examples, torch by the sum of their weights. So a step in Keras is
+    longer or shorter by the mean of the weights over the training examples: a sixth in LDAM's setting. `class_counts`
+    divides the weights by that mean, `w_y / Σ_c π_c·w_c`: steps stay as long as they were, and as in torch.
+
     Args:
         stages: `{epoch: weights}`: from that epoch on (counted from 0) class y weighs `weights[y]`, `[L]` numbers > 0;
-            None for no weights.
+            None for no weights. A model of several outputs takes `{epoch: {output: weights}}` too; outputs that are not
+            named have no weights.
+        class_counts: `[L]` training examples of each class, to give the weights a mean of one over them, or
+            `{output: [L]}`. By default the weights stay as they are.
 
     Raises:
-        ValueError: for stages that are empty or not epochs, weights that are not > 0; in `fit`, where no loss of the
-            model is one of this package or its number of classes is another. For Keras's own losses use `class_weight`.
+        ValueError: for stages that are empty or not epochs, weights that are not > 0; as `fit` begins, where no loss of
+            the model is one of this package, where an output has another number of classes, is not there, or shares
+            its loss with one of other weights. For Keras's own losses use `class_weight`.
 
     Warns:
         UserWarning: in `fit`, where a loss is Fisher consistent for the balanced error and with the weights is not: an
@@ -39,38 +47,41 @@ class DeferredReweighting(keras.callbacks.Callback):
     >>> callback = DeferredReweighting({160: weights})
     >>> callback.weights_at(159) is None, callback.weights_at(200) is callback.weights_at(160)
     (True, True)
+    >>> DeferredReweighting({160: [1, 4]}, class_counts=[80, 20]).weights_at(160).tolist()  # mean 0.8·1 + 0.2·4
+    [0.625, 2.5]
 
     Reference: Cao et al. (2019), LDAM-DRW.
     """
 
-    def __init__(self, stages):
+    def __init__(self, stages, *, class_counts=None):
         super().__init__()
         if not isinstance(stages, Mapping) or not stages:
             raise ValueError(f"`stages` must map epochs to class weights, {{160: weights}}. Received: {stages!r}")
         self.stages = {
-            int(epoch): None
-            if stages[epoch] is None
-            else _checks.as_class_vector(stages[epoch], "weights", positive=True)
+            int(epoch): _as_weights(stages[epoch], class_counts)
             for epoch in sorted(stages, key=lambda epoch: _checks.check_integer(epoch, "epoch", minimum=0))
         }
-        self._losses = []
+        self._losses = {}
 
     def weights_at(self, epoch):
-        """The weights `[L]` of an epoch, None where there are none."""
+        """The weights of an epoch, `[L]` or `{output: [L]}`, None where there are none."""
         return self.stages.get(max((start for start in self.stages if start <= epoch), default=None))
 
     def on_train_begin(self, logs=None):
-        self._losses = [loss for loss in keras.tree.flatten(self.model.loss) if isinstance(loss, _base.MaskedLoss)]
+        self._losses = _losses_by_output(self.model)
         if not self._losses:
             raise ValueError(
                 f"`DeferredReweighting` weighs the losses of `kla.losses`; model {self.model.name!r} was compiled with "
                 f"{self.model.loss!r}. For Keras's own use `fit(class_weight=…)`."
             )
         self._set(None)  # a training that was cut short left them weighted
+        widths = _widths(self.model)
         for weights in self.stages.values():
-            for loss in self._losses if weights is not None else ():
-                _check_size(loss, weights)
-                _warn_of_inconsistency(loss, weights)
+            _check_outputs(weights, self._losses)
+            for output, loss in self._losses.items():
+                if (own := _weights_of(output, weights)) is not None:
+                    _check_size(own, loss, output, widths=widths, is_named=own is not weights)
+                    _warn_of_inconsistency(loss, own)
 
     def on_epoch_begin(self, epoch, logs=None):
         self._set(self.weights_at(epoch))
@@ -79,20 +90,102 @@ class DeferredReweighting(keras.callbacks.Callback):
         self._set(None)
 
     def _set(self, weights):
-        if all(loss.stage_weight is weights for loss in self._losses):
+        wanted = {output: _weights_of(output, weights) for output in self._losses}
+        if all(loss.stage_weight is wanted[output] for output, loss in self._losses.items()):
             return
-        for loss in self._losses:
-            loss.stage_weight = weights
+        for output, loss in self._losses.items():
+            loss.stage_weight = wanted[output]
         # A compiled step holds the weights it was traced with.
         self.model.make_train_function(force=True)
         self.model.make_test_function(force=True)
 
 
-def _check_size(loss, weights):
-    """Raise where a loss knows its number of classes and it is another."""
-    for name in ("class_counts", "positive_counts", "class_weight"):
-        if (known := getattr(loss, name, None)) is not None:
-            _checks.check_length(weights, known.size, "weights", f"loss {loss.name!r}")
+def _as_weights(weights, class_counts):
+    """Weights `[L]` of all outputs or `{output: [L]}` of each, of mean one where `class_counts` are given; or None."""
+    if isinstance(weights, Mapping):
+        if not weights or not all(isinstance(output, str) for output in weights):
+            raise _checks.ArgumentError(
+                "stages",
+                "Weights of several outputs must be `{output: weights}`, with the names of outputs. Received the keys "
+                f"{list(weights)[:8]}: give one number for each class as a list, in order of class id.",
+            )
+        counts = class_counts if isinstance(class_counts, Mapping) else dict.fromkeys(weights, class_counts)
+        if missing := [output for output in weights if output not in counts]:
+            raise _checks.ArgumentError(
+                "class_counts",
+                f"`class_counts` by output must name every output that has weights. Received {list(counts)}, without "
+                f"{missing[0]!r}.",
+            )
+        return {output: _as_weights(own, counts[output]) for output, own in weights.items()}
+    if weights is None:
+        return None
+    weights = _checks.as_class_vector(weights, "weights", positive=True)
+    if class_counts is None:
+        return weights
+    counts = _checks.as_counts(class_counts)
+    _checks.check_length(counts, weights.size, "class_counts", "the weights")
+    return weights / (weights @ (counts / counts.sum()))
+
+
+def _weights_of(output, weights):
+    return weights.get(output) if isinstance(weights, dict) else weights
+
+
+def _losses_by_output(model):
+    """`{output: loss}` of the losses that are of this package; an output without a name goes by its number."""
+    compiled, names = model.loss, list(getattr(model, "output_names", None) or [])
+    if not keras.tree.is_nested(compiled):  # one loss, of all outputs
+        found = dict.fromkeys(names or [0], compiled)
+    elif isinstance(compiled, Mapping):
+        found = dict(compiled)
+    else:
+        flat = keras.tree.flatten(compiled)
+        found = dict(zip(names if len(names) == len(flat) else range(len(flat)), flat, strict=True))
+    return {output: loss for output, loss in found.items() if isinstance(loss, _base.MaskedLoss)}
+
+
+def _widths(model):
+    """`{output: number of its columns}` where the model knows them before it was called."""
+    tensors = getattr(model, "outputs", None) or []
+    return {name: tensor.shape[-1] for name, tensor in zip(getattr(model, "output_names", []), tensors, strict=False)}
+
+
+def _check_outputs(weights, losses):
+    """Raise where weights are named for an output that has no loss of ours, or none of its own."""
+    if not isinstance(weights, dict):
+        return
+    if unknown := [output for output in weights if output not in losses]:
+        raise _checks.ArgumentError(
+            "stages",
+            "Weights must be named for outputs that were compiled with a loss of `kla.losses`: "
+            f"{', '.join(map(repr, losses))}. Received weights for {unknown[0]!r}.",
+        )
+    for output, loss in losses.items():
+        for other in losses:
+            if losses[other] is loss and weights.get(other) is not weights.get(output):
+                raise _checks.ArgumentError(
+                    "stages",
+                    f"An output with weights of its own must have a loss of its own. Outputs {output!r} and {other!r} "
+                    "share one: compile the model with a new loss for each.",
+                )
+
+
+def _check_size(weights, loss, output, *, widths, is_named):
+    """Raise where a loss or the output knows its number of classes and it is another."""
+    known = (getattr(loss, name, None) for name in ("class_counts", "positive_counts", "class_weight"))
+    size, owner = next(((own.size, f"loss {loss.name!r}") for own in known if own is not None), (None, None))
+    if size is None:
+        size, owner = widths.get(output), f"output {output!r}"
+    if size is None or size == weights.size:
+        return
+    try:
+        _checks.check_length(weights, size, "weights", owner)
+    except _checks.ArgumentError as error:
+        if is_named or len(widths) < 2:
+            raise
+        raise _checks.ArgumentError(
+            "weights", f"{error} Name the outputs that they are for: {{epoch: {{{output!r}: weights, …}}}}."
+        ) from None
 
 
 def _warn_of_inconsistency(loss, weights):

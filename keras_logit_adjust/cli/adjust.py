@@ -62,8 +62,8 @@ def _tau(text):
         tau = text if text == "auto" else float(text)
     except ValueError:
         tau = math.nan
-    if tau != "auto" and not 0 <= tau < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number of 0 or more, or auto. Received: {text!r}")
+    if tau != "auto" and not math.isfinite(tau):
+        raise argparse.ArgumentTypeError(f"must be a number, or auto. Received: {text!r}")
     return tau
 
 

@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_logit_adjust import _checks
 from keras_logit_adjust.data import _sources
-from keras_logit_adjust.data.profiles import read_class_counts
+from keras_logit_adjust.data.counts_file import read_class_counts, read_text
 
 _SHOWN = 300  # characters of another library's message before it is cut
 
@@ -88,12 +88,7 @@ def read_held_out(path):
 
 def read_lines(path):
     """The class names in a file."""
-    try:
-        names = pathlib.Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"A file of class names must be UTF-8 text. Received {path}: {error}. Save it as UTF-8."
-        ) from error
+    names = read_text(path, "class names").splitlines()
     if not names or not all(name.strip() for name in names):
         raise ValueError(
             "A file of class names must have one name a line, in order of class id. Received "

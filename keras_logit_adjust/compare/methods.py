@@ -81,9 +81,12 @@ def prior_aware_head(class_counts):
 
 
 def deferred_weights(class_counts, epochs):
-    """LDAM's schedule: weights by effective number in the last fifth of training, at least in the last epoch."""
+    """LDAM's schedule: weights by effective number in the last fifth of training, at least in the last epoch.
+
+    Their mean over the training examples is one, as torch's division by the sum of weights makes it in the original.
+    """
     start = min(round(_DEFERRED_FROM * epochs), epochs - 1)
-    return [DeferredReweighting({start: losses.class_balanced_weights(class_counts)})]
+    return [DeferredReweighting({start: losses.class_balanced_weights(class_counts, mean_over="examples")})]
 
 
 # LDAM's normalized head; its scale times 0.5 is the margin of the rarest class.

@@ -1,7 +1,8 @@
 """Long-tailed data: profiles, subsets and ready data sets."""
 
+from keras_logit_adjust.data.counts_file import read_class_counts
 from keras_logit_adjust.data.datasets import LongTailDataset, load
-from keras_logit_adjust.data.profiles import long_tail_counts, read_class_counts, subsample, zipf_counts
+from keras_logit_adjust.data.profiles import long_tail_counts, subsample, zipf_counts
 from keras_logit_adjust.data.sampling import LongTailSampler
 from keras_logit_adjust.data.streams import RebalancedStream, rebalance, subsample_stream
 

@@ -6,7 +6,7 @@ import inspect
 import keras
 import numpy as np
 
-from keras_logit_adjust import _checks
+from keras_logit_adjust import _arrays, _checks
 
 _BLOCK_BYTES = 8 * 2**20  # gathered in one call: Python is entered once for many small batches, or for one large
 _MOST_STEPS_IN_BLOCK = 64
@@ -156,10 +156,8 @@ def _takes_seed(map_fn):
 
 def _check_data(data, num_examples):
     """`data` with NumPy arrays for leaves, each as long as the labels; a list is an array, as it is for `tf.data`."""
-    data = keras.tree.traverse(lambda part: np.asarray(part) if isinstance(part, list) else None, data)
-    arrays = keras.tree.map_structure(
-        lambda leaf: keras.ops.convert_to_numpy(leaf) if keras.ops.is_tensor(leaf) else np.asanyarray(leaf), data
-    )
+    data = keras.tree.traverse(lambda part: _arrays.to_numpy(part, "data") if isinstance(part, list) else None, data)
+    arrays = keras.tree.map_structure(lambda leaf: _arrays.to_numpy(leaf, "data"), data)
     for leaf in keras.tree.flatten(arrays):
         if leaf.shape[:1] != (num_examples,):
             raise ValueError(

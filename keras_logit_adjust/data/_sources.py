@@ -12,7 +12,7 @@ import pathlib
 
 import numpy as np
 
-from keras_logit_adjust import _checks
+from keras_logit_adjust import _arrays, _checks
 from keras_logit_adjust.data import profiles
 
 MAX_ARRAY_BYTES = 4 << 30  # larger sets stream
@@ -109,8 +109,8 @@ def _read_pair(source, name):
         raise _checks.ArgumentError(
             name, f"`{name}` must be an .npz file or a pair (x, y). Received: {type(source).__name__}"
         ) from error
-    x, y = np.asarray(x), profiles.check_ids(y, f"`y` of `{name}`", argument=name)
-    if x.ndim not in (2, 3, 4) or x.dtype.kind not in "uifb":
+    x, y = _arrays.to_numpy(x, name), profiles.check_ids(y, f"`y` of `{name}`", argument=name)
+    if x.ndim not in (2, 3, 4) or _arrays.kind_of(x.dtype) not in "uifb":
         raise _checks.ArgumentError(
             name,
             f"`{name}` must be numbers: images [N, height, width, channels] or rows of features [N, columns]. "

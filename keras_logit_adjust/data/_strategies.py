@@ -32,9 +32,10 @@ def class_shares(class_counts, strategy, *, beta=0.9999):
         return power_shares(class_counts, float(strategy))
     if hasattr(strategy, "__array__") or isinstance(strategy, Sequence):
         return _check_distribution(strategy, class_counts)
-    raise ValueError(
+    raise _checks.ArgumentError(
+        "strategy",
         f"`strategy` must be one of {', '.join(map(repr, NAMES))}, an exponent q or a share for each class. "
-        f"Received: strategy={strategy!r}"
+        f"Received: strategy={_checks.shown(strategy)}",
     )
 
 

@@ -136,7 +136,7 @@ def load(
     _checks.check_choice(validation, "validation", VALIDATIONS)
     _checks.check_choice(profile, "profile", ("auto", "none", *profiles.PROFILES))
     _checks.check_fraction(validation_fraction, "validation_fraction")
-    _checks.check_integer(seed, "seed", minimum=0)
+    seed = _checks.check_seed(seed)
     validation = validation if validation_fraction else "none"
     source = _find_source(name, data_dir, test)
     title = name if isinstance(name, str) else os.fspath(name) if isinstance(name, os.PathLike) else "arrays"
@@ -191,7 +191,7 @@ def _impose(source, tail, *, max_count, seed):
         return np.arange(labels.size)
     available = source.count(slice(None))
     if max_count is None:
-        shape = profiles.long_tail_counts(available.size, max_count=10**18, **tail) / 1e18
+        shape = profiles.share_of_largest(available.size, **tail)
         max_count = min(source.max_count or int(available.max()), int(np.floor((available + 1) / shape - 1e-6).min()))
     return profiles.subsample(labels, profiles.long_tail_counts(available.size, max_count=max_count, **tail), seed=seed)
 

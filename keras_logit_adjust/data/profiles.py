@@ -1,11 +1,10 @@
 """Long-tail profiles: how many examples each class keeps, and which."""
 
-import csv
 import numbers
 
 import numpy as np
 
-from keras_logit_adjust import _checks
+from keras_logit_adjust import _arrays, _checks
 from keras_logit_adjust.data._plan import ragged
 
 PROFILES = ("exponential", "step", "zipf")
@@ -42,11 +41,25 @@ def long_tail_counts(num_classes, *, max_count, imbalance_ratio, profile="expone
     num_classes = _checks.check_integer(num_classes, "num_classes", minimum=2)
     max_count = _checks.check_integer(max_count, "max_count", minimum=1)
     _checks.check_choice(profile, "profile", PROFILES)
-    if not isinstance(imbalance_ratio, numbers.Real) or not 1 <= imbalance_ratio <= max_count:
+    shares = share_of_largest(num_classes, imbalance_ratio=imbalance_ratio, profile=profile, largest=max_count)
+    # 9.999999999999998 is ten; 10¹² and a hundredth is no more than 10¹².
+    return np.floor(max_count * shares * (1 + 1e-14)).astype("int64")
+
+
+def share_of_largest(num_classes, *, imbalance_ratio, profile, largest=_checks.MOST_EXAMPLES):
+    """`n_c / n_max` of every class before it is rounded, `[L]`, for a ratio of at most `largest`.
+
+    Example:
+
+    >>> share_of_largest(4, imbalance_ratio=8, profile="exponential").round(4).tolist()
+    [1.0, 0.5, 0.25, 0.125]
+    """
+    is_number = isinstance(imbalance_ratio, numbers.Real) and not isinstance(imbalance_ratio, bool)
+    if not is_number or not 1 <= imbalance_ratio <= largest:
         raise _checks.ArgumentError(
             "imbalance_ratio",
-            f"`imbalance_ratio` must lie between 1 and max_count={max_count}, so that every class keeps an example. "
-            f"Received: imbalance_ratio={imbalance_ratio!r}",
+            f"`imbalance_ratio` must lie between 1 and max_count={largest}, so that every class keeps an example. "
+            f"Received: imbalance_ratio={_arrays.shown(imbalance_ratio)}",
         )
     position = np.arange(num_classes)
     exponents = {
@@ -54,8 +67,7 @@ def long_tail_counts(num_classes, *, max_count, imbalance_ratio, profile="expone
         "step": (position >= num_classes // 2).astype("float64"),
         "zipf": np.log1p(position) / np.log(num_classes),
     }
-    # 9.999999999999998 is ten.
-    return np.floor(max_count * float(imbalance_ratio) ** -exponents[profile] * (1 + 1e-12)).astype("int64")
+    return float(imbalance_ratio) ** -exponents[profile]
 
 
 def zipf_counts(num_classes, *, num_examples, exponent=1.0):
@@ -94,58 +106,6 @@ def zipf_counts(num_classes, *, num_examples, exponent=1.0):
     return counts + 1
 
 
-def read_class_counts(path):
-    """Class counts from a CSV file with the columns `class_id` and `count`, in any order of rows.
-
-    Args:
-        path: of the file; its first line names the columns.
-
-    Returns:
-        Int64 array `[L]` in order of class id.
-
-    Raises:
-        ValueError: for text that is not UTF-8, other columns, ids that are not 0 … L − 1 once each, or counts that are
-            no whole numbers.
-
-    Example:
-
-    >>> import tempfile, pathlib
-    >>> path = pathlib.Path(tempfile.mkdtemp(), "counts.csv")
-    >>> _ = path.write_text("class_id,count\\n1,10\\n0,90\\n")
-    >>> read_class_counts(path).tolist()
-    [90, 10]
-    """
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            lines = [[field.strip() for field in line] for line in csv.reader(file, skipinitialspace=True)]
-        header, *lines = [line for line in lines if any(line)] or [[]]
-        if any(len(line) > len(header) for line in lines):
-            raise ValueError("a row has more fields than there are columns")
-        rows = [dict(zip(header, line, strict=False)) for line in lines]
-        ids, counts = (np.array([_whole(row[name]) for row in rows], "int64") for name in ("class_id", "count"))
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"A file of class counts must be UTF-8 text. Received {path}: {error}. Save it as UTF-8."
-        ) from error
-    except (KeyError, ValueError, OverflowError, csv.Error) as error:
-        raise ValueError(
-            "A file of class counts must have the columns `class_id` and `count`, whole numbers both. "
-            f"Received {path}: {error!r}"
-        ) from error
-    if ids.size == 0 or sorted(ids) != list(range(ids.size)) or (counts < 0).any():
-        raise ValueError(
-            "A file of class counts must name every class from 0 on once, with a count of at least 0. Received "
-            f"{path}: {ids.size} rows, ids {sorted(ids.tolist())[:8]}, …, counts {sorted(counts.tolist())[:8]}, …"
-        )
-    return counts[np.argsort(ids)]
-
-
-def _whole(text):
-    """A whole number, written `900` or, as spreadsheets do, `900.0`."""
-    whole, _, fraction = text.partition(".")
-    return int(text if fraction.strip("0") else whole)
-
-
 def subsample(labels, class_counts, *, seed):
     """Draw `class_counts[c]` examples of each class c without replacement.
 
@@ -176,6 +136,7 @@ def subsample(labels, class_counts, *, seed):
             "labels", f"`labels` must be below the {wanted.size} classes of class_counts. Received {labels.max()}."
         )
     check_available(wanted, np.bincount(labels, minlength=wanted.size))
+    seed = seed if isinstance(seed, np.random.SeedSequence) else _checks.check_seed(seed)
     return smallest_keys(labels, wanted, np.random.default_rng(seed))
 
 
@@ -189,6 +150,12 @@ def smallest_keys(labels, wanted, rng):
 def as_whole_counts(counts, name):
     """`counts` as an int64 vector of at least 0."""
     counts = _checks.as_vector(counts, name)
+    _checks.refuse_numbers(
+        counts > _checks.MOST_EXAMPLES,
+        counts,
+        name,
+        f"Every number in `{name}` must be at most {_checks.MOST_EXAMPLES:,} examples.",
+    )
     if (counts != np.floor(counts)).any() or (counts < 0).any():
         raise _checks.ArgumentError(
             name,
@@ -210,10 +177,10 @@ def check_available(wanted, available):
 
 def check_ids(labels, name="`labels`", *, argument="labels"):
     """`labels` as a non-empty int64 vector of ids of at least 0."""
-    labels = np.asarray(labels)
+    labels = _arrays.to_numpy(labels, argument, "a vector of integer class ids")
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
-    if labels.ndim != 1 or labels.size == 0 or labels.dtype.kind not in "iu":
+    if labels.ndim != 1 or labels.size == 0 or _arrays.kind_of(labels.dtype) not in "iu":
         raise _checks.ArgumentError(
             argument,
             f"{name} must be a non-empty vector of integer class ids. "
@@ -222,4 +189,10 @@ def check_ids(labels, name="`labels`", *, argument="labels"):
         )
     if labels.min() < 0:
         raise _checks.ArgumentError(argument, f"{name} must be class ids of at least 0. Received {labels.min()}.")
+    if labels.max() >= _checks.MOST_CLASSES:
+        raise _checks.ArgumentError(
+            argument,
+            f"{name} must be class ids below {_checks.MOST_CLASSES:,}. Received {labels.max()}: renumber them, "
+            "ids, y = np.unique(y, return_inverse=True).",
+        )
     return labels.astype("int64")

@@ -7,13 +7,12 @@ import reprlib
 
 import numpy as np
 
-from keras_logit_adjust import _checks
+from keras_logit_adjust import _arrays, _checks
 from keras_logit_adjust.data import _feeding, _strategies
 from keras_logit_adjust.data._plan import Plan
 from keras_logit_adjust.data.profiles import check_ids
 
 _FORMAT = 1  # of `state()`; raised when the same settings begin to mean other batches
-_MOST_CLASSES = 10**8  # a larger id is a hash or a mistake, and counting up to it would fill memory
 _SETTINGS = {"batch_size", "strategy", "seed", "num_classes", "per_batch", "replacement", "progressive_epochs", "beta"}
 _STATE = _SETTINGS | {"format", "step", "labels_sha256"}
 
@@ -88,20 +87,14 @@ class LongTailSampler:
         progressive_epochs=None,
         beta=0.9999,
     ):
-        if seed is None:
-            raise _checks.ArgumentError(
-                "seed", "`seed` must be given: batches are shuffled, and are to be the same when drawn again."
-            )
-        labels = check_ids(labels)
+        seed, labels = _checks.check_seed(seed), check_ids(labels)
         if num_classes is not None:
             num_classes = _checks.check_integer(num_classes, "num_classes", minimum=1)
-        bound = f"num_classes={num_classes:,}" if num_classes else f"{_MOST_CLASSES:,}"
-        if labels.max() >= (num_classes or _MOST_CLASSES):
-            raise _checks.ArgumentError("labels", f"`labels` must be class ids below {bound}. Received {labels.max()}.")
-        if not isinstance(replacement, bool):
+        if num_classes and labels.max() >= num_classes:
             raise _checks.ArgumentError(
-                "replacement", f"`replacement` must be True or False. Received: replacement={replacement!r}"
+                "labels", f"`labels` must be class ids below num_classes={num_classes:,}. Received {labels.max()}."
             )
+        replacement = _checks.check_bool(replacement, "replacement")
         self.batch_size = _checks.check_integer(batch_size, "batch_size", minimum=1)
         self.class_counts = np.bincount(labels, minlength=num_classes or 0)
         self.num_examples, self.start_step = labels.size, 0
@@ -116,8 +109,10 @@ class LongTailSampler:
             _strategies.check_equal_shares(target, strategy, self.batch_size)
         self._settings = {
             "batch_size": self.batch_size,
-            "strategy": strategy if isinstance(strategy, str) else np.asarray(strategy, "float64").tolist(),
-            "seed": _checks.check_integer(seed, "seed", minimum=0),
+            "strategy": strategy
+            if isinstance(strategy, str)
+            else _arrays.as_array(strategy, "strategy").astype("float64").tolist(),
+            "seed": seed,
             "num_classes": self.class_counts.size,
             "per_batch": per_batch,
             "replacement": replacement,
@@ -128,7 +123,7 @@ class LongTailSampler:
             labels,
             self.class_counts,
             target,
-            seed=self._settings["seed"],
+            seed=seed,
             in_turn=per_batch is not None,
             replacement=replacement,
         )

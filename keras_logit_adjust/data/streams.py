@@ -100,7 +100,7 @@ def rebalance(
     """
     import tensorflow as tf
 
-    prior, seed = as_prior(class_counts), _check_seed(seed) % 2**63
+    prior, seed = as_prior(class_counts), _checks.check_seed(seed) % 2**63
     counts = share_of_stream = prior.probabilities
     if isinstance(strategy, str) and strategy == "progressive":
         raise _checks.ArgumentError(
@@ -186,7 +186,7 @@ def subsample_stream(dataset, class_counts, *, available_counts, seed=None, batc
             f"`available_counts` must be below {_MOST_OF_A_CLASS:,} a class, the most that NumPy draws hypergeometric "
             f"numbers from. Received {available.max():,}: cut the stream into parts."
         )
-    select = functools.partial(_select, _check_seed(seed))
+    select = functools.partial(_select, _checks.check_seed(seed))
     block_size = _checks.check_integer(block_size, "block_size", minimum=1)
     blocks, batch_size = _blocks(dataset, batch_size=batch_size, block_size=block_size)
 
@@ -225,14 +225,6 @@ def _select(seed, index, ids, remaining, wanted):
     rng = np.random.default_rng([seed, index])
     kept = rng.hypergeometric(wanted, remaining - wanted, seen)
     return smallest_keys(ids, kept, rng), remaining - seen, wanted - kept
-
-
-def _check_seed(seed):
-    if seed is None:
-        raise _checks.ArgumentError(
-            "seed", "`seed` must be given: examples are drawn at random, and are to be the same when drawn again."
-        )
-    return _checks.check_integer(seed, "seed", minimum=0)
 
 
 def _blocks(dataset, *, batch_size, block_size, may_be_single=True, repeat=False):

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from keras_logit_adjust import _arrays
+
 _SUM_OF_PROBABILITIES = 1e-3  # how far the sum of a row of probabilities may be from one
 _SUM_OF_HALVES = 2e-2  # in half precision
 _MANY_ROWS = 20
@@ -9,16 +11,7 @@ _MANY_ROWS = 20
 
 def to_numpy(values, name):
     """`values`, a list or an array or tensor of any framework, as a NumPy array of numbers."""
-    if hasattr(values, "detach"):  # torch's, which may want gradients, lie on a device or be bfloat16
-        values = values.detach().cpu()
-        values = values.float() if values.dtype.is_floating_point and values.dtype.itemsize < 4 else values
-    try:
-        array = np.asarray(values)
-    except ValueError as error:
-        raise ValueError(f"`{name}` must be an array of numbers. Received rows of different lengths.") from error
-    if array.dtype.kind in "OUSc":
-        raise ValueError(f"`{name}` must be real numbers. Received dtype {array.dtype}.")
-    return array
+    return _arrays.as_array(values, name, kinds="biuf")
 
 
 class Reader:

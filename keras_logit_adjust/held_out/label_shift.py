@@ -135,7 +135,7 @@ def estimate_target_prior(
     replicates = _checks.check_integer(replicates, "replicates", minimum=2)
     if not _checks.check_fraction(level, "level"):
         raise ValueError(f"`level` must lie between 0 and 1, such as 0.95. Received: level={level!r}")
-    rng = np.random.default_rng(_checks.check_integer(seed, "seed", minimum=0))
+    rng = np.random.default_rng(_checks.check_seed(seed))
     stop = {
         "tol": _checks.check_positive(tol, "tol"),
         "max_iterations": _checks.check_integer(max_iterations, "max_iterations", minimum=1),

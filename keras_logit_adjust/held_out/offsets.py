@@ -5,7 +5,7 @@ import functools
 
 import numpy as np
 
-from keras_logit_adjust import _checks
+from keras_logit_adjust import _arrays, _checks
 from keras_logit_adjust.held_out import _reading
 from keras_logit_adjust.held_out._coordinate_search import MacroF1, WeightedRecall, search, search_from_many
 from keras_logit_adjust.held_out.tau_path import by_stratum
@@ -102,7 +102,7 @@ def tune_offsets(
 
     Reference: Lipton et al. (2014), thresholds for F1; Breiman (1996), bagging; Menon et al. (2021), §4, equation 9.
     """
-    _checks.check_number(shrinkage, "shrinkage", minimum=0)
+    shrinkage, seed = _checks.check_number(shrinkage, "shrinkage", minimum=0), _checks.check_seed(seed)
     _checks.check_integer(bags, "bags", minimum=0)
     _checks.check_integer(sweeps, "sweeps", minimum=1)
     prior = as_prior(class_counts, num_examples)
@@ -162,7 +162,7 @@ def _settle(objective, log_prior, mix, tau):
         if objective == "macro_f1":
             return lambda ids, weight: MacroF1(ids, weight, log_prior.size), base
         return lambda ids, _: WeightedRecall(ids, 1.0 / np.bincount(ids)[ids], log_prior.size), base
-    if np.ndim(objective) == 2:
+    if _arrays.as_array(objective, "objective", f"one of {OBJECTIVES}, or one cost for each class").ndim == 2:
         raise _checks.ArgumentError(
             "objective",
             "A matrix of costs cannot be expressed by offsets. Remedy: kla.layers.MinimumRiskDecision(costs) behind "

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_logit_adjust import _arrays, _checks
 from keras_logit_adjust.posthoc import _graph
 from keras_logit_adjust.posthoc.adjust import head_to_adjust, logits_of, rebuild
 
@@ -33,6 +34,7 @@ def predict_logits(model, x, *, output="auto", batch_size=256):
 
     Reference: Menon et al. (2021), §4, equation 9, which adjusts logits.
     """
+    batch_size = _checks.check_integer(batch_size, "batch_size", minimum=1)
     predict, x = logits_model(model, output=output), as_arrays(x)
     starts = range(0, len(keras.tree.flatten(x)[0]), batch_size)
     return np.concatenate([predict(take(x, slice(start, start + batch_size))) for start in starts])
@@ -46,7 +48,7 @@ def labels_and_logits(model, data, *, output, batch_size):
     elif isinstance(data, tuple):
         if len(data) != 2:
             raise ValueError(f"`validation_data` must be a pair (x, y). Received a tuple of {len(data)}.")
-        x, y = as_arrays(data[0]), np.asarray(data[1])
+        x, y = as_arrays(data[0]), _arrays.to_numpy(data[1], "y_true")
         sizes = {len(array) for array in keras.tree.flatten(x)} | {len(y)}
         if len(sizes) != 1:
             raise ValueError(f"x and y of `validation_data` must have as many rows. Received {sorted(sizes)}.")
@@ -62,7 +64,7 @@ def labels_and_logits(model, data, *, output, batch_size):
                 "Sample weights are not used here. Received batches (x, y, sample_weight): leave the weights out, and "
                 "with them the examples that weigh 0."
             )
-        yield ops.convert_to_numpy(batch[1]), predict(batch[0])
+        yield _arrays.to_numpy(batch[1], "y_true"), predict(batch[0])
 
 
 def logits_model(model, *, output):
@@ -91,5 +93,5 @@ def take(x, rows):
 def as_arrays(x):
     """`x` as an array, or as a dict or list of arrays; a list of numbers or of rows is one array."""
     if isinstance(x, list) and x and not hasattr(x[0], "shape"):
-        return np.asarray(x)
-    return keras.tree.map_structure(np.asarray, x)
+        return _arrays.to_numpy(x, "x")
+    return keras.tree.map_structure(lambda array: _arrays.to_numpy(array, "x"), x)

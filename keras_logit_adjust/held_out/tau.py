@@ -111,7 +111,8 @@ def tune_tau(
     """
     _checks.check_integer(min_examples, "min_examples", minimum=1)
     _checks.check_integer(folds, "folds", minimum=2)
-    _checks.check_number(standard_errors, "standard_errors", minimum=0)
+    standard_errors = _checks.check_number(standard_errors, "standard_errors", minimum=0)
+    seed, batch_size = _checks.check_seed(seed), _checks.check_integer(batch_size, "batch_size", minimum=1)
     prior = as_prior(class_counts, num_examples)
     prediction = {"output": output, "batch_size": batch_size}
     if cross_fit is not None:

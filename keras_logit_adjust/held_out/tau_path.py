@@ -8,7 +8,7 @@ import dataclasses
 
 import numpy as np
 
-from keras_logit_adjust import _checks
+from keras_logit_adjust import _arrays, _checks
 from keras_logit_adjust.held_out import _intervals, _reading
 from keras_logit_adjust.metrics import groups_of_counts
 from keras_logit_adjust.priors.formulas import as_prior
@@ -175,7 +175,7 @@ class TauPath:
         """
         _checks.check_integer(replicates, "replicates", minimum=1)
         weight = self.weights(measure)
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(_checks.check_seed(seed))
         draws = (
             self._best_of_replicates(weight, replicates, rng)
             if tau is None
@@ -288,10 +288,7 @@ def _without_ignored(batches, ignore_class):
 
 
 def _as_taus(tau):
-    try:
-        taus = np.asarray(tau, "float64")
-    except (TypeError, ValueError):
-        taus = np.array(np.nan)
+    taus = _arrays.as_array(tau, "tau", "numbers").astype("float64")
     if np.isnan(taus).any():
         raise _checks.ArgumentError("tau", f"`tau` must be numbers. Received: tau={tau!r}")
     return taus

@@ -5,7 +5,7 @@ import dataclasses
 import keras
 import numpy as np
 
-from keras_logit_adjust import _checks
+from keras_logit_adjust import _arrays, _checks
 
 
 @keras.saving.register_keras_serializable(package="keras_logit_adjust")
@@ -38,11 +38,11 @@ class Calibration:
         # The way to set fields of a frozen dataclass. Plain values: they are compared, hashed and put into configs.
         object.__setattr__(self, "temperature", _checks.check_positive(self.temperature, "temperature"))
         if self.bias is not None:
-            object.__setattr__(self, "bias", tuple(_checks.as_vector(self.bias, "bias").tolist()))
+            object.__setattr__(self, "bias", tuple(_checks.as_class_vector(self.bias, "bias").tolist()))
 
     def apply(self, logits):
         """`logits / T + b`, for logits `[..., L]` (of one sigmoid unit `[...]` too), as a float64 array."""
-        logits = np.asarray(logits, dtype="float64")
+        logits = _arrays.as_array(logits, "logits").astype("float64")
         if self.bias is None:
             return logits / self.temperature
         if len(self.bias) > 1 and logits.shape[-1:] != (len(self.bias),):

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_logit_adjust import _checks, _keras, _labels
+from keras_logit_adjust import _arrays, _checks, _keras, _labels
 from keras_logit_adjust.layers.adjustment import add_constant
 
 
@@ -76,12 +76,10 @@ class MinimumRiskDecision(keras.layers.Layer):
 
 
 def _as_cost_matrix(costs):
-    try:
-        matrix = np.asarray(costs, "float64")
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"`costs` must be a finite matrix [L, D]. Received: costs={costs!r}") from error
+    matrix = _arrays.as_array(costs, "costs", "a finite matrix [L, D]").astype("float64")
     if not np.isfinite(matrix).all():
         raise ValueError("`costs` must be a finite matrix [L, D]. Received NaN or infinite numbers.")
+    _checks.refuse_beyond_float32(matrix, "costs")
     if matrix.ndim != 2 or matrix.shape[0] < 2 or matrix.shape[1] < 2:
         raise ValueError(
             "`costs` must be a finite matrix [L, D], L ≥ 2 classes by D ≥ 2 decisions. "

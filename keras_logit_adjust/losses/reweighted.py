@@ -16,34 +16,45 @@ from keras_logit_adjust.losses.pairwise_margin import PairwiseMarginCrossentropy
 _CERTAIN = 80.0
 
 
-def class_balanced_weights(class_counts, *, beta=0.9999):
-    """Weights by effective number of examples, `α_y ∝ (1 − β)/(1 − β^{n_y})`, normalized to sum L.
+MEANS = ("classes", "examples")
+
+
+def class_balanced_weights(class_counts, *, beta=0.9999, mean_over="classes"):
+    """Weights by effective number of examples, `α_y ∝ (1 − β)/(1 − β^{n_y})`, with a mean of one.
 
     `β = 0` weighs all classes alike, `β → 1` by inverse frequency.
 
     Args:
         class_counts: `[L]` training examples of each class (true counts, not probabilities).
         beta: β in [0, 1).
+        mean_over: what the mean is taken over. "classes": the weights sum to L, as in the paper. "examples":
+            `Σ_y π_y·α_y = 1` for the training examples, so that a weighted loss of Keras, which divides by the number
+            of examples, takes steps as long as the loss without weights.
 
     Returns:
-        Float64 array `[L]` that sums to L.
+        Float64 array `[L]`.
 
     Raises:
-        ValueError: for β outside [0, 1), or probabilities in place of counts.
+        ValueError: for β outside [0, 1), probabilities in place of counts, or another `mean_over`.
 
     Example:
 
     >>> class_balanced_weights([2, 1], beta=0.5).round(4).tolist()  # ½/¾ and ½/½, times 2/(⅔ + 1)
     [0.8, 1.2]
+    >>> class_balanced_weights([2, 1], beta=0.5, mean_over="examples").round(4).tolist()  # over ⅔·0.8 + ⅓·1.2
+    [0.8571, 1.2857]
 
     Reference: Cui et al. (2019), class-balanced loss.
     """
     counts = _checks.as_true_counts(class_counts)
     beta = _checks.check_fraction(beta, "beta")
+    _checks.check_choice(mean_over, "mean_over", MEANS)
     if beta == 0.0:
         return np.ones(counts.size)
     # 1 − β^n by way of expm1 and log1p: at β = 0.999999 and n = 1 the difference itself would lose ten digits.
     weights = 1.0 / -np.expm1(counts * np.log1p(beta - 1.0))
+    if mean_over == "examples":
+        return weights / (weights @ (counts / counts.sum()))
     return weights * (counts.size / weights.sum())
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import keras
 import numpy as np
 
-from keras_logit_adjust import _checks, _keras
+from keras_logit_adjust import _arrays, _checks, _keras
 from keras_logit_adjust.metrics._per_class import PriorWeightedMetric
 
 _NAME = "group_accuracy"
@@ -15,12 +15,15 @@ _NAME = "group_accuracy"
 class GroupAccuracy(PriorWeightedMetric):
     """Accuracy of groups of classes, each the mean recall of its classes, in one pass.
 
-    By default the groups are the field's: `many` with at least 100 training examples, `few` with at most 20, `medium`
-    between. A group of no classes does not appear.
+    By default the groups are those of Menon et al.: `many` with at least 100 training examples, `few` with at most 20,
+    `medium` between. `inclusive=False` gives those of OLTR and the code derived from it: more than 100, fewer than 20.
+    A group of no classes does not appear.
 
     Args:
         class_counts: `[L]` training examples of each class (true counts).
         bounds: `(few, many)`: a class with at most `few` examples is few-shot, with at least `many` many-shot.
+        inclusive: whether a class with exactly `few` or `many` examples is few- or many-shot; False makes it
+            medium-shot. Published tables differ here: say which one you report.
         groups: instead of bounds, the group name of each class: a sequence of `L` names, or a dict class → name
             (classes without a name are left out).
         ignore_class: a class id left out.
@@ -45,16 +48,26 @@ class GroupAccuracy(PriorWeightedMetric):
     >>> {name: float(value) for name, value in metric.result().items()}
     {'many_accuracy': 1.0, 'medium_accuracy': 1.0, 'few_accuracy': 0.0}
 
-    Reference: Menon et al. (2021), appendix E.4; Liu et al. (2019), OLTR (the bounds).
+    Reference: Menon et al. (2021), appendix E.4 (the default); Liu et al. (2019), OLTR (`inclusive=False`).
     """
 
-    _arguments = ("ignore_class", "name", "threshold", "class_prior", "class_counts", "bounds", "groups")
+    _arguments = (
+        "ignore_class",
+        "name",
+        "threshold",
+        "class_prior",
+        "class_counts",
+        "bounds",
+        "inclusive",
+        "groups",
+    )
 
     def __init__(
         self,
         class_counts,
         *,
         bounds=(20, 100),
+        inclusive=True,
         groups=None,
         ignore_class=None,
         class_prior=None,
@@ -66,8 +79,12 @@ class GroupAccuracy(PriorWeightedMetric):
             counts.size, ignore_class=ignore_class, class_prior=class_prior, threshold=threshold, name=name
         )
         self.class_counts = counts
-        self.bounds = _check_bounds(bounds)
-        names = groups_of_counts(counts, bounds=self.bounds) if groups is None else _group_names(groups, counts.size)
+        self.bounds, self.inclusive = _check_bounds(bounds), _checks.check_bool(inclusive, "inclusive")
+        names = (
+            groups_of_counts(counts, bounds=self.bounds, inclusive=self.inclusive)
+            if groups is None
+            else _group_names(groups, counts.size)
+        )
         self.groups = None if groups is None else names
         self._members = {
             name: np.array([own == name for own in names], dtype="float32")
@@ -92,34 +109,48 @@ class GroupAccuracy(PriorWeightedMetric):
         return {name: self._mean_over_present(recall, own * self._importance) for name, own in results.items()}
 
 
-def groups_of_counts(class_counts, *, bounds=(20, 100)):
+def groups_of_counts(class_counts, *, bounds=(20, 100), inclusive=True):
     """The name of each class's group by its number of training examples: "many", "medium" or "few".
 
     Args:
         class_counts: `[L]` training examples of each class.
-        bounds: `(few, many)`, both inclusive.
+        bounds: `(few, many)`, as in `GroupAccuracy`.
+        inclusive: as there.
 
     Returns:
         List of `L` names.
+
+    Raises:
+        ValueError: for counts that are negative or not finite, probabilities in place of counts, bounds that are not
+            increasing.
 
     Example:
 
     >>> groups_of_counts([500, 100, 99, 20])
     ['many', 'many', 'medium', 'few']
+    >>> groups_of_counts([500, 100, 99, 20], inclusive=False)
+    ['many', 'medium', 'medium', 'medium']
 
-    Reference: Menon et al. (2021), appendix E.4.
+    Reference: Menon et al. (2021), appendix E.4 (the default); Liu et al. (2019), OLTR (`inclusive=False`).
     """
-    few, many = bounds
-    return ["many" if n >= many else "few" if n <= few else "medium" for n in np.asarray(class_counts)]
+    counts = _checks.as_true_counts(class_counts, allow_zero=True)
+    few, many = _check_bounds(bounds)
+    if not _checks.check_bool(inclusive, "inclusive"):
+        few, many = np.nextafter([few, many], [-np.inf, np.inf])
+    return ["many" if n >= many else "few" if n <= few else "medium" for n in counts]
 
 
 def _check_bounds(bounds):
-    try:
-        few, many = map(float, bounds)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"`bounds` must be a pair of numbers (few, many). Received: bounds={bounds!r}") from error
+    bounds = _arrays.as_array(bounds, "bounds", "a pair of numbers (few, many)").astype("float64")
+    if bounds.shape != (2,):
+        raise _checks.ArgumentError(
+            "bounds", f"`bounds` must be a pair of numbers (few, many). Received: bounds={bounds.tolist()}"
+        )
+    few, many = bounds.tolist()
     if not 0 <= few < many:
-        raise ValueError(f"`bounds` must increase, 0 <= few < many. Received: bounds={(few, many)}")
+        raise _checks.ArgumentError(
+            "bounds", f"`bounds` must increase, 0 <= few < many. Received: bounds={(few, many)}"
+        )
     return [few, many]
 
 

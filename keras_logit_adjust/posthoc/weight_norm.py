@@ -53,7 +53,10 @@ def normalize_weights(model, *, tau=1.0, by="norm", class_counts=None, bias="kee
         raise ValueError('`by="prior"` divides by the class prior: give `class_counts` too.')
     size = _own_norms(head.layer) if by == "norm" else priors.as_prior(class_counts).probabilities
     _checks.check_length(size, head.width, "class_counts", "the head")
-    divisor = size ** _checks.as_tau(tau, head.width)
+    with np.errstate(over="ignore"):
+        divisor = size ** _checks.as_tau(tau, head.width)
+    if not ((divisor > 1 / _checks.LARGEST) & (divisor < _checks.LARGEST)).all():
+        raise _checks.ArgumentError("tau", f"`tau` must leave {by} ** tau within float32. Received: tau={tau!r}")
     copy, twin = _graph.clone_with_head(model, head.layer, use_bias=head.layer.use_bias and bias == "keep")
     for name, variable in _graph.variables_of(twin):
         if _keras.scales_kernel(name):

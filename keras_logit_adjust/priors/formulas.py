@@ -64,8 +64,8 @@ class Prior:
         return np.log(self.counts) - np.log(rest)
 
 
-def as_prior(class_counts, num_examples=None, *, independent=None, name="class_counts"):
-    """`class_counts` as a `Prior`, checked once.
+def as_prior(class_counts, num_examples=None, *, independent=None, name="class_counts", class_names=None):
+    """`class_counts` as a `Prior`, checked once. What takes class counts takes a `Prior`.
 
     Args:
         class_counts: `[L]` numbers > 0, `L ≥ 2`: counts or probabilities, as a list, array or Series in order of class
@@ -75,18 +75,22 @@ def as_prior(class_counts, num_examples=None, *, independent=None, name="class_c
         independent: whether the prior must be that of independent labels (True) or of classes that exclude each other
             (False); either by default.
         name: how messages call the argument.
+        class_names: `[L]` names in order of class id, for counts that name their classes: a dict or `Counter`, a
+            `Series` or a `DataFrame` of one column.
 
     Returns:
         A `Prior`.
 
     Raises:
         ValueError: for counts that are negative, zero, not finite, empty, not a vector or in another order than that of
-            class ids, naming the classes.
+            class ids, naming the classes; for counts by name without `class_names`, or other names than those.
 
     Example:
 
     >>> as_prior([3, 1]).size
     2
+    >>> as_prior({"dog": 10, "cat": 90}, class_names=["cat", "dog"]).probabilities.tolist()
+    [0.9, 0.1]
 
     Reference: Menon et al. (2021), §2 (the setting).
     """
@@ -104,9 +108,10 @@ def as_prior(class_counts, num_examples=None, *, independent=None, name="class_c
             )
         return class_counts
     if num_examples is None and not independent:
-        counts = _checks.as_counts(class_counts, name)
+        counts = _checks.as_counts(class_counts, name, class_names=class_names)
     else:
-        counts, num_examples = _checks.as_positive_counts(class_counts, num_examples), float(num_examples)
+        counts = _checks.as_positive_counts(class_counts, num_examples, class_names=class_names)
+        num_examples = float(num_examples)
     counts = np.array(counts)  # its own: no later change of the caller's array reaches a checked prior
     counts.flags.writeable = False
     return Prior(counts, num_examples)
@@ -196,4 +201,4 @@ def _smooth(class_counts, smoothing):
             "`smoothing` adds examples and so needs true counts. "
             f"Received numbers that sum to {counts.sum():.6g}: pass the counts they were made from."
         )
-    return Prior(counts + smoothing)
+    return as_prior(counts + smoothing)

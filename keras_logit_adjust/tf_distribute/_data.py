@@ -104,7 +104,8 @@ def weigh_classes(dataset, class_weight):
         raise ValueError("`class_weight` needs a `tf.data.Dataset`: weigh the examples of a distributed one yourself.")
     weights = class_weight
     if isinstance(class_weight, dict):
-        ids = [_checks.check_integer(class_id, "class_weight", minimum=0) for class_id in class_weight]
+        most = _checks.MOST_CLASSES - 1
+        ids = [_checks.check_integer(class_id, "class_weight", minimum=0, maximum=most) for class_id in class_weight]
         weights = np.ones(max(ids, default=-1) + 1)  # 1 for classes that it leaves out
         weights[ids] = list(class_weight.values())
     weights = _checks.as_vector(weights, "class_weight")

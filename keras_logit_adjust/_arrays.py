@@ -1,0 +1,163 @@
+"""What arrives as numbers, read: lists, arrays and tensors of any framework, and tables that name their classes.
+
+Here and nowhere else, so that one rule holds for every function of the package.
+"""
+
+import reprlib
+from collections.abc import Mapping, Set
+
+import keras
+import numpy as np
+
+_SHOWN = 8  # names in a message before it is cut
+
+
+class ArgumentError(ValueError):
+    """A `ValueError` that knows the argument it is about, by which the command line finds the option.
+
+    Attributes:
+        argument: its name in the signature. None where the error was made again from its message alone, as Keras does
+            inside of a layer.
+    """
+
+    def __init__(self, argument, message=None):
+        self.argument = None if message is None else argument
+        super().__init__(argument if message is None else message)
+
+
+def shown(value):
+    """`value` for a message, which a long list or a number of thousands of digits would fill."""
+    if isinstance(value, int) and abs(value) >= 10**40:  # Python refuses to print more than 4300 digits
+        return f"an integer of {value.bit_length()} bits"
+    return reprlib.repr(value) if isinstance(value, (list, tuple, Mapping, Set)) else repr(value)
+
+
+def to_numpy(values, name, rule="an array or tensor, or a list of numbers"):
+    """`values`, a list or an array or tensor of any framework, as a NumPy array of the same type.
+
+    A masked array is one only where nothing is masked: NumPy would fill in what lies under the mask.
+    """
+    if isinstance(values, (list, tuple)) and any(map(_needs_help, values)):
+        values = [to_numpy(value, name, rule) for value in values]
+    if np.ma.isMaskedArray(values) and (hidden := np.ma.getmaskarray(values)).any():
+        raise ArgumentError(
+            name,
+            f"`{name}` must have no masked values. Received a masked array with {hidden.sum()} of {hidden.size} "
+            f"masked: leave them out, or fill them, {name}.filled(…).",
+        )
+    try:
+        if hasattr(values, "detach"):  # torch's, which may want gradients, lie on a device or be bfloat16
+            return _of_torch(values)
+        return keras.ops.convert_to_numpy(values) if isinstance(values, keras.Variable) else np.asarray(values)
+    except Exception as error:  # whatever a framework or NumPy stumbles over
+        if "inhomogeneous" in str(error):
+            reason = "rows of different lengths"
+        else:
+            reason = f"a {type(values).__name__} without values: {str(error).strip().splitlines()[0][:100]}"
+        raise ArgumentError(name, f"`{name}` must be {rule}. Received {reason}") from error
+
+
+def _needs_help(value):
+    """Whether NumPy, given a list of such, would drop a mask or stumble over a tensor."""
+    if isinstance(value, (list, tuple)):
+        return any(map(_needs_help, value))
+    return hasattr(value, "detach") or np.ma.isMaskedArray(value) or isinstance(value, keras.Variable)
+
+
+def _of_torch(tensor):
+    tensor = tensor.detach().cpu()
+    if not tensor.dtype.is_floating_point or tensor.dtype.itemsize > 2 or str(tensor.dtype) == "torch.float16":
+        return tensor.numpy()
+    array = tensor.float().numpy()  # NumPy knows no bfloat16 of torch's
+    return array.astype("bfloat16") if str(tensor.dtype) == "torch.bfloat16" else array
+
+
+def as_array(values, name, rule="real numbers", *, kinds="iuf"):
+    """`values` as a NumPy array of real numbers, in the type that they come in.
+
+    Refused is what NumPy would turn into numbers that nobody meant: text, complex numbers, dates, booleans where
+    `kinds` has no "b", `None`.
+    """
+    array = to_numpy(values, name, rule)
+    if array.dtype.kind == "O" and all(_is_real(value) for value in array.flat):
+        try:  # Decimal, Fraction, integers beyond 64 bits
+            array = array.astype("float64")
+        except OverflowError as error:
+            raise ArgumentError(
+                name, f"`{name}` must be {rule}, below 1.8e308. Received: {name}={shown(values)}"
+            ) from error
+    if kind_of(array.dtype) not in kinds:
+        remedies = {"c": f": take their real part, {name}.real", "b": f": {name}.astype(int)"}
+        dtype = "" if array.dtype.kind in "OUS" else f", dtype {array.dtype}{remedies.get(array.dtype.kind, '')}"
+        raise ArgumentError(name, f"`{name}` must be {rule}. Received: {name}={shown(values)}{dtype}")
+    return array
+
+
+def kind_of(dtype):
+    """NumPy's kind of a type; "f" and "i" too of small types (bfloat16, int4) that NumPy has no kind for."""
+    if dtype.kind == "V" and dtype.names is None:
+        return "f" if "float" in dtype.name else "i" if "int" in dtype.name else "V"
+    return dtype.kind
+
+
+def _is_real(value):
+    # Decimal and what `kla.tune_tau` returns have no place in `numbers`.
+    return hasattr(type(value), "__float__") and not isinstance(value, (bool, np.bool_, np.ndarray))
+
+
+def in_order(values, name, class_names):
+    """`values` in order of class id: as they are, or where they name their classes in that of `class_names`."""
+    is_mapping, is_table = isinstance(values, Mapping), hasattr(values, "columns")
+    if not is_mapping and not (hasattr(values, "sort_index") and hasattr(values, "index")):  # no Series or DataFrame
+        return values
+    keys = list(values) if is_mapping else np.asarray(values.index).tolist()
+    column = list(values.values()) if is_mapping else np.asarray(values)
+    if is_table and column.shape[-1] != 1:
+        raise ArgumentError(
+            name,
+            f"`{name}` must be one column of numbers, its index the class names. Received a {type(values).__name__} of "
+            f"{column.shape[-1]} columns: {name}.set_index(…)[…], the column of names and that of numbers.",
+        )
+    column = column[:, 0] if is_table else column
+    if class_names is not None and keys != list(range(len(keys))):
+        return _by_name(keys, column, name, as_names(class_names))
+    if class_names is None and (is_mapping or is_table or not _is_increasing(keys)):
+        raise ArgumentError(
+            name,
+            f"`{name}` must be in order of class id. Received a {type(values).__name__} with the "
+            f"{'keys' if is_mapping else 'index'} {keys[:_SHOWN]}{', …' if len(keys) > _SHOWN else ''}: "
+            f"{'' if is_mapping else 'add .sort_index() where that is the order, or '}"
+            f"give [{name}[c] for c in class_names].",
+        )
+    return column
+
+
+def _by_name(keys, column, name, class_names):
+    """The numbers of `column`, named by `keys`, in order of `class_names`, each of which must be named once."""
+    found = dict(zip(keys, column, strict=True))
+    if len(found) < len(keys) or found.keys() != set(class_names) or len(found) < len(class_names):
+        missing = [c for c in class_names if c not in found][:_SHOWN]
+        other = [key for key in found if key not in set(class_names)][:_SHOWN]
+        raise ArgumentError(
+            name,
+            f"`{name}` must name every class of `class_names` once, and no other. Received {len(keys)} names for "
+            f"{len(class_names)} classes; missing: {missing}, of no class: {other}.",
+        )
+    return [found[c] for c in class_names]
+
+
+def as_names(class_names):
+    """`class_names` as a list; a set or a dict says no order, and a string is no list."""
+    if isinstance(class_names, (str, bytes, Mapping, Set)) or not hasattr(class_names, "__len__"):
+        raise ArgumentError(
+            "class_names",
+            f"`class_names` must be a list of names, in order of class id. Received a {type(class_names).__name__}.",
+        )
+    return np.asarray(class_names).tolist() if hasattr(class_names, "__array__") else list(class_names)
+
+
+def _is_increasing(keys):
+    try:
+        return all(first <= second for first, second in zip(keys, keys[1:], strict=False))
+    except TypeError:  # names and numbers together have no order
+        return False

@@ -1,0 +1,142 @@
+"""Reading class counts from a text file, as tables export them: served where it is clear what stands where."""
+
+import csv
+import io
+import os
+import pathlib
+import re
+
+import numpy as np
+
+from keras_logit_adjust import _checks
+
+_NAMES = ("class_id", "count")
+_DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+_WHOLE = re.compile(r"([+-]?[0-9]+)(\.0*)?", re.ASCII)
+
+
+def read_class_counts(path):
+    """Class counts from a text file with the columns `class_id` and `count`, in any order of rows.
+
+    Commas, semicolons or tabs separate the columns, and their names may have capitals. A file without names must have
+    two columns, and it must be clear which one has the ids 0 … L − 1.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        Int64 array `[L]` in order of class id.
+
+    Raises:
+        ValueError: for text that is not UTF-8, other columns or one of them twice, ids that are not 0 … L − 1 once
+            each, or counts that are no whole numbers.
+        OSError: for a file that cannot be read.
+
+    Example:
+
+    >>> import tempfile, pathlib
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "counts.csv")
+    >>> _ = path.write_text("class_id,count\\n1,10\\n0,90\\n")
+    >>> read_class_counts(path).tolist()
+    [90, 10]
+    """
+    try:
+        ids, counts = _columns(read_text(path, "class counts"))
+    except csv.Error as error:
+        raise _error(path, str(error)) from error
+    except _TableError as error:
+        raise _error(path, str(error)) from None
+    if ids.size == 0 or not _are_ids(ids) or (counts < 0).any():
+        raise ValueError(
+            "A file of class counts must name every class from 0 on once, with a count of at least 0. Received "
+            f"{path}: {ids.size} rows, ids {sorted(ids.tolist())[:8]}, …, counts {sorted(counts.tolist())[:8]}, …"
+        )
+    return counts[np.argsort(ids)]
+
+
+def read_text(path, content):
+    """The UTF-8 text in a file of `content`, or an error that says what the file must be."""
+    if not isinstance(path, (str, os.PathLike)) or "\0" in os.fspath(path):
+        raise _checks.ArgumentError("path", f"`path` must be the path of a file of {content}. Received: path={path!r}")
+    try:
+        return pathlib.Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"A file of {content} must be UTF-8 text. Received {path}: {error}. Save it as UTF-8."
+        ) from error
+    except OSError as error:
+        raise type(error)(
+            f"A file of {content} must be one that can be read. Received {path}: {error.strerror}."
+        ) from error
+
+
+class _TableError(Exception):
+    """What is wrong with the columns, in words."""
+
+
+def _error(path, reason):
+    return ValueError(
+        "A file of class counts must have the columns `class_id` and `count`, whole numbers both. "
+        f"Received {path}: {reason}."
+    )
+
+
+def _columns(text):
+    """The ids and the counts in a table, int64 `[L]` each, in order of rows."""
+    tables = {delimiter: _split(text, delimiter) for delimiter in _DELIMITERS}
+    for delimiter, table in tables.items():
+        header = [name.casefold() for name in table[0]] if table else []
+        if twice := [name for name in _NAMES if header.count(name) > 1]:
+            raise _TableError(f"two columns named {twice[0]}: leave one out")
+        if all(name in header for name in _NAMES):
+            return _named_columns(header, table[1:], delimiter)
+    for delimiter, table in tables.items():
+        if table and all(len(row) == 2 and all(map(_WHOLE.fullmatch, row)) for row in table):
+            return _columns_without_names(table, delimiter)
+    if not text.strip():
+        return np.zeros((2, 0), "int64")
+    headers = [{name.casefold() for name in table[0]} for table in tables.values()]
+    missing = [name for name in _NAMES if not any(name in header for header in headers)]
+    raise _TableError(
+        f"its first line, {text.strip().splitlines()[0][:80]!r}, has no column {' and no '.join(missing)}"
+        if missing
+        else "commas, semicolons and tabs are mixed in its first line"
+    )
+
+
+def _split(text, delimiter):
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+    stripped = ([field.strip() for field in row] for row in rows)
+    return [row for row in stripped if any(row)]
+
+
+def _named_columns(header, rows, delimiter):
+    for number, row in enumerate(rows, start=1):
+        if len(row) != len(header):
+            raise _TableError(f"row {number} has {len(row)} fields for {len(header)} columns: {row}")
+    return [_whole([row[header.index(name)] for row in rows], delimiter) for name in _NAMES]
+
+
+def _columns_without_names(table, delimiter):
+    first, second = (_whole(column, delimiter) for column in zip(*table, strict=True))
+    if _are_ids(first) == _are_ids(second):
+        which = "both columns" if _are_ids(first) else "no column"
+        raise _TableError(f"it has no line of names, and {which} could be the ids 0 … {len(table) - 1}: add that line")
+    return (first, second) if _are_ids(first) else (second, first)
+
+
+def _are_ids(numbers):
+    return np.array_equal(np.sort(numbers), np.arange(numbers.size))
+
+
+def _whole(fields, delimiter):
+    """Whole numbers, written `900` or, as spreadsheets do, `900.0`."""
+    found = []
+    for field in fields:
+        match = _WHOLE.fullmatch(field)
+        if match is None or len(match[1]) > 18:
+            raise _TableError(f"{field[:40]!r} is no whole number{' of 64 bits' if match else ''}")
+        if delimiter != "," and match[2] == ".000":  # where commas do not separate, a point may set off thousands
+            raise _TableError(f"{field!r} may be {match[1]} or {match[1]}000: write it without a point")
+        found.append(int(match[1]))
+    return np.array(found, "int64")

@@ -1,0 +1,113 @@
+"""Counts that name their classes: in order of the names where these are known, refused where they are not."""
+
+import collections
+
+import numpy as np
+import pytest
+from helpers.tables import DataFrame, Series
+
+import keras_logit_adjust as kla
+from keras_logit_adjust.priors import as_prior, log_odds, prior
+
+NAMES = ["ant", "bee", "cat"]
+COUNTS = {"ant": 50, "bee": 30, "cat": 20}
+SHARES = [0.5, 0.3, 0.2]
+BY_FREQUENCY = {"cat": 20, "ant": 50, "bee": 30}  # in an order that is not that of the ids
+
+NAMED = {
+    "dict": BY_FREQUENCY,
+    "Counter": collections.Counter(["cat"] * 20 + ["ant"] * 50 + ["bee"] * 30),
+    "Series": Series([20, 50, 30], ["cat", "ant", "bee"]),
+    "DataFrame": DataFrame([[20], [50], [30]], ["cat", "ant", "bee"]),
+}
+# What takes class counts or one number a class, and how its messages call that.
+TAKERS = {
+    "prior": (prior, "class_counts"),
+    "log_odds": (lambda counts: log_odds(counts, 100), "positive_counts"),
+    "loss": (kla.losses.LogitAdjustedCrossentropy, "class_counts"),
+    "binary loss": (lambda counts: kla.losses.BinaryLogitAdjustedCrossentropy(counts, 100), "positive_counts"),
+    "layer": (kla.layers.LogitAdjustment, "class_counts"),
+    "target": (lambda counts: kla.layers.LogitAdjustment([5, 3, 2], target_prior=counts), "target_prior"),
+    "metric": (lambda counts: kla.metrics.BalancedAccuracy(3, class_prior=counts), "class_prior"),
+    "groups": (kla.metrics.groups_of_counts, "class_counts"),
+    "weights": (kla.losses.class_balanced_weights, "class_counts"),
+    "stage": (lambda counts: kla.callbacks.DeferredReweighting({1: counts}), None),
+    "tau": (lambda counts: kla.losses.LogitAdjustedCrossentropy([5, 3, 2], tau=counts), "tau"),
+    "subsample": (lambda counts: kla.data.subsample([0, 1, 2] * 50, counts, seed=0), "class_counts"),
+}
+
+
+@pytest.mark.parametrize("kind", NAMED)
+def test_names_put_counts_in_order_of_class_id(kind):
+    np.testing.assert_allclose(as_prior(NAMED[kind], class_names=NAMES).probabilities, SHARES, rtol=1e-15)
+    np.testing.assert_allclose(as_prior(NAMED[kind], class_names=np.array(NAMES)).probabilities, SHARES, rtol=1e-15)
+    odds = as_prior(NAMED[kind], 100, class_names=NAMES).logits
+    np.testing.assert_allclose(odds, np.log([50 / 50, 30 / 70, 20 / 80]), rtol=1e-14)
+
+
+@pytest.mark.parametrize("kind", NAMED)
+@pytest.mark.parametrize("taker", TAKERS)
+def test_counts_by_name_are_refused_where_names_are_not_known(kind, taker):
+    take, name = TAKERS[taker]
+    if taker == "stage" and kind in ("dict", "Counter"):
+        pytest.skip("these name outputs")
+    rule = (
+        rf"`{name or 'weights'}` must be in order of class id.*a {kind} with the (keys|index) \['cat', 'ant', 'bee'\]"
+    )
+    with pytest.raises(ValueError, match=f"{rule}.*c. for c in class_names"):
+        take(NAMED[kind])
+
+
+def test_the_remedies_of_the_message_are_right():
+    series = NAMED["Series"]
+    assert prior([BY_FREQUENCY[c] for c in NAMES]).tolist() == SHARES
+    assert prior([series[c] for c in NAMES]).tolist() == SHARES
+    assert prior(series.sort_index()).tolist() == SHARES
+
+
+def test_a_report_that_knows_the_names_takes_counts_by_name():
+    data = (np.eye(3), np.arange(3))
+    report = kla.callbacks.LongTailReport(BY_FREQUENCY, validation_data=data, class_names=NAMES)
+    assert report.class_counts.tolist() == [50, 30, 20]
+    report = kla.callbacks.LongTailReport([50, 30, 20], validation_data=data, class_names=NAMES)
+    assert report.class_counts.tolist() == [50, 30, 20]
+
+
+def test_an_index_that_increases_is_in_order():
+    for index in ([0, 1, 2], [0, 1, 5], ["ant", "bee", "cat"], [0.0, 1.0, 2.0], [1, 1, 1]):
+        assert prior(Series([50, 30, 20], index)).tolist() == SHARES
+
+
+@pytest.mark.parametrize("index", [[2, 0, 1], ["b", "a", "c"], [0.5, 0.1, 0.2], np.array([1, "a", 2], object)])
+def test_an_index_that_does_not_increase_is_refused(index):
+    with pytest.raises(ValueError, match=r"order of class id. Received a Series with the index \[.*sort_index"):
+        prior(Series([5, 3, 1], index))
+
+
+def test_ids_as_names_keep_their_order():
+    assert as_prior({0: 50, 1: 30, 2: 20}, class_names=NAMES).probabilities.tolist() == SHARES
+    assert as_prior({2: 20, 0: 50, 1: 30}, class_names=range(3)).probabilities.tolist() == SHARES
+
+
+@pytest.mark.parametrize(
+    ("counts", "names", "message"),
+    [
+        ({"ant": 50, "bee": 30}, NAMES, r"every class of `class_names` once.*missing: \['cat'\], of no class: \[\]"),
+        ({**COUNTS, "dog": 1}, NAMES, r"missing: \[\], of no class: \['dog'\]"),
+        (COUNTS, ["ant", "bee", "Cat"], r"missing: \['Cat'\], of no class: \['cat'\]"),
+        (COUNTS, [*NAMES, "ant"], "3 names for 4 classes"),
+        (Series([5, 3, 2], ["ant", "bee", "bee"]), ["ant", "bee"], "3 names for 2 classes"),
+        (
+            DataFrame([[5, 3], [2, 1]], ["ant", "bee"]),
+            ["ant", "bee"],
+            "one column of numbers.*a DataFrame of 2 columns",
+        ),
+        ([50, 30], NAMES, "class_names has 3 classes, `class_counts` has 2"),
+        (COUNTS, {"ant", "bee", "cat"}, "`class_names` must be a list of names, in order of class id. Received a set"),
+        (COUNTS, "abc", "`class_names` must be a list of names.*a str"),
+        (COUNTS, dict.fromkeys(NAMES), "`class_names` must be a list of names.*a dict"),
+    ],
+)
+def test_names_that_do_not_match_are_told(counts, names, message):
+    with pytest.raises(ValueError, match=message):
+        as_prior(counts, class_names=names)
