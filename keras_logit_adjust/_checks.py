@@ -242,7 +242,13 @@ def check_ignore_class(ignore_class):
     if ignore_class is None:
         return None
     rule = "an integer class id or None"
-    return _check_scalar(ignore_class, "ignore_class", rule, lambda number: abs(number) < 2**63, kind=numbers.Integral)
+    ignore_class = _check_scalar(ignore_class, "ignore_class", rule, lambda number: True, kind=numbers.Integral)
+    if not -(2**31) <= ignore_class < 2**31:
+        raise ArgumentError(
+            "ignore_class",
+            f"`ignore_class` must be an id that an int32 holds. Received: ignore_class={shown(ignore_class)}",
+        )
+    return ignore_class
 
 
 def check_bool(value, name):
@@ -254,7 +260,7 @@ def check_bool(value, name):
 
 def check_choice(value, name, choices):
     """`value` if it is one of `choices`."""
-    if not isinstance(value, (str, type(None))) or value not in choices:
+    if not any(isinstance(value, type(choice)) and value == choice for choice in choices):  # `in` fails for arrays
         raise ArgumentError(
             name, f"`{name}` must be one of {', '.join(map(repr, choices))}. Received: {name}={shown(value)}"
         )

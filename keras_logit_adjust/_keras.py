@@ -4,6 +4,8 @@ No other file uses such a name: `tests/test_private_names.py` reads them all. Ea
 that a file that Keras moves breaks one ability and not the import of the package.
 """
 
+import sys
+
 import keras
 
 
@@ -11,6 +13,20 @@ class HigherIsBetter(keras.metrics.Metric):
     """A metric that `EarlyStopping` maximizes without `mode`; Keras's own metrics say it to its callbacks this way."""
 
     _direction = "up"
+
+
+def metrics_read_now():
+    """The metrics of a compiled model whose results Keras gathers now, else none.
+
+    It merges their dicts without a word where keys are the same, and a metric knows neither its neighbors nor its
+    output.
+    """
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "result" and frame.f_code.co_filename.endswith("compile_utils.py"):
+            return list(frame.f_locals["self"].metrics)
+        frame = frame.f_back
+    return []
 
 
 def mask_of(tensor):

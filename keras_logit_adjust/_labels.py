@@ -12,9 +12,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_logit_adjust import _keras
+from keras_logit_adjust import _arrays, _checks, _keras
 
 _UNKNOWN = "Give it a static shape with `tf.ensure_shape` or `tensor.set_shape(...)`."
+_TWO_FORMS = "Of NumPy labels one call had [N] and another [N, 1]: keep one form of labels, or compile again."
+_OF_NAMES = "map class names to them, names, y = np.unique(y, return_inverse=True)"
+_SUM_OF_ROW = 1.01  # the largest of one label's row: half precision rounds
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -52,16 +55,17 @@ class Labels:
         return values if self.proper is None else values * ops.where(self.proper, ops.ones_like(values), np.nan)
 
 
-def read(y_true, y_pred, num_classes, *, ignore_class=None):
+def read(y_true, y_pred, num_classes, *, ignore_class=None, one_label=False):
     """`Labels` of exclusive classes.
 
     Args:
         y_true: ids `[...]` or `[..., 1]`, or rows `[..., L]`; told apart by static shape.
-        y_pred: predictions `[..., L]`; or None, where an array that is `L` wide holds rows.
+        y_pred: predictions `[..., L]`; or None, where floats that are `L` wide are rows.
         num_classes: `L`.
         ignore_class: an id left out, or None.
+        one_label: whether a row of several labels, whose sum is above one, is improper.
     """
-    y_true, y_pred = to_tensor(y_true), None if y_pred is None else to_tensor(y_pred)
+    y_true, y_pred = _to_labels(y_true, ignore_class), None if y_pred is None else to_tensor(y_pred)
     leading = _leading_of_labels(y_true, num_classes) if y_pred is None else _check_width(y_pred, num_classes)
     if _are_ids(y_true, leading, num_classes):
         ids, proper, kept = _settle_ids(y_true, leading, num_classes, ignore_class)
@@ -70,12 +74,12 @@ def read(y_true, y_pred, num_classes, *, ignore_class=None):
         raise ValueError(
             "`ignore_class` goes with class ids. Received one-hot labels: give ignored rows a weight of 0."
         )
-    return Labels(y_pred, rows=y_true)
+    return Labels(y_pred, rows=y_true, proper=_have_one_label(y_true) if one_label else None)
 
 
 def read_targets(y_true, y_pred, num_labels, *, ignore_class=None):
     """`Labels` of independent labels: targets `[..., L]` (`[...]` when `L = 1`); `ignore_class` marks unknown ones."""
-    y_true, y_pred = to_tensor(y_true), to_tensor(y_pred)
+    y_true, y_pred = _to_labels(y_true), to_tensor(y_pred)
     leading = _check_width(y_pred, num_labels)
     shape = _static_shape(y_true, "y_true")
     if num_labels == 1 and len(shape) == len(leading):
@@ -98,7 +102,7 @@ def _static_shape(tensor, name):
     """The static shape of `tensor` as a tuple; unknown rank raises, an unknown dimension is None."""
     shape = tensor.shape
     if getattr(shape, "rank", 0) is None:  # tf.TensorShape(None)
-        raise ValueError(f"`{name}` must have a known rank. Received a tensor of unknown rank. {_UNKNOWN}")
+        raise ValueError(f"`{name}` must have a known rank. Received a tensor of unknown rank. {_UNKNOWN} {_TWO_FORMS}")
     return tuple(shape)
 
 
@@ -113,22 +117,38 @@ def _check_width(y_pred, num_classes):
     if shape[-1] != num_classes:
         raise ValueError(
             f"`y_pred` must have one column for each class: class_counts has {num_classes} classes, `y_pred` has shape "
-            f"{shape}. Where the last classes have no examples: kla.priors.count_classes(y, num_classes={shape[-1]})."
+            f"{shape}. {_remedy_of_width(shape, num_classes)}"
         )
     return shape[:-1]
 
 
+def _remedy_of_width(shape, num_classes):
+    if len(shape) > 2 and shape[1] == num_classes:
+        return "Where the classes are its second axis, channels first: give keras.ops.moveaxis(y_pred, 1, -1)."
+    if shape[-1] == 1:
+        return "For one sigmoid unit use `BinaryLogitAdjustedCrossentropy([positives], num_examples)`."
+    if shape[-1] > num_classes:
+        return f"Where the last classes have no examples: kla.priors.count_classes(y, num_classes={shape[-1]})."
+    return f"Give the last layer {num_classes} units."
+
+
 def _leading_of_labels(y_true, num_classes):
-    """The leading shape that labels have by themselves: rows are as wide as there are classes."""
+    """The leading shape that labels have by themselves: several columns of floats are rows, of integers ids."""
     shape = _static_shape(y_true, "y_true")
-    if len(shape) > 1 and shape[-1] == num_classes:
-        return shape[:-1]
-    if len(shape) > 1 and shape[-1] != 1 and "float" in keras.backend.standardize_dtype(y_true.dtype):
+    if len(shape) < 2 or shape[-1] == 1:
+        return shape
+    is_float = "float" in keras.backend.standardize_dtype(y_true.dtype)
+    if is_float and shape[-1] != num_classes:
         raise ValueError(
             f"Rows of labels must have one column for each of the {num_classes} classes. Received shape "
             f"{shape}: give ids as integers, or `y_pred` beside them."
         )
-    return shape
+    if not is_float and shape[-1] == num_classes:
+        raise ValueError(
+            f"Integer labels that are as wide as there are classes may be ids or one-hot rows. Received shape {shape} "
+            f"for {num_classes} classes: give `y_pred` beside them, or rows as floats."
+        )
+    return shape[:-1] if is_float else shape
 
 
 def _are_ids(y_true, leading, num_classes):
@@ -163,7 +183,10 @@ def _settle_ids(y_true, leading, num_classes, ignore_class):
     if is_float:
         y_true = ops.cast(y_true, keras.backend.result_type(dtype, "float32"))  # L = 2999 is 2992 in bfloat16
     elif dtype not in ("int32", "int64"):
-        y_true = ops.cast(y_true, "int32")  # 255 of a uint8 cannot be compared with L = 300
+        # 255 of a uint8 cannot be compared with L = 300. What is too large for the sign bit becomes negative.
+        y_true = ops.cast(y_true, "int64" if _needs_64_bits(dtype) else "int32")
+        if dtype.startswith("uint") and ignore_class is not None and ignore_class < 0:
+            ignore_class = None
     kept = None if ignore_class is None else ops.not_equal(y_true, ignore_class)
     # Against L − 1: float32 holds 2²⁴ and rounds 2²⁴ + 1.
     proper = ops.logical_and(ops.greater_equal(y_true, 0), ops.less_equal(y_true, num_classes - 1))
@@ -172,6 +195,17 @@ def _settle_ids(y_true, leading, num_classes, ignore_class):
     safe = proper if kept is None else ops.logical_and(proper, kept)
     ids = ops.cast(zero_masked(y_true, safe), "int32")
     return ids, proper if kept is None else ops.logical_or(proper, ops.logical_not(kept)), kept
+
+
+def _needs_64_bits(dtype):
+    # JAX has 64 bits only where they are switched on, and then uint64 too.
+    return dtype == "uint64" or (dtype == "uint32" and keras.backend.backend() != "jax")
+
+
+def _have_one_label(rows):
+    """Whether each row is of one label: soft at most, no number below 0 and a sum of at most one."""
+    rows = ops.cast(rows, _float_dtype(rows))
+    return ops.logical_and(ops.all(ops.greater_equal(rows, 0.0), -1), ops.less_equal(ops.sum(rows, -1), _SUM_OF_ROW))
 
 
 def _expand_right(tensor, rank, name):
@@ -194,7 +228,9 @@ def _expand_right(tensor, rank, name):
 def align_weight(sample_weight, values):
     """`sample_weight` in the dtype of `values`, expanded to the right until it multiplies them."""
     shape = _static_shape(values, "y_true")
-    weight = _expand_right(ops.cast(to_tensor(sample_weight), values.dtype), len(shape), "sample_weight")
+    weight = _expand_right(
+        ops.cast(to_tensor(sample_weight, "sample_weight"), values.dtype), len(shape), "sample_weight"
+    )
     sizes = _static_shape(weight, "sample_weight")
     if any(None not in (a, b) and a != b and a != 1 for a, b in zip(sizes, shape, strict=False)):
         raise ValueError(
@@ -235,9 +271,55 @@ def check_logits(y_pred, owner):
         )
 
 
-def to_tensor(values):
+def of_unit(y_pred, threshold):
+    """Scores `[..., 1]` of one sigmoid unit as those of two classes `[..., 2]`: the second wins above the threshold."""
+    scores = at_least_float32(y_pred)
+    return ops.concatenate([0.0 * scores + threshold, scores], axis=-1)  # NaN in both: neither is right
+
+
+def _to_labels(y_true, ignore_class=None):
+    """`y_true` as a tensor, in which an id that no int32 holds is another that is no class, and not ignored.
+
+    JAX would cut its upper bits off: 2³² + 1 would be class 1.
+    """
+    if ops.is_tensor(y_true) or isinstance(y_true, (keras.Variable, keras.KerasTensor)):
+        return y_true if ops.is_tensor(y_true) else ops.convert_to_tensor(y_true)
+    array, bounds = as_labels(y_true), np.iinfo("int32")
+    if array.dtype not in ("int64", "uint32", "uint64"):
+        return ops.convert_to_tensor(array)
+    beyond = (array < bounds.min) | (array > bounds.max)
+    ids = np.where(beyond, 0, array).astype("int32")
+    ids[beyond] = bounds.max if ignore_class == bounds.min else bounds.min
+    return ops.convert_to_tensor(ids)
+
+
+def as_labels(labels, name="y_true"):
+    """`labels` as a NumPy array of real numbers (bfloat16 as float32), none of them masked."""
+    return _as_numbers(labels, name, f"integer class ids or one-hot rows ({_OF_NAMES})")
+
+
+def _as_numbers(values, name, rule):
+    array = _arrays.as_array(values, name, rule, kinds="biuf")
+    return array.astype("float32") if array.dtype.kind == "V" else array  # bfloat16
+
+
+def check_num_classes(value, *, minimum=2):
+    """`num_classes` as an int of at least `minimum`."""
+    if isinstance(value, int) and not isinstance(value, bool) and value == 1 < minimum:
+        raise _checks.ArgumentError(
+            "num_classes",
+            f"`num_classes` must be an integer of at least {minimum}. Received: num_classes={value}: one sigmoid unit "
+            "has two classes, the negatives and the positives.",
+        )
+    return _checks.check_integer(value, "num_classes", minimum)
+
+
+def to_tensor(values, name="y_pred"):
     """`values` as a tensor of their own dtype: ids stay exact whatever `floatx` is."""
-    return values if ops.is_tensor(values) else ops.convert_to_tensor(values)
+    if ops.is_tensor(values) or isinstance(values, (keras.Variable, keras.KerasTensor)):
+        return values if ops.is_tensor(values) else ops.convert_to_tensor(values)
+    array = _as_numbers(values, name, "an array or tensor of numbers")
+    return ops.convert_to_tensor(array.astype("float64") if array.dtype == "uint64" else array)  # torch has none
 
 
 def at_least_float32(tensor):

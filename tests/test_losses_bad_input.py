@@ -51,6 +51,8 @@ BAD_OPTIONS = {
     "ignored float": ({"ignore_class": 1.5}, "`ignore_class` must be an integer class id or None.*1.5"),
     "ignored bool": ({"ignore_class": True}, "`ignore_class` must be an integer class id or None.*True"),
     "ignored string": ({"ignore_class": "1"}, "`ignore_class` must be an integer class id or None.*'1'"),
+    "ignored too large": ({"ignore_class": 2**31}, "`ignore_class` must be an id that an int32 holds.*2147483648"),
+    "dtype": ({"dtype": "float32"}, r"takes no `dtype`: it computes in float32.*dtype='float32'\. Leave it out"),
     "reduction": ({"reduction": "average"}, "(?s)`reduction`.*sum_over_batch_size.*average"),
 }
 BAD_POSITIVES = {
@@ -97,7 +99,7 @@ def test_bad_options_are_refused(case):
         LogitAdjustedCrossentropy(COUNTS, **options)
     with pytest.raises(ValueError, match=match):
         BinaryLogitAdjustedCrossentropy(COUNTS, 10, **options)
-    if "reduction" not in options:
+    if not {"reduction", "dtype"} & set(options):
         with pytest.raises(ValueError, match=match):
             logit_adjusted_crossentropy(np.array([0]), np.zeros((1, 3)), [-1.0, -1.0, -1.0], **options)
 

@@ -110,12 +110,41 @@ def test_unknown_binary_targets_do_no_harm(rng, mode):
     known = np.array([[1, 1, 0, 1], [0, 0, 0, 0], [1, 1, 1, 1]], "bool")
     scores = logits + reference.log_odds(COUNTS, 1000)
     value, gradient = 0.0, np.zeros((3, 4))
-    for i in (0, 2):  # the mean over examples that have a known label of the mean over these labels
-        row = reference.sigmoid_crossentropy(targets[i, known[i]], scores[i, known[i]])
-        value, gradient[i, known[i]] = value + row[0] / 2, row[1] / 2
+    for i, label in np.argwhere(known):  # the mean over the seven known labels
+        cost, slope = reference.sigmoid_crossentropy(targets[i, [label]], scores[i, [label]])
+        value, gradient[i, label] = value + cost / 7, slope[0] / 7
     targets[~known], logits[~known] = -1, np.nan
     loss = BinaryLogitAdjustedCrossentropy(COUNTS, 1000, ignore_class=-1)
     assert_same(value_and_gradient(loss, targets, logits, mode), (value, gradient))
+
+
+def test_the_best_constant_logit_is_balanced_whatever_else_is_unknown():
+    targets = np.array([[1, -1]] * 10 + [[0, 0]] * 90, "float32")  # where label 0 is on, label 1 is unknown
+    for reduction in ("sum_over_batch_size", "mean", "mean_with_sample_weight", "sum", "none"):
+        loss = BinaryLogitAdjustedCrossentropy([10, 5], 100, ignore_class=-1, reduction=reduction)
+        gradient = value_and_gradient(
+            lambda y, f, loss=loss: ops.sum(loss(y, f)), targets, np.zeros((100, 2), "float32")
+        )[1]
+        np.testing.assert_allclose(gradient[:, 0].sum(), 0.0, atol=1e-6)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_every_known_label_weighs_as_much_in_every_reduction(rng, reduction, weighted):
+    targets, logits = rng.integers(-1, 2, (6, 4)).astype("float32"), rng.normal(0, 3, (6, 4)).astype("float32")
+    targets[5] = -1
+    weight = rng.uniform(0, 2, 6).astype("float32") if weighted else np.ones(6, "float32")
+    scores, known = logits + reference.log_odds(COUNTS, 1000), targets >= 0
+    costs = np.where(known, targets * np.logaddexp(0, -scores) + (1 - targets) * np.logaddexp(0, scores), 0.0)
+    total = weight[:, None] * costs
+    expected = {
+        "sum": total.sum() / 4,
+        "sum_over_batch_size": total.sum() / known.sum(),
+        "mean": total.sum() / known.sum(),
+        "mean_with_sample_weight": total.sum() / (weight[:, None] * known).sum(),
+    }.get(reduction, total.sum(axis=1) / 4)
+    loss = BinaryLogitAdjustedCrossentropy(COUNTS, 1000, ignore_class=-1, reduction=reduction)
+    np.testing.assert_allclose(as_float64(loss(targets, logits, weight if weighted else None)), expected, **CLOSE)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -164,6 +193,29 @@ def test_a_binary_target_outside_0_and_1_gives_nan(rng, mode):
     value, gradient = value_and_gradient(loss, targets, rng.normal(size=(5, 4)).astype("float32"), mode)
     assert np.isfinite(value[0]) and np.isfinite(gradient[0]).all()
     assert np.isnan(value[1:]).all() and np.isnan(gradient[1:, 1]).all()
+
+
+@pytest.mark.parametrize("ignore_class", [None, -1, -(2**31), 2**31 - 1])
+@pytest.mark.parametrize(
+    "labels",
+    [
+        [2**32, 1],
+        [2**32 + 1, 0],
+        [2**40, 1],
+        [-(2**32), 0],
+        np.array([2**64 - 1, 2**63], "uint64"),
+        np.array([2**32 - 1, 2**31], "uint32"),
+    ],
+    ids=str,
+)
+def test_an_id_that_no_int32_holds_is_nan_and_not_another_class(labels, ignore_class):
+    loss = LogitAdjustedCrossentropy([9, 1], reduction=None, ignore_class=ignore_class)
+    is_class = np.array([0 <= int(label) < 2 for label in labels])
+    given = [np.array(labels)]
+    if given[0].dtype == "uint32" or keras.backend.backend() == "tensorflow":  # others cannot hold it in a tensor
+        given.append(ops.convert_to_tensor(given[0]))
+    for ids in given:
+        assert np.isnan(as_float64(loss(ids, np.zeros((2, 2), "float32")))).tolist() == (~is_class).tolist()
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int64", "bool"])

@@ -171,7 +171,8 @@ def test_a_saved_model_brings_its_metrics_back(rng, tmp_path):
     reloaded = keras.models.load_model(tmp_path / "model.keras")
     before = model.evaluate(x, ids, verbose=0, return_dict=True)
     after = reloaded.evaluate(x, ids, verbose=0, return_dict=True)
-    assert before.keys() == after.keys() >= {"top", "recalls", "precisions", "f1", "least", *GROUP_NAMES}
+    assert before.keys() == after.keys() >= {"top", "recalls", "precisions", "f1", "least"}
+    assert {f"g_{name}" for name in GROUP_NAMES} <= before.keys()
     assert {"head_accuracy", "tail_accuracy"} <= before.keys()
     for name, value in before.items():
         np.testing.assert_array_equal(value, after[name])
@@ -206,6 +207,8 @@ GROUPS = kla.metrics.GroupAccuracy
         (lambda m: m.PerClassAccuracy(2.0), r"`num_classes` must be an integer.*2\.0"),
         (lambda m: m.BalancedAccuracy(L, k=0), r"`k` must be an integer of at least 1.*k=0"),
         (lambda m: m.BalancedAccuracy(L, k=4), r"`k` must be at most the number of classes, 3.*k=4"),
+        (lambda m: m.MacroF1(L, dtype="float16"), r"takes no `dtype`: it counts in float32.*float16.*Leave it out"),
+        (lambda m: m.MacroF1(2**63), r"`num_classes` must be .* at most 100,000,000.*9223372036854775808"),
         (lambda m: m.MacroF1(L, ignore_class=0.5), r"`ignore_class` must be an integer class id or None.*0\.5"),
         (lambda m: m.MacroF1(L, class_prior=[1, 0, 2]), r"`class_prior` must be greater than zero.*class 1.*Remedy"),
         (lambda m: m.MacroF1(L, class_prior=[1, 2]), r"`class_prior` must have one number for each class.*3.*2"),
@@ -232,7 +235,14 @@ def test_bad_arguments_are_refused_with_rule_and_value(build, message):
 @pytest.mark.parametrize(
     ("labels", "scores", "weight", "message"),
     [
-        ((4,), (4, 2), None, r"`y_pred` must have one column for each class.*3 classes.*\(4, 2\)"),
+        ((4,), (4, 2), None, r"`y_pred` must have one column for each class.*3 classes.*\(4, 2\)\. Give .* 3 units"),
+        ((4,), (4, 5), None, r"\(4, 5\)\. Where the last classes have no examples: .*num_classes=5"),
+        (
+            (4, 8, 8),
+            (4, 3, 8, 8),
+            None,
+            r"\(4, 3, 8, 8\)\. .* channels first: give keras.ops.moveaxis\(y_pred, 1, -1\)",
+        ),
         ((4,), (), None, r"`y_pred` must have a last dimension of 3"),
         ((4, 2), (4, 3), None, r"`y_true` must be class ids of shape.*one-hot rows.*Received shape \(4, 2\)"),
         ((4, 3, 1), (4, 3), None, r"`y_true` must be class ids of shape"),

@@ -48,7 +48,6 @@ LABELS = {
     "a list": (IDS.tolist(), COUNTS),
     "no examples": (IDS[:0], [0, 0, 0]),
     "one-hot rows": (np.eye(3, dtype="float32")[IDS], COUNTS),
-    "one-hot integers": (np.eye(3, dtype="int32")[IDS], COUNTS),
     "one-hot sequences": (np.eye(3, dtype="float32")[IDS].reshape(3, 2, 3), COUNTS),
     "soft rows": (SOFT.astype("float32"), SOFT.sum(axis=0).tolist()),
 }
@@ -67,9 +66,12 @@ def test_every_form_of_label_is_counted(case):
 def test_predictions_tell_sequences_of_ids_from_rows():
     sequences = np.array([[0, 1, 0], [1, 0, 0]])  # as wide as there are classes, and summing to one or less
     rows, ids = StreamingPrior(3), StreamingPrior(3)
-    rows.update(sequences)
+    with pytest.raises(ValueError, match=r"may be ids or one-hot rows.*shape \(2, 3\) for 3 classes: give `y_pred`"):
+        rows.update(sequences)
+    rows.update(sequences.astype("float32"))
+    rows.update(sequences, np.zeros((2, 3), "float32"))
     ids.update(sequences, np.zeros((2, 3, 3), "float32"))
-    assert rows.class_counts.tolist() == [1, 1, 0]
+    assert rows.class_counts.tolist() == [2, 2, 0]
     assert ids.class_counts.tolist() == [4, 2, 0]
     ids.update(sequences, np.zeros((2, 3), "float32"))
     assert ids.class_counts.tolist() == [5, 3, 0]
@@ -99,9 +101,17 @@ def test_one_example_more_counts_at_any_size(exponent):
 def test_large_soft_batches_are_carried_exactly():
     streaming = StreamingPrior(2)
     streaming.counts.assign([[0.5, 0], [2**25, 0]])
+    rows = np.repeat(np.array([[1, 0], [0.75, 0.25], [0, 0.5]], "float32"), [2**19, 1, 1], axis=0)
     for _ in range(9):
-        streaming.update(np.array([[2.0**19 - 0.25, 0.5], [1.0, 0.25]], "float32"))
+        streaming.update(rows)
     assert streaming.class_counts.tolist() == [2**25 + 0.5 + 9 * (2**19 + 0.75), 9 * 0.75]
+
+
+def test_a_row_of_several_labels_makes_the_counts_nan():
+    for row in ([1, 1, 0], [0.9, 0.9, 0], [2, -1, 0], [np.nan, 0, 0]):
+        streaming = StreamingPrior(3)
+        streaming.update(np.array([[0, 0, 1], row], "float32"))
+        assert np.isnan(streaming.class_counts).all()
 
 
 @pytest.mark.parametrize("half_life", [1, 7.5, 1000])

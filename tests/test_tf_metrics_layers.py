@@ -162,3 +162,16 @@ def test_labels_of_unknown_rank_are_refused_with_the_way_out():
 
     with pytest.raises(ValueError, match="`y_true` must have a known rank.*set_shape"):
         update(tf.constant([0]), tf.zeros((1, 3)))
+
+
+def test_labels_of_one_form_and_then_another_say_what_to_do():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(3)])
+    model.compile("sgd", kla.losses.LogitAdjustedCrossentropy(COUNTS))
+    x, y = np.zeros((4, 3), "float32"), np.array([0, 1, 2, 0])
+    model.evaluate(x, y, verbose=0)
+    with pytest.raises(
+        ValueError, match=r"one call had \[N\] and another \[N, 1\]: keep one form .*, or compile again"
+    ):
+        model.evaluate(x, y[:, None], verbose=0)
+    model.compile("sgd", kla.losses.LogitAdjustedCrossentropy(COUNTS))
+    assert np.isfinite(model.evaluate(x, y[:, None], verbose=0))

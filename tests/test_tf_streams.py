@@ -280,6 +280,17 @@ def test_fractional_labels_are_an_error_while_reading(kind):
             list(subsample_stream(stream(labels), [1, 1, 0, 0], available_counts=[3, 1, 0, 0], seed=0))
 
 
+@pytest.mark.parametrize("row", [[1, 1, 0, 0], [0, 0, 0, 0]], ids=["several", "none"])
+@pytest.mark.parametrize("kind", ["rebalance", "subsample_stream"])
+def test_a_row_of_no_label_or_of_several_is_an_error_while_reading(kind, row):
+    dataset = stream(np.array([[1, 0, 0, 0], row, [0, 0, 1, 0]]))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="must be of one label each, and sum to one"):
+        if kind == "rebalance":
+            list(rebalance_once(dataset, COUNTS, seed=0, batch_size=2).dataset)
+        else:
+            list(subsample_stream(dataset, [1, 0, 1, 0], available_counts=[2, 0, 1, 0], seed=0))
+
+
 def test_features_of_unknown_shape_travel_too():
     def opaque(x, y):
         return tf.py_function(lambda value: value, [x], tf.int64), y

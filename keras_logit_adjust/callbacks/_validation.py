@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_logit_adjust import metrics
+from keras_logit_adjust import _labels, metrics
 
 _KINDS = "(x, y) arrays, or a dataset of batches (x, y)"
 
@@ -20,10 +20,11 @@ class ValidationPass:
         data: what `check_data` lets through.
         num_classes: number of classes `L`.
         ignore_class: a class id left out.
+        threshold: of one sigmoid unit.
         batch_size: of arrays.
     """
 
-    def __init__(self, model, data, *, num_classes, ignore_class, batch_size):
+    def __init__(self, model, data, *, num_classes, ignore_class, threshold, batch_size):
         strategy = getattr(model, "distribute_strategy", None)  # on TensorFlow
         if strategy is not None:
             import tensorflow as tf
@@ -36,7 +37,7 @@ class ValidationPass:
                 )
         self._data, self._batch_size, self._num_classes = data, batch_size, num_classes
         with contextlib.nullcontext() if strategy is None else strategy.scope():
-            self._metric = metrics.PerClassAccuracy(num_classes, ignore_class=ignore_class)
+            self._metric = metrics.PerClassAccuracy(num_classes, ignore_class=ignore_class, threshold=threshold)
             self._judged = _Judged(model)
             self._judged.compile(
                 optimizer=None,
@@ -69,8 +70,9 @@ class ValidationPass:
         if np.isnan(total).any():
             raise ValueError(
                 f"Every label of `validation_data` must be an integer in [0, {self._num_classes}), one for each number "
-                "in `class_counts`. Received one that is not. Remedy: counts of all classes, or `ignore_class` for a "
-                "label that stands for none."
+                "in `class_counts`, or the row of one label. Received one that is not. Remedy: counts of all classes, "
+                "or `ignore_class` for a label that stands for none. Rows of several labels have metrics of their own, "
+                "such as `keras.metrics.F1Score(threshold=…)`."
             )
         return total
 
@@ -148,7 +150,7 @@ def _check_arrays(data, *, num_classes, ignore_class):
     if len(sizes) > 1 or sizes[0] == 0:
         raise ValueError(f"The arrays of `validation_data` must have as many rows, at least 1. Received {sizes}.")
     if np.size(y) == len(y):  # else only the predictions tell ids from rows
-        labels = ops.convert_to_numpy(y).reshape(-1)
+        labels = _labels.as_labels(ops.convert_to_numpy(y) if ops.is_tensor(y) else y, "validation_data").reshape(-1)
         bad = (labels < 0) | (labels >= num_classes) | (labels != np.floor(labels))
         if ignore_class is not None:
             bad &= labels != ignore_class

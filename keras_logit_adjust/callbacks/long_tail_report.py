@@ -1,6 +1,7 @@
 """How a training fares on frequent and rare classes, told while it runs."""
 
 import warnings
+import weakref
 
 import keras
 import numpy as np
@@ -9,6 +10,7 @@ from keras_logit_adjust import _checks, metrics
 from keras_logit_adjust.callbacks import _validation
 
 _TAKEN = ("balanced", "worst_class")
+_RUNNING = weakref.WeakSet()  # reports that a `fit` has begun with
 
 
 class LongTailReport(keras.callbacks.Callback):
@@ -18,7 +20,8 @@ class LongTailReport(keras.callbacks.Callback):
     `val_few_accuracy` (or the groups that there are), `val_balanced_accuracy` and `val_worst_class_accuracy`, the
     smallest r_y. So the progress line, `History` and every callback that is listed after this one have them:
     `EarlyStopping("val_few_accuracy", mode="max")`, `TensorBoard`, `CSVLogger`. The worst classes are named in a line
-    below, unless `verbose=0`. A key that a metric of the model has put there already stays as it is.
+    below, unless `verbose=0`. A key that a metric of the model has put there already stays as it is; with a `name` of
+    its own, which stands in front of each, `val_{name}_few_accuracy`, a report has keys that nothing else has.
 
     A training step costs what it did: the figures come from a pass of their own over `validation_data` at the end of an
     epoch, which takes as long as `model.evaluate`. Where `fit` validates anyway, and on several workers, compile
@@ -39,6 +42,9 @@ class LongTailReport(keras.callbacks.Callback):
         batch_size: of arrays.
         every: epochs from one report to the next; in the others the keys are missing, as with `validation_freq`.
         ignore_class: a class id left out.
+        threshold: of a model of one sigmoid unit and two counts, [negatives, positives]: 0.5 for probabilities, 0 for
+            logits.
+        name: in front of each key. Of several reports in one `fit` all but one need it.
 
     Attributes:
         per_class_accuracy: `[L]` recalls of the last report, NaN for a class without examples; None before.
@@ -79,13 +85,21 @@ class LongTailReport(keras.callbacks.Callback):
         batch_size=256,
         every=1,
         ignore_class=None,
+        threshold=None,
+        name=None,
     ):
         super().__init__()
         class_counts = _checks.as_true_counts(class_counts, class_names=class_names)
         rule = metrics.GroupAccuracy(
-            class_counts, bounds=bounds, inclusive=inclusive, groups=groups, ignore_class=ignore_class
+            class_counts,
+            bounds=bounds,
+            inclusive=inclusive,
+            groups=groups,
+            ignore_class=ignore_class,
+            threshold=threshold,
         )
-        self.class_counts, self.ignore_class = rule.class_counts, rule.ignore_class
+        self.class_counts, self.ignore_class, self.threshold = rule.class_counts, rule.ignore_class, rule.threshold
+        self.name = _check_name(name)
         self._members = _members(rule)
         self.worst = _checks.check_integer(worst, "worst", minimum=1)
         self.batch_size = _checks.check_integer(batch_size, "batch_size", minimum=1)
@@ -106,12 +120,14 @@ class LongTailReport(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self.per_class_accuracy, self._line, self._lacked = None, None, False
+        self._refuse_same_name()
         if self.metric is None:
             self._pass = _validation.ValidationPass(
                 self.model,
                 self.validation_data,
                 num_classes=self.class_counts.size,
                 ignore_class=self.ignore_class,
+                threshold=self.threshold,
                 batch_size=self.batch_size,
             )
             self._pass.try_first_batch()
@@ -129,11 +145,12 @@ class LongTailReport(keras.callbacks.Callback):
         self.per_class_accuracy, seen = recall, ~np.isnan(recall)
         figures = {name: _over(np.mean, recall[own & seen]) for name, own in self._members.items()}
         figures |= {"balanced": _over(np.mean, recall[seen]), "worst_class": _over(np.min, recall[seen])}
+        prefix = "val_" if self.name is None else f"val_{self.name}_"
         for name, value in figures.items():
-            logs.setdefault(f"val_{name}_accuracy", value)
+            logs.setdefault(f"{prefix}{name}_accuracy", value)
         worst = np.argsort(recall, kind="stable")[: min(self.worst, seen.sum())]  # of equal ones the first; NaN is last
         named = (f"{self.class_names[c]} {recall[c]:.4f} ({self.class_counts[c]:g})" for c in worst)
-        self._line = f"worst classes: {', '.join(named)}"
+        self._line = f"worst classes{f' of {self.name}' if self.name else ''}: {', '.join(named)}"
 
     def on_train_end(self, logs=None):
         self._print()
@@ -144,6 +161,18 @@ class LongTailReport(keras.callbacks.Callback):
                 "give it to the callback.",
                 stacklevel=2,
             )
+
+    def _refuse_same_name(self):
+        """Raise where another report of this `fit` has the same keys: the second would say nothing."""
+        for other in list(_RUNNING):
+            # `fit` gives all its callbacks one and the same dict.
+            if other is not self and other.params is self.params and other.name == self.name:
+                raise _checks.ArgumentError(
+                    "name",
+                    f"Every `LongTailReport` of one `fit` must have a name of its own. Received two with "
+                    f"name={self.name!r}: LongTailReport(…, name='fine').",
+                )
+        _RUNNING.add(self)
 
     def _read(self, logs):
         """The recalls that the model's own metric gives; None after an epoch without validation."""
@@ -179,6 +208,12 @@ def _members(rule):
             f"figures are. Received: {taken[0]!r}"
         )
     return {group: np.array([name == group for name in names]) for group in order}
+
+
+def _check_name(name):
+    if name is not None and (not isinstance(name, str) or not name):
+        raise _checks.ArgumentError("name", f"`name` must be a text or None. Received: name={name!r}")
+    return name
 
 
 def _over(reduce, values):

@@ -17,6 +17,7 @@ _BATCHES_IN_BLOCK = 8
 _MANY_COPIES = 20
 _PREFETCHED = 2
 _MOST_OF_A_CLASS = 10**9
+_ROUNDING = 0.01  # of the sum of a row of half precision
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -252,11 +253,14 @@ def _blocks(dataset, *, batch_size, block_size, may_be_single=True, repeat=False
 
 
 def _ids(labels, num_classes):
-    """Class ids `[B]` of ids `[B]`, `[B, 1]` or one-hot rows `[B, L]`; one outside the classes raises in the step."""
+    """Class ids `[B]` of ids `[B]`, `[B, 1]` or one-hot rows `[B, L]`; another label raises in the step."""
     import tensorflow as tf
 
     if labels.shape.rank == 2 and labels.shape[-1] == num_classes:
-        return tf.argmax(labels, axis=-1)
+        total = tf.reduce_sum(tf.cast(labels, tf.float32), axis=-1)
+        rule = "Rows of labels of the stream must be of one label each, and sum to one."
+        with tf.control_dependencies([tf.debugging.assert_less(tf.abs(total - 1.0), _ROUNDING, rule)]):
+            return tf.argmax(labels, axis=-1)
     if labels.shape.rank == 2 and labels.shape[-1] not in (1, None) or labels.shape.rank not in (1, 2, None):
         raise ValueError(
             f"Labels of a stream must be class ids, or one-hot rows as wide as the {num_classes} classes of the "

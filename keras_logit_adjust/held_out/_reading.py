@@ -27,27 +27,27 @@ class Reader:
 
     def __init__(self, num_classes, *, independent=False, name="logits"):
         self.num_classes, self.independent, self.name = num_classes, independent, name
-        self.rows, self.are_distributions = 0, not independent
+        self.rows, self.are_distributions, self.is_unit = 0, not independent, False
         self.lowest, self.highest = np.inf, -np.inf  # of sigmoids alone
 
     def examples(self, y_true, logits):
-        """A batch as `(which labels are on [N, L], or class ids [N]; logits [N, L])`.
-
-        One sigmoid unit, `[N]` or `[N, 1]`, becomes two classes: its logit is that of the second, the first has 0.
-        """
-        logits = to_numpy(logits, self.name)
-        is_unit = self.num_classes == 2 and not self.independent and (logits.ndim == 1 or logits.shape[-1:] == (1,))
-        if is_unit:
-            logits = np.stack([np.zeros_like(logits), logits], axis=-1).reshape(-1, 2)
-        matrix = self.logits(logits, is_unit=is_unit)
+        """A batch as `(which labels are on [N, L], or class ids [N]; logits [N, L])`."""
+        y_true, logits = to_numpy(y_true, "y_true"), to_numpy(logits, self.name)
+        matrix = self.logits(logits)
+        check_order(y_true, logits)
         return (as_multi_hot if self.independent else as_ids)(y_true, *matrix.shape), matrix
 
-    def logits(self, logits, *, is_unit=False):
+    def logits(self, logits):
         """The logits of a batch as a float32 or float64 matrix `[N, L]`, leading axes flattened.
 
-        Half precision is raised to float32. NaN and infinite numbers are refused.
+        One sigmoid unit, `[N]` or `[N, 1]`, becomes two classes: its logit is that of the second, the first has 0. Half
+        precision is raised to float32. NaN and infinite numbers are refused.
         """
         matrix = to_numpy(logits, self.name)
+        is_unit = self.num_classes == 2 and not self.independent and (matrix.ndim == 1 or matrix.shape[-1:] == (1,))
+        self.is_unit |= is_unit
+        if is_unit:
+            matrix = np.stack([np.zeros_like(matrix), matrix], axis=-1).reshape(-1, 2)
         if matrix.ndim < 2 or matrix.shape[-1] != self.num_classes or not matrix.size:
             raise ValueError(
                 f"`{self.name}` must have shape [N, {self.num_classes}], N ≥ 1: a row for each example, a column for "
@@ -91,6 +91,16 @@ def as_logits(logits, num_classes, *, independent=False, name="logits"):
     matrix = reader.logits(logits)
     reader.check()
     return matrix.astype("float64")
+
+
+def check_order(y_true, logits):
+    """Raise where both have several leading axes, in another order: flattened, labels would go with other logits."""
+    leading = logits.shape[:-1]
+    if y_true.ndim >= len(leading) > 1 and y_true.shape[: len(leading)] != leading and y_true.shape[1:] != (1,):
+        raise ValueError(
+            "`y_true` and `logits` must have the same leading axes, in the same order. "
+            f"Received shapes {y_true.shape} and {logits.shape}."
+        )
 
 
 def _are_distributions(matrix, tolerance):

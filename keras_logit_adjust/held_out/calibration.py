@@ -68,7 +68,8 @@ def calibrate(logits, y_true, *, method="temperature", class_prior=None, indepen
     """
     _checks.check_choice(method, "method", METHODS)
     independent = _checks.check_bool(independent, "independent")
-    logits = _reading.to_numpy(logits, "logits")
+    y_true, logits = _reading.to_numpy(y_true, "y_true"), _reading.to_numpy(logits, "logits")
+    _reading.check_order(y_true, logits)
     if logits.ndim == 1 or logits.shape[-1:] == (1,):  # one sigmoid unit
         logits, independent = logits.reshape(-1, 1), True
     logits = _reading.as_logits(logits, logits.shape[-1] if logits.ndim else 1, independent=independent)

@@ -91,7 +91,8 @@ def estimate_target_prior(
     long as both sets come from the same model. Both rest on `P(x|y)` being the same in training and deployment.
 
     Args:
-        logits: `[N, L]` unadjusted logits of unlabeled examples; leading axes are flattened.
+        logits: `[N, L]` unadjusted logits of unlabeled examples; leading axes are flattened. `[N]` or `[N, 1]` of one
+            sigmoid unit, which has two classes, [negatives, positives].
         class_counts: `[L]` training examples of each class (or probabilities), all > 0. BBSE does not use their values.
         method: "em" (Saerens) or "bbse" (Lipton).
         validation: for "bbse" only, `(logits [M, L], y_true [M])` labeled examples of the training distribution, of

@@ -20,12 +20,13 @@ class TunedOffsets:
     """What `kla.tune_offsets` found.
 
     Attributes:
-        offsets: `[L]` numbers to add to the logits; for classes that exclude each other their mean is 0.
+        offsets: `[L]` numbers to add to the logits; for classes that exclude each other their mean is 0. `[1]` of one
+            sigmoid unit, whose logit it is added to.
         base: `[L]` the offsets they were shrunk towards, of mean 0 too.
         value: the objective on the held-out examples with `offsets`: an optimistic figure, for they were chosen there,
             though averaging and shrinking can leave it below that of `base`.
         value_of_base: with `base`.
-        log_prior: `[L]` `log π`, or the log-odds of independent labels.
+        log_prior: `[L]` `log π`, or the log-odds of independent labels and of one sigmoid unit.
     """
 
     offsets: np.ndarray
@@ -66,7 +67,8 @@ def tune_offsets(
     `o_y = b_y + n_y/(n_y + s)·(found_y − b_y)` with `b_y = −τ·log π_y`, `n_y` held-out examples and shrinkage `s`.
 
     Args:
-        logits: `[N, L]` held-out logits of the unadjusted model.
+        logits: `[N, L]` held-out logits of the unadjusted model; `[N]` or `[N, 1]` of one sigmoid unit, which has two
+            classes, [negatives, positives].
         y_true: `[N]` class ids or one-hot rows; for independent labels `[N, L]` of 0 and 1.
         class_counts: `[L]` training examples of each class, as in `kla.adjust`.
         objective: "macro_f1"; "balanced", the mean of per-class recalls; or a vector `[L]`, the cost of missing an
@@ -104,17 +106,18 @@ def tune_offsets(
     _checks.check_integer(bags, "bags", minimum=0)
     _checks.check_integer(sweeps, "sweeps", minimum=1)
     prior = as_prior(class_counts, num_examples)
-    logits = _reading.as_logits(logits, prior.size, independent=prior.are_labels)
+    reader = _reading.Reader(prior.size, independent=prior.are_labels)
+    labels, logits = reader.examples(y_true, logits)
+    reader.check()
+    logits = logits.astype("float64")
     if prior.are_labels:
         if class_prior is not None or not isinstance(objective, str):
             raise ValueError("Independent labels take the objectives 'macro_f1' and 'balanced', and no `class_prior`.")
         base = -_strength(objective, tau, prior.size) * prior.logits
-        on = _reading.as_multi_hot(y_true, *logits.shape).astype("int64")
         find = functools.partial(_find_threshold, objective=objective, shrinkage=shrinkage, bags=bags, seed=seed)
-        offsets, *values = np.transpose([*map(find, logits.T, on.T, base)])
+        offsets, *values = np.transpose([*map(find, logits.T, labels.T.astype("int64"), base)])
         return TunedOffsets(offsets, base, *map(_mean_of_known, values), prior.logits)
-    ids = _reading.as_ids(y_true, *logits.shape)
-    examples = np.bincount(ids, minlength=prior.size)
+    ids, examples = labels, np.bincount(labels, minlength=prior.size)
     mix = None if class_prior is None else as_prior(class_prior, name="class_prior").probabilities
     if mix is not None:
         _checks.check_length(mix, prior.size, "class_prior", "class_counts")
@@ -133,6 +136,8 @@ def tune_offsets(
     offsets = _shrink(offsets, base, examples, shrinkage)
     whole = make(ids, _weights(ids, mix))
     values = (whole.value((logits + candidate).argmax(axis=-1)) for candidate in (offsets, base))
+    if reader.is_unit:
+        return TunedOffsets(np.diff(offsets), np.diff(base), *values, np.diff(prior.logits))
     return TunedOffsets(offsets - offsets.mean(), base - base.mean(), *values, prior.logits)
 
 

@@ -22,7 +22,8 @@ class MinimumRiskDecision(keras.layers.Layer):
         from_logits: whether the input are logits; False for probabilities.
         **kwargs: as in `keras.layers.Layer`.
 
-    Input: `[..., L]`. Output: float32 scores `[..., D]`, the expected costs with a minus.
+    Input: `[..., L]`; or `[..., 1]` of one sigmoid unit, where `L = 2` and negatives come first. Output: float32
+    scores `[..., D]`, the expected costs with a minus.
 
     Raises:
         ValueError: for costs that are no finite matrix with a row for each class.
@@ -44,21 +45,27 @@ class MinimumRiskDecision(keras.layers.Layer):
         self.supports_masking = True
 
     def build(self, input_shape):
-        _checks.check_length(self.costs[:, 0], input_shape[-1], "costs", "the input")
+        if (len(self.costs), input_shape[-1]) != (2, 1):
+            _checks.check_length(self.costs[:, 0], input_shape[-1], "costs", "the input")
         self.matrix = add_constant(self, "costs", self.costs)
 
     def call(self, inputs):
         outputs = _labels.at_least_float32(inputs)
-        probabilities = ops.softmax(outputs) if self.from_logits else outputs
+        if outputs.shape[-1] == 1:
+            yes, no = (ops.sigmoid(outputs), ops.sigmoid(-outputs)) if self.from_logits else (outputs, 1.0 - outputs)
+            probabilities = ops.concatenate([no, yes], axis=-1)
+        else:
+            probabilities = ops.softmax(outputs) if self.from_logits else outputs
         return -ops.matmul(probabilities, ops.cast(ops.convert_to_tensor(self.matrix), probabilities.dtype))
 
     def compute_output_spec(self, inputs):
         made_by = _keras.operation_of(inputs)
         activation = getattr(made_by, "activation", None)
-        if self.from_logits and (isinstance(made_by, keras.layers.Softmax) or activation is keras.activations.softmax):
+        activation = keras.activations.softmax if isinstance(made_by, keras.layers.Softmax) else activation
+        if self.from_logits and activation in (keras.activations.softmax, keras.activations.sigmoid):
             raise ValueError(
-                f"`MinimumRiskDecision` takes logits. Received the softmax of layer {made_by.name!r}: say "
-                "from_logits=False."
+                f"`MinimumRiskDecision` takes logits. Received the {activation.__name__} of layer {made_by.name!r}: "
+                "say from_logits=False."
             )
         return keras.KerasTensor(
             (*inputs.shape[:-1], self.costs.shape[1]), dtype=keras.backend.result_type(inputs.dtype, "float32")

@@ -14,10 +14,11 @@ from keras import ops
 from keras_logit_adjust import _checks, _keras, _labels, _replicas
 
 _MEANS = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
+_REDUCTIONS = (*_MEANS, "sum", "none", None)
 
 
 class MaskedLoss(keras.losses.Loss):
-    """A Keras loss whose subclasses give per-position values and their validity: `values_and_mask(y_true, y_pred)`.
+    """A Keras loss whose subclasses give values and what of each counts, `values_and_mask(y_true, y_pred)`.
 
     Attributes:
         stage_weight: what `kla.callbacks.DeferredReweighting` multiplies the class weights by, `[L]` or None: a state
@@ -27,13 +28,31 @@ class MaskedLoss(keras.losses.Loss):
     _arguments = ()  # those of a subclass's own that its config names
     stage_weight = None
 
+    def __new__(cls, *args, **kwargs):
+        if "dtype" in kwargs:
+            raise _checks.ArgumentError(
+                "dtype",
+                f"`{cls.__name__}` takes no `dtype`: it computes in float32 (float64 logits in float64) whatever "
+                f"the policy, and labels keep their own. Received: dtype={kwargs['dtype']!r}. Leave it out.",
+            )
+        return super().__new__(cls)
+
     def __init__(self, *, label_smoothing=0.0, ignore_class=None, reduction="sum_over_batch_size", name=None):
+        if not isinstance(reduction, (str, type(None))) or reduction not in _REDUCTIONS:
+            raise _checks.ArgumentError(
+                "reduction",
+                f"`reduction` must be one of {', '.join(map(repr, _REDUCTIONS))}. Received: reduction={reduction!r}",
+            )
         super().__init__(name=name, reduction=reduction)
         self._options = checked_options(label_smoothing=label_smoothing, ignore_class=ignore_class)
         self.label_smoothing, self.ignore_class = self._options["label_smoothing"], self._options["ignore_class"]
 
     def values_and_mask(self, y_true, y_pred):
-        """Per-position values, and a boolean mask of the positions that count (None where all do)."""
+        """Per-position values, and what of each position counts: a boolean mask, or shares in [0, 1] (None: all).
+
+        A mean divides by the sum of what counts. A share is that of the labels that are known, where a value is a sum
+        over several.
+        """
         raise NotImplementedError
 
     def reweighted(self, class_weight=None):
@@ -52,10 +71,11 @@ class MaskedLoss(keras.losses.Loss):
         with keras.name_scope(self.name):
             y_pred = _labels.zero_masked(_labels.to_tensor(y_pred), layer_mask)
             _replicas.refuse_unusual_steps()
-            values, own_mask = self.values_and_mask(y_true, y_pred)
-            mask = _labels.combine_masks(len(values.shape), layer_mask, own_mask)
+            values, counted = self.values_and_mask(y_true, y_pred)
+            mask = _labels.combine_masks(len(values.shape), layer_mask, counted)
             weight = None if sample_weight is None else _labels.align_weight(sample_weight, values)
-            return _reduce(values, mask, weight, self.reduction)
+            counted = ops.ones_like(values) if counted is None else ops.cast(counted, values.dtype)
+            return _reduce(values, mask, weight, counted, self.reduction)
 
     def get_config(self):
         own = {name: np.asarray(getattr(self, name)).tolist() for name in self._arguments}
@@ -89,13 +109,13 @@ def warn_of_bounded_logits(y_pred, adjustment):
         )
 
 
-def _reduce(values, mask, weight, reduction):
+def _reduce(values, mask, weight, counted, reduction):
     weighted = _labels.zero_masked(values if weight is None else values * weight, mask)
     if reduction in (None, "none"):
         return _added_by_keras(weighted) if _replicas.in_compiled_loss() else weighted
     if reduction not in _MEANS:
         return _over_replicas(ops.sum(weighted), None)
-    counted = ops.ones_like(values)  # a mean divides by the number of valid positions, or the sum of their weights
+    # A mean divides by the number of what counts, or the sum of its weights.
     if weight is not None and reduction == "mean_with_sample_weight":
         counted = counted * weight
     return _over_replicas(ops.sum(weighted), ops.sum(_labels.zero_masked(counted, mask)))

@@ -49,7 +49,7 @@ def logit_adjusted_crossentropy(y_true, y_pred, log_prior, *, tau=1.0, label_smo
 
 
 def binary_logit_adjusted_crossentropy(y_true, y_pred, log_odds, *, tau=1.0, label_smoothing=0.0, ignore_class=None):
-    """Per-example logit-adjusted sigmoid cross-entropy, the mean over labels of `−t·log σ(g) − (1 − t)·log σ(−g)`.
+    """Per-example logit-adjusted sigmoid cross-entropy, `Σ_l [−t·log σ(g) − (1 − t)·log σ(−g)] / L`.
 
     Here `g_l = f_l + τ·log(π_l / (1 − π_l))`. Equals `keras.losses.binary_crossentropy(y_true, y_pred + tau * log_odds,
     from_logits=True)` where every label is known.
@@ -60,7 +60,8 @@ def binary_logit_adjusted_crossentropy(y_true, y_pred, log_odds, *, tau=1.0, lab
         log_odds: `[L]` finite log-odds of each label, from `kla.priors.log_odds`.
         tau: strength of the adjustment, a number or a vector `[L]`; 0 is plain cross-entropy.
         label_smoothing: share ε in [0, 1): targets become `t·(1 − ε) + ε/2`.
-        ignore_class: a target value, such as −1, that marks an unknown label. The mean is over the known ones.
+        ignore_class: a target value, such as −1, that marks an unknown label. It adds 0, so every known label weighs
+            the same, whatever else is known of its example.
 
     Returns:
         Tensor `[...]` of losses in nats; 0 where no label is known, NaN where a target is outside [0, 1].
@@ -102,7 +103,7 @@ def _softmax_values(y_true, y_pred, adjustment, *, label_smoothing, ignore_class
 
 
 def _sigmoid_values(y_true, y_pred, adjustment, *, label_smoothing, ignore_class, class_weight=None):
-    """Values and mask of the mean over known labels of the sigmoid cross-entropy of `y_pred + adjustment`."""
+    """The sigmoid cross-entropy of `y_pred + adjustment` of known labels over all L, and the share that is known."""
     labels = _labels.read_targets(y_true, y_pred, adjustment.size, ignore_class=ignore_class)
     logits = _adjust(labels.logits, adjustment)
     targets = labels.rows * (1.0 - label_smoothing) + 0.5 * label_smoothing
@@ -110,11 +111,8 @@ def _sigmoid_values(y_true, y_pred, adjustment, *, label_smoothing, ignore_class
     values = labels.spoil(targets * ops.softplus(-logits) + (1.0 - targets) * ops.softplus(logits))
     if class_weight is not None:
         values = values * ops.convert_to_tensor(class_weight, dtype=values.dtype)
-    if labels.kept is None:
-        return ops.mean(values, axis=-1), None
-    number = ops.sum(ops.cast(labels.kept, values.dtype), axis=-1)
-    total = ops.sum(_labels.zero_masked(values, labels.kept), axis=-1)
-    return ops.divide_no_nan(total, number), ops.greater(number, 0.0)
+    known = None if labels.kept is None else ops.mean(ops.cast(labels.kept, values.dtype), axis=-1)
+    return ops.mean(_labels.zero_masked(values, labels.kept), axis=-1), known
 
 
 def _adjust(y_pred, adjustment):
@@ -221,7 +219,9 @@ class BinaryLogitAdjustedCrossentropy(_base.MaskedLoss):
     """Logit-adjusted sigmoid cross-entropy for multi-label problems, on `f_l + τ·log(π_l / (1 − π_l))`.
 
     Each label is a problem of two classes of its own; the value of an example is the mean over its labels, as in
-    `keras.losses.BinaryCrossentropy`. Predict with the unadjusted logits: the threshold of every label is 0.
+    `keras.losses.BinaryCrossentropy`. Predict with the unadjusted logits: the threshold of every label is 0. Where
+    labels are unknown, a mean is over all known ones of the batch together: no label weighs more for its unknown
+    neighbors.
     Values are those of `binary_logit_adjusted_crossentropy`.
 
     Args:

@@ -1,5 +1,7 @@
 """What every metric of recalls keeps and how it reads labels: weighted hits, examples and predictions of each class."""
 
+import math
+
 import numpy as np
 from keras import ops
 
@@ -9,12 +11,22 @@ from keras_logit_adjust import _checks, _keras, _labels, priors
 class PerClassMetric(_keras.HigherIsBetter):
     """Weighted hits and examples of each class."""
 
-    _arguments = ("num_classes", "ignore_class", "name")  # that the config names
+    _arguments = ("num_classes", "ignore_class", "name", "threshold")  # that the config names
 
-    def __init__(self, num_classes, *, ignore_class=None, name=None):
-        super().__init__(name=name, dtype="float32")  # whatever `floatx` is: bfloat16 stops counting at 256
-        self.num_classes = _checks.check_integer(num_classes, "num_classes", minimum=2)
+    def __new__(cls, *args, **kwargs):
+        if "dtype" in kwargs:
+            raise _checks.ArgumentError(
+                "dtype",
+                f"`{cls.__name__}` takes no `dtype`: it counts in float32 whatever the policy, since half precision "
+                f"stops counting at 256. Received: dtype={kwargs['dtype']!r}. Leave it out.",
+            )
+        return super().__new__(cls)
+
+    def __init__(self, num_classes, *, ignore_class=None, threshold=None, name=None):
+        super().__init__(name=name, dtype="float32")
+        self.num_classes = _labels.check_num_classes(num_classes)
         self.ignore_class = _checks.check_ignore_class(ignore_class)
+        self.threshold = _check_threshold(threshold, self.num_classes)
         self.correct = self._add_counter("correct")
         self.total = self._add_counter("total")
 
@@ -23,8 +35,8 @@ class PerClassMetric(_keras.HigherIsBetter):
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         layer_mask = _keras.mask_of(y_pred)
-        y_pred = _labels.to_tensor(y_pred)
-        labels = _labels.read(y_true, y_pred, self.num_classes, ignore_class=self.ignore_class)
+        y_pred = self._as_classes(_labels.to_tensor(y_pred))
+        labels = _labels.read(y_true, y_pred, self.num_classes, ignore_class=self.ignore_class, one_label=True)
         ids, kept = labels.ids, labels.kept
         if ids is None:
             ids, kept = ops.cast(ops.argmax(labels.rows, axis=-1), "int32"), ops.any(ops.not_equal(labels.rows, 0), -1)
@@ -33,6 +45,17 @@ class PerClassMetric(_keras.HigherIsBetter):
             weight = weight * _labels.align_weight(sample_weight, weight)
         weight = _labels.zero_masked(weight, _labels.combine_masks(len(ids.shape), layer_mask, kept))
         self._count(ids, y_pred, weight)
+
+    def _as_classes(self, y_pred):
+        """Scores `[..., L]`, of one sigmoid unit too."""
+        if self.num_classes != 2 or tuple(y_pred.shape)[-1:] != (1,):
+            return y_pred
+        if self.threshold is None:
+            raise ValueError(
+                f"{type(self).__name__} must be told where one sigmoid unit says yes. Received `y_pred` of shape "
+                f"{tuple(y_pred.shape)} without `threshold`: give threshold=0.5 for probabilities, or 0 for logits."
+            )
+        return _labels.of_unit(y_pred, self.threshold)
 
     def _count(self, ids, y_pred, weight):
         self.total.assign_add(_labels.sum_by_class(weight, ids, self.num_classes))
@@ -61,6 +84,19 @@ class PerClassMetric(_keras.HigherIsBetter):
         return {name: np.asarray(getattr(self, name)).tolist() for name in self._arguments}
 
 
+def _check_threshold(threshold, num_classes):
+    if threshold is None:
+        return None
+    threshold = _checks.check_number(threshold, "threshold", minimum=-math.inf)
+    if num_classes != 2:
+        raise _checks.ArgumentError(
+            "threshold",
+            f"`threshold` goes with one sigmoid unit, which has 2 classes. Received: threshold={threshold:g} for "
+            f"{num_classes} classes: leave it out.",
+        )
+    return threshold
+
+
 class PriorWeightedMetric(PerClassMetric):
     """A metric that depends on the class mix it judges by.
 
@@ -70,8 +106,8 @@ class PriorWeightedMetric(PerClassMetric):
 
     _arguments = (*PerClassMetric._arguments, "class_prior")
 
-    def __init__(self, num_classes, *, ignore_class=None, class_prior=None, name=None):
-        super().__init__(num_classes, ignore_class=ignore_class, name=name)
+    def __init__(self, num_classes, *, ignore_class=None, class_prior=None, threshold=None, name=None):
+        super().__init__(num_classes, ignore_class=ignore_class, threshold=threshold, name=name)
         self.class_prior, self._importance = None, np.ones(self.num_classes, "float32")
         if class_prior is not None:
             self.class_prior = priors.as_prior(class_prior, independent=False, name="class_prior").probabilities

@@ -5,8 +5,10 @@ from collections.abc import Mapping
 import keras
 import numpy as np
 
-from keras_logit_adjust import _arrays, _checks
+from keras_logit_adjust import _arrays, _checks, _keras
 from keras_logit_adjust.metrics._per_class import PriorWeightedMetric
+
+_NAME = "group_accuracy"
 
 
 @keras.saving.register_keras_serializable(package="keras_logit_adjust")
@@ -26,13 +28,17 @@ class GroupAccuracy(PriorWeightedMetric):
             (classes without a name are left out).
         ignore_class: a class id left out.
         class_prior: `[L]` weights of the classes within their groups; equal by default.
-        name: name of the metric.
+        threshold: of one sigmoid unit, `y_pred` `[..., 1]` and two counts, [negatives, positives]: 0.5 for
+            probabilities, 0 for logits.
+        name: name of the metric. One of your own stands before every name of the result, `fine_many_accuracy`: Keras
+            merges the dicts of several metrics, so all but one of them need it.
 
     Result: a dict `{"many_accuracy": …, "medium_accuracy": …, "few_accuracy": …}`; NaN for a group whose classes were
     not seen. `EarlyStopping(monitor="val_few_accuracy")` needs `mode="max"`: Keras looks up directions by metric name.
 
     Raises:
-        ValueError: for probabilities in place of counts, bounds that are not increasing, groups that do not fit.
+        ValueError: for probabilities in place of counts, bounds that are not increasing, groups that do not fit; in
+            `fit`, where another metric of the model has a result of the same name.
 
     Example:
 
@@ -45,7 +51,16 @@ class GroupAccuracy(PriorWeightedMetric):
     Reference: Menon et al. (2021), appendix E.4 (the default); Liu et al. (2019), OLTR (`inclusive=False`).
     """
 
-    _arguments = ("ignore_class", "name", "class_prior", "class_counts", "bounds", "inclusive", "groups")
+    _arguments = (
+        "ignore_class",
+        "name",
+        "threshold",
+        "class_prior",
+        "class_counts",
+        "bounds",
+        "inclusive",
+        "groups",
+    )
 
     def __init__(
         self,
@@ -56,10 +71,13 @@ class GroupAccuracy(PriorWeightedMetric):
         groups=None,
         ignore_class=None,
         class_prior=None,
-        name="group_accuracy",
+        threshold=None,
+        name=_NAME,
     ):
         counts = _checks.as_true_counts(class_counts)
-        super().__init__(counts.size, ignore_class=ignore_class, class_prior=class_prior, name=name)
+        super().__init__(
+            counts.size, ignore_class=ignore_class, class_prior=class_prior, threshold=threshold, name=name
+        )
         self.class_counts = counts
         self.bounds, self.inclusive = _check_bounds(bounds), _checks.check_bool(inclusive, "inclusive")
         names = (
@@ -73,12 +91,22 @@ class GroupAccuracy(PriorWeightedMetric):
             for name in dict.fromkeys(own for own in names if own is not None)
         }
 
+    @property
+    def _results(self):
+        """`{name in the result: whether each class belongs to the group}`."""
+        prefix = "" if self.name == _NAME else f"{self.name}_"
+        return {f"{prefix}{name}_accuracy": members for name, members in self._members.items()}
+
     def result(self):
-        recall = self._recall()
-        return {
-            f"{name}_accuracy": self._mean_over_present(recall, members * self._importance)
-            for name, members in self._members.items()
-        }
+        results, recall = self._results, self._recall()
+        for other in _keras.metrics_read_now():
+            taken = other._results if isinstance(other, GroupAccuracy) else [other.name]
+            if other is not self and (same := [name for name in results if name in taken]):
+                raise ValueError(
+                    f"Metrics of one model must have results of different names. Received two of {same[0]!r}, of "
+                    f"{self.name!r} and {other.name!r}: give one a name of its own, GroupAccuracy(…, name='fine')."
+                )
+        return {name: self._mean_over_present(recall, own * self._importance) for name, own in results.items()}
 
 
 def groups_of_counts(class_counts, *, bounds=(20, 100), inclusive=True):

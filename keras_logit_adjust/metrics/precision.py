@@ -11,8 +11,10 @@ from keras_logit_adjust.metrics._per_class import PriorWeightedMetric
 class _CountsPredictions(PriorWeightedMetric):
     """A metric that counts, beside hits and examples, how often each class is predicted."""
 
-    def __init__(self, num_classes, *, ignore_class=None, class_prior=None, name=None):
-        super().__init__(num_classes, ignore_class=ignore_class, class_prior=class_prior, name=name)
+    def __init__(self, num_classes, *, ignore_class=None, class_prior=None, threshold=None, name=None):
+        super().__init__(
+            num_classes, ignore_class=ignore_class, class_prior=class_prior, threshold=threshold, name=name
+        )
         self.predicted = self._add_counter("predicted")
 
     def _count(self, ids, y_pred, weight):
@@ -29,6 +31,7 @@ class PerClassPrecision(_CountsPredictions):
         num_classes: number of classes `L`.
         ignore_class: a class id left out.
         class_prior: `[L]` class mix to judge by, on a balanced test set; the test set's own mix by default.
+        threshold: of one sigmoid unit, `y_pred` `[..., 1]` and `num_classes=2`: 0.5 for probabilities, 0 for logits.
         name: name of the metric.
 
     Result: a vector `[L]`; NaN for a class without examples.
@@ -44,8 +47,10 @@ class PerClassPrecision(_CountsPredictions):
     Reference: Menon et al. (2021), §2 (the setting).
     """
 
-    def __init__(self, num_classes, *, ignore_class=None, class_prior=None, name="per_class_precision"):
-        super().__init__(num_classes, ignore_class=ignore_class, class_prior=class_prior, name=name)
+    def __init__(self, num_classes, *, ignore_class=None, class_prior=None, threshold=None, name="per_class_precision"):
+        super().__init__(
+            num_classes, ignore_class=ignore_class, class_prior=class_prior, threshold=threshold, name=name
+        )
 
     def result(self):
         return self._ratio(ops.multiply(self.correct, self._importance), ops.convert_to_tensor(self.predicted))
@@ -62,6 +67,7 @@ class MacroF1(_CountsPredictions):
         num_classes: number of classes `L`.
         ignore_class: a class id left out.
         class_prior: `[L]` class mix to judge by, on a balanced test set; the test set's own mix by default.
+        threshold: of one sigmoid unit, `y_pred` `[..., 1]` and `num_classes=2`: 0.5 for probabilities, 0 for logits.
         name: name of the metric.
 
     Result: a scalar in [0, 1], over the classes that have examples.
@@ -77,8 +83,10 @@ class MacroF1(_CountsPredictions):
     Reference: Opitz and Burst (2019), "Macro F1 and Macro F1" (the mean of F1 scores).
     """
 
-    def __init__(self, num_classes, *, ignore_class=None, class_prior=None, name="macro_f1"):
-        super().__init__(num_classes, ignore_class=ignore_class, class_prior=class_prior, name=name)
+    def __init__(self, num_classes, *, ignore_class=None, class_prior=None, threshold=None, name="macro_f1"):
+        super().__init__(
+            num_classes, ignore_class=ignore_class, class_prior=class_prior, threshold=threshold, name=name
+        )
 
     def result(self):
         correct = ops.multiply(self.correct, self._importance)

@@ -20,6 +20,7 @@ class BalancedAccuracy(PriorWeightedMetric):
         k: a prediction is right when fewer than `k` classes score higher.
         ignore_class: a class id left out.
         class_prior: `[L]` counts or probabilities of the class mix to judge by; the uniform one by default.
+        threshold: of one sigmoid unit, `y_pred` `[..., 1]` and `num_classes=2`: 0.5 for probabilities, 0 for logits.
         name: name of the metric.
 
     Result: a scalar in [0, 1]; NaN before any example was seen.
@@ -40,9 +41,11 @@ class BalancedAccuracy(PriorWeightedMetric):
 
     _arguments = (*PriorWeightedMetric._arguments, "k")
 
-    def __init__(self, num_classes, *, k=1, ignore_class=None, class_prior=None, name=None):
+    def __init__(self, num_classes, *, k=1, ignore_class=None, class_prior=None, threshold=None, name=None):
         name = name or ("balanced_accuracy" if k == 1 else f"top_{k}_balanced_accuracy")
-        super().__init__(num_classes, ignore_class=ignore_class, class_prior=class_prior, name=name)
+        super().__init__(
+            num_classes, ignore_class=ignore_class, class_prior=class_prior, threshold=threshold, name=name
+        )
         self.k = _checks.check_integer(k, "k", minimum=1)
         if self.k > self.num_classes:
             raise ValueError(f"`k` must be at most the number of classes, {self.num_classes}. Received: k={k}")
@@ -84,6 +87,7 @@ class PerClassAccuracy(_Recalls):
     Args:
         num_classes: number of classes `L`.
         ignore_class: a class id left out.
+        threshold: of one sigmoid unit, `y_pred` `[..., 1]` and `num_classes=2`: 0.5 for probabilities, 0 for logits.
         name: name of the metric.
 
     Result: a vector `[L]`; NaN for a class without examples. In `fit` the history holds the vector, the progress bar
@@ -100,8 +104,8 @@ class PerClassAccuracy(_Recalls):
     Reference: Menon et al. (2021), §2, equation 1.
     """
 
-    def __init__(self, num_classes, *, ignore_class=None, name="per_class_accuracy"):
-        super().__init__(num_classes, ignore_class=ignore_class, name=name)
+    def __init__(self, num_classes, *, ignore_class=None, threshold=None, name="per_class_accuracy"):
+        super().__init__(num_classes, ignore_class=ignore_class, threshold=threshold, name=name)
 
     def result(self):
         return self._recall()
@@ -114,6 +118,7 @@ class WorstClassAccuracy(_Recalls):
     Args:
         num_classes: number of classes `L`.
         ignore_class: a class id left out.
+        threshold: of one sigmoid unit, `y_pred` `[..., 1]` and `num_classes=2`: 0.5 for probabilities, 0 for logits.
         name: name of the metric.
 
     Result: a scalar in [0, 1], over the classes that have examples; NaN before any was seen.
@@ -129,8 +134,8 @@ class WorstClassAccuracy(_Recalls):
     Reference: Sagawa et al. (2020), worst-group accuracy, with classes for groups.
     """
 
-    def __init__(self, num_classes, *, ignore_class=None, name="worst_class_accuracy"):
-        super().__init__(num_classes, ignore_class=ignore_class, name=name)
+    def __init__(self, num_classes, *, ignore_class=None, threshold=None, name="worst_class_accuracy"):
+        super().__init__(num_classes, ignore_class=ignore_class, threshold=threshold, name=name)
 
     def result(self):
         present = self._present()

@@ -7,26 +7,28 @@ from collections.abc import Mapping
 import keras
 import numpy as np
 
-from keras_logit_adjust import _checks
+from keras_logit_adjust import _checks, _labels
 from keras_logit_adjust.priors import records
 
 _QUIET_SECONDS = 2.0  # a count that takes longer shows a progress bar
 _REBATCH = 8192  # labels that come one by one are counted in batches of this size
 
 
-def count_classes(labels_or_dataset, *, num_classes=None, record_label=None):
+def count_classes(labels_or_dataset, *, num_classes=None, label_form=None, record_label=None):
     """Count the training examples of each class, `n_y = Σ_i [y_i = y]`.
 
     Takes what a training script has: an array of labels, a `tf.data.Dataset`, any iterable of batches (a Keras
     `PyDataset`, a torch `DataLoader`, a generator), or TFRecord files, of which several are read at a time and nothing
-    but the label is parsed. Labels are integer ids of any shape or one-hot rows; soft rows add their weights. A count
-    that takes long shows a progress bar.
+    but the label is parsed. Labels are integer ids of any shape or one-hot rows; soft rows add their weights. Which of
+    the two is decided once for the whole data set: several columns of floats are rows; several columns of integers are
+    ids where they cannot be rows, and otherwise `label_form` must say. A count that takes long shows a progress bar.
 
     Args:
         labels_or_dataset: ids `[N]`, `[N, 1]` or `[N, …]`; one-hot or soft rows `[N, L]` (each sums to one); or
             batches `(x, y)` or `(x, y, sample_weight)` of which `y` is such an array (sample weights do not count);
             or a file pattern as `"train-*.tfrecord"`, a path or a list of them (`….gz` is decompressed).
         num_classes: the number of classes `L`; by default the largest id plus one.
+        label_form: "ids" or "rows", for integers of 0 and 1 in several columns, which may be either.
         record_label: for files: the name of the `int64` feature that is the label, or a function that gives the labels
             of a batch of serialized records.
 
@@ -35,24 +37,24 @@ def count_classes(labels_or_dataset, *, num_classes=None, record_label=None):
 
     Raises:
         ValueError: for a label that is negative, fractional or not below `num_classes`, saying which and where; for
-            an endless dataset; for no labels at all; for files without `record_label`, or a pattern without files.
+            labels that may be ids or rows; for an endless dataset; for no labels at all; for files without
+            `record_label`, or a pattern without files.
 
     Example:
 
     >>> count_classes([0, 0, 2, 0], num_classes=4).tolist()
     [3, 0, 1, 0]
-    >>> count_classes([[0, 1], [1, 0], [0, 1]]).tolist()
+    >>> count_classes([[0, 1], [1, 0], [0, 1]], label_form="rows").tolist()
     [1, 2]
     """
     if num_classes is not None:
-        num_classes = _checks.check_integer(num_classes, "num_classes", minimum=2)
-    counts = np.zeros(num_classes or 0)
+        num_classes = _labels.check_num_classes(num_classes)
+    tally = _Tally(num_classes, _checks.check_choice(label_form, "label_form", (None, "ids", "rows")))
     files = records.as_files(labels_or_dataset, record_label)
     source = labels_or_dataset if files is None else records.label_batches(files, record_label, _REBATCH)
-    for position, labels in _label_batches(source):
-        batch = _count_batch(labels, num_classes, position)
-        width = max(batch.size, counts.size)
-        counts = np.pad(counts, (0, width - counts.size)) + np.pad(batch, (0, width - batch.size))
+    for position, labels in _label_batches(source, label_form):
+        tally.add(_labels.as_labels(labels, "labels"), position)
+    counts = tally.counts()
     if counts.sum() == 0:
         raise ValueError(f"`count_classes` found no labels in the {type(labels_or_dataset).__name__} it was given.")
     whole = np.rint(counts)
@@ -60,10 +62,10 @@ def count_classes(labels_or_dataset, *, num_classes=None, record_label=None):
     return whole.astype("int64") if np.allclose(counts, whole, rtol=1e-6, atol=1e-4) else counts
 
 
-def _label_batches(source):
+def _label_batches(source, label_form):
     """(where in words, labels as a NumPy array) for every batch of `source`."""
     if hasattr(source, "element_spec"):
-        yield from _with_progress(_dataset_labels(source))
+        yield from _with_progress(_dataset_labels(source, label_form))
     elif isinstance(source, keras.utils.PyDataset):
         if source.num_batches is None:
             raise ValueError("`count_classes` was given an endless PyDataset. Count the labels that it draws from.")
@@ -109,13 +111,19 @@ def labels_of(batch):
     return batch
 
 
-def _dataset_labels(dataset):
+def _dataset_labels(dataset, label_form):
     """The labels of a `tf.data.Dataset`, whole batches at a time."""
     if dataset.cardinality() == -1:  # tf.data.INFINITE_CARDINALITY, without importing TensorFlow
         raise ValueError("`count_classes` was given an endless dataset: count before `.repeat()`, or `.take(n)` of it.")
     labels = dataset.map(lambda *batch: labels_of(batch if len(batch) > 1 else batch[0]))
     is_single = holds_single_examples(dataset.element_spec)
-    return (labels.batch(_REBATCH) if is_single else labels).as_numpy_iterator()
+    if labels.element_spec.shape.rank == 1 and label_form is not None:
+        is_single = label_form == "rows"
+    labels = labels.batch(_REBATCH) if is_single else labels
+    shape = labels.element_spec.shape
+    if shape.rank == 1 and shape[0] is None:
+        labels = labels.map(lambda ids: ids[:, None])  # a column, which nobody takes for a row
+    return labels.as_numpy_iterator()
 
 
 def holds_single_examples(spec):
@@ -144,47 +152,111 @@ def _with_progress(batches, total=None):
 
 def _to_numpy(labels):
     is_numpy = isinstance(labels, (list, tuple)) or hasattr(labels, "__array__") and not keras.ops.is_tensor(labels)
-    return np.asarray(labels) if is_numpy else keras.ops.convert_to_numpy(labels)
+    return labels if is_numpy else keras.ops.convert_to_numpy(labels)
 
 
-def _count_batch(labels, num_classes, position):
-    """Counts, as floats, of one array of ids or of one-hot rows."""
-    if labels.dtype.name == "bfloat16":  # of no kind that NumPy knows
-        labels = labels.astype("float32")
-    if labels.dtype.kind not in "buif":
-        raise ValueError(
-            f"Labels must be integer class ids or one-hot rows. Received values of dtype {labels.dtype} in {position}: "
-            "map class names to ids first, names, y = np.unique(y, return_inverse=True)."
-        )
-    if _is_one_hot(labels, num_classes):
-        return labels.reshape(-1, labels.shape[-1]).sum(axis=0, dtype="float64")
-    if labels.dtype.kind == "f" and labels.ndim > 1 and labels.shape[-1] > 1:
+class _Tally:
+    """Counts of batches of labels, with one decision for all of them: ids or rows.
+
+    Args:
+        num_classes: `L`, or None.
+        form: "ids", "rows" or None.
+    """
+
+    def __init__(self, num_classes, form):
+        self.num_classes, self.form = num_classes, form
+        self._counts = np.zeros(num_classes or 0)
+        self._told = {}  # {form: where labels are that can have no other}
+        self._widths = set()  # of integers that may be rows
+        self._lines = set()  # how wide batches are that may be one row each
+        self._number = 0
+
+    def add(self, labels, position):
+        """Count one array of labels."""
+        if not labels.size:
+            return
+        self._number += 1
+        columns = labels.shape[-1] if labels.ndim > 1 else 1
+        as_rows = self.form == "rows" or (self.form is None and columns > 1 and labels.dtype.kind == "f")
+        if as_rows and (columns > 1 or labels.ndim == 1):
+            batch = _count_rows(np.atleast_2d(labels), self.num_classes, position)
+            self._tell("rows", position)
+            self._widths.add(batch.size)
+        else:
+            batch = _count_ids(labels, self.num_classes, position)
+            self._look_at(labels, columns, position)
+        width = max(batch.size, self._counts.size)
+        self._counts = np.pad(self._counts, (0, width - self._counts.size)) + np.pad(batch, (0, width - batch.size))
+
+    def counts(self):
+        """The counts, float64 `[L]`; raises where they depend on how the labels are read."""
+        if len(self._widths) > 1 and "rows" in self._told:
+            raise ValueError(
+                f"Rows of labels must have one width in the whole data set. Received {sorted(self._widths)} columns."
+            )
+        if self.form is None and not self._told and len(self._widths) == 1:
+            raise _ambiguous("integers of 0 and 1 in several columns", f"{min(self._widths)} columns")
+        if self.form is None and self._number > 1 and len(self._lines) == 1 and None not in self._lines:
+            raise _ambiguous("batches that all have a single 1", f"{self._number} batches of {min(self._lines)} labels")
+        return self._counts
+
+    def _look_at(self, ids, columns, position):
+        """Note what ids could be besides."""
+        may_be_row = ids.ndim == 1 and ids.size > 1 and self.num_classes in (None, ids.size)
+        self._lines.add(ids.size if may_be_row and ids.max() == 1 and np.count_nonzero(ids) == 1 else None)
+        if self.form is None and columns > 1 and self.num_classes in (None, columns) and ids.max() <= 1:
+            self._widths.add(columns)
+        else:
+            self._tell("ids", position)
+
+    def _tell(self, form, position):
+        self._told.setdefault(form, position)
+        if len(self._told) > 1:
+            ids, rows = self._told["ids"], self._told["rows"]
+            raise ValueError(
+                f"All labels of a data set must be class ids, or all of them rows. Received ids in {ids}, and rows in "
+                f"{rows}."
+            )
+
+
+def _ambiguous(what, received):
+    return _checks.ArgumentError(
+        "label_form",
+        f"Labels must be class ids or one-hot rows, and {what} may be either. Received {received}: give "
+        'label_form="ids" or label_form="rows". Independent labels are counted by labels.sum(axis=0).',
+    )
+
+
+def _count_rows(rows, num_classes, position):
+    """The sum of rows, one-hot or soft: numbers in [0, 1] that sum to one, as many as there are classes."""
+    is_row = (
+        num_classes in (None, rows.shape[-1])
+        and rows.min() >= 0
+        and rows.max() <= 1
+        and np.allclose(rows.sum(axis=-1, dtype="float64"), 1.0, atol=1e-3)
+    )
+    if not is_row:
         expected = f"num_classes={num_classes} wide" if num_classes is not None else "one column a class"
         raise ValueError(
-            f"Fractional labels must be one-hot or soft rows, {expected}, each in [0, 1] and summing to one. Received "
-            f"shape {labels.shape} in {position}. Multi-label rows are counted by `labels.sum(axis=0)`."
+            f"Rows of labels must be one-hot or soft, {expected}, each in [0, 1] and summing to one. Received shape "
+            f"{rows.shape} in {position}. Multi-label rows are counted by `labels.sum(axis=0)`; whole numbers that are "
+            'ids by label_form="ids".'
         )
+    return rows.reshape(-1, rows.shape[-1]).sum(axis=0, dtype="float64")
+
+
+def _count_ids(labels, num_classes, position):
+    """Counts, as floats, of one array of ids."""
     ids = labels.ravel()
-    limit = np.inf if num_classes is None else num_classes
+    limit = _checks.MOST_CLASSES if num_classes is None else num_classes
     bad = ~np.isfinite(ids) | (ids < 0) | (ids >= limit) | (ids != np.floor(ids))
     if bad.any():
         first = int(np.flatnonzero(bad)[0])
         upper = f" and below num_classes={num_classes}" if num_classes is not None else ""
+        if num_classes is None and (ids >= limit).any():
+            upper = f" and below {limit:,}, for a larger one is a hash or a mistake"
         raise ValueError(
-            f"Class ids must be integers of at least 0{upper}. Received {ids[first]} at position {first} of {position} "
-            f"({int(bad.sum())} such in it). Leave out ignored positions before counting."
+            f"Class ids must be integers of at least 0{upper}. Received {ids[first]} at position {first} of "
+            f"{position} ({int(bad.sum())} such in it). Leave out ignored positions before counting."
         )
     return np.bincount(ids.astype("int64"), minlength=num_classes or 0).astype("float64")
-
-
-def _is_one_hot(labels, num_classes):
-    """Rows of one-hot or soft labels: numbers in [0, 1] that sum to one, as many as there are classes."""
-    return bool(
-        labels.ndim > 1
-        and labels.shape[-1] > 1
-        and num_classes in (None, labels.shape[-1])
-        and labels.size > 0
-        and labels.min() >= 0
-        and labels.max() <= 1
-        and np.allclose(labels.sum(axis=-1, dtype="float64"), 1.0, atol=1e-3)
-    )

@@ -1,6 +1,7 @@
 """A class prior that is estimated while the model trains, for data that nobody can count beforehand."""
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_logit_adjust import _checks, _keras, _labels, _replicas
@@ -46,7 +47,7 @@ class StreamingPrior:
     """
 
     def __init__(self, num_classes, *, half_life=None, smoothing=1.0, ignore_class=None):
-        self.num_classes = _checks.check_integer(num_classes, "num_classes", minimum=2)
+        self.num_classes = _labels.check_num_classes(num_classes)
         self.half_life = half_life if half_life is None else _checks.check_positive(half_life, "half_life")
         self.smoothing = _checks.check_positive(smoothing, "smoothing")
         self.ignore_class = _checks.check_ignore_class(ignore_class)
@@ -65,9 +66,10 @@ class StreamingPrior:
 
         Args:
             y_true: ids `[…]` or one-hot or soft rows `[…, L]`.
-            y_pred: predictions `[…, L]` that tell the two apart where their shape does not (ids `[B, L]`).
+            y_pred: predictions `[…, L]` that tell the two apart; without them several columns of floats are rows, and
+                integers as wide as there are classes are refused.
 
-        A fractional or out-of-range id makes the counts NaN, as it makes a loss.
+        A fractional or out-of-range id makes the counts NaN, as it makes a loss; so does a row of several labels.
         """
         (batch,) = _replicas.sum_over_replicas([self._count(y_true, y_pred)])
         low, high = ops.unstack(ops.convert_to_tensor(self.counts), axis=0)
@@ -103,9 +105,10 @@ class StreamingPrior:
         )
 
     def _count(self, y_true, y_pred):
-        labels = _labels.read(y_true, y_pred, self.num_classes, ignore_class=self.ignore_class)
+        labels = _labels.read(y_true, y_pred, self.num_classes, ignore_class=self.ignore_class, one_label=True)
         if labels.ids is None:
-            return ops.sum(ops.reshape(ops.cast(labels.rows, "float32"), (-1, self.num_classes)), axis=0)
+            rows = ops.where(ops.expand_dims(labels.proper, -1), ops.cast(labels.rows, "float32"), np.nan)
+            return ops.sum(ops.reshape(rows, (-1, self.num_classes)), axis=0)
         one = labels.spoil(ops.ones_like(labels.ids, dtype="float32"))
         return _labels.sum_by_class(_labels.zero_masked(one, labels.kept), labels.ids, self.num_classes)
 

@@ -23,6 +23,7 @@ ids = np.random.default_rng(0).integers(0, 4, 67)
 x = np.random.default_rng(1).normal(size=(67, 5)).astype("float32")
 weight = np.random.default_rng(2).uniform(0, 3, 67).astype("float32")
 ignored = np.where(np.arange(67) % 3 == 0, -1, ids)  # with it one replica's share of the last batch: 64 .. 66
+on = np.where(np.random.default_rng(3).uniform(size=(67, 4)) < 0.5, -1, np.eye(4)[ids])  # with it unknown labels
 padded = np.repeat(x[:, None], 3, axis=1) * (np.arange(3) < 1 + np.arange(67)[:, None] % 3)[..., None]
 
 
@@ -31,7 +32,7 @@ def adjusted(reduction, **options):
 
 
 def multi_label():
-    return BinaryLogitAdjustedCrossentropy(COUNTS, 100)
+    return BinaryLogitAdjustedCrossentropy(COUNTS, 100, ignore_class=-1)
 
 
 def scaled():
@@ -51,6 +52,7 @@ CASES = {
     "pairwise margins": (scaled, x, ignored, weight),
     "focal": (focal, x, ignored, weight),
     "multi-label": (multi_label, x, np.eye(4)[ids], None),
+    "multi-label, unknown": (multi_label, x, on, weight),
 }
 
 
