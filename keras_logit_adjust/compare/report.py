@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 
+from keras_logit_adjust._printing import say
 from keras_logit_adjust.compare import html, statistics, storage
 from keras_logit_adjust.compare.methods import METHODS
 
@@ -219,7 +220,7 @@ def write(folder, results, predictions):
     """Write report.md, report.html and, where matplotlib is installed, the figures they show."""
     has_figures = importlib.util.find_spec("matplotlib") is not None
     if not has_figures:
-        print(f"No figures: {NO_FIGURES}")
+        say(f"No figures: {NO_FIGURES}")
     figures = _figures(results, predictions) if has_figures else {}
     for name, figure in figures.items():
         figure.savefig(folder / f"{name}.png", dpi=150)
