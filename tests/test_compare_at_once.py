@@ -237,7 +237,6 @@ def test_a_full_disk_is_named_with_its_path_and_leaves_finished_runs(trained, fo
         ("train.npz/x", "--output must be a folder. {folder}/train.npz is a file: choose another --output."),
         ("gone", "--output must be a folder. gone is a link to nothing: choose another --output."),
         ("", "--output must be a path. Received: --output ''"),
-        ("a\0b", r"--output must be a path. Received: --output 'a\x00b'"),
         ("a\udcff", r"--output must be a path in UTF-8, as reports name it. Received: --output 'a\udcff'"),
         ("x" * 300, "xx: File name too long: choose another --output."),
     ],
@@ -247,6 +246,14 @@ def test_an_output_that_cannot_be_a_folder_is_refused_at_once(name, output, mess
     (folder / "gone").symlink_to("nowhere")
     assert cli.main([*COMMANDS[name], "--output", output]) == 2
     assert message.format(folder=folder) in capsys.readouterr().err and trained == []
+
+
+def test_a_null_character_is_in_no_path(trained, capsys):
+    with pytest.raises(ValueError, match=r"`output` must be a path\. Received: output='a\\x00b'"):
+        compare(CONFIG, methods=["erm"], seeds=1, output="a\0b")
+    with pytest.raises(SystemExit, match="2"):
+        cli.main([*COMMANDS["compare"], "--output", "a\0b"])
+    assert "an argument must not hold a null character" in capsys.readouterr().err and trained == []
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -186,6 +186,19 @@ def test_labels_that_a_source_leaves_open_are_refused_before_training(trained, m
     assert trained == []
 
 
+@pytest.mark.parametrize(
+    ("recipe", "expected"),
+    [("quick", None), ("paper", "weight decay and shifts and mirroring"), ("strong", "weight decay")],
+)
+def test_what_a_model_lacks_of_the_recipe_is_in_the_report(recipe, expected, trained, folder):
+    results = compare(dataclasses.replace(CONFIG, recipe=recipe), methods=["erm"], seeds=1, output="out")
+    sentence = f"The recipe's {expected} are of `resnet32` alone: `linear` is trained without."
+    assert results["left_out"] == (expected and sentence)
+    for name in ("report.md", "report.html"):
+        text = (folder / "out" / name).read_text(encoding="utf-8")
+        assert ("is trained without." in text) == (expected is not None)
+
+
 def test_a_ratio_is_100_by_default_where_a_profile_is_imposed():
     own = dataclasses.replace(CONFIG, profile="exponential")
     assert [config.settled()["imbalance_ratio"] for config in (Config(), own, CONFIG)] == [100.0, 100.0, None]

@@ -31,7 +31,10 @@ def main(arguments=None):
     """Run the command line; returns its exit status: 0, 1 without a worker, 2 for bad input, 130 when interrupted."""
     _interrupts.raise_again()
     printing.prepare_streams()
-    options = make_parser().parse_args(arguments)
+    parser = make_parser()
+    if any("\0" in word for word in arguments or ()):
+        parser.error("an argument must not hold a null character")
+    options = parser.parse_args(arguments)
     # Every run is a new model: TensorFlow's advice on retracing would cut through the progress bar.
     for name in ("tensorflow", "absl"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -165,6 +165,15 @@ def check_heads(model_name, heads, *, needing_dense=()):
         raise ArgumentError("model", f"`model` 'cosine' has a head of its own: method {name!r} needs 'linear'.")
 
 
+def left_out(recipe, model_name):
+    """A sentence on what of a recipe a model does not have, or None where it has all."""
+    parts = {"weight decay": recipe.weight_decay, "shifts and mirroring": recipe.augment}
+    parts = [part for part, has in parts.items() if has]
+    if model_name == "resnet32" or not parts:
+        return None
+    return f"The recipe's {' and '.join(parts)} are of `resnet32` alone: `{model_name}` is trained without."
+
+
 def build_model(name, head, *, example_shape, num_classes, recipe):
     """An uncompiled model for one run."""
     if name == "small_cnn":

@@ -16,6 +16,7 @@ class Split:
         seed: of the draw.
         split_hash: of the data.
         class_counts: `[L]` training examples of each class.
+        example_shape: of `x` without the first axis.
         test_labels: `[N]`.
         validation_labels: `[V]`, or None.
     """
@@ -25,6 +26,7 @@ class Split:
     seed: int
     split_hash: str
     class_counts: np.ndarray
+    example_shape: tuple
     test_labels: np.ndarray
     validation_labels: np.ndarray | None
 
@@ -33,6 +35,7 @@ class Split:
         """That of a `LongTailDataset` of arrays."""
         own = {key: getattr(dataset, key) for key in ("name", "profile", "seed", "split_hash", "class_counts")}
         validation = None if dataset.validation is None else dataset.validation[1]
+        own["example_shape"] = dataset.train[0].shape[1:]
         return cls(**own, test_labels=dataset.test[1], validation_labels=validation)
 
 

@@ -8,7 +8,7 @@ import typing
 
 from keras_logit_adjust import _checks
 from keras_logit_adjust._printing import say
-from keras_logit_adjust.compare import devices, report, storage
+from keras_logit_adjust.compare import devices, recipes, report, storage
 from keras_logit_adjust.compare.config import as_config
 from keras_logit_adjust.compare.gathering import gather
 from keras_logit_adjust.compare.loading import Loader
@@ -107,6 +107,8 @@ def _finish(config, methods, *, started, writes, folder, **training):
         (folder / "runs").mkdir(exist_ok=True)
         splits, runs = train_missing(config, methods, folder=folder, **training)
         results, predictions = gather(config, methods, splits=splits, runs=runs)
+        model = recipes.resolve_model(config.model, splits[0].example_shape)
+        results["left_out"] = recipes.left_out(training["recipe"], model)
         results["seconds"] = round(time.time() - started, 1)
         if writes:
             storage.write_npz(folder / "predictions.npz", predictions.arrays())
