@@ -91,7 +91,7 @@ def test_the_same_command_twice_at_once_is_refused_and_the_first_ends(
     status, number = [], len(trained)
     assert cli.main([*COMMANDS[name], *output]) == 0 and status == [2]
     printed = capsys.readouterr()
-    assert "is in use by another process that compares the same. Wait until it has finished" in printed.err
+    assert "is in use by another process. Wait until it has finished" in printed.err
     assert printed.out.count("| method |") == 1 and len(trained) - number == 2
 
 

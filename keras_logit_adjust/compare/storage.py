@@ -104,7 +104,7 @@ def _locked(folder):
         except (BlockingIOError, FileExistsError):
             raise ArgumentError(
                 "output",
-                f"{folder} is in use by another process that compares the same. Wait until it has finished, or choose "
+                f"{folder} is in use by another process. Wait until it has finished, or choose "
                 "another `output`.",
             ) from None
         # Who held it before may have removed it in between.
