@@ -104,8 +104,7 @@ def _locked(folder):
         except (BlockingIOError, FileExistsError):
             raise ArgumentError(
                 "output",
-                f"{folder} is in use by another process. Wait until it has finished, or choose "
-                "another `output`.",
+                f"{folder} is in use by another process. Wait until it has finished, or choose another `output`.",
             ) from None
         # Who held it before may have removed it in between.
         if fcntl is None or (folder.exists() and os.path.samestat(os.fstat(lock), folder.stat())):
