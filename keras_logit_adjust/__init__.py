@@ -5,6 +5,7 @@ __version__ = "0.1.0"
 import importlib
 
 from keras_logit_adjust import (
+    _interrupts,  # noqa: F401 - first, while nothing slow is imported
     callbacks,
     data,
     held_out,

@@ -204,7 +204,7 @@ def _needs_64_bits(dtype):
 
 def _have_one_label(rows):
     """Whether each row is of one label: soft at most, no number below 0 and a sum of at most one."""
-    rows = ops.cast(rows, _float_dtype(rows))
+    rows = ops.cast(rows, float_dtype(rows))
     return ops.logical_and(ops.all(ops.greater_equal(rows, 0.0), -1), ops.less_equal(ops.sum(rows, -1), _SUM_OF_ROW))
 
 

@@ -1,8 +1,8 @@
 """The models `compare` trains.
 
 They take raw examples and give float32 logits. Each function takes `head`, a callable `units → layer`, so that a
-method can bring a head of its own. Images are uint8 (or floats in [0, 255]) and scaled inside, so that a saved model
-takes what the data set holds.
+method can bring a head of its own. Pixels are numbers from 0 to 255, of any dtype, and scaled inside, so that a saved
+model takes what the data set holds. Multiply pixels from 0 to 1 by 255 before; `compare` does it by itself.
 """
 
 import functools
@@ -10,7 +10,10 @@ import functools
 import keras
 from keras import layers, ops
 
+from keras_logit_adjust import _checks
 from keras_logit_adjust.layers import CosineDense
+
+SMALLEST_IMAGE = 4  # pixels that two poolings of small_cnn, and the shifts of resnet32, leave something of
 
 
 def dense_head(units):
@@ -21,6 +24,18 @@ def dense_head(units):
 def cosine_dense_head(units):
     """The output layer of LDAM: cosines times 30."""
     return CosineDense(units, scale=30.0, name="head")
+
+
+def _image_shape(shape):
+    """`shape` as a tuple, after checking that an image can have it; TensorFlow would abort the process."""
+    shape = tuple(shape)
+    if len(shape) != 3 or any(n is not None and n < SMALLEST_IMAGE for n in shape[:2]) or shape[2] is None:
+        raise _checks.ArgumentError(
+            "input_shape",
+            f"`input_shape` must be (height, width, channels), of at least {SMALLEST_IMAGE} × {SMALLEST_IMAGE} pixels. "
+            f"Received: input_shape={shape}. Enlarge the images, for example with `keras.ops.image.resize`.",
+        )
+    return shape
 
 
 def small_cnn(input_shape, num_classes, *, head=dense_head):
@@ -41,7 +56,7 @@ def small_cnn(input_shape, num_classes, *, head=dense_head):
 
     Reference: LeCun et al. (1998), the convolutional network for digits, with ReLU and dropout.
     """
-    inputs = keras.Input(input_shape)
+    inputs = keras.Input(_image_shape(input_shape))
     x = layers.Rescaling(1 / 255)(inputs)
     for filters in (32, 64):
         x = layers.Conv2D(filters, 3, padding="same", activation="relu")(x)
@@ -74,7 +89,7 @@ def resnet32(num_classes, *, input_shape=(32, 32, 3), head=dense_head, weight_de
     Reference: He et al. (2016), §4.2 (option A shortcuts); Menon et al. (2021), appendix D.
     """
     penalty = keras.regularizers.L2(weight_decay / 2) if weight_decay else None
-    inputs = keras.Input(input_shape)
+    inputs = keras.Input(_image_shape(input_shape))
     x = layers.Rescaling(1 / 127.5, offset=-1)(inputs)
     if augment:
         # Shifts drawn for each image; Keras's RandomCrop draws one for the whole batch.
@@ -134,7 +149,7 @@ def linear_head(num_features, num_classes, *, head=dense_head):
 
     Reference: Kang et al. (2020), §4 (classifiers on fixed representations).
     """
-    inputs = keras.Input((num_features,))
+    inputs = keras.Input((_checks.check_integer(num_features, "num_features", minimum=1),))
     return keras.Model(inputs, head(num_classes)(inputs), name="linear")
 
 

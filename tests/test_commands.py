@@ -322,6 +322,14 @@ BAD = {
     "labels without their number": (save_labels, "labels.keras", [], "needs --num-examples"),
     "auto towards a target": (None, None, [*AUTO, "--target-prior", "counts.csv"], "give --tau 1"),
     "a target of labels": (None, None, ["--num-examples", "200", "--target-prior", "counts.csv"], "independent"),
+    "a target that is empty text": (
+        None,
+        None,
+        ["--target-prior", ""],
+        "'': No such file or directory. Check the path.",
+    ),
+    "names that are empty text": (None, None, ["--class-names", ""], ".: Is a directory. Name a file, not a folder."),
+    "validation that is empty text": (None, None, ["--calibrate", "--validation", ""], "No such file: ."),
     "names with a gap": (
         lambda: pathlib.Path("n.txt").write_text("a\n\nb\n"),
         None,
@@ -362,16 +370,17 @@ def test_bad_input_is_one_clear_error_and_nothing_is_written(name, folder, capsy
 
 def test_a_folder_that_cannot_be_written_to_is_named(folder, capsys, monkeypatch):
     command = ["adjust", "model.keras", "--counts", "counts.csv", "--output", "out.keras"]
+    expected = "keras-logit-adjust: out.keras: Permission denied. Name a place where you may read and write.\n"
 
     def refuse(*arguments, **options):
         raise PermissionError(13, "Permission denied", ".out.keras.k3j2")
 
     monkeypatch.setattr("tempfile.TemporaryDirectory", refuse)
     assert main(command) == 2
-    assert capsys.readouterr().err == "keras-logit-adjust: [Errno 13] Permission denied: 'out.keras'\n"
+    assert capsys.readouterr().err == expected
     monkeypatch.setattr("os.access", lambda path, mode: False)
     assert main(command) == 2
-    assert capsys.readouterr().err == "keras-logit-adjust: [Errno 13] Permission denied: 'out.keras'\n"
+    assert capsys.readouterr().err == expected
 
 
 @pytest.mark.parametrize("tau", ["much", "inf", "nan"])

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 from helpers.fake_training import fake_training
-from helpers.rows import CONFIG, enter_folder_of_rows
+from helpers.rows import CONFIG, ROWS, enter_folder_of_rows
 
 from keras_logit_adjust import cli, data
 from keras_logit_adjust.compare import GROUPS, METHODS, Config, compare, report, training
@@ -66,10 +66,30 @@ def test_a_report_without_matplotlib_says_how_to_get_figures(trained, monkeypatc
         (["--seeds", "0"], "--seeds must be an integer of at least 1. Received: --seeds 0"),
         (["--epochs", "0"], "--epochs must be an integer of at least 1. Received: --epochs 0"),
         (["--batch-size", "-1"], "--batch-size must be an integer of at least 1. Received: --batch-size -1"),
+        (
+            ["--batch-size", "1" + "0" * 22],
+            "--batch-size must be at most 2,147,483,647. Received: --batch-size 1000000",
+        ),
         (["--ratio", "0.5"], "--ratio must lie between 1 and"),
         (["--ratio", "nan"], "every class keeps an example. Received: --ratio nan"),
         (["--train", "train.npz"], "--train and --test go together"),
         (["--test", "test.npz"], "--train and --test go together"),
+        (
+            [*ROWS, "--ratio", "10"],
+            "--ratio would change nothing: the data keeps its own class mix (set --profile to impose one). Received: "
+            "--ratio 10.0. Leave it out.",
+        ),
+        ([*ROWS, "--ratio", "100"], "--ratio would change nothing"),
+        ([*ROWS, "--max-count", "5"], "--max-count would change nothing: the data keeps its own class mix"),
+        (["--profile", "none", "--max-count", "5"], "--max-count would change nothing: the data keeps its own class"),
+        ([*ROWS, "--dataset", "fashion_mnist_lt"], "--dataset would change nothing: --train and --test are the data"),
+        ([*ROWS, "--data-dir", "."], "--data-dir would change nothing: --train and --test are the data"),
+        (["--data-dir", "."], "--data-dir would change nothing: 'fashion_mnist_lt' is inside the package"),
+        (["--dataset", "cifar10", "--data-dir", ""], "--data-dir must be a path. Received: --data-dir ''"),
+        (
+            [*ROWS, "--test", "\udcff.npz"],
+            r"--test must be a path in UTF-8, as reports name it. Received: --test '\udcff",
+        ),
         (["--train", "none.npz", "--test", "test.npz"], "No such file: none.npz. Make one with"),
         (["--train", "train.npz", "--test", "wide.npz"], "must have one shape. Received x of shape (4,) to train"),
         (["--train", "wide.npz", "--test", "bad.npz"], "bad.npz is not a NumPy .npz file"),
@@ -84,6 +104,9 @@ def test_a_report_without_matplotlib_says_how_to_get_figures(trained, monkeypatc
         (["--precision", "float8"], "argument --precision: invalid choice: 'float8'"),
         (["--ratio", "many"], "argument --ratio: invalid float value: 'many'"),
         (["--epochs", "1.5"], "argument --epochs: invalid int value: '1.5'"),
+        (["--epochs", "1_0"], "argument --epochs: invalid int value: '1_0'"),
+        (["--seeds", "\u0663"], "argument --seeds: invalid int value: '\u0663'"),
+        (["--ratio", "1_0.5"], "argument --ratio: invalid float value: '1_0.5'"),
         (["--nope"], "unrecognized arguments: --nope"),
     ],
 )
@@ -98,6 +121,89 @@ def test_bad_input_ends_with_status_2_and_one_line_that_says_why(options, messag
     assert status == 2
     assert any(line.startswith("keras-logit-adjust") and message in line for line in lines)
     assert not any("Traceback" in line for line in lines)
+
+
+NAMES = np.array(["cat", "dog", "emu"])
+OWN = {
+    "channels first": ((6, 3, 32, 32), [0, 1, 2] * 2, "If channels come first: x = np.moveaxis(x, 1, -1)"),
+    "a gray channel first": ((6, 1, 28, 28), [0, 1, 2] * 2, "If channels come first: x = np.moveaxis(x, 1, -1)"),
+    "alpha first": ((6, 4, 8, 8), [0, 1, 2] * 2, "of at least 4 × 4 pixels. Received images of shape (4, 8, 8)."),
+    "tiny images": ((6, 3, 5, 1), [0, 1, 2] * 2, "of at least 4 × 4 pixels. Received images of shape (3, 5, 1)."),
+    "no channels": ((6, 8, 8, 0), [0, 1, 2] * 2, "Received images of shape (8, 8, 0)."),
+    "no columns": ((6, 0), [0, 1, 2] * 2, "--train must have a column of features at least. Received rows of none."),
+    "names": ((6, 2), NAMES[[0, 1, 2] * 2], "Received names, ['cat', 'dog', 'emu']. Make ids of them, for both sets"),
+    "bytes": ((6, 2), NAMES.astype("S")[[0, 1, 2] * 2], "np.unique(np.concatenate([y_train, y_test]), return_inverse="),
+    "objects": ((6, 2), NAMES.astype(object)[[0, 1, 2] * 2], "If its labels are names: Make ids of them, for both"),
+    "fractions": ((6, 2), [0, 1, 1.5] * 2, "must be a non-empty vector of integer class ids"),
+    "NaN": ((6, 2), [0, 1, np.nan] * 2, "must be a non-empty vector of integer class ids"),
+    "no whole id": ((6, 2), [0, 1, 1e300] * 2, "must be a non-empty vector of integer class ids"),
+}
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+@pytest.mark.parametrize("what", OWN)
+def test_own_data_that_does_not_fit_is_refused_before_training(what, part, trained, folder, capsys):
+    shape, y, message = OWN[what]
+    np.savez(folder / "test.npz", x=np.ones(shape), y=[0, 1, 2] * 2)
+    np.savez(folder / "train.npz", x=np.ones(shape), y=[0, 1, 2] * 2)
+    np.savez(folder / f"{part}.npz", x=np.ones(shape), y=y)
+    assert cli.main(["compare", *ROWS, "--methods", "erm", "--seeds", "1"]) == 2
+    (line,) = capsys.readouterr().err.strip().split("\n")
+    assert line.startswith("keras-logit-adjust: ") and message in line and trained == []
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "uint8"])
+def test_labels_that_are_whole_numbers_are_ids_in_any_dtype(dtype, trained, folder):
+    expected = compare(CONFIG, methods=["erm"], seeds=1)["methods"]
+    for name in ("train", "test"):
+        with np.load(folder / f"{name}.npz") as file:
+            np.savez(folder / f"{name}.npz", x=file["x"], y=file["y"].astype(dtype))
+    assert compare(CONFIG, methods=["erm"], seeds=1)["methods"] == expected
+
+
+@pytest.mark.parametrize("label", [-1, 3, 2**63 + 1])
+def test_test_labels_of_no_class_are_refused_before_training(label, trained, folder):
+    with np.load(folder / "test.npz") as file:
+        x, y = file["x"], file["y"].astype("uint64" if label > 3 else "int64")
+    y[-1] = label
+    np.savez(folder / "test.npz", x=x, y=y)
+    with pytest.raises(ValueError, match="(?i)(test|label)"):
+        compare(CONFIG, methods=["erm"], seeds=1)
+    assert trained == []
+
+
+def test_labels_that_a_source_leaves_open_are_refused_before_training(trained, monkeypatch):
+    load = data.load
+
+    def load_with_an_open_label(*arguments, **options):
+        loaded = load(*arguments, **options)
+        loaded.test[1][0] = -1  # as TFDS marks a label that is not known
+        return loaded
+
+    monkeypatch.setattr(data, "load", load_with_an_open_label)
+    with pytest.raises(ValueError, match=r"Labels of the test set must be the ids 0 … 2 .* Received -1 to 2"):
+        compare(CONFIG, methods=["erm"], seeds=1)
+    assert trained == []
+
+
+@pytest.mark.parametrize(
+    ("recipe", "expected"),
+    [("quick", None), ("paper", "weight decay and shifts and mirroring"), ("strong", "weight decay")],
+)
+def test_what_a_model_lacks_of_the_recipe_is_in_the_report(recipe, expected, trained, folder):
+    results = compare(dataclasses.replace(CONFIG, recipe=recipe), methods=["erm"], seeds=1, output="out")
+    sentence = f"The recipe's {expected} are of `resnet32` alone: `linear` is trained without."
+    assert results["left_out"] == (expected and sentence)
+    for name in ("report.md", "report.html"):
+        text = (folder / "out" / name).read_text(encoding="utf-8")
+        assert ("is trained without." in text) == (expected is not None)
+
+
+def test_a_ratio_is_100_by_default_where_a_profile_is_imposed():
+    own = dataclasses.replace(CONFIG, profile="exponential")
+    assert [config.settled()["imbalance_ratio"] for config in (Config(), own, CONFIG)] == [100.0, 100.0, None]
+    with pytest.raises(ValueError, match="`imbalance_ratio` would change nothing: the data keeps its own class mix"):
+        Config(dataset="imagenet_lt", imbalance_ratio=5)
 
 
 @pytest.mark.parametrize("field", ["recipe", "optimizer", "model", "precision"])

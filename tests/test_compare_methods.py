@@ -13,7 +13,7 @@ from helpers.rows import CONFIG, ROWS, enter_folder_of_rows, read_json
 
 import keras_logit_adjust as kla
 from keras_logit_adjust import cli, data, layers
-from keras_logit_adjust.compare import METHODS, Config, compare, devices, feeding, recipes, report, training
+from keras_logit_adjust.compare import METHODS, Config, compare, devices, feeding, recipes, report, training, units
 from keras_logit_adjust.compare.published import published_error
 
 TUNED, ORACLES = ("weight_norm_tuned", "la_posthoc_tuned"), ("weight_norm_oracle", "la_posthoc_oracle")
@@ -120,7 +120,7 @@ def test_every_row_is_trained_or_uses_the_model_of_erm_or_of_several():
 def test_experts_are_averaged_by_their_log_probabilities(built, folder):
     results = compare(CONFIG, methods=["product_of_experts"], seeds=1, output="out")
     assert list(results["methods"]) == ["erm", "product_of_experts"] and len(built) == 3
-    x = training.Scaler(CONFIG.load(0).train[0])(CONFIG.load(0).test[0])
+    x = units.Scaler(CONFIG.load(0).train[0])(CONFIG.load(0).test[0])
     probabilities = [keras.ops.convert_to_numpy(keras.ops.softmax(model(x))).astype("float64") for model in built]
     with np.load(folder / "out" / "predictions.npz") as stored:
         found = stored["product_of_experts_seed0"]
@@ -182,7 +182,7 @@ def test_weight_normalization_is_the_packages_own_without_a_bias(built, folder):
     compare(CONFIG, methods=["weight_norm"], seeds=1, output="out")
     dataset, (model,) = CONFIG.load(0), built
     assert np.abs(model.layers[-1].get_weights()[1]).max() > 1e-3
-    x = training.Scaler(dataset.train[0])(dataset.test[0])
+    x = units.Scaler(dataset.train[0])(dataset.test[0])
     normalized = kla.normalize_weights(model, bias="drop").predict(x, verbose=0)
     with np.load(folder / "out" / "predictions.npz") as stored:
         np.testing.assert_allclose(stored["weight_norm_seed0"], normalized, rtol=1e-4, atol=1e-5)

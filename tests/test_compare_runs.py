@@ -130,26 +130,6 @@ def test_a_loss_that_diverges_is_reported(monkeypatch, capsys):
     assert "the loss of 'cross-entropy (ERM)' is not finite" in capsys.readouterr().err
 
 
-def test_columns_are_standardized_as_the_training_set_has_them(rng):
-    x = np.column_stack([rng.normal(7, 3, 50), np.full(50, 0.1), rng.integers(0, 2, 50)]).astype("float32")
-    scale = training.Scaler(x)
-    scaled = scale(x)
-    assert scaled.dtype == np.float32
-    np.testing.assert_allclose(scaled[:, [0, 2]].mean(axis=0), 0, atol=1e-6)
-    np.testing.assert_allclose(scaled[:, [0, 2]].std(axis=0), 1, rtol=1e-5)
-    np.testing.assert_allclose(scaled[:, 1], 0, atol=1e-6)
-    # Where a column was constant in training, another value must not become an outlier a million wide.
-    np.testing.assert_allclose(scale(x[:1] + np.float32([0, 1, 0]))[0, 1], 1, rtol=1e-5)
-
-
-def test_images_reach_the_model_in_the_range_it_takes():
-    images = np.full((2, 4, 4, 1), 51, "uint8")
-    assert training.Scaler(images)(images) is images
-    floats = np.linspace(-1, 1, 48).reshape(1, 4, 4, 3)
-    np.testing.assert_allclose(training.Scaler(floats)(floats), 127.5 * (floats + 1), rtol=1e-5)
-    np.testing.assert_allclose(training.Scaler(floats)(0 * floats), 127.5, rtol=1e-6)
-
-
 def test_every_run_is_trained_under_the_precision_asked_for(monkeypatch):
     seen, build = [], training.recipes.build_model
 
@@ -234,14 +214,29 @@ def damage(path, how, folder):
             arrays = dict(file)
         if how == "another shape":
             arrays["test_logits"] = arrays["test_logits"][:-1]
+        elif how == "logits of NaN":
+            arrays["test_logits"][3, 1] = np.nan
+        elif how == "another method":
+            arrays["method"] = np.array("la_loss")
+        elif how == "another head":
+            arrays["bias"] = np.zeros(7)
+        elif how == "another seed":
+            arrays["seed"] = np.array(5)
         elif how == "another split":
             arrays["split_hash"] = np.array("0" * 64)
+        elif how == "seconds in words":
+            arrays["seconds"] = np.array("many")
         else:
-            del arrays["test_logits"]
+            del arrays[how.removeprefix("without ")]
         np.savez(path, **arrays)
 
 
-@pytest.mark.parametrize("how", ["truncated", "empty", "garbage", "another shape", "another split", "incomplete"])
+DAMAGES = ["truncated", "empty", "garbage", "logits of NaN", "seconds in words"]
+DAMAGES += [f"another {part}" for part in ("shape", "split", "method", "head", "seed")]
+DAMAGES += [f"without {part}" for part in ("test_logits", "validation_logits", "seconds", "split_hash", "loss")]
+
+
+@pytest.mark.parametrize("how", DAMAGES)
 def test_a_damaged_run_is_trained_again(how, trained, folder):
     first = compare(CONFIG, methods=["la_loss"], seeds=1, output="out")
     damage(folder / "out" / "runs" / "erm_seed0.npz", how, folder)
@@ -277,13 +272,14 @@ OTHERS = {
 @pytest.mark.parametrize("field", OTHERS)
 @pytest.mark.parametrize("kept", ["config.json", "results.json"])
 def test_a_folder_of_another_configuration_is_refused_naming_the_field(field, kept, trained, folder):
-    compare(CONFIG, methods=["erm"], seeds=1, output="out")
+    first = dataclasses.replace(CONFIG, profile="exponential", imbalance_ratio=5.0)
+    compare(first, methods=["erm"], seeds=1, output="out")
     for name in {"config.json", "results.json"} - {kept}:
         (folder / "out" / name).unlink()
-    theirs, mine = getattr(CONFIG, field), OTHERS[field]
+    theirs, mine = first.settled()[field], OTHERS[field]
     message = f"another configuration: its {field} is {theirs!r}, this one's is {mine!r}. Choose another `output`"
     with pytest.raises(ValueError, match=message):
-        compare(dataclasses.replace(CONFIG, **{field: mine}), methods=["erm"], seeds=1, output="out")
+        compare(dataclasses.replace(first, **{field: mine}), methods=["erm"], seeds=1, output="out")
     assert len(trained) == 1
 
 
@@ -295,7 +291,7 @@ def test_a_mistyped_option_does_not_claim_the_folder(trained):
     assert trained == [(0, "erm")]
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "null", "7", '{"config": 3}', "\x00"])
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", "7", '{"config": 3}', "\x00", "[" * 99999])
 @pytest.mark.parametrize("name", ["config.json", "results.json"])
 def test_a_broken_file_in_the_folder_is_named(name, content, trained, folder):
     compare(CONFIG, methods=["erm"], seeds=1, output="out")

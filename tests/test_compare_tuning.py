@@ -7,7 +7,7 @@ from helpers.rows import CONFIG, enter_folder_of_rows, read_json
 
 import keras_logit_adjust as kla
 from keras_logit_adjust.compare import METHODS, compare, tuning
-from keras_logit_adjust.compare.records import Run
+from keras_logit_adjust.compare.records import Run, Split
 
 TUNED, ORACLES = ("weight_norm_tuned", "la_posthoc_tuned"), ("weight_norm_oracle", "la_posthoc_oracle")
 
@@ -72,8 +72,7 @@ def test_tuned_rows_look_at_validation_data_and_oracles_at_the_test_set(name, tr
         with np.load(folder / "out" / "predictions.npz") as stored:
             np.testing.assert_allclose(stored[f"{name}_seed{seed}"], final, rtol=1e-5, atol=1e-5)
         kept[f"{other}_logits"] = np.roll(kept[f"{other}_logits"], 1, axis=0)
-        given = {"class_counts": dataset.class_counts, "dataset": dataset}
-        moved.append(tuning.corrected(method, Run(**kept), **given)[1])
+        moved.append(tuning.corrected(method, Run(**kept), split=Split.of(dataset))[1])
     assert moved == taus and len(set(taus)) > 2
 
 

@@ -1,7 +1,9 @@
 """The studies: files and tables from the command line, resuming, and every figure of theirs against an oracle."""
 
+import dataclasses
 import json
 import re
+import shlex
 from unittest import mock
 
 import keras
@@ -343,3 +345,55 @@ def test_a_report_names_the_command_that_repeats_it(name, trained, folder):
     first = read_json(folder / "out" / "results.json")
     assert cli.main([*command.split()[1:], "--output", "out"]) == 0
     assert read_json(folder / "out" / "results.json") == first
+
+
+FROM_PYTHON = {
+    "weight-norms": {"config": dataclasses.replace(CONFIG, batch_size=7), "seeds": 1},
+    "groups": {"config": CONFIG, "methods": "erm,la_loss", "seeds": 1},
+    "label-noise": {
+        "config": dataclasses.replace(CONFIG, profile="step", imbalance_ratio=5),
+        "methods": ["paper"],
+        "seeds": 2,
+    },
+    "label-shift": {"seeds": 1, "config": dataclasses.replace(CONFIG, precision="mixed_bfloat16")},
+    "consistency": {"sizes": np.array([50, 30]), "trials": 2, "steps": 7, "seed": 3},
+}
+
+
+@pytest.mark.filterwarnings("ignore:The confusion matrix is near singular")
+@pytest.mark.parametrize("name", studies.STUDIES)
+def test_the_command_of_a_study_run_from_python_repeats_it(name, trained, folder, monkeypatch):
+    monkeypatch.setattr(studies.run, "_write", lambda study, folder, results: kept.append(results))
+    kept = []
+    results = studies.run_study(name, **FROM_PYTHON[name])
+    marks = list(trained)
+    assert cli.main([*shlex.split(results["command"])[1:], "--output", "out"]) == 0
+    assert trained[len(marks) :] == marks
+    if name != "consistency":  # whose made-up fits are others each time
+        assert kept == [results]
+    assert [again["command"] for again in kept] == [results["command"]]
+
+
+@pytest.mark.parametrize("zero", [0, 0.0, np.float32(0)])
+def test_a_study_of_no_noise_is_refused_and_not_one_of_a_hundredth(zero, trained, capsys):
+    assert cli.main(["study", "label-noise", *ROWS, "--label-noise", str(zero)]) == 2
+    expected = (
+        "--label-noise must be above 0 here: without noise there is nothing to compare. Received: --label-noise 0"
+    )
+    assert expected in capsys.readouterr().err
+    with pytest.raises(ValueError, match="`label_noise` must be above 0 here"):
+        studies.run_study("label-noise", config=dataclasses.replace(CONFIG, label_noise=zero))
+    assert trained == []
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value", "message"),
+    [
+        ("weight-norms", "optimizer", "adam", "`optimizer` would change nothing: the study of norms compares the opt"),
+        ("groups", "strategy", "multi_worker", "`strategy` 'multi_worker' is of `compare` alone"),
+    ],
+)
+def test_what_a_study_would_ignore_or_cannot_do_is_refused(name, field, value, message, trained):
+    with pytest.raises(ValueError, match=message):
+        studies.run_study(name, config=dataclasses.replace(CONFIG, **{field: value}))
+    assert trained == []

@@ -14,7 +14,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "keras_logit_adjust"
 # From the foundation up. Rooms in one line do not import each other.
 FLOORS = (
     ("_arrays",),
-    ("_checks", "_keras"),
+    ("_checks", "_interrupts", "_keras", "_printing"),
     ("_labels", "_replicas"),
     ("priors",),
     ("losses",),

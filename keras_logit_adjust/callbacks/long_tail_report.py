@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_logit_adjust import _checks, metrics
+from keras_logit_adjust._printing import say
 from keras_logit_adjust.callbacks import _validation
 
 _TAKEN = ("balanced", "worst_class")
@@ -192,7 +193,7 @@ class LongTailReport(keras.callbacks.Callback):
 
     def _print(self):
         if self._line is not None and self.params.get("verbose"):
-            print(self._line, flush=True)
+            say(self._line)
         self._line = None
 
 

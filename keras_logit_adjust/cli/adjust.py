@@ -7,8 +7,9 @@ import sys
 import warnings
 
 from keras_logit_adjust import held_out, posthoc, serving
-from keras_logit_adjust.cli import files
-from keras_logit_adjust.cli.options import add_command
+from keras_logit_adjust._printing import say
+from keras_logit_adjust.cli import files, printing
+from keras_logit_adjust.cli.options import add_command, real, whole
 from keras_logit_adjust.posthoc import _graph
 from keras_logit_adjust.posthoc.adjust import OUTPUTS
 from keras_logit_adjust.serving import _files
@@ -49,7 +50,7 @@ def add_to(subparsers):
     how.add_argument("--validation", metavar="FILE.npz", help="held-out arrays x and y")
     how.add_argument("--target-prior", metavar="FILE.csv", help="class mix to be right for, as --counts (uniform)")
     how.add_argument(
-        "--num-examples", type=int, help="training examples, for independent labels: --counts has positives"
+        "--num-examples", type=whole, help="training examples, for independent labels: --counts has positives"
     )
     how.add_argument("--gives", choices=OUTPUTS, default="auto", help="what a model gives that cannot be read (auto)")
     how.add_argument("--fold", action="store_true", help="into the bias of the head, which costs nothing when served")
@@ -59,7 +60,7 @@ def add_to(subparsers):
 
 def _tau(text):
     try:
-        tau = text if text == "auto" else float(text)
+        tau = text if text == "auto" else real(text)
     except ValueError:
         tau = math.nan
     if tau != "auto" and not math.isfinite(tau):
@@ -68,7 +69,7 @@ def _tau(text):
 
 
 def run(options):
-    """Adjust the model in a file and write it to another; returns what was done, in a few lines, and what was written.
+    """Adjust the model in a file, write it to another, and show what was done in a few lines.
 
     Raises:
         ValueError: for a file that is not what it should be, or options that do not go together.
@@ -78,14 +79,14 @@ def run(options):
     path, to = _files.as_destination(options.output, options.to, overwrite=options.force)
     check_writable(to)
     _check_together(options)
-    served = {"class_names": files.read_lines(options.class_names)} if options.class_names else {}
+    served = {"class_names": files.read_lines(options.class_names)} if options.class_names is not None else {}
     settings = {
         "class_counts": files.read_counts(options.counts, num_examples=options.num_examples),
-        "target_prior": files.read_counts(options.target_prior) if options.target_prior else None,
+        "target_prior": None if options.target_prior is None else files.read_counts(options.target_prior),
         "num_examples": options.num_examples,
         "allow_double_correction": options.allow_double_correction,
     }
-    examples = files.read_held_out(options.validation) if options.validation else None
+    examples = None if options.validation is None else files.read_held_out(options.validation)
     trained, tau, lines = files.read_model(options.model), options.tau, []
     files.check_no_nan(trained)
     _check_not_adjusted(trained, options)
@@ -97,7 +98,7 @@ def run(options):
     if to == "savedmodel":  # a folded model does not know either
         served.update(prior_name=description.prior, output=description.served_output)
     serving.export(adjusted, path, to=to, overwrite=options.force, **served)
-    return "\n".join([*lines, str(description)]), WRITTEN[to]
+    printing.show("\n".join([*lines, str(description)]), output=options.output, files=WRITTEN[to])
 
 
 def _check_together(options):
@@ -107,7 +108,7 @@ def _check_together(options):
         raise ValueError(
             "--tau auto and --calibrate need held-out data, which nothing else uses: give one of them and --validation "
             f"FILE.npz together, or neither. Received --tau {options.tau}{' --calibrate' if calibrate else ''} "
-            f"{'with' if validation else 'without'} --validation."
+            f"{'without' if validation is None else 'with'} --validation."
         )
     if options.tau == "auto" and options.target_prior is not None:
         raise ValueError("--tau auto is right for balanced accuracy. For the class mix of --target-prior give --tau 1.")
@@ -153,14 +154,14 @@ def _choose(model, examples, *, options, settings):
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
         # As lines of the command, without the place in the code.
-        warnings.showwarning = lambda message, *place: print(f"keras-logit-adjust: {message}", file=sys.stderr)
+        warnings.showwarning = lambda message, *place: say(f"keras-logit-adjust: {message}", file=sys.stderr)
         if options.calibrate:
             logits = held_out.predict_logits(model, x, output=options.gives)
             calibration = held_out.calibrate(
                 logits,
                 labels,
                 method="bias_corrected_temperature",
-                class_prior=counts / (options.num_examples or 1),
+                class_prior=counts / (1 if options.num_examples is None else options.num_examples),
                 independent=options.num_examples is not None,
             )
             lines.append(

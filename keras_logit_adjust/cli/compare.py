@@ -1,8 +1,9 @@
 """`compare`: train methods on a long tail and compare them."""
 
 from keras_logit_adjust.cli import options as shared
-from keras_logit_adjust.compare import compare, report
-from keras_logit_adjust.compare.run import DEFAULT_METHODS
+from keras_logit_adjust.cli import printing
+from keras_logit_adjust.compare import report
+from keras_logit_adjust.compare.run import DEFAULT_METHODS, compared
 
 
 def add_to(subparsers):
@@ -16,8 +17,11 @@ def add_to(subparsers):
 
 
 def run(options):
-    """What to print, and the names of the files; None from all workers but the chief."""
-    results = compare(shared.config_of(options), methods=options.methods, seeds=options.seeds, output=options.output)
-    if results is None:
-        return None, None
-    return report.to_markdown(results), "report.html, report.md, results.json, predictions.npz"
+    """Compare, and show the table; of several workers the chief does."""
+    printing.check_shown(options.output)
+    config, own = shared.config_of(options), {key: getattr(options, key) for key in ("methods", "seeds", "output")}
+    with compared(config, **own) as found:
+        if found.results is not None:
+            files = "report.html, report.md, results.json, predictions.npz"
+            text = report.to_markdown(found.results)
+            printing.show(text, output=options.output, files=files, kept=found.folder)

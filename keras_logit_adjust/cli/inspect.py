@@ -1,7 +1,7 @@
 """`inspect`: say what head a model has, and whether and how it is adjusted."""
 
 from keras_logit_adjust import serving
-from keras_logit_adjust.cli import files
+from keras_logit_adjust.cli import files, printing
 from keras_logit_adjust.cli.options import add_command
 
 
@@ -13,4 +13,4 @@ def add_to(subparsers):
 
 
 def run(options):
-    return str(serving.describe(files.read_model(options.model))), None
+    printing.show(str(serving.describe(files.read_model(options.model))))

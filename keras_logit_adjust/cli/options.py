@@ -9,6 +9,21 @@ from keras_logit_adjust.compare.config import flag_of
 DATASET = {"name": "--dataset"}
 
 
+def _plainly(kind):
+    """`kind`, int or float, for numbers as people write them: Python's own read 9_0 as 90, too."""
+
+    def parse(text):
+        if "_" in text or not text.isascii():
+            raise ValueError(text)
+        return kind(text)
+
+    parse.__name__ = kind.__name__  # in the messages of argparse
+    return parse
+
+
+whole, real = _plainly(int), _plainly(float)
+
+
 def add_command(subparsers, name, run, *, help, renamed=None, **options):
     """The parser of a command that `run` carries out; `renamed` is `{argument: option}` where their names differ."""
     parser = subparsers.add_parser(name, help=help, **options)
@@ -24,7 +39,8 @@ def add_config(parser, groups, *, without=()):
             continue
         parsing = {key: value for key, value in field.metadata.items() if key not in ("group", "flag")}
         if "choices" not in parsing:
-            parsing["type"] = next(iter(typing.get_args(field.type)), field.type)
+            kind = next(iter(typing.get_args(field.type)), field.type)
+            parsing["type"] = {int: whole, float: real}.get(kind, kind)
         added[field.metadata["group"]].add_argument(flag_of(field), dest=field.name, default=field.default, **parsing)
 
 
@@ -42,7 +58,7 @@ def add_methods(parser, default):
 
 
 def add_seeds(parser):
-    parser.add_argument("--seeds", type=int, default=3, help="how many; each redraws subset and initialization (3)")
+    parser.add_argument("--seeds", type=whole, default=3, help="how many; each redraws subset and initialization (3)")
 
 
 def add_output(parser, files):

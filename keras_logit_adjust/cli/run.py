@@ -1,37 +1,62 @@
 """Running a command: what it prints, its exit status, and errors of the package in words of the command line."""
 
 import dataclasses
+import errno
 import logging
 import re
 import sys
 
-from keras_logit_adjust import tf_distribute
+from keras_logit_adjust import _interrupts, tf_distribute
 from keras_logit_adjust._checks import ArgumentError
+from keras_logit_adjust._printing import say
+from keras_logit_adjust.cli import printing
 from keras_logit_adjust.cli.parser import make_parser
 from keras_logit_adjust.compare import Config
 from keras_logit_adjust.compare.config import flag_of
 
+_REMEDIES = {
+    errno.ENOSPC: "Make room, and give the same command again",
+    errno.EDQUOT: "Make room, and give the same command again",
+    errno.EACCES: "Name a place where you may read and write",
+    errno.EPERM: "Name a place where you may read and write",
+    errno.EROFS: "Name a place where you may write",
+    errno.ENOENT: "Check the path",
+    errno.ENOTDIR: "Check the path: a part of it is a file",
+    errno.EISDIR: "Name a file, not a folder",
+    errno.ENAMETOOLONG: "Choose a shorter name",
+}
+
 
 def main(arguments=None):
     """Run the command line; returns its exit status: 0, 1 without a worker, 2 for bad input, 130 when interrupted."""
-    options = make_parser().parse_args(arguments)
+    _interrupts.raise_again()
+    printing.prepare_streams()
+    parser = make_parser()
+    if any("\0" in word for word in arguments or ()):
+        parser.error("an argument must not hold a null character")
+    options = parser.parse_args(arguments)
     # Every run is a new model: TensorFlow's advice on retracing would cut through the progress bar.
     for name in ("tensorflow", "absl"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        text, files = options.run(options)
+        options.run(options)
     except (ValueError, OSError, tf_distribute.WorkerLostError) as error:
-        message = in_options(error, options.parser) if isinstance(error, ArgumentError) else error
-        print(f"keras-logit-adjust: {message}", file=sys.stderr)
+        say(f"keras-logit-adjust: {in_words(error, options.parser)}", file=sys.stderr)
         return 1 if isinstance(error, tf_distribute.WorkerLostError) else 2
     except KeyboardInterrupt:
         return 130
-    if text is None:  # said by the chief of several workers
-        return 0
-    print(text)
-    if files and options.output:
-        print(f"\nWritten to {options.output}: {files}")
     return 0
+
+
+def in_words(error, parser):
+    """The message of an error: of the package in words of the command line, of the system with its place and remedy."""
+    if isinstance(error, ArgumentError):
+        return in_options(error, parser)
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error)
+    place = "" if error.filename is None else f"{error.filename or repr('')}: "
+    remedy = _REMEDIES.get(error.errno)
+    return f"{place}{error.strerror}." + (f" {remedy}." if remedy else "")
 
 
 def in_options(error, parser):

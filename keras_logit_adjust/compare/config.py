@@ -1,14 +1,20 @@
 """What a comparison depends on. Every field is an option of the command line, too, and says here how it is parsed."""
 
 import dataclasses
+import numbers
+import os
 import pathlib
+import typing
 
 from keras_logit_adjust import _checks, data
 from keras_logit_adjust.compare import devices, noise, recipes
+from keras_logit_adjust.data import datasets
 from keras_logit_adjust.data.datasets import VALIDATIONS
 from keras_logit_adjust.data.profiles import PROFILES
 
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
+_EMBEDDED, _RATIO = "fashion_mnist_lt", 100.0
+_MOST = 2**31 - 1  # of backends, in a step or a shape
 
 
 def _option(default, group, **parsing):
@@ -21,15 +27,17 @@ class Config:
     """What a comparison depends on, except for which methods and how many seeds: those may grow.
 
     Attributes:
-        dataset: a name `kla.data.load` knows; ignored with `train` and `test`.
-        train: path of an `.npz` file with arrays x and y.
-        test: the same.
+        dataset: a name `kla.data.load` knows; by default the embedded "fashion_mnist_lt", or `train` and `test`.
+        train: path of an `.npz` file with arrays x and y. Columns of features are standardized. Images of whole numbers
+            from 0 to 255 stay as they are; others are stretched from their range in training to 0 … 255.
+        test: the same, in the units of `train`.
         data_dir: folder of TFDS data.
-        imbalance_ratio: the largest count over the smallest.
+        imbalance_ratio: the largest count over the smallest, where a profile is imposed; by default 100.
         profile: as in `kla.data.load`.
-        max_count: as in `kla.data.load`.
+        max_count: as in `kla.data.load`, where a profile is imposed.
         validation: as in `kla.data.load`.
-        label_noise: share of the largest class that is labeled as the smallest in training.
+        label_noise: share of the largest class that is labeled as the smallest in training; by default 0, in the study
+            of label noise 0.01.
         recipe: "quick", "paper", "released" or "strong".
         optimizer: "auto" for the recipe's, or "sgd" (with momentum) or "adam", at a rate that suits it.
         epochs: overrides the recipe's, stretching its schedule.
@@ -41,16 +49,27 @@ class Config:
         devices: how many devices, or workers, share every batch; by default all.
     """
 
-    dataset: str = _option("fashion_mnist_lt", "data", help="%(default)s, cifar10_lt, cifar100_lt, a TFDS name")
-    train: str | None = _option(None, "data", metavar="FILE.npz", help="your own training set, arrays x and y")
-    test: str | None = _option(None, "data", metavar="FILE.npz", help="your own test set, arrays x and y")
+    dataset: str | None = _option(None, "data", help=f"{_EMBEDDED} (default), cifar10_lt, cifar100_lt, a TFDS name")
+    train: str | None = _option(
+        None,
+        "data",
+        metavar="FILE.npz",
+        help="your own training set, arrays x (rows are standardized; images that are no whole numbers from 0 to 255 "
+        "are stretched to that range) and y (ids)",
+    )
+    test: str | None = _option(None, "data", metavar="FILE.npz", help="your own test set, in the units of --train")
     data_dir: str | None = _option(None, "data", help="folder of TensorFlow Datasets' data")
-    imbalance_ratio: float = _option(100.0, "data", flag="--ratio", help="imbalance ratio (100)")
+    imbalance_ratio: float | None = _option(
+        None, "data", flag="--ratio", help="imbalance ratio of the profile that is imposed (100)"
+    )
     profile: str = _option("auto", "data", choices=("auto", "none", *PROFILES))
     max_count: int | None = _option(None, "data", help="examples of the largest class; by default as many as there are")
     validation: str = _option("stratified", "data", choices=VALIDATIONS)
-    label_noise: float = _option(
-        0.0, "data", metavar="SHARE", help="of the largest class, labeled as the smallest in training (%(default)s)"
+    label_noise: float | None = _option(
+        None,
+        "data",
+        metavar="SHARE",
+        help="of the largest class, labeled as the smallest in training (0; in the study of it 0.01)",
     )
     recipe: str = _option("quick", "training", choices=recipes.RECIPES)
     optimizer: str = _option("auto", "training", choices=recipes.OPTIMIZERS, help="instead of the recipe's")
@@ -66,17 +85,16 @@ class Config:
     )
 
     def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value is not None:
+                # As JSON takes it: what cannot be written must not be found out after the training.
+                object.__setattr__(self, field.name, _plain(value, field))
         if (self.train is None) != (self.test is None):
             raise _checks.ArgumentError(
                 "train", "`train` and `test` go together: an .npz file each, with arrays x and y."
             )
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if "choices" in field.metadata and value is not None:
-                _checks.check_choice(value, field.name, field.metadata["choices"])
-            if field.type == int | None and value is not None:
-                _checks.check_integer(value, field.name, minimum=1)
-        _checks.check_fraction(self.label_noise, "label_noise")
+        self._check_used()
         if self.devices is not None and self.strategy is None:
             raise _checks.ArgumentError("devices", f"`devices` needs a `strategy`: {', '.join(devices.STRATEGIES)}.")
         if self.recipe == "strong" and self.strategy in ("mirrored", "multi_worker"):
@@ -86,11 +104,40 @@ class Config:
                 f"strategy={self.strategy!r}. Choose the recipe 'quick', 'paper' or 'released'.",
             )
 
+    def _check_used(self):
+        """Raise for a field that would be ignored beside the others."""
+        why = dict.fromkeys(("dataset", "data_dir"), "`train` and `test` are the data" * (self.train is not None))
+        if self.settled()["dataset"] == _EMBEDDED:
+            why["data_dir"] = f"{_EMBEDDED!r} is inside the package"
+        mix = "the data keeps its own class mix (set `profile` to impose one)" * (self._imposed() == "none")
+        why |= dict.fromkeys(("imbalance_ratio", "max_count"), mix)
+        for field, reason in why.items():
+            if reason and (value := getattr(self, field)) is not None:
+                raise _checks.ArgumentError(
+                    field, f"`{field}` would change nothing: {reason}. Received: {field}={value!r}. Leave it out."
+                )
+
+    def _imposed(self):
+        """The profile that is imposed on the data, or "none"."""
+        name = _EMBEDDED if self.dataset is None else self.dataset
+        return datasets.resolve_profile(name if self.train is None else pathlib.Path(self.train), self.profile)
+
+    def settled(self):
+        """`{field: value}`, what was left open at its default, or None where it does not matter."""
+        defaults = {
+            "dataset": _EMBEDDED if self.train is None else None,
+            "imbalance_ratio": None if self._imposed() == "none" else _RATIO,
+            "label_noise": 0.0,
+        }
+        values = dataclasses.asdict(self)
+        return values | {name: value for name, value in defaults.items() if values[name] is None}
+
     def load(self, seed):
         """The data of one seed."""
+        settled = self.settled()
         loaded = data.load(
-            self.dataset if self.train is None else pathlib.Path(self.train),
-            imbalance_ratio=self.imbalance_ratio,
+            settled["dataset"] if self.train is None else pathlib.Path(self.train),
+            imbalance_ratio=_RATIO if settled["imbalance_ratio"] is None else settled["imbalance_ratio"],
             profile=self.profile,
             validation=self.validation,
             seed=seed,
@@ -101,10 +148,62 @@ class Config:
         if not all(isinstance(split, (tuple, type(None))) for split in (loaded.train, loaded.validation, loaded.test)):
             raise _checks.ArgumentError(
                 "dataset",
-                f"`dataset` must have images of one size that fit in memory; {self.dataset!r} streams. Resize it into "
-                "an .npz file, or extract features, and give `train` and `test`.",
+                f"`dataset` must have images of one size that fit in memory; {settled['dataset']!r} streams. Resize it "
+                "into an .npz file, or extract features, and give `train` and `test`.",
             )
-        return noise.mislabel(loaded, self.label_noise)
+        for name in ("test", "validation"):
+            split = getattr(loaded, name)
+            if split is not None and not ((split[1] >= 0) & (split[1] < loaded.num_classes)).all():
+                raise _checks.ArgumentError(
+                    "dataset" if self.train is None else "test",
+                    f"Labels of the {name} set must be the ids 0 … {loaded.num_classes - 1} of the classes trained on. "
+                    f"Received {split[1].min()} to {split[1].max()}.",
+                )
+        return noise.mislabel(loaded, settled["label_noise"])
+
+
+def _plain(value, field):
+    """`value` of a field as a plain string or number, after checking it."""
+    name, kind = field.name, next(iter(typing.get_args(field.type)), field.type)
+    if "choices" in field.metadata:
+        return _checks.check_choice(value, name, field.metadata["choices"])
+    if kind is int:
+        number = _checks.check_integer(value, name, minimum=1)
+        if number > _MOST:
+            raise _checks.ArgumentError(name, f"`{name}` must be at most {_MOST:,}. Received: {name}={number}")
+        return number
+    if name == "label_noise":
+        return _checks.check_fraction(value, name)
+    if kind is float:  # its range depends on the data
+        return float(value) if isinstance(value, numbers.Real) else value
+    return as_text(value, name)
+
+
+def as_text(value, name):
+    """A name or a path as text, after checking that a file can have it and a report can show it."""
+    text = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
+    if not isinstance(text, str):
+        raise _checks.ArgumentError(name, f"`{name}` must be a name or a path. Received: {name}={value!r}")
+    if "\0" in text or not (text or name == "dataset"):
+        raise _checks.ArgumentError(name, f"`{name}` must be a path. Received: {name}={text!r}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise _checks.ArgumentError(
+            name,
+            f"`{name}` must be a path in UTF-8, as reports name it. Received: {name}={ascii(text)}. Rename the file.",
+        ) from error
+    return text
+
+
+def as_config(config):
+    """`config`, for None the default one, or an error that says what it must be."""
+    config = Config() if config is None else config
+    if not isinstance(config, Config):
+        raise _checks.ArgumentError(
+            "config", f"`config` must be a `keras_logit_adjust.compare.Config`. Received: a {type(config).__name__}."
+        )
+    return config
 
 
 def flag_of(field):

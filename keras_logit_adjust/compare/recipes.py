@@ -105,7 +105,8 @@ def find_recipe(name, *, dataset, epochs=None, batch_size=None, num_examples=Non
     known = {"quick": Recipe(20, learning_rate=2e-3), "paper": _PAPER, "strong": _STRONG}
     recipe = known.get(name) or _RELEASED[dataset]
     if epochs is None and name == "quick" and num_examples is not None:
-        epochs = max(recipe.epochs, -(-_QUICK_STEPS // -(-num_examples // (batch_size or recipe.batch_size))))
+        size = recipe.batch_size if batch_size is None else batch_size
+        epochs = max(recipe.epochs, -(-_QUICK_STEPS // -(-num_examples // size)))
     recipe = recipe if epochs is None else stretch(recipe, epochs)
     if optimizer == "adam" and recipe.momentum is not None:
         recipe = dataclasses.replace(recipe, momentum=None, learning_rate=_ADAM_RATE)
@@ -128,6 +129,10 @@ def stretch(recipe, epochs):
 def resolve_model(name, example_shape):
     """The name of the model for examples of `example_shape`, after checking that the two go together."""
     is_image = len(example_shape) == 3
+    if is_image:
+        _check_image(example_shape)
+    elif example_shape[0] < 1:
+        raise ArgumentError("train", "`train` must have a column of features at least. Received rows of none.")
     if name == "auto":
         return "linear" if not is_image else "resnet32" if example_shape == (32, 32, 3) else "small_cnn"
     if is_image != (name in ("small_cnn", "resnet32")):
@@ -138,6 +143,19 @@ def resolve_model(name, example_shape):
     return name
 
 
+def _check_image(shape):
+    height, width, channels = shape
+    is_turned = height in (1, 3, 4) and channels > 4
+    if is_turned or min(height, width) < models.SMALLEST_IMAGE or channels < 1:
+        raise ArgumentError(
+            "train",
+            f"`train` must have images [N, height, width, channels] of at least {models.SMALLEST_IMAGE} × "
+            f"{models.SMALLEST_IMAGE} pixels. Received images of shape {tuple(shape)}."
+            + " If channels come first: x = np.moveaxis(x, 1, -1), for test images alike."
+            * is_turned,
+        )
+
+
 def check_heads(model_name, heads, *, needing_dense=()):
     """Raise where a method does not go with the model that has a head of its own, before anything is trained."""
     if model_name != "cosine":
@@ -145,6 +163,15 @@ def check_heads(model_name, heads, *, needing_dense=()):
     own = [name for name, head in heads.items() if head not in (models.dense_head, models.cosine_dense_head)]
     for name in (*own, *needing_dense):
         raise ArgumentError("model", f"`model` 'cosine' has a head of its own: method {name!r} needs 'linear'.")
+
+
+def left_out(recipe, model_name):
+    """A sentence on what of a recipe a model does not have, or None where it has all."""
+    parts = {"weight decay": recipe.weight_decay, "shifts and mirroring": recipe.augment}
+    parts = [part for part, has in parts.items() if has]
+    if model_name == "resnet32" or not parts:
+        return None
+    return f"The recipe's {' and '.join(parts)} are of `resnet32` alone: `{model_name}` is trained without."
 
 
 def build_model(name, head, *, example_shape, num_classes, recipe):

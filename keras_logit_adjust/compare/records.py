@@ -7,6 +7,39 @@ from scipy import special
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+    """What is kept of a seed's data once it is trained on.
+
+    Attributes:
+        name: what it was loaded by.
+        profile: as a `LongTailDataset` has it.
+        seed: of the draw.
+        split_hash: of the data.
+        class_counts: `[L]` training examples of each class.
+        example_shape: of `x` without the first axis.
+        test_labels: `[N]`.
+        validation_labels: `[V]`, or None.
+    """
+
+    name: str
+    profile: str
+    seed: int
+    split_hash: str
+    class_counts: np.ndarray
+    example_shape: tuple
+    test_labels: np.ndarray
+    validation_labels: np.ndarray | None
+
+    @classmethod
+    def of(cls, dataset):
+        """That of a `LongTailDataset` of arrays."""
+        own = {key: getattr(dataset, key) for key in ("name", "profile", "seed", "split_hash", "class_counts")}
+        validation = None if dataset.validation is None else dataset.validation[1]
+        own["example_shape"] = dataset.train[0].shape[1:]
+        return cls(**own, test_labels=dataset.test[1], validation_labels=validation)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Run:
     """What is kept of one trained model.
 
@@ -32,11 +65,20 @@ class Run:
     class_norms: np.ndarray | None = None
     bias: np.ndarray | None = None
 
-    def belongs_to(self, dataset):
-        """Whether it was trained on this very split and has logits of all of its held-out examples."""
-        has_validation = self.validation_logits is not None or dataset.validation is None
-        shape = (dataset.test[1].size, dataset.num_classes)
-        return self.split_hash == dataset.split_hash and self.test_logits.shape == shape and has_validation
+    def belongs_to(self, split):
+        """Whether it was trained on this very `Split` and has finite logits of all of its held-out examples."""
+        if self.split_hash != split.split_hash or self.seed != split.seed:
+            return False
+        size, sets = split.class_counts.size, [(self.test_logits, split.test_labels)]
+        if split.validation_labels is not None:
+            sets.append((self.validation_logits, split.validation_labels))
+        has_logits = all(
+            x is not None and x.shape == (y.size, size) and x.dtype.kind == "f" and np.isfinite(x).all()
+            for x, y in sets
+        )
+        head = [part for part in (self.class_norms, self.bias) if part is not None]
+        has_head = all(part.shape == (size,) and part.dtype.kind == "f" and np.isfinite(part).all() for part in head)
+        return has_logits and has_head and isinstance(self.seconds, (int, float))
 
 
 def combine(runs):
@@ -61,12 +103,14 @@ class Predictions:
         class_counts: `[S, L]` training examples, for each seed.
         logits: `{row: [S arrays of N × L]}`.
         runs: `{trained row: [S runs]}`.
+        splits: the `Split` of each seed.
     """
 
     labels: np.ndarray
     class_counts: np.ndarray
     logits: dict
     runs: dict
+    splits: tuple = ()
 
     def predicted(self, name):
         """The classes `[S, N]` that a row predicts."""

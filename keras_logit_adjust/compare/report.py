@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 
+from keras_logit_adjust._printing import say
 from keras_logit_adjust.compare import html, statistics, storage
 from keras_logit_adjust.compare.methods import METHODS
 
@@ -23,6 +24,7 @@ def to_markdown(results):
     """The comparison as a Markdown table with its captions."""
     taus = "; ".join(f"`{name}` {chosen}" for name, chosen in _taus(results).items())
     notes = [_LEGEND, *[f"τ for each seed: {taus}."] * bool(taus), *[_PUBLISHED_NOTE] * _has_published(results)]
+    notes += filter(None, [results.get("left_out")])
     repeat = f"Repeat: `{results['command']}`"
     return "\n\n".join([_caption(results), to_table(*_header_and_rows(results)), "\n".join(notes), repeat])
 
@@ -39,6 +41,7 @@ def to_html(results, figures):
     chosen = [html.section("Chosen τ", html.table("τ of each seed", ["method", "τ for each seed"], taus))] * bool(taus)
     table, caption = _html_table(results, best), html.note(_caption(results) + ".")
     notes = [html.note(_PUBLISHED_NOTE)] * _has_published(results)
+    notes += map(html.note, filter(None, [results.get("left_out")]))
     notes.append(html.details("How to read the table", html.note(_LEGEND)))
     blocks = [
         html.section("Methods", table, caption, *notes),
@@ -219,7 +222,7 @@ def write(folder, results, predictions):
     """Write report.md, report.html and, where matplotlib is installed, the figures they show."""
     has_figures = importlib.util.find_spec("matplotlib") is not None
     if not has_figures:
-        print(f"No figures: {NO_FIGURES}")
+        say(f"No figures: {NO_FIGURES}")
     figures = _figures(results, predictions) if has_figures else {}
     for name, figure in figures.items():
         figure.savefig(folder / f"{name}.png", dpi=150)

@@ -1,16 +1,20 @@
 """A comparison from start to end: train what is missing, gather the results, write the report."""
 
+import contextlib
 import json
 import pathlib
-import shutil
 import time
+import typing
 
 from keras_logit_adjust import _checks
-from keras_logit_adjust.compare import devices, report, storage
-from keras_logit_adjust.compare.config import Config
+from keras_logit_adjust._printing import say
+from keras_logit_adjust.compare import devices, recipes, report, storage
+from keras_logit_adjust.compare.config import as_config
 from keras_logit_adjust.compare.gathering import gather
+from keras_logit_adjust.compare.loading import Loader
 from keras_logit_adjust.compare.methods import spell_out
-from keras_logit_adjust.compare.missing import train_missing
+from keras_logit_adjust.compare.missing import recipe_for, train_missing
+from keras_logit_adjust.compare.records import Predictions
 
 DEFAULT_METHODS = ("erm", "class_weight", "la_posthoc", "la_loss")
 
@@ -39,6 +43,7 @@ def compare(config=None, *, methods=DEFAULT_METHODS, seeds=3, output=None):
     Example:
 
     >>> import pathlib, tempfile, numpy as np
+    >>> from keras_logit_adjust.compare import Config
     >>> folder = pathlib.Path(tempfile.mkdtemp())
     >>> for name in ("train", "test"):
     ...     np.savez(folder / name, x=np.eye(2)[[0, 0, 0, 1]], y=[0, 0, 0, 1])
@@ -54,27 +59,63 @@ def compare(config=None, *, methods=DEFAULT_METHODS, seeds=3, output=None):
 
 def compare_with_predictions(config=None, *, methods=DEFAULT_METHODS, seeds=3, output=None):
     """As `compare`, returning the `Predictions` too."""
-    config = config or Config()
+    with compared(config, methods=methods, seeds=seeds, output=output) as (results, predictions, _):
+        return results, predictions
+
+
+class Compared(typing.NamedTuple):
+    """A comparison.
+
+    Attributes:
+        results: as `compare` returns them.
+        predictions: the `Predictions` that they rest on, or None where `results` is.
+        folder: where all that is finished lies.
+    """
+
+    results: dict | None
+    predictions: Predictions | None
+    folder: pathlib.Path
+
+
+@contextlib.contextmanager
+def compared(config=None, *, methods=DEFAULT_METHODS, seeds=3, output=None):
+    """A comparison as `Compared`; without `output` its folder goes when the context ends and nothing was raised."""
+    config = as_config(config)
     methods = spell_out(methods, validation=config.validation)
     seeds = _checks.check_integer(seeds, "seeds", minimum=1)
-    folder = pathlib.Path(output) if output else storage.cache_folder(storage.identity(config), methods, seeds)
-    storage.check_folder(folder, config)
-    started = time.time()
+    output, load, started = storage.as_folder(output), Loader(config), time.time()
+    if output is not None:
+        storage.check_folder(output, config)
+    with devices.opened(config.strategy, number=config.devices) as used:
+        recipe = recipe_for(config, load(0), methods=methods, devices=used)
+        folder = output
+        if output is None:
+            folder = storage.cache_folder(storage.identity(config), methods, seeds, load(0).split_hash)
+        training = {"load": load, "seeds": seeds, "recipe": recipe, "folder": folder, "devices": used}
+        if not used.is_chief:
+            train_missing(config, methods, **training)
+            yield Compared(None, None, folder)
+            return
+        with storage.claimed(folder, goes=output is None):
+            yield Compared(*_finish(config, methods, started=started, writes=output is not None, **training), folder)
+
+
+def _finish(config, methods, *, started, writes, folder, **training):
+    """The results and the `Predictions`, written to the folder where that `writes`."""
     try:
-        with devices.opened(config.strategy, number=config.devices) as used:
-            loaded, runs = train_missing(config, methods, seeds=seeds, folder=folder, devices=used)
+        storage.check_folder(folder, config)
+        (folder / "runs").mkdir(exist_ok=True)
+        splits, runs = train_missing(config, methods, folder=folder, **training)
+        results, predictions = gather(config, methods, splits=splits, runs=runs)
+        model = recipes.resolve_model(config.model, splits[0].example_shape)
+        results["left_out"] = recipes.left_out(training["recipe"], model)
+        results["seconds"] = round(time.time() - started, 1)
+        if writes:
+            storage.write_npz(folder / "predictions.npz", predictions.arrays())
+            storage.write_text(folder / "results.json", json.dumps(results, indent=1))
+            report.write(folder, results, predictions)
     except KeyboardInterrupt:
         kept = len(list((folder / "runs").glob("*.npz")))
-        print(f"\nInterrupted. {kept} finished runs are kept in {folder}: the same command goes on from there.")
+        say(f"\nInterrupted. {kept} finished runs are kept in {folder}: the same command goes on from there.")
         raise
-    if not used.is_chief:
-        return None, None
-    results, predictions = gather(config, methods, loaded=loaded, runs=runs)
-    results["seconds"] = round(time.time() - started, 1)
-    if output:
-        storage.write_npz(folder / "predictions.npz", predictions.arrays())
-        storage.write_text(folder / "results.json", json.dumps(results, indent=1))
-        report.write(folder, results, predictions)
-    else:
-        shutil.rmtree(folder)
     return results, predictions

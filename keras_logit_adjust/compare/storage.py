@@ -1,37 +1,144 @@
 """What a comparison keeps on disk: finished runs, each written whole or not at all, in a folder of one setting."""
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 import os
 import pathlib
 import platform
+import shutil
 import sys
+import uuid
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 import keras
 import numpy as np
 
 from keras_logit_adjust._checks import ArgumentError
+from keras_logit_adjust.compare.config import as_text
 from keras_logit_adjust.compare.records import Run
+
+_OTHER = "choose another `output`"
+_SHOWN = 80  # characters of what was found in a file
+
+
+def as_folder(output):
+    """`output` as a path, or None; a path that cannot become a folder to write to is refused."""
+    if output is None:
+        return None
+    folder = pathlib.Path(as_text(output, "output"))
+    try:
+        folder.stat()
+    except (FileNotFoundError, NotADirectoryError):  # to be made, or said below
+        pass
+    except OSError as error:
+        raise ArgumentError("output", f"`output` must be a folder. {folder}: {error.strerror}: {_OTHER}.") from error
+    nearest = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    if not nearest.is_dir():
+        raise ArgumentError("output", f"`output` must be a folder. {nearest} is {_kind(nearest)}: {_OTHER}.")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise ArgumentError("output", f"`output` must be a folder that may be written to. {nearest} may not: {_OTHER}.")
+    return folder
+
+
+def _kind(path):
+    return "a file" if path.exists() else "a link to nothing"
 
 
 def cache_folder(*command):
-    """Where unfinished work of one command (plain values that tell it from others) waits without an output folder."""
-    root = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
-    key = hashlib.sha256(json.dumps(command, sort_keys=True).encode()).hexdigest()
-    return root / "keras_logit_adjust" / key[:16]
+    """Where unfinished work of one command (plain values that tell it from others) waits without an output folder.
+
+    What a command trains on is among its values as the hash of a split: files of one name may hold other data.
+    """
+    key = hashlib.sha256(json.dumps(command, sort_keys=True, default=str).encode()).hexdigest()
+    try:
+        root = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+        return as_folder(root / "keras_logit_adjust" / key[:16])
+    except (ArgumentError, RuntimeError) as error:  # there may be no home
+        raise ArgumentError(
+            "output",
+            "Without `output` unfinished work is kept in the folder for caches, of $XDG_CACHE_HOME or in the home "
+            f"folder, which cannot be used ({str(error).replace('`output`', 'it')}). Give `output`.",
+        ) from error
+
+
+@contextlib.contextmanager
+def claimed(folder, *, goes):
+    """`folder` for this process alone, made where it is missing.
+
+    Args:
+        folder: path.
+        goes: whether it is removed in the end, unless something was raised before.
+    """
+    is_new = not folder.exists()
+    with _locked(folder):
+        try:
+            yield
+            if goes:
+                shutil.rmtree(folder)
+        finally:
+            # What came to nothing leaves nothing.
+            for empty in (folder / "runs", folder) if is_new else ():
+                with contextlib.suppress(OSError):
+                    empty.rmdir()
+
+
+@contextlib.contextmanager
+def _locked(folder):
+    """A lock on a folder that is made for it, which the system takes back from a process that dies."""
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ArgumentError(
+                "output", f"`output` must be a folder. {folder}: {error.strerror}. {_OTHER}."
+            ) from error
+        try:
+            lock = _lock_file(folder) if fcntl is None else os.open(folder, os.O_RDONLY)
+            if fcntl is not None:
+                _lock_folder(lock)
+        except (BlockingIOError, FileExistsError):
+            raise ArgumentError(
+                "output",
+                f"{folder} is in use by another process. Wait until it has finished, or choose another `output`.",
+            ) from None
+        # Who held it before may have removed it in between.
+        if fcntl is None or (folder.exists() and os.path.samestat(os.fstat(lock), folder.stat())):
+            break
+        os.close(lock)
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+def _lock_folder(lock):
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise
+    except OSError:  # a file system that knows no locks
+        pass
+
+
+def _lock_file(folder):
+    """On Windows, where a folder cannot be locked: a file beside it, which goes when its process does."""
+    return os.open(folder.with_name(f"{folder.name}.lock"), os.O_CREAT | os.O_EXCL | os.O_TEMPORARY)
 
 
 def identity(config):
     """What stored runs depend on."""
     known = versions()
-    return {**dataclasses.asdict(config), **{key: known[key] for key in ("backend", "keras", "keras_logit_adjust")}}
+    return {**config.settled(), **{key: known[key] for key in ("backend", "keras", "keras_logit_adjust")}}
 
 
 def check_folder(folder, config):
     """Raise where `folder` belongs to another configuration: that of the finished runs in it."""
-    check_is_folder(folder)
     mine = identity(config)
     for name, key in (("config.json", None), ("results.json", "config")):
         stored = read_results(folder, name)
@@ -41,7 +148,7 @@ def check_folder(folder, config):
             raise ArgumentError("output", f"{folder} holds a study. Choose another `output`.")
         theirs = stored if key is None else stored.get(key)
         if not isinstance(theirs, dict):
-            raise _broken(folder / name, f"no object: {theirs!r}")
+            raise _broken(folder / name, f"no object: {str(theirs)[:_SHOWN]}")
         for field, value in mine.items():
             if theirs.get(field) != value:
                 raise ArgumentError(
@@ -51,11 +158,6 @@ def check_folder(folder, config):
                 )
 
 
-def check_is_folder(path):
-    if path.exists() and not path.is_dir():
-        raise ArgumentError("output", f"`output` must be a folder. {path} is a file.")
-
-
 def read_results(folder, name="results.json"):
     """The object in a JSON file of the folder, or None where there is no such file."""
     path = folder / name
@@ -63,10 +165,10 @@ def read_results(folder, name="results.json"):
         return None
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _broken(path, error) from error
     if not isinstance(stored, dict):
-        raise _broken(path, f"no object: {stored!r}")
+        raise _broken(path, f"no object: {str(stored)[:_SHOWN]}")
     return stored
 
 
@@ -83,12 +185,12 @@ def save_run(folder, run):
     write_npz(run_path(folder, run.method, run.seed), arrays)
 
 
-def load_run(folder, name, dataset):
-    """The finished `Run` of this very split, None where none is on disk; a damaged file counts as none."""
+def load_run(folder, name, split):
+    """The finished `Run` of this very `Split`, None where none is on disk; a damaged file counts as none."""
     # A damaged archive raises whatever zipfile, zlib or NumPy stumbles over.
-    with contextlib.suppress(Exception), np.load(run_path(folder, name, dataset.seed)) as stored:
+    with contextlib.suppress(Exception), np.load(run_path(folder, name, split.seed)) as stored:
         run = Run(**{key: value if value.ndim else value.item() for key, value in stored.items()})
-        return run if run.belongs_to(dataset) else None
+        return run if run.method == name and run.belongs_to(split) else None
 
 
 def versions():
@@ -105,13 +207,24 @@ def versions():
 
 def write_npz(path, arrays):
     """Write all or nothing: an interrupted save leaves no half file under the final name."""
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
+    with _written(path) as file:
         np.savez_compressed(file, **arrays)
-    os.replace(partial, path)
 
 
 def write_text(path, text):
-    partial = path.with_suffix(path.suffix + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    with _written(path) as file:
+        file.write(text.encode())
+
+
+@contextlib.contextmanager
+def _written(path):
+    """A file under a name of its own, which gets the name `path` when it is whole."""
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        with partial.open("xb") as file:
+            yield file
+        os.replace(partial, path)
+    except OSError as error:  # of a full disk Python does not say which
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+    finally:
+        partial.unlink(missing_ok=True)

@@ -29,11 +29,11 @@ def epochs_of(method, recipe):
     return recipe.epochs + min(RETRAINING_EPOCHS, recipe.epochs) * method.retrains_head
 
 
-def train(name, dataset, *, config, recipe, devices, bar):
-    """Train the model of the row `name`; returns a `Run`."""
+def train(name, dataset, *, scale, config, recipe, devices, bar):
+    """Train the model of the row `name` on examples that `scale` brings to its units; returns a `Run`."""
     keras.utils.set_random_seed(dataset.seed)
     method, counts = METHODS[name], dataset.class_counts
-    (x, y), scale = dataset.train, Scaler(dataset.train[0])
+    x, y = dataset.train
     shape = {"example_shape": x.shape[1:], "num_classes": counts.size}
     with devices.scope():
         model = recipes.build_model(
@@ -53,7 +53,7 @@ def train(name, dataset, *, config, recipe, devices, bar):
     )
     if method.retrains_head:
         own["recipe"] = recipes.stretch(recipe, min(RETRAINING_EPOCHS, recipe.epochs))
-        balanced = feeding.Training(scale(x), y, strategy="balanced", **own)
+        balanced = feeding.Training(training.x, y, strategy="balanced", **own)
         losses += _retrain_head(model, balanced, class_counts=counts, devices=devices, bar=bar)
     seconds = time.perf_counter() - start
     if not np.isfinite(losses[-1]):
@@ -63,6 +63,11 @@ def train(name, dataset, *, config, recipe, devices, bar):
         for part, held_out in (("test", dataset.test), ("validation", dataset.validation))
         if held_out is not None
     }
+    if not all(np.isfinite(values).all() for values in logits.values()):
+        raise ValueError(
+            f"The logits of {method.title!r} on held-out examples are not finite. Lower the learning rate, or choose "
+            f"another `precision` than {config.precision!r}."
+        )
     return Run(
         method=name,
         seed=dataset.seed,
@@ -102,20 +107,3 @@ def _head_weights(head):
         return {}
     bias = keras.ops.convert_to_numpy(head.bias) if head.use_bias else np.zeros(head.units)
     return {"class_norms": weight_norm.class_norms(head), "bias": bias.astype("float64")}
-
-
-class Scaler:
-    """What the training set says of the units: columns of features go to mean 0 and deviation 1, images to [0, 255]."""
-
-    def __init__(self, x):
-        if x.ndim == 2:
-            self.shift, self.unit = x.mean(axis=0, dtype="float64"), x.std(axis=0, dtype="float64")
-        elif x.dtype == "uint8":
-            self.shift, self.unit = 0.0, 1.0
-        else:
-            self.shift, self.unit = float(x.min()), (float(x.max()) - float(x.min())) / 255
-        # What is constant in training stays in its own unit: it must not explode where a test example differs.
-        self.unit = np.where(self.unit > 1e-9 * (1 + np.abs(self.shift)), self.unit, 1.0)
-
-    def __call__(self, x):
-        return x if x.dtype == "uint8" and x.ndim > 2 else ((x - self.shift) / self.unit).astype("float32")

@@ -11,19 +11,18 @@ from keras_logit_adjust.compare import statistics
 GRID = np.linspace(0.0, 3.0, 61)
 
 
-def corrected(method, run, *, class_counts, dataset):
+def corrected(method, run, *, split):
     """The test logits of a method after its correction, and the τ of that (None where nothing was chosen).
 
     Args:
         method: a `Method`.
         run: a `Run`.
-        class_counts: `[L]` training examples of each class.
-        dataset: the `LongTailDataset` trained on.
+        split: the `Split` trained on.
     """
-    correct, tau = functools.partial(method.correct, run=run, class_counts=class_counts), None
+    correct, tau = functools.partial(method.correct, run=run, class_counts=split.class_counts), None
     if method.tuned_on is not None:
-        logits, labels = getattr(run, f"{method.tuned_on}_logits"), getattr(dataset, method.tuned_on)[1]
-        tau = method.choose(logits, labels, correct=correct, class_counts=class_counts)
+        logits, labels = (getattr(of, f"{method.tuned_on}_{kind}") for of, kind in ((run, "logits"), (split, "labels")))
+        tau = method.choose(logits, labels, correct=correct, class_counts=split.class_counts)
     return correct(run.test_logits, tau=1.0 if tau is None else tau), tau
 
 

@@ -16,6 +16,10 @@ from keras_logit_adjust import _arrays, _checks
 from keras_logit_adjust.data import profiles
 
 MAX_ARRAY_BYTES = 4 << 30  # larger sets stream
+_IDS_OF_NAMES = (
+    "Make ids of them, for both sets at once: names, ids = np.unique(np.concatenate([y_train, y_test]), "
+    "return_inverse=True)."
+)
 FASHION_CLASSES = (
     "T-shirt/top",
     "Trouser",
@@ -109,7 +113,7 @@ def _read_pair(source, name):
         raise _checks.ArgumentError(
             name, f"`{name}` must be an .npz file or a pair (x, y). Received: {type(source).__name__}"
         ) from error
-    x, y = _arrays.to_numpy(x, name), profiles.check_ids(y, f"`y` of `{name}`", argument=name)
+    x, y = _arrays.to_numpy(x, name), profiles.check_ids(_as_ids(y, name), f"`y` of `{name}`", argument=name)
     if x.ndim not in (2, 3, 4) or _arrays.kind_of(x.dtype) not in "uifb":
         raise _checks.ArgumentError(
             name,
@@ -129,6 +133,18 @@ def _read_pair(source, name):
     return (x[..., None] if x.ndim == 3 else x), y
 
 
+def _as_ids(y, name):
+    """Labels as they are, whole-number floats as integers; names of classes are refused with the way to ids."""
+    y = _arrays.to_numpy(y, name, "an .npz file or a pair (x, y)")
+    if y.size and (y.dtype.kind in "US" or (y.dtype.kind == "O" and isinstance(y.flat[0], (str, bytes)))):
+        raise _checks.ArgumentError(
+            name,
+            f"`y` of `{name}` must be class ids 0, 1, …. Received names, {y.ravel()[:3].tolist()}. {_IDS_OF_NAMES}",
+        )
+    is_whole = y.dtype.kind == "f" and bool((np.abs(y) < 2**53).all()) and bool((y == np.floor(y)).all())
+    return y.astype("int64") if is_whole else y
+
+
 def read_npz(path):
     if not path.is_file():
         raise FileNotFoundError(
@@ -138,7 +154,8 @@ def read_npz(path):
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in ("x", "y") if key in file}
     except Exception as error:  # a damaged archive raises whatever zipfile, zlib or NumPy stumbles over
-        raise ValueError(f"{path} is not a NumPy .npz file of plain arrays: {error}") from error
+        remedy = f" If its labels are names: {_IDS_OF_NAMES}" if "allow_pickle" in str(error) else ""
+        raise ValueError(f"{path} is not a NumPy .npz file of plain arrays: {error}.{remedy}") from error
     if len(arrays) != 2:
         raise ValueError(
             f"{path} must hold two arrays named x and y: numpy.savez_compressed(path, x=examples, y=labels)."
@@ -166,7 +183,8 @@ def read_tfds(name, data_dir):
 
 
 def _tfds_directory(tfds, name, data_dir):
-    root = pathlib.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or pathlib.Path.home() / "tensorflow_datasets")
+    root = os.environ.get("TFDS_DATA_DIR") or pathlib.Path.home() / "tensorflow_datasets"
+    root = pathlib.Path(root if data_dir is None else data_dir)
     depths = ("*", "*/*") if name.split("/")[0].isidentifier() else ()  # neither empty, nor a pattern, nor a path
     if found := [info for depth in depths for info in sorted((root / name).glob(f"{depth}/dataset_info.json"))]:
         return max(

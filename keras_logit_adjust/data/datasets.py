@@ -140,9 +140,7 @@ def load(
     validation = validation if validation_fraction else "none"
     source = _find_source(name, data_dir, test)
     title = name if isinstance(name, str) else os.fspath(name) if isinstance(name, os.PathLike) else "arrays"
-    if profile == "auto":
-        is_balanced = isinstance(name, str) and not name.endswith(".npz") and name not in _LONG_TAILED
-        profile = "exponential" if is_balanced else "none"
+    profile = resolve_profile(name, profile)
     # Independent streams: another validation setting does not change the subset.
     subset_seed, cut_seed = np.random.SeedSequence(seed).spawn(2)
     chosen = _impose(
@@ -170,6 +168,14 @@ def load(
         seed=seed,
         split_hash=_hash(source, kept, held_out),
     )
+
+
+def resolve_profile(name, profile):
+    """The profile that `load` imposes, "auto" resolved for the data."""
+    if profile != "auto":
+        return profile
+    is_balanced = isinstance(name, str) and not name.endswith(".npz") and name not in _LONG_TAILED
+    return "exponential" if is_balanced else "none"
 
 
 def _find_source(name, data_dir, test):

@@ -34,7 +34,7 @@ ERM_ERROR = float(50 * special.ndtr((np.array([_SHIFT, -_SHIFT]) - 4) / np.sqrt(
 
 def run(folder, *, sizes=SIZES, trials=100, steps=400, seed=0):
     """Fit affine scorers with every loss on every sample size, all trials of one size at once."""
-    sizes = sorted({_checks.check_integer(size, "sizes", minimum=_SMALLEST) for size in sizes})
+    sizes = sorted({_checks.check_integer(size, "sizes", minimum=_SMALLEST) for size in np.ravel(sizes).tolist()})
     if not sizes:
         raise _checks.ArgumentError("sizes", "`sizes` must name a number of training examples. Received none.")
     trials, steps = (_checks.check_integer(v, name, 1) for v, name in ((trials, "trials"), (steps, "steps")))

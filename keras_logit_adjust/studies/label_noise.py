@@ -9,7 +9,8 @@ import dataclasses
 import numpy as np
 
 from keras_logit_adjust._checks import ArgumentError
-from keras_logit_adjust.compare import Config, statistics
+from keras_logit_adjust.compare import statistics
+from keras_logit_adjust.compare.config import as_config
 from keras_logit_adjust.compare.report import in_seeds, show_difference
 from keras_logit_adjust.compare.run import compare_with_predictions
 from keras_logit_adjust.studies.table import Table
@@ -20,8 +21,8 @@ SHARE = 0.01
 
 def run(folder, *, config=None, methods=DEFAULT_METHODS, seeds=3):
     """Compare the methods on clean labels and with a share of the largest class labeled as the smallest."""
-    config = config or Config()
-    share = config.label_noise or SHARE
+    config = with_share(as_config(config))
+    share = config.label_noise
     own = {
         "clean": dataclasses.replace(config, label_noise=0.0),
         "noisy": dataclasses.replace(config, label_noise=share),
@@ -57,6 +58,17 @@ def run(folder, *, config=None, methods=DEFAULT_METHODS, seeds=3):
         "counts": {part: results["class_counts"] for part, (results, _) in parts.items()},
         "methods": found,
     }
+
+
+def with_share(config):
+    """`config` with the share that it names, or `SHARE`."""
+    if config.label_noise == 0:
+        raise ArgumentError(
+            "label_noise",
+            "`label_noise` must be above 0 here: without noise there is nothing to compare. Received: label_noise=0.0. "
+            f"Leave it out for {SHARE}.",
+        )
+    return dataclasses.replace(config, label_noise=SHARE) if config.label_noise is None else config
 
 
 def table(results):

@@ -9,7 +9,7 @@ import warnings
 import numpy as np
 
 from keras_logit_adjust import _checks, priors
-from keras_logit_adjust.compare import Config
+from keras_logit_adjust.compare.config import as_config
 from keras_logit_adjust.compare.report import in_seeds
 from keras_logit_adjust.compare.run import compare_with_predictions
 from keras_logit_adjust.held_out import calibrate, estimate_target_prior
@@ -29,9 +29,8 @@ CALIBRATION = "bias_corrected_temperature"
 
 def run(folder, *, config=None, seeds=3):
     """Train plain models, and predict on every mix by every rule, seed by seed."""
-    config = config or Config()
-    loaded = [config.load(seed) for seed in range(seeds)]
-    tested = np.bincount(loaded[0].test[1], minlength=loaded[0].num_classes)
+    config = as_config(config)
+    tested = _tested(config.load(0))
     if not tested.all():  # a mix cannot be drawn
         raise _checks.ArgumentError(
             "test",
@@ -41,16 +40,16 @@ def run(folder, *, config=None, seeds=3):
     results, predictions = compare_with_predictions(config, methods=["erm"], seeds=seeds, output=folder / "compare")
     found = {mix: {name: {"accuracy": [], "distance": [], "inside": []} for name in RULES} for mix in MIXES}
     drawn, smallest = {mix: [] for mix in MIXES}, []
-    for seed, dataset in enumerate(loaded):
-        run = predictions.runs["erm"][seed]
-        held_out = None if dataset.validation is None else (run.validation_logits, dataset.validation[1])
-        for mix, target in mixes_of(dataset.class_counts).items():
+    for run, split in zip(predictions.runs["erm"], predictions.splits, strict=True):
+        seed, validation_labels = split.seed, split.validation_labels
+        held_out = None if validation_labels is None else (run.validation_logits, validation_labels)
+        for mix, target in mixes_of(split.class_counts).items():
             rows = resample(predictions.labels, target, seed=seed)
             labels, logits = predictions.labels[rows], run.test_logits[rows]
             counts = np.bincount(labels, minlength=target.size)
             drawn[mix].append(counts.tolist())
             truth = counts / rows.size
-            choices, singular_value = _apply_rules(logits, dataset.class_counts, held_out=held_out, truth=truth)
+            choices, singular_value = _apply_rules(logits, split.class_counts, held_out=held_out, truth=truth)
             for name, choice in choices.items():
                 for key, value in _score(*choice, labels=labels, truth=truth).items():
                     found[mix][name][key].append(value)
@@ -63,6 +62,11 @@ def run(folder, *, config=None, seeds=3):
         "smallest_singular_value": smallest,
         "mixes": found,
     }
+
+
+def _tested(dataset):
+    """How many test examples of each class there are."""
+    return np.bincount(dataset.test[1], minlength=dataset.num_classes)
 
 
 def mixes_of(class_counts):

@@ -1,16 +1,18 @@
 """Running a study: a folder for what is finished, then its table, its figure and its numbers."""
 
+import contextlib
 import importlib.util
 import json
-import pathlib
 import shlex
-import shutil
 
 import keras
+import numpy as np
 
 from keras_logit_adjust import _checks
-from keras_logit_adjust.compare import Config, html, storage
-from keras_logit_adjust.compare.config import options_of
+from keras_logit_adjust._printing import say
+from keras_logit_adjust.compare import html, storage
+from keras_logit_adjust.compare.config import as_config, options_of
+from keras_logit_adjust.compare.methods import spell_out
 from keras_logit_adjust.compare.report import NO_FIGURES, in_versions, to_table
 from keras_logit_adjust.studies import consistency, groups, label_noise, label_shift, weight_norms
 
@@ -50,31 +52,62 @@ def run_study(name, *, output=None, **options):
 
     Reference: Menon et al. (2021), §3, §6.1 and appendix E.4.
     """
+    with studied(name, output=output, **options) as (results, _):
+        return results
+
+
+@contextlib.contextmanager
+def studied(name, *, output=None, **options):
+    """The results of a study and their folder, which goes when the context ends, as `compared` has it."""
     study = STUDIES[_checks.check_choice(name, "study", tuple(STUDIES))]
-    command = ("study", name, keras.backend.backend(), str(options))
-    folder = pathlib.Path(output) if output else storage.cache_folder(*command)
-    storage.check_is_folder(folder)
-    stored = storage.read_results(folder)
-    if stored is not None and stored.get("study") != name:
-        raise _checks.ArgumentError(
-            "output",
-            f"{folder} holds results of another command, {stored.get('study', 'of compare')}. Choose another `output`.",
-        )
+    if name != "consistency":
+        options["config"] = as_config(options.get("config"))
+        _check_used(options["config"], name)
+    if name == "label-noise":
+        options["config"] = label_noise.with_share(options["config"])
+    if options.get("methods") is not None:
+        options["methods"] = spell_out(options["methods"], validation=options["config"].validation)
+    folder = storage.as_folder(output)
+    if output is None:
+        folder = storage.cache_folder("study", name, keras.backend.backend(), *_told_apart(**options))
     about = {"study": name, "versions": storage.versions(), "command": _command(name, **options)}
-    results = about | study.run(folder, **options)
-    if output:
-        _write(study, folder, results)
-    else:
-        shutil.rmtree(folder)
-    return results
+    with storage.claimed(folder, goes=output is None):
+        stored = storage.read_results(folder)
+        if stored is not None and stored.get("study") != name:
+            other = stored.get("study", "of compare")
+            raise _checks.ArgumentError(
+                "output", f"{folder} holds results of another command, {other}. Choose another `output`."
+            )
+        results = about | study.run(folder, **options)
+        if output is not None:
+            _write(study, folder, results)
+        yield results, folder
+
+
+def _check_used(config, name):
+    """Raise for what a study cannot do, or would ignore."""
+    if config.strategy == "multi_worker":
+        raise _checks.ArgumentError(
+            "strategy", "`strategy` 'multi_worker' is of `compare` alone: a study is one process. Choose another."
+        )
+    if name == "weight-norms" and config.optimizer != "auto":
+        raise _checks.ArgumentError(
+            "optimizer",
+            "`optimizer` would change nothing: the study of norms compares the optimizers itself. Received: "
+            f"optimizer={config.optimizer!r}. Leave it out.",
+        )
+
+
+def _told_apart(*, config=None, **own):
+    """What a study's unfinished work depends on, the data among it."""
+    return (own,) if config is None else (own, storage.identity(config), config.load(0).split_hash)
 
 
 def _command(name, *, config=None, methods=None, seeds=None, **own):
-    """The command that repeats a study (`steps` is no option of it)."""
-    words = ["keras-logit-adjust", "study", name, *options_of(config or Config(), methods, seeds)]
+    """The command that repeats a study."""
+    words = ["keras-logit-adjust", "study", name, *options_of(as_config(config), methods, seeds)]
     for key, value in own.items():
-        values = value if isinstance(value, (list, tuple)) else [value]
-        words += [f"--{key}", *map(str, values)] * (key != "steps")
+        words += [f"--{key}", *map(str, np.ravel(value).tolist())]
     return shlex.join(words)
 
 
@@ -112,7 +145,7 @@ def _write(study, folder, results):
     storage.write_text(folder / "results.json", json.dumps(results, indent=1, allow_nan=False))
     text, figure = [f"# Study: {results['study']}", "", to_markdown(results), ""], None
     if importlib.util.find_spec("matplotlib") is None:
-        print(f"No figure: {NO_FIGURES}")
+        say(f"No figure: {NO_FIGURES}")
     else:
         figure = study.figure(results)
         figure.savefig(folder / "figure.png", dpi=150)

@@ -10,7 +10,7 @@ from scipy import stats
 
 from keras_logit_adjust import priors
 from keras_logit_adjust._checks import ArgumentError
-from keras_logit_adjust.compare import Config
+from keras_logit_adjust.compare.config import as_config
 from keras_logit_adjust.compare.report import in_seeds, show_difference
 from keras_logit_adjust.compare.run import compare_with_predictions
 from keras_logit_adjust.studies.table import Table
@@ -21,7 +21,7 @@ METHODS = ("erm", "weight_norm")
 
 def run(folder, *, config=None, seeds=3):
     """Train ERM under both optimizers and correlate `‖w_y‖₂` with the prior, seed by seed."""
-    config, found = config or Config(), {}
+    config, found = as_config(config), {}
     counts = config.load(0).class_counts
     if counts.size < 3 or np.ptp(counts) == 0:
         raise ArgumentError(

@@ -9,6 +9,7 @@ import warnings
 import keras
 
 from keras_logit_adjust import _checks
+from keras_logit_adjust._printing import say
 from keras_logit_adjust.callbacks import SamplerBackup
 from keras_logit_adjust.losses import _base
 from keras_logit_adjust.tf_distribute import _backup, _cluster, _keras, _loop, _steps
@@ -269,7 +270,7 @@ def _announce(place, *, epochs, backup_dir, is_shown):
             stacklevel=3,
         )
     elif place.steps and is_shown:
-        print(f"Going on {place}, from the checkpoint in {backup_dir}.")
+        say(f"Going on {place}, from the checkpoint in {backup_dir}.")
 
 
 @contextlib.contextmanager

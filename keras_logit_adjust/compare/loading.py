@@ -1,0 +1,44 @@
+"""The data of one seed after the other: all seeds at once need not fit in memory."""
+
+import pathlib
+
+from keras_logit_adjust._checks import ArgumentError
+
+
+class Loader:
+    """Loads the data of a seed, and lets go of it before that of another seed comes.
+
+    Args:
+        config: a `Config`.
+    """
+
+    def __init__(self, config):
+        self._config, self._last, self._files = config, None, None
+
+    def __call__(self, seed):
+        """The `LongTailDataset` of a seed."""
+        if self._last is None or self._last.seed != seed:
+            self._last = None
+            self._check_files()
+            self._last = self._config.load(seed)
+        return self._last
+
+    def _check_files(self):
+        """Raise where a file is another one than when the first seed was loaded."""
+        files = {name: _state(getattr(self._config, name)) for name in ("train", "test")}
+        for name, state in (self._files or files).items():
+            if files[name] != state:
+                raise ArgumentError(
+                    name,
+                    f"`{name}` must stay as it is until all seeds are trained. {getattr(self._config, name)} has "
+                    "changed: give the same command again. What was trained on the same data is kept.",
+                )
+        self._files = files
+
+
+def _state(path):
+    """What tells a file from one that replaced it; None where there is none."""
+    if path is None or not pathlib.Path(path).is_file():
+        return None
+    found = pathlib.Path(path).stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
