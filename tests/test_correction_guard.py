@@ -110,10 +110,12 @@ def test_what_is_not_seen_is_adjusted_as_the_pitfalls_say(rng, tmp_path):
         (one_output, PLAIN, 1.0, True),
         (one_output, "mse", 1.0, True),
         (one_output, ADJUSTED, 1.0, False),
+        (one_output, kla.losses.FocalCrossentropy(), 1.0, True),
+        (one_output, lambda y_true, y_pred: PLAIN(y_true, y_pred), 1.0, False),
         (one_output, PLAIN, 0.0, False),
         (Subclassed, PLAIN, 1.0, True),
     ],
-    ids=["plain", "by name", "an adjusted loss", "an adjustment of 0", "a subclass"],
+    ids=["plain", "by name", "an adjusted loss", "focal", "of the user", "an adjustment of 0", "a subclass"],
 )
 def test_an_adjusted_model_that_trains_with_a_plain_loss_warns(model, loss, tau, warns, rng):
     adjusted = kla.adjust(model(), COUNTS, tau=tau, output="logits")
@@ -181,11 +183,21 @@ def test_a_head_compiled_for_logits_or_for_another_loss_does_not_warn(loss):
     kla.adjust(probabilities, COUNTS)
 
 
+def shift_of(model):
+    """A weak reference to the adjustment in a model that nothing else keeps."""
+    (layer,) = [layer for layer in model._flatten_layers() if isinstance(layer, kla.layers.LogitAdjustment)]
+    return weakref.ref(layer)
+
+
 @pytest.mark.parametrize("activation", [None, "softmax"])
-def test_a_model_does_not_keep_the_models_that_were_made_of_it(activation):
-    inner = sequential(layers.Dense(4), layers.Dense(3, activation))
-    model = sequential(layers.Dense(WIDTH), inner)
-    kept = [weakref.ref(kla.adjust(model, COUNTS)), weakref.ref(kla.product_of_experts([model, model], COUNTS))]
+@pytest.mark.parametrize("is_nested", [False, True])
+def test_a_model_keeps_nothing_of_the_models_that_were_made_of_it(activation, is_nested):
+    model = sequential(layers.Dense(4), layers.Dense(3, activation))
+    model = sequential(layers.Dense(WIDTH), model) if is_nested else model
+    made = [kla.adjust(model, COUNTS), kla.product_of_experts([model, model], COUNTS)]
+    kept = [shift_of(part) for part in made]
+    assert None not in [reference() for reference in kept]
+    del made
     gc.collect()
     assert [reference() for reference in kept] == [None, None]
 

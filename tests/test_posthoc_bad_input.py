@@ -204,6 +204,16 @@ def test_a_model_whose_logits_are_not_found_is_refused(name, make):
         make(create(), COUNTS)
 
 
+def test_a_network_of_many_branches_without_a_head_is_refused_at_once():
+    inputs = outputs = keras.Input((WIDTH,))
+    for _ in range(60):
+        outputs = layers.Add()([outputs, layers.ReLU()(outputs)])
+    with pytest.raises(ValueError, match="No head was found"):
+        kla.adjust(keras.Model(inputs, layers.ReLU()(outputs)), COUNTS)
+    with pytest.raises(ValueError, match="No head was found"):
+        kla.adjust(keras.Model(inputs, outputs), COUNTS)
+
+
 UNFOLDABLE = {
     "used twice": (used_twice, "'head' is used more than once.*Use `kla.adjust`"),
     "nested and used twice": (nested_used_twice, "'head' is used more than once.*Use `kla.adjust`"),

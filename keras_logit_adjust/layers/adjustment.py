@@ -242,9 +242,8 @@ class LogitAdjustment(Adjustment, keras.layers.Layer):
     def _warn_of_plain_loss(self):
         """Warn in a step of `fit` whose losses bring the prior back that this layer takes off."""
         model = _keras.model_in_training()
-        compiled = keras.tree.flatten(getattr(model, "loss", None))
-        is_plain = any(loss is not None for loss in compiled) and not any(map(_marks.corrects_prior, compiled))
-        if is_plain and (self.values is None or np.ptp(self.values) > 0):
+        compiled = [loss for loss in keras.tree.flatten(getattr(model, "loss", None)) if loss is not None]
+        if compiled and all(map(_marks.knows_no_prior, compiled)) and (self.values is None or np.ptp(self.values) > 0):
             warnings.warn(
                 f"Model {model.name!r} is adjusted by layer {self.name!r} and trains with a loss that knows no prior. "
                 "It learns the prior of its training data again: the correction is lost, and a model that shares its "

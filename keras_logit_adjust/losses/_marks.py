@@ -21,6 +21,14 @@ def corrects_prior(loss):
     return is_uneven or bool(np.any(getattr(loss, "adjustment", 0)))
 
 
+def knows_no_prior(loss):
+    """Whether a loss is one of Keras's or of this package that corrects no prior; of a user's own nobody knows."""
+    if isinstance(loss, str):
+        return True
+    module = getattr(loss if hasattr(loss, "__name__") else type(loss), "__module__", None) or ""
+    return module.startswith(("keras.", "keras_logit_adjust.")) and not corrects_prior(loss)
+
+
 def mark_in_training(loss):
     """Mark the heads of the model that trains now, if one does and `loss` corrects its prior."""
     model = _keras.model_in_training()

@@ -120,10 +120,9 @@ def _look(tensor, calls):
         return _without_source(_look(inner.outputs[0], ()))
     if len(inputs) == 1 and (activation := _operations.activation_of(operation)):
         return _activated(*activation, node, calls)
-    if not inputs or isinstance(operation, keras.layers.InputLayer):
+    if not _operations.is_passed(node):  # checked first: a look into every branch of a network would not end
         return _unknown(operation)
-    parts = [_look(part, calls) for part in inputs]
-    return _behind(node, parts)
+    return _behind(node, [_look(part, calls) for part in inputs])
 
 
 def _unknown(operation):
@@ -203,12 +202,10 @@ def _behind(node, parts):
         return dataclasses.replace(first, offset=operation)
     if _operations.is_scale(node) and are_logits:
         return dataclasses.replace(first, stop=first.stop or operation)
-    is_move = _operations.is_move(node)
-    if not (is_move or _operations.is_mix(node)):
-        return _unknown(operation)
     if first.output is None:
         return first
-    axis = _operations.axis_behind(node, first.axis)
+    is_move = _operations.is_move(node)
+    axis = _operations.axis_behind(node, first.axis) if is_move or _operations.is_mix(node) else None
     if axis is None:
         return _unknown(operation)
     # An average of probabilities is no softmax of average logits.

@@ -157,6 +157,12 @@ def is_scale(node):
     return isinstance(operation, layers.LogitAdjustment) and is_known(operation)
 
 
+def is_passed(node):
+    """Whether logits or probabilities may be known behind an operation, by what stands in front of it."""
+    kinds = (is_move, is_mix, is_offset, is_scale)
+    return bool(node.input_tensors) and (is_identity(node.operation) or any(is_kind(node) for is_kind in kinds))
+
+
 def axis_behind(node, axis):
     """Where the classes of `axis` are behind an operation that moves or mixes, None where they are not together."""
     operation, name = node.operation, _name(node.operation)
