@@ -221,6 +221,11 @@ def check_seed(seed, name="seed"):
     return _check_scalar(seed, name, rule, lambda number: 0 <= number <= _LARGEST_SEED, kind=numbers.Integral)
 
 
+def check_axis(axis, name="axis"):
+    """`axis` as an int, which may be negative."""
+    return _check_scalar(axis, name, "an integer", lambda number: True, kind=numbers.Integral)
+
+
 def check_number(value, name, minimum, maximum=math.inf):
     """`value` as a finite float in [minimum, maximum]."""
     rule = f"a number of at least {minimum}{'' if maximum == math.inf else f' and at most {maximum}'}"

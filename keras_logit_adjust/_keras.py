@@ -4,6 +4,7 @@ No other file uses such a name: `tests/test_private_names.py` reads them all. Ea
 that a file that Keras moves breaks one ability and not the import of the package.
 """
 
+import contextlib
 import sys
 
 import keras
@@ -66,6 +67,64 @@ def node_of(tensor):
     return history.operation._inbound_nodes[history.node_index]
 
 
+def name_of_operation(operation):
+    """The class of a function of `keras.ops` in a graph, by its name, for it is private; None for a layer."""
+    is_function = type(operation).__module__.startswith("keras.src.ops.")
+    return type(operation).__name__ if is_function and not isinstance(operation, keras.Layer) else None
+
+
+@contextlib.contextmanager
+def leaving_no_calls(model):
+    """Calls of other layers on tensors of a graph, made inside, are not kept by the graph.
+
+    Each operation lists the calls of what it gives, and so keeps every model that was ever built on it alive. Keras
+    reads the list nowhere.
+    """
+    listed = {operation: len(operation._outbound_nodes) for operation in operations_of(model)}
+    try:
+        yield
+    finally:
+        for operation, number in listed.items():
+            del operation._outbound_nodes[number:]
+
+
+def operations_of(model):
+    """All layers of a model, at any depth, and the functions that its graphs call."""
+    graphs = [layer for layer in layers_of(model) if is_functional(layer) or isinstance(layer, keras.Sequential)]
+    return {*layers_of(model), *(operation for graph in graphs for operation in getattr(graph, "operations", ()))}
+
+
+def last_layers_with_weights(tensor):
+    """The last layers with weights that a symbolic tensor comes from, in nested models and wrappers too."""
+    found, seen, frontier = [], set(), [tensor]
+    while frontier:
+        tensor = frontier.pop()
+        operation, outputs = operation_of(tensor), getattr(operation_of(tensor), "outputs", None)
+        if id(tensor) in seen or operation is None:
+            continue
+        seen.add(id(tensor))
+        if isinstance(operation, keras.Model) and outputs:
+            frontier.append(outputs[tensor._keras_history.tensor_index])
+        elif getattr(operation, "weights", None):
+            found.extend([operation, *([operation.layer] if isinstance(operation, keras.layers.Wrapper) else [])])
+        else:
+            frontier.extend(node_of(tensor).input_tensors)
+    return found
+
+
+def model_in_training():
+    """The model whose `train_step` runs now, None outside: neither a loss nor a layer is told who calls it.
+
+    Keras documents the name of the method, which users override too; autograph puts letters in front of it.
+    """
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name.endswith("train_step") and isinstance(model := frame.f_locals.get("self"), keras.Model):
+            return model
+        frame = frame.f_back
+    return None
+
+
 def is_functional(model):
     """Whether a model was made of symbolic tensors: `keras.Model(inputs, outputs)` has no public class of its own."""
     return hasattr(model, "_inputs_struct")
@@ -86,7 +145,7 @@ def scales_kernel(name):
 
     The kernel is stored as `_kernel`; a low-rank part adds to it the product of `lora_kernel_a` and `lora_kernel_b`.
     """
-    return name in ("_kernel", "lora_kernel_b")
+    return name in ("_kernel", "kernel", "pointwise_kernel", "lora_kernel_b")
 
 
 def is_in_compiled_loss():

@@ -115,6 +115,13 @@ def _check_width(y_pred, num_classes):
             f"{_UNKNOWN}"
         )
     if shape[-1] != num_classes:
+        if num_classes in shape[1:-1]:
+            axis = shape.index(num_classes, 1)
+            raise ValueError(
+                f"`y_pred` must have the classes in its last axis. Received shape {shape} for {num_classes} classes, "
+                f"which are in axis {axis}: give keras.ops.moveaxis(y_pred, {axis}, -1), or let the model end with a "
+                "`keras.layers.Permute`."
+            )
         raise ValueError(
             f"`y_pred` must have one column for each class: class_counts has {num_classes} classes, `y_pred` has shape "
             f"{shape}. {_remedy_of_width(shape, num_classes)}"

@@ -289,7 +289,7 @@ BAD = {
         "NaN",
     ),
     "a softmax called logits": (None, None, ["--gives", "logits"], "gives 'softmax'"),
-    "probabilities for logits": (save_with_raw_softmax, "raw.keras", ["--gives", "logits", *AUTO], "probabilities"),
+    "probabilities for logits": (save_with_raw_softmax, "raw.keras", ["--gives", "logits", *AUTO], "gives 'softmax'"),
     "labels of other classes": (
         lambda: np.savez("n.npz", x=np.ones((9, WIDTH)), y=np.arange(9)),
         None,

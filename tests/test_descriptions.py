@@ -116,7 +116,10 @@ DESCRIBED = {
         lambda: kla.adjust(sequential(layers.Dense(1, "sigmoid")), [90, 10]),
         ["one unit for two classes", "class counts 10 of 100 examples", "uniform"],
     ),
-    "no head": (lambda: sequential(layers.Dense(3), layers.ReLU(name="last")), ["No Dense or", "'last'", "not known"]),
+    "no head": (
+        lambda: sequential(layers.Dense(3), layers.ReLU(name="last")),
+        ["No head was found", "'last'", "not known"],
+    ),
     "not of the package": (
         lambda: Subclassed(3),
         ["none found: Model 'subclassed", "is a subclassed model", "gives     not known"],

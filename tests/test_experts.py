@@ -117,6 +117,7 @@ def test_a_product_follows_the_weights_of_its_experts(activation, rng):
     assert {id(variable) for variable in product.trainable_variables} == own
 
 
+@pytest.mark.filterwarnings("ignore:.*trains with a loss that knows no prior")
 def test_a_product_trains_its_experts_as_one_model(rng):
     models, data = [plain(rng) for _ in range(2)], rows(rng, 12, WIDTH)
     start = [numpy(model(data)) for model in models]

@@ -259,6 +259,7 @@ def test_a_config_round_trip_keeps_every_argument(name):
     assert [w.shape for w in copy.weights] == [w.shape for w in layer.weights]
 
 
+@pytest.mark.filterwarnings("ignore:.*trains with a loss that knows no prior")
 @pytest.mark.parametrize(
     ("name", "policy"),
     [*((name, "float32") for name in LAYERS), ("adjustment", "mixed_bfloat16"), ("head", "mixed_bfloat16")],

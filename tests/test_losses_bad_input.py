@@ -126,6 +126,7 @@ BAD_SHAPES = {
     "rows of other batch": ((1, 3), (4, 3), r"must agree in every dimension but the last.*\(1,\).*\(4,\)"),
     "maps of other size": ((4, 3, 2, 1), (4, 2, 3, 3), "must agree in every dimension but the last"),
     "too few logits": ((4,), (4, 2), r"`y_pred` must have one column for each class.*3 classes.*\(4, 2\)"),
+    "channels first": ((4, 2, 5), (4, 3, 2, 5), r"classes in its last axis.*\(4, 3, 2, 5\) .* in axis 1: .*moveaxis"),
     "no logits": ((), (), r"`y_pred` must have a last dimension of 3.*\(\)"),
 }
 

@@ -73,9 +73,9 @@ def marked(page, name):
     return page.read_text().split(f"<!-- {name}:begin -->")[1].split(f"<!-- {name}:end -->")[0].strip()
 
 
-def benchmark(name):
+def benchmark(name, folder="benchmarks"):
     """The script of a benchmark as a module."""
-    spec = importlib.util.spec_from_file_location(f"{name}_benchmark", ROOT / "benchmarks" / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"{name}_benchmark", ROOT / folder / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -87,6 +87,10 @@ def compared(results):
 
 def studied(results):
     return f"{studies.to_markdown(results)}\n\nMachine: {results['versions']['machine']}."
+
+
+def zoo(results):
+    return benchmark("zoo", "tools").to_markdown(results)
 
 
 # The name of a marked table → the results on file, and what makes the table of them.
@@ -106,6 +110,7 @@ TABLES = {
     "sampler": ("sampler", "to_markdown"),
     "precision": ("precision", "to_markdown"),
     "scaling": ("scaling", "to_markdown"),
+    "zoo": ("zoo", zoo),
 }
 
 

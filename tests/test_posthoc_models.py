@@ -135,6 +135,7 @@ def test_a_nested_model_is_called_as_it_was_in_training_too(make, call, rng):
         np.testing.assert_allclose(numpy(result), expected, rtol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:.*trains with a loss that knows no prior")
 @pytest.mark.parametrize("make", MAKERS)
 @pytest.mark.parametrize("name", ["nested softmax", "branching"])
 def test_the_made_model_compiles_evaluates_and_trains(name, make, rng):

@@ -86,3 +86,10 @@ def test_a_folded_model_serves_under_the_names_of_the_original(tmp_path):
             signature = tf.saved_model.load(str(tmp_path / f"{part}{number}")).signatures["serving_default"]
             names.append((sorted(signature.structured_input_signature[1]), sorted(signature.structured_outputs)))
         assert names[0] == names[1]
+
+
+def test_a_savedmodel_of_labels_needs_the_classes_in_the_last_axis(tmp_path):
+    inputs = keras.Input((4, 4, 2))
+    model = keras.Model(inputs, layers.Permute((3, 1, 2))(layers.Conv2D(3, 1)(inputs)))
+    with pytest.raises(ValueError, match="labels of the last axis. Model .* has its classes in axis -3: .*Permute"):
+        kla.serving.export(kla.adjust(model, COUNTS), tmp_path / "maps", to="savedmodel")

@@ -10,7 +10,7 @@ from keras_logit_adjust import held_out, posthoc, serving
 from keras_logit_adjust._printing import say
 from keras_logit_adjust.cli import files, printing
 from keras_logit_adjust.cli.options import add_command, real, whole
-from keras_logit_adjust.posthoc import _graph
+from keras_logit_adjust.posthoc import _guard
 from keras_logit_adjust.posthoc.adjust import OUTPUTS
 from keras_logit_adjust.serving import _files
 from keras_logit_adjust.serving.export import check_writable
@@ -120,7 +120,7 @@ def _check_together(options):
 
 
 def _check_not_adjusted(model, options):
-    reason, _ = next(_graph.corrections(model), (None, None))
+    reason, _ = next(_guard.corrections(model), (None, None))
     if reason is not None and options.validation is not None:
         raise ValueError(
             f"--tau auto and --calibrate need a model whose prior was not corrected. The one in {options.model} "

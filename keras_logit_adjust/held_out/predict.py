@@ -5,23 +5,23 @@ import numpy as np
 from keras import ops
 
 from keras_logit_adjust import _arrays, _checks
-from keras_logit_adjust.posthoc import _graph
-from keras_logit_adjust.posthoc.adjust import head_to_adjust, logits_of, rebuild
+from keras_logit_adjust.posthoc import _graph, _guard
+from keras_logit_adjust.posthoc.adjust import head_to_adjust
 
 
 def predict_logits(model, x, *, output="auto", batch_size=256):
     """The logits of a model whose activation hides them, `[N, …, L]`: for `kla.calibrate` and `kla.TauPath`.
 
     Args:
-        model: a trained `keras.Model` that is not adjusted: Functional or Sequential with a Dense or convolution head,
-            or, with `output` given, any other.
+        model: a trained `keras.Model` that is not adjusted: Functional or Sequential, as `kla.adjust` takes it, or,
+            with `output` given, any other.
         x: inputs, an array, or a dict or list of arrays as the model takes them.
         output: what the model gives, as in `kla.adjust`. Of a model that cannot be read, probabilities are turned into
             logits, with the same differences between classes where they did not round to 0.
         batch_size: of prediction.
 
     Returns:
-        A NumPy array.
+        A NumPy array, with the classes in the last axis whatever their axis in the model is.
 
     Raises:
         ValueError: for a model that is adjusted already, or whose logits are not found.
@@ -73,16 +73,20 @@ def logits_model(model, *, output):
     Of a graph the logits themselves; of another model the logarithms of its probabilities, which have the same
     differences between classes where they did not round to 0.
     """
-    _graph.require_model(model)
     try:
-        _graph.check_not_adjusted(model, allow_double_correction=False)
+        _guard.check_not_adjusted(model, allow_double_correction=False)
     except ValueError as error:
         raise ValueError(f"{error} Give the model as it was before the correction.") from error
+    _graph.require_model(model)
     head = head_to_adjust(model, output)
+    kind, axis = ("logits", head.axis) if head is not None else (output, -1)
     if head is not None and head.output != "logits":
-        model = rebuild(model, head, _graph.logits_tensor(head))
-    kind = "logits" if head is not None else output
-    return lambda x: ops.convert_to_numpy(logits_of(ops.convert_to_tensor(model.predict_on_batch(x)), kind))
+        model = _graph.rebuild(model, head, lambda logits: logits)
+    return lambda x: np.moveaxis(_predict(model, x, kind), axis, -1)
+
+
+def _predict(model, x, kind):
+    return ops.convert_to_numpy(_graph.logits_of(ops.convert_to_tensor(model.predict_on_batch(x)), kind))
 
 
 def take(x, rows):

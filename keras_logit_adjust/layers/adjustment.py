@@ -5,12 +5,15 @@ attribute so that it is saved, shared, exported and, on JAX, seen by a compiled 
 adds its bias to that weight and, for `1/T`, one more weight, which layers without a calibration do not have.
 """
 
+import warnings
+
 import keras
 import numpy as np
 from keras import ops
 
-from keras_logit_adjust import _checks, _labels, priors
+from keras_logit_adjust import _checks, _keras, _labels, priors
 from keras_logit_adjust.layers.calibration import Calibration, as_calibration
+from keras_logit_adjust.losses import _marks
 
 MAX_CLASSES_IN_CONFIG = 10_000
 
@@ -142,12 +145,17 @@ class LogitAdjustment(Adjustment, keras.layers.Layer):
         corrected_before: whether something else corrected the prior of these logits already. It changes nothing but
             the name of the prior that is served, which is then not known; `kla.adjust` and `kla.product_of_experts`
             say it.
+        axis: the axis of the classes; 1 for maps with channels first.
         **kwargs: as in `keras.layers.Layer`.
 
-    Input and output: logits `[..., L]`.
+    Input and output: logits `[..., L]`, or with the classes in `axis`.
 
     Raises:
         ValueError: for counts, τ, a calibration or an input that do not fit.
+
+    Warns:
+        UserWarning: in `fit`, where a loss that knows no prior trains a model through the layer: the model learns the
+            prior again, and the correction is lost.
 
     Example:
 
@@ -168,20 +176,24 @@ class LogitAdjustment(Adjustment, keras.layers.Layer):
         num_examples=None,
         calibration=None,
         corrected_before=False,
+        axis=-1,
         **kwargs,
     ):
         # A float32 head under a mixed policy must not be rounded on its way in.
         super().__init__(**{"autocast": False, **kwargs})
         self.supports_masking = True
         self.corrected_before = bool(corrected_before)
+        self.axis = _checks.check_axis(axis)
         self.values = self._settle(
             class_counts, tau=tau, target_prior=target_prior, num_examples=num_examples, calibration=calibration
         )
 
     def build(self, input_shape):
-        if not input_shape or input_shape[-1] is None:
-            raise ValueError(f"`LogitAdjustment` needs logits with a static last dimension. Received {input_shape}.")
-        self._add_adjustment(input_shape[-1], self.values)
+        rank = len(input_shape)
+        if not -rank <= self.axis < rank or input_shape[self.axis] is None:
+            last = "last dimension" if self.axis == -1 else f"dimension {self.axis}"
+            raise ValueError(f"`LogitAdjustment` needs logits with a static {last}. Received {input_shape}.")
+        self._add_adjustment(input_shape[self.axis], self.values)
         if self.calibration is not None:
             inverse = np.float64(1.0 / self.calibration.temperature)
             self.inverse_temperature = add_constant(self, "inverse_temperature", inverse)
@@ -216,17 +228,34 @@ class LogitAdjustment(Adjustment, keras.layers.Layer):
         if self.built and calibration is not None:
             self.inverse_temperature.assign(1.0 / calibration.temperature)
 
-    def call(self, inputs):
+    def call(self, inputs, training=None):
         _labels.check_logits(inputs, f"Layer {self.name!r}")
+        if training:
+            self._warn_of_plain_loss()
         logits = _labels.at_least_float32(inputs)
         if self.calibration is not None:
             logits = logits * ops.cast(ops.convert_to_tensor(self.inverse_temperature), logits.dtype)
-        return logits - ops.cast(ops.convert_to_tensor(self.adjustment), logits.dtype)
+        adjustment = ops.cast(ops.convert_to_tensor(self.adjustment), logits.dtype)
+        behind = (-1 - self.axis) if self.axis < 0 else len(logits.shape) - 1 - self.axis
+        return logits - (ops.reshape(adjustment, (-1, *[1] * behind)) if behind else adjustment)
+
+    def _warn_of_plain_loss(self):
+        """Warn in a step of `fit` whose losses bring the prior back that this layer takes off."""
+        model = _keras.model_in_training()
+        compiled = [loss for loss in keras.tree.flatten(getattr(model, "loss", None)) if loss is not None]
+        if compiled and all(map(_marks.knows_no_prior, compiled)) and (self.values is None or np.ptp(self.values) > 0):
+            warnings.warn(
+                f"Model {model.name!r} is adjusted by layer {self.name!r} and trains with a loss that knows no prior. "
+                "It learns the prior of its training data again: the correction is lost, and a model that shares its "
+                "weights gets worse for rare classes. Train the model without the layer and adjust it again, or train "
+                "with `kla.losses.LogitAdjustedCrossentropy`. If the training data are balanced, ignore this warning.",
+                stacklevel=2,
+            )
 
     def compute_output_shape(self, input_shape):
         return tuple(input_shape)
 
-    def compute_output_spec(self, inputs):
+    def compute_output_spec(self, inputs, training=None):
         return keras.KerasTensor(inputs.shape, dtype=_labels.float_dtype(inputs))
 
     def get_config(self):
@@ -234,7 +263,7 @@ class LogitAdjustment(Adjustment, keras.layers.Layer):
         calibration = None if self.calibration is None else self.calibration.get_config()
         if calibration and config["class_counts"] is None:
             calibration["bias"] = None  # one number for each class: in the weights, as the counts
-        return {**config, "calibration": calibration, "corrected_before": self.corrected_before}
+        return {**config, "calibration": calibration, "corrected_before": self.corrected_before, "axis": self.axis}
 
     @classmethod
     def from_config(cls, config):

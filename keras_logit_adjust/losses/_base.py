@@ -12,6 +12,7 @@ import numpy as np
 from keras import ops
 
 from keras_logit_adjust import _checks, _keras, _labels, _replicas
+from keras_logit_adjust.losses import _marks
 
 _MEANS = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
 _REDUCTIONS = (*_MEANS, "sum", "none", None)
@@ -71,6 +72,7 @@ class MaskedLoss(keras.losses.Loss):
         with keras.name_scope(self.name):
             y_pred = _labels.zero_masked(_labels.to_tensor(y_pred), layer_mask)
             _replicas.refuse_unusual_steps()
+            _marks.mark_in_training(self)
             values, counted = self.values_and_mask(y_true, y_pred)
             mask = _labels.combine_masks(len(values.shape), layer_mask, counted)
             weight = None if sample_weight is None else _labels.align_weight(sample_weight, values)

@@ -1,52 +1,48 @@
-"""Where the logits of a trained model are: the head, its activation, and whether the prior was corrected already.
-
-A copy of a graph is made layer by layer: `keras.models.clone_model` copies a compiled model with its compilation, and
-`set_weights` leaves out what is state but not weights (the statistics of `Normalization`, the vocabulary of a lookup).
-"""
+"""Where the logits of a trained model are: what makes them, and where its last softmax or sigmoid is."""
 
 import dataclasses
-import tempfile
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_logit_adjust import _checks, _keras, layers
-from keras_logit_adjust.losses import _base
-
-HEADS = (keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
-# What may stand between the logits and the output.
-KNOWN = (
-    *HEADS,
-    keras.layers.Activation,
-    keras.layers.Softmax,
-    keras.layers.Identity,
-    layers.LogitAdjustment,
-)
-ACTIVATIONS = {"linear": "logits", "softmax": "softmax", "sigmoid": "sigmoid"}
+from keras_logit_adjust.posthoc import _operations
 
 
 class NoHeadError(_checks.ArgumentError):
-    """The model's output cannot be traced to the pre-activation of a head."""
+    """The model's output cannot be traced to logits or to the softmax or sigmoid of some."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Head:
-    """A head found in a graph.
+    """What a graph gives, and where its logits can be had.
 
     Attributes:
-        layer: the Dense or convolution layer whose pre-activation is the logits.
-        width: the number of its logits.
-        output: what the model serves: "logits", "softmax" or "sigmoid".
-        source: the symbolic logits; where the head's own activation hides them, the head's input.
+        layer: the layer that makes the logits, or the operation that they come from where no such layer is known.
+        output: what the model serves: "logits", "softmax" or "sigmoid"; None where it is not known.
+        axis: that of the classes, counted from the end.
+        source: a symbolic tensor: that of the logits, the input of `fused`, or the probabilities; None: the output.
+        gives: what `source` is, "logits", "softmax" or "sigmoid".
+        fused: the layer whose own activation hides the logits, None where none does.
+        stop: the operation behind `layer` that does not leave a shift of the logits as it is, None where all do.
+        offset: an operation behind `layer` that adds to the logits, None where none does.
         calls: the nodes at which nested models are called, from the outermost to the one that holds `source`.
+        width: the number of classes; None where it is not static.
+        reason: why the output is not known.
     """
 
     layer: keras.layers.Layer
-    width: int
-    output: str
-    source: keras.KerasTensor
-    calls: tuple
+    output: str | None
+    axis: int = -1
+    source: keras.KerasTensor | None = None
+    gives: str = "logits"
+    fused: keras.layers.Layer | None = None
+    stop: object = None
+    offset: object = None
+    calls: tuple = ()
+    width: int | None = None
+    reason: str | None = None
 
 
 def is_graph(model):
@@ -54,19 +50,29 @@ def is_graph(model):
     return (
         isinstance(model, keras.Model)
         and (isinstance(model, keras.Sequential) or _keras.is_functional(model))
-        and _is_called_as_in(model, "keras.")
+        and _operations.is_called_as_in(model, "keras.")
     )
 
 
-def _is_called_as_in(layer, *packages):
-    """Whether `call` comes from one of `packages`, and not from a user's subclass, whose `call` may do anything."""
-    return type(layer).call.__module__.startswith(packages)
+def require_keras_model(model):
+    """Raise unless `model` is a Keras model, of the Keras that this package is written for."""
+    if isinstance(model, keras.Model):
+        return
+    parts = type(model).__module__.split(".")
+    name = type(model).__name__
+    if isinstance(model, keras.Layer) or parts[0] == "builtins":
+        raise ValueError(f"`model` must be a `keras.Model`. Received: {name}")
+    remedy = (
+        f": a model of another Keras than `keras` {keras.__version__}. Build it again with `import keras`, and load "
+        "its weights (in TensorFlow, do not set TF_USE_LEGACY_KERAS)."
+    )
+    other = remedy if "keras" in parts or "tf_keras" in parts else ""
+    raise ValueError(f"`model` must be a `keras.Model`. Received: {'.'.join(parts)}.{name}{other}")
 
 
 def require_model(model):
     """Raise unless `model` is a Keras model with one output and, as a graph, built."""
-    if not isinstance(model, keras.Model):
-        raise ValueError(f"`model` must be a `keras.Model`. Received: {type(model).__name__}")
+    require_keras_model(model)
     if is_graph(model) and isinstance(model, keras.Sequential) and not model.built:
         raise ValueError(
             f"Model {model.name!r} is not built, so its head is not known. Give it a `keras.Input`, or call it once."
@@ -74,12 +80,12 @@ def require_model(model):
     if is_graph(model) and len(model.outputs) != 1:
         raise ValueError(
             f"`model` must have one output. Model {model.name!r} has {len(model.outputs)}: adjust each on its own, "
-            "with `keras.Model(model.inputs, model.outputs[i])`, or put `kla.layers.LogitAdjustment` behind its logits."
+            "with `keras.Model(model.input, model.outputs[i])`, or put `kla.layers.LogitAdjustment` behind its logits."
         )
 
 
 def find_head(model):
-    """The head of a Functional or Sequential model, looked for from the output backwards.
+    """The `Head` of a Functional or Sequential model, looked for from the output backwards.
 
     Raises:
         NoHeadError: for a model of another kind, or naming the operation that hides the logits.
@@ -90,85 +96,172 @@ def find_head(model):
             f"Model {model.name!r} is a subclassed model, whose logits cannot be read off. Say what it gives: "
             'output="logits", "softmax" or "sigmoid".',
         )
-    output, source, calls_to_source = "logits", model.outputs[0], ()
-    for node, calls in _nodes_backwards(model):
-        operation = node.operation
-        activation = _activation_of(operation)
-        if activation != "linear":
-            if output != "logits":
-                raise NoHeadError(f"The output passes two activations, the first of them in {operation.name!r}.")
-            output = ACTIVATIONS[activation]
-            source, calls_to_source = node.input_tensors[0], calls
-        if isinstance(operation, HEADS):
-            if getattr(operation, "data_format", "channels_last") != "channels_last":
-                raise NoHeadError(
-                    f"Head {operation.name!r} has data_format='channels_first': the adjustment needs classes in the "
-                    "last axis."
-                )
-            return Head(operation, node.output_tensors[0].shape[-1], output, source, calls_to_source)
+    head = _look(model.outputs[0], ())
+    if head.output is None:
+        raise NoHeadError("output", head.reason)
+    if head.source is None:
+        output = model.outputs[0]
+        head = dataclasses.replace(head, source=output, calls=(), width=output.shape[head.axis])
+    return head
 
 
-def _nodes_backwards(model):
-    """The nodes of a graph that its output comes from, the last first, as far as each has one input.
+def _look(tensor, calls):
+    """The `Head` of a symbolic tensor, which the innermost of `calls` gives; without a source where it is `tensor`."""
+    node = _keras.node_of(tensor)
+    operation, inputs = node.operation, node.input_tensors
+    if is_graph(operation) and len(operation.outputs) == 1:
+        return _look(operation.outputs[0], (*calls, node))
+    if isinstance(operation, keras.layers.InputLayer) and calls and len(calls[-1].input_tensors) == 1:
+        return _look(calls[-1].input_tensors[0], calls[:-1])
+    layer, inner = _operations.head_of(operation), _operations.inside(operation)
+    if layer is not None:
+        return _made_by(layer, node, calls)
+    if inner is not operation and is_graph(inner) and len(inner.outputs) == 1:  # a model at every time step
+        return _without_source(_look(inner.outputs[0], ()))
+    if len(inputs) == 1 and (activation := _operations.activation_of(operation)):
+        return _activated(*activation, node, calls)
+    if not _operations.is_passed(node):  # checked first: a look into every branch of a network would not end
+        return _unknown(operation)
+    return _behind(node, [_look(part, calls) for part in inputs])
 
-    Beside each the nodes at which nested models are called, down to the one that holds it.
-    """
-    inputs, calls = model.outputs[:1], ()
-    while len(inputs) == 1:
-        node = _keras.node_of(inputs[0])
-        if is_graph(node.operation) and len(node.operation.outputs) == 1:
-            inputs, calls = node.operation.outputs, (*calls, node)
-        else:
-            yield node, calls
-            inputs = node.input_tensors
+
+def _unknown(operation):
+    """The `Head` that tells nothing but the operation it comes from, and why it is not known."""
+    activation = _operations.activation_name(operation)
+    if activation in _operations.ACTIVATIONS or not _operations.is_known(operation):
+        reason = (
+            f"No head was found: the output comes from {operation.name!r} ({type(operation).__name__}). If what it "
+            'gives are logits or probabilities, say so: output="logits", "softmax" or "sigmoid".'
+        )
+    else:
+        reason = (
+            f"The activation of {operation.name!r} must be one of {', '.join(_operations.ACTIVATIONS)}. "
+            f"Received: {activation}. Replace it, or put `kla.layers.LogitAdjustment` behind the logits by hand."
+        )
+    return Head(operation, None, stop=operation, reason=reason)
+
+
+def _made_by(layer, node, calls):
+    """The `Head` of a layer that makes logits, with or without an activation of its own."""
+    operation, output = node.operation, node.output_tensors[0]
+    kind = _operations.ACTIVATIONS.get(_operations.activation_name(layer))
+    if kind is None:
+        return _unknown(layer)
+    axis = _operations.axis_of_head(layer, len(output.shape) - isinstance(operation, keras.layers.TimeDistributed))
+    if kind == "softmax" and axis != -1:
+        stop = layer  # over another axis than the classes of the layer
+        return Head(layer, kind, gives=kind, stop=stop)
+    head = Head(layer, kind, axis=axis, width=output.shape[axis])
+    if kind == "logits":
+        return head
+    if layer.quantization_mode is not None or isinstance(operation, keras.layers.SpectralNormalization):
+        return dataclasses.replace(head, gives=kind)  # its activation cannot be taken off
+    return dataclasses.replace(head, source=node.input_tensors[0], fused=operation, calls=calls)
+
+
+def _activated(kind, axis, node, calls):
+    """The `Head` of a softmax or sigmoid on its own, whatever its logits come from."""
+    logits = node.input_tensors[0]
+    before = _look(logits, calls)
+    if before.output in ("softmax", "sigmoid"):
+        reason = f"The output passes two activations, the first of them in {before.layer.name!r}."
+        return dataclasses.replace(before, output=None, reason=reason)
+    if kind == "sigmoid":
+        axis = before.axis
+    axis = axis[0] if isinstance(axis, (list, tuple)) and len(axis) == 1 else axis
+    if not isinstance(axis, int):
+        reason = f"The activation of {node.operation.name!r} must be applied to one axis. Received: {kind} over {axis}."
+        return Head(node.operation, None, stop=node.operation, reason=reason)
+    axis = axis if axis < 0 else axis - len(logits.shape)
+    stop = before.stop
+    if before.output is not None and axis != before.axis:
+        stop = node.operation
+    return dataclasses.replace(
+        before,
+        output=kind,
+        axis=axis,
+        source=logits,
+        gives="logits",
+        fused=None,
+        stop=stop,
+        calls=calls,
+        width=logits.shape[axis],
+        reason=None,
+    )
+
+
+def _behind(node, parts):
+    """The `Head` behind an operation on one or more tensors of which `parts` are the `Head`s."""
+    operation, first = node.operation, parts[0]
+    if len(parts) > 1 and len({(part.output, part.axis) for part in parts}) > 1:
+        return _unknown(operation)
+    is_single, are_logits = len(parts) == 1, first.output == "logits"
+    if is_single and _operations.is_identity(operation):
+        return first
+    if is_single and _operations.is_offset(node) and are_logits:
+        return dataclasses.replace(first, offset=operation)
+    if _operations.is_scale(node) and are_logits:
+        return dataclasses.replace(first, stop=first.stop or operation)
+    if first.output is None:
+        return first
+    is_move = _operations.is_move(node)
+    axis = _operations.axis_behind(node, first.axis) if is_move or _operations.is_mix(node) else None
+    if axis is None:
+        return _unknown(operation)
+    # An average of probabilities is no softmax of average logits.
+    is_linear = is_single and (is_move or are_logits)
+    return _without_source(dataclasses.replace(first, axis=axis, stop=first.stop or (None if is_linear else operation)))
+
+
+def _without_source(head):
+    """The same, to be adjusted as it is given: logits, or the probabilities."""
+    return dataclasses.replace(head, source=None, gives=head.output or "logits", fused=None, calls=(), width=None)
 
 
 def decides(model):
     """Whether the one output of a model comes from a `MinimumRiskDecision`."""
     if not is_graph(model) or len(getattr(model, "outputs", None) or ()) != 1:
         return False
-    node, _ = next(_nodes_backwards(model))
-    return isinstance(node.operation, layers.MinimumRiskDecision)
-
-
-def _activation_of(operation):
-    """ "linear", "softmax" or "sigmoid": what `operation` does to the logits, or an error saying why not."""
-    if not isinstance(operation, KNOWN) or not _is_called_as_in(operation, "keras.", "keras_logit_adjust."):
-        raise NoHeadError(
-            "output",
-            f"No Dense or convolution head was found: the output comes from {operation.name!r} "
-            f"({type(operation).__name__}). If what it gives are logits or probabilities, say so: "
-            'output="logits", "softmax" or "sigmoid".',
-        )
-    activation = getattr(operation, "activation", keras.activations.linear)
-    name = getattr(activation, "__name__", str(activation))
-    if isinstance(operation, keras.layers.Softmax):
-        name = "softmax" if operation.axis in (-1, (-1,), [-1]) else f"softmax over axis {operation.axis}"
-    if name not in ACTIVATIONS:
-        raise NoHeadError(
-            f"The activation of {operation.name!r} must be one of {', '.join(ACTIVATIONS)}, applied to the last axis. "
-            f"Received: {name}. Replace it, or put `kla.layers.LogitAdjustment` behind the logits by hand."
-        )
-    return name
+    operation = _keras.operation_of(model.outputs[0])
+    while is_graph(operation) and len(operation.outputs) == 1:
+        operation = _keras.operation_of(operation.outputs[0])
+    return isinstance(operation, layers.MinimumRiskDecision)
 
 
 def logits_tensor(head):
-    """The symbolic logits of a head, also where its own activation hides them."""
-    return head.source if head.layer.activation is keras.activations.linear else linear_twin(head.layer)(head.source)
+    """The symbolic logits of a head, also where an activation hides them."""
+    if head.fused is not None:
+        return linear_twin(head.fused)(head.source)
+    return logits_of(head.source, head.gives)
+
+
+def logits_of(outputs, kind):
+    """Logits that give `outputs`: themselves, the logarithms of a softmax, or the log-odds of a sigmoid."""
+    if kind == "logits":
+        return outputs
+    dtype = keras.backend.standardize_dtype(outputs.dtype)
+    if dtype in ("float16", "bfloat16"):
+        raise ValueError(
+            f"Probabilities are adjusted by their logarithms, and must be float32 or float64. Received a {kind} in "
+            f'{dtype}, which rounds rare classes to 0. Give the layer of the {kind} dtype="float32".'
+        )
+    return _safe_log(outputs) if kind == "softmax" else _safe_log(outputs) - _safe_log(1.0 - outputs)
+
+
+def _safe_log(probabilities):
+    return ops.log(ops.maximum(probabilities, float(np.finfo("float32").tiny)))
 
 
 def linear_twin(layer):
     """A layer with the weights of `layer` (shared, not copied) and no activation."""
-    if layer.quantization_mode is not None:
-        raise ValueError(
-            f"Head {layer.name!r} is quantized and applies its activation itself. Adjust the model before quantizing."
-        )
+    if isinstance(layer, keras.layers.TimeDistributed):
+        return keras.layers.TimeDistributed(linear_twin(layer.layer), name=layer.name, dtype=layer.dtype_policy)
     twin = type(layer).from_config({**layer.get_config(), "activation": "linear"})
     for name, variable in variables_of(layer):
         setattr(twin, name, variable)
-    if not layer.use_bias:
+    if layer.bias is None:
         twin.bias = None
-    twin.lora_enabled = layer.lora_enabled
+    twin.lora_enabled = getattr(layer, "lora_enabled", False)
     twin.input_spec, twin.built = layer.input_spec, True
     return twin
 
@@ -178,18 +271,27 @@ def variables_of(layer):
     return [(name, value) for name, value in vars(layer).items() if isinstance(value, keras.Variable)]
 
 
-def uses_of(model, layer):
-    """The nodes at which the graph of `model`, or of a model nested in it, calls `layer`."""
-    seen, frontier = set(), list(model.outputs)
-    while frontier:
-        node = _keras.node_of(frontier.pop())
-        if id(node) not in seen:
-            seen.add(id(node))
-            frontier.extend(node.input_tensors)
-            if node.operation is layer:
-                yield node
-            elif is_graph(node.operation):
-                yield from uses_of(node.operation, layer)
+def rebuild(model, head, transform):
+    """`model` up to the logits of `head`, with `transform(logits)` in place of its own output.
+
+    Every layer before them, and every weight, is the given model's own, which does not know of the new one.
+    """
+    with _keras.leaving_no_calls(model):
+        models = [model, *(call.operation for call in head.calls)]
+        rebuilt = _model_like(models.pop(), transform(logits_tensor(head)))
+        for call in reversed(head.calls):
+            rebuilt = _model_like(models.pop(), rebuilt(*call.arguments.args, **call.arguments.kwargs))
+    return rebuilt
+
+
+def _model_like(model, outputs):
+    outputs = keras.tree.pack_sequence_as(structure_of(model, "output"), keras.tree.flatten(outputs))
+    return keras.Model(structure_of(model, "input"), outputs, name=f"{model.name}_adjusted")
+
+
+def structure_of(model, side):
+    """The symbolic "input" or "output" of a graph, in the dicts or lists it was built with."""
+    return getattr(model, f"{side}s")[0] if isinstance(model, keras.Sequential) else getattr(model, side)
 
 
 def free_name(model, name):
@@ -198,111 +300,3 @@ def free_name(model, name):
     while name in taken:
         name += "_again"
     return name
-
-
-def check_own_head(model, layer, way_out):
-    """Raise where a copy of `model` could not have the head `layer` changed alone: `way_out` says what to do then."""
-    if len(list(uses_of(model, layer))) > 1:
-        raise ValueError(
-            f"Head {layer.name!r} is used more than once in {model.name!r}: its weights serve both. {way_out}"
-        )
-    own = {id(variable) for variable in layer.variables}
-    for other in _keras.layers_of(model):
-        if other is not layer and any(id(variable) in own for variable in _keras.direct_variables(other)):
-            raise ValueError(
-                f"Head {layer.name!r} is tied: it shares a variable with layer {other.name!r}, and a copy would part "
-                f"them. {way_out}"
-            )
-    if layer.quantization_mode is not None:
-        raise ValueError(f"Head {layer.name!r} is quantized. Do this before quantizing. {way_out}")
-
-
-def check_not_adjusted(model, allow_double_correction):
-    """Raise where the prior of `model` was corrected already, as far as a model shows it."""
-    for reason, _ in () if allow_double_correction else corrections(model):
-        raise ValueError(
-            f"The prior would be corrected twice: model {model.name!r} {reason}. Its plain argmax is balanced already. "
-            "Pass allow_double_correction=True if that is what you want."
-        )
-
-
-def is_corrected(model):
-    """Whether `corrections` finds anything."""
-    return next(corrections(model), None) is not None
-
-
-def _corrects_prior(loss):
-    """Whether a loss shifts or scales logits by class or weighs classes. Margins of the label alone correct nothing."""
-    vectors = (getattr(loss, name, None) for name in ("rival_margin", "class_weight", "logit_scale"))
-    is_uneven = any(vector is not None and np.ptp(vector) > 0 for vector in vectors)
-    return is_uneven or bool(np.any(getattr(loss, "adjustment", 0)))
-
-
-def corrections(model):
-    """(reason in words, the loss or layer) of everything that corrects the prior of `model`, as far as it shows it."""
-    losses = [getattr(part, "loss", None) for part in _keras.layers_of(model) if isinstance(part, keras.Model)]
-    for loss in keras.tree.flatten(losses):
-        if isinstance(loss, _base.MaskedLoss) and _corrects_prior(loss):
-            yield f"was compiled with the adjusted loss {type(loss).__name__}", loss
-    for layer in _keras.layers_of(model):
-        if isinstance(layer, (layers.PriorAwareDense, layers.StreamingPriorDense)):
-            yield f"has the prior-aware head {layer.name!r}", layer
-        elif isinstance(layer, layers.LogitAdjustment):
-            yield f"is adjusted already, by layer {layer.name!r}", layer
-
-
-def clone_with_head(model, head, *, use_bias):
-    """An uncompiled copy of `model`, and its copy of the layer `head`, whose bias is zeros where it had none."""
-    copies = {}
-
-    def copy(layer):
-        if id(layer) not in copies:
-            copies[id(layer)] = layer, _clone_graph(layer, copy) if is_graph(layer) else _clone_layer(layer)
-        return copies[id(layer)][1]
-
-    def _clone_layer(layer):
-        changed = {"use_bias": use_bias} if layer is head else {}
-        return type(layer).from_config({**layer.get_config(), **changed})
-
-    clone = _clone_graph(model, copy)
-    for layer, twin in copies.values():
-        if layer is head:
-            _copy_head(layer, twin)
-        elif isinstance(layer, keras.Layer) and not is_graph(layer):
-            _copy_state(layer, twin)
-    return clone, copies[id(head)][1]
-
-
-def _clone_graph(model, copy):
-    """A model of the copies of the layers of `model`, which keeps those that are used twice one layer."""
-    if isinstance(model, keras.Sequential):
-        copied = [_input_like(model.inputs[0], copy), *map(copy, model.layers)]
-        return keras.Sequential(copied, name=model.name, trainable=model.trainable)
-    inputs = keras.tree.map_structure(lambda tensor: _input_like(tensor, copy), model.input)
-    uncompiled = keras.Model(model.input, model.output, name=model.name)
-    return keras.models.clone_model(uncompiled, inputs, clone_function=copy)
-
-
-def _input_like(tensor, copy):
-    inputs = copy(_keras.operation_of(tensor)).output
-    inputs.name = tensor.name  # by which a serving signature calls it; the layer's may be another
-    return inputs
-
-
-def _copy_head(layer, twin):
-    if twin.use_bias:
-        twin.bias.assign(np.zeros(twin.bias.shape))
-    for name, variable in variables_of(layer):
-        if name != "bias" or twin.use_bias:
-            getattr(twin, name).assign(ops.convert_to_numpy(variable))
-
-
-def _copy_state(layer, twin):
-    for part, part_twin in zip(_keras.layers_of(layer), _keras.layers_of(twin), strict=True):
-        state = {}
-        part.save_own_variables(state)
-        part_twin.load_own_variables({name: ops.convert_to_numpy(value) for name, value in state.items()})
-        if hasattr(part, "save_assets"):
-            with tempfile.TemporaryDirectory() as folder:
-                part.save_assets(folder)
-                part_twin.load_assets(folder)

@@ -6,13 +6,12 @@ found on held-out logits goes into the same affine step, before the prior.
 """
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_logit_adjust import _checks, priors
 from keras_logit_adjust.layers import LogitAdjustment
 from keras_logit_adjust.layers.adjustment import as_target
-from keras_logit_adjust.posthoc import _graph
+from keras_logit_adjust.posthoc import _graph, _guard
 
 OUTPUTS = ("auto", "logits", "softmax", "sigmoid")
 
@@ -24,43 +23,56 @@ def adjust(
     tau=1.0,
     target_prior=None,
     output="auto",
+    axis=None,
     num_examples=None,
     calibration=None,
     allow_double_correction=False,
 ):
     """A new model that predicts with `f_y(x) − τ·log π_y + log target_y`; calibrated, `f_y(x) / T + b_y − …`.
 
-    The head's logits are adjusted, also where its activation hides them, and the activation is put back: a softmax
-    model gives probabilities again. They are posteriors under the target prior, the uniform one where none is named,
-    and not under the deployment's unless that is named: serve them with the name of their prior. The new model is not
-    compiled, and it shares every weight with the one given.
+    The logits are adjusted where the last softmax or sigmoid takes them, whatever made them, and the activation is put
+    back: a softmax model gives probabilities again. They are posteriors under the target prior, the uniform one where
+    none is named, and not under the deployment's unless that is named: serve them with the name of their prior.
+    Where an activation cannot be taken off (an int8 head, an average of softmax heads), the logarithms of the
+    probabilities are adjusted.
+
+    The new model is not compiled, and it shares every weight with the one given: to train it changes that one too.
+    Trained further with a plain cross-entropy it unlearns the correction, and the model given gets worse for rare
+    classes (`fit` warns). Train the model given, and adjust it again. To change τ or a prior while a model serves,
+    use `layer.set` of its `LogitAdjustment`, not a new `adjust` at each request.
 
     Args:
-        model: a trained `keras.Model` with one output: Functional or Sequential with a Dense or convolution head (also
-            through `Softmax`, `Activation` and nested models), or, with `output` given, any other.
+        model: a trained `keras.Model` with one output: Functional or Sequential that ends in a softmax or sigmoid, or
+            in a head that gives logits (also through layers and functions that move, average or scale them, and in
+            nested models), or, with `output` given, any other.
         class_counts: `[L]` training examples of each class (or probabilities), all > 0. For one sigmoid unit two
             numbers, [negatives, positives]; for `L` independent sigmoid labels the positives of each.
         tau: strength, a number or a vector `[L]`. 1 is right for a well-calibrated model.
         target_prior: class mix the predictions should be right for, in the form of `class_counts` (for independent
             labels, the probability of each); uniform by default.
         output: what the model gives. "auto" reads it off a Functional or Sequential model. For others "logits",
-            "softmax" or "sigmoid"; probabilities are then adjusted by their logarithms, right to rounding where they
-            did not round to 0 or 1.
+            "softmax" or "sigmoid"; float32 probabilities are then adjusted by their logarithms, right to rounding where
+            they did not round to 0 or 1. A model that gives a dict or list must have one tensor in it.
+        axis: the axis of the classes in what the model gives. By default it is read off a graph, as of channels-first
+            maps, and the last one of other models.
         num_examples: the number of training examples, for independent labels only: they are adjusted by their
             log-odds, `log(π/(1−π))`.
         calibration: what `kla.calibrate` found on held-out logits of `model`, before any correction; it is
             applied first, in the same step. `layer.set(calibration=…)` can change it later, not add one.
-        allow_double_correction: adjust even a model whose prior was corrected already. Without it, a model that was
-            compiled with an adjusted loss, has a `PriorAwareDense` head or a `LogitAdjustment` raises. Not seen:
-            a model loaded with `compile=False`, a custom training loop, a folded model, class weights, a resampled
-            training set.
+        allow_double_correction: adjust even a model whose prior was corrected already. Without it, a model raises that
+            was compiled with an adjusted loss, has a `PriorAwareDense` head or a `LogitAdjustment`, or has a head that
+            `fit` trained with an adjusted loss in this process. What is not seen is listed in the page on pitfalls.
 
     Returns:
         A new, uncompiled `keras.Model`.
 
     Raises:
-        ValueError: for a model whose logits are not found, several outputs, counts or a calibration that do not fit, or
-            a prior that would be corrected twice.
+        ValueError: for a model whose logits are not found, several outputs, probabilities in half precision that would
+            have to be adjusted by their logarithms, counts or a calibration that do not fit, or a prior that would be
+            corrected twice.
+
+    Warns:
+        UserWarning: for logits of a model that was compiled with a cross-entropy without `from_logits=True`.
 
     Example:
 
@@ -72,31 +84,38 @@ def adjust(
 
     Reference: Menon et al. (2021), §4, equation 9.
     """
+    _guard.check_not_adjusted(model, allow_double_correction)
     _graph.require_model(model)
     _checks.check_choice(output, "output", OUTPUTS)
-    _graph.check_not_adjusted(model, allow_double_correction)
-    head = head_to_adjust(model, output)
+    head = head_to_adjust(model, output, axis=axis)
     layer = adjustment_layer(
         class_counts,
         num_examples,
         width=None if head is None else head.width,
         output=output if head is None else head.output,
+        axis=(-1 if axis is None else axis) if head is None else head.axis,
         tau=tau,
         target_prior=target_prior,
         calibration=calibration,
-        corrected_before=_graph.is_corrected(model),
+        corrected_before=_guard.is_corrected(model),
     )
     if head is None:
         return AdjustedModel(model, layer, output=output, name=f"{model.name}_adjusted")
-    # Rebuilt from the logits outwards: the graph before them, and every weight, is the given model's own.
     layer.name = _graph.free_name(model, layer.name)
-    outputs = layer(_graph.logits_tensor(head))
-    if head.output != "logits":
-        outputs = keras.layers.Activation(head.output, dtype=outputs.dtype, name=f"adjusted_{head.output}")(outputs)
-    return rebuild(model, head, outputs)
+    return _graph.rebuild(model, head, lambda logits: _activated(layer(logits), head))
 
 
-def head_to_adjust(model, output):
+def _activated(logits, head):
+    """The logits with the activation put back that a head gave them."""
+    if head.output == "logits":
+        return logits
+    options = {"dtype": logits.dtype, "name": f"adjusted_{head.output}"}
+    if head.output == "softmax" and head.axis != -1:
+        return keras.layers.Softmax(axis=head.axis, **options)(logits)
+    return keras.layers.Activation(head.output, **options)(logits)
+
+
+def head_to_adjust(model, output, *, axis=None):
     """The head of a graph; None where only the model's output can be adjusted."""
     if _graph.decides(model):
         raise ValueError(
@@ -108,11 +127,18 @@ def head_to_adjust(model, output):
     except _graph.NoHeadError:
         if output == "auto":
             raise
+        _guard.warn_of_probability_loss(model, output)
         return None
     if output not in ("auto", head.output):
         raise _checks.ArgumentError(
             "output", f"`output` says {output!r}, but head {head.layer.name!r} gives {head.output!r}."
         )
+    rank = len(model.outputs[0].shape)
+    if axis is not None and _checks.check_axis(axis) % rank != head.axis % rank:
+        raise _checks.ArgumentError(
+            "axis", f"`axis` says {axis}, but the classes of {head.layer.name!r} are in axis {head.axis % rank}."
+        )
+    _guard.warn_of_probability_loss(model, head.output)
     return head
 
 
@@ -143,23 +169,14 @@ def adjustment_layer(class_counts, num_examples, *, width, output, target_prior,
     return LogitAdjustment(prior, target_prior=target_prior, name="logit_adjustment", **options)
 
 
-def rebuild(model, head, outputs):
-    """`model` up to `head`, with `outputs`, made from the head's logits, in place of its own."""
-    models = [model, *(call.operation for call in head.calls)]
-    adjusted = _model_like(models.pop(), outputs)
-    for call in reversed(head.calls):
-        adjusted = _model_like(models.pop(), adjusted(*call.arguments.args, **call.arguments.kwargs))
-    return adjusted
-
-
-def _model_like(model, outputs):
-    outputs = keras.tree.pack_sequence_as(structure_of(model, "output"), keras.tree.flatten(outputs))
-    return keras.Model(structure_of(model, "input"), outputs, name=f"{model.name}_adjusted")
-
-
-def structure_of(model, side):
-    """The symbolic "input" or "output" of a graph, in the dicts or lists it was built with."""
-    return getattr(model, f"{side}s")[0] if isinstance(model, keras.Sequential) else getattr(model, side)
+def class_axis(model):
+    """The axis of the classes in what a model gives; -1, the last, where it is not known."""
+    if isinstance(model, AdjustedModel):
+        return model.adjustment.axis
+    try:
+        return _graph.find_head(model).axis
+    except _graph.NoHeadError:
+        return -1
 
 
 @keras.saving.register_keras_serializable(package="keras_logit_adjust")
@@ -182,9 +199,23 @@ class AdjustedModel(keras.Model):
         self.output_kind = _checks.check_choice(output, "output", OUTPUTS[1:])
 
     def call(self, inputs, training=None):
-        outputs = self.model(inputs)  # Keras hands `training` on to nested calls
-        logits = self.adjustment(logits_of(outputs, self.output_kind))
-        return {"logits": lambda x: x, "softmax": ops.softmax, "sigmoid": ops.sigmoid}[self.output_kind](logits)
+        # Keras hands `training` on to nested calls, but not in a stateless call of JAX's.
+        outputs = self.model(inputs, training=training)
+        tensors = keras.tree.flatten(outputs)
+        if len(tensors) != 1:
+            names = list(outputs) if isinstance(outputs, dict) else f"{len(tensors)} tensors"
+            raise ValueError(
+                f"`kla.adjust` changes one output. Model {self.model.name!r} gives {names}. Remedy: adjust a model "
+                "that gives only the logits or probabilities, such as keras.Model(inputs, model(inputs)[name]) with "
+                "inputs = keras.Input(…)."
+            )
+        logits = self.adjustment(_graph.logits_of(tensors[0], self.output_kind), training=training)
+        return keras.tree.pack_sequence_as(outputs, [self._activate(logits)])
+
+    def _activate(self, logits):
+        if self.output_kind == "softmax":
+            return ops.softmax(logits, axis=self.adjustment.axis)
+        return ops.sigmoid(logits) if self.output_kind == "sigmoid" else logits
 
     def get_config(self):
         return {
@@ -198,15 +229,3 @@ class AdjustedModel(keras.Model):
     def from_config(cls, config):
         nested = {key: keras.saving.deserialize_keras_object(config[key]) for key in ("model", "adjustment")}
         return cls(**{**config, **nested})
-
-
-def logits_of(outputs, kind):
-    """Logits that give `outputs`: themselves, the logarithms of a softmax, or the log-odds of a sigmoid."""
-    if kind == "logits":
-        return outputs
-    outputs = ops.cast(outputs, "float32")
-    return _safe_log(outputs) if kind == "softmax" else _safe_log(outputs) - _safe_log(1.0 - outputs)
-
-
-def _safe_log(probabilities):
-    return ops.log(ops.maximum(probabilities, np.finfo("float32").tiny))

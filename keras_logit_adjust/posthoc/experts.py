@@ -8,8 +8,7 @@ import numpy as np
 
 from keras_logit_adjust import _checks, priors
 from keras_logit_adjust.layers import LogitAdjustment
-from keras_logit_adjust.posthoc import _graph
-from keras_logit_adjust.posthoc.adjust import rebuild, structure_of
+from keras_logit_adjust.posthoc import _graph, _guard
 
 
 def product_of_experts(models, class_counts, *, taus=1.0, target_prior=None, allow_double_correction=False):
@@ -20,8 +19,8 @@ def product_of_experts(models, class_counts, *, taus=1.0, target_prior=None, all
     their strengths average to 1 their product is balanced as it is, and every τ_m is 0. Plain models have τ_m = 1.
 
     Args:
-        models: trained Functional or Sequential models of the same inputs and classes, each with a Dense or convolution
-            head that gives logits or a softmax.
+        models: trained Functional or Sequential models of the same inputs and classes that give logits or a
+            softmax, as `kla.adjust` takes them.
         class_counts: `[L]` training examples of each class (or probabilities), all > 0.
         taus: what is still to be subtracted from each, `[M]` numbers, or one for all.
         target_prior: `[L]` class mix the predictions should be right for; uniform by default.
@@ -56,18 +55,19 @@ def product_of_experts(models, class_counts, *, taus=1.0, target_prior=None, all
         )
     prior, taus = priors.as_prior(class_counts), _as_taus(taus, len(models))
     for model, tau in zip(models, taus, strict=True):
-        _graph.require_model(model)
+        _graph.require_keras_model(model)
         if not _graph.is_graph(model):
             raise ValueError(
                 f"Experts must be Functional or Sequential models, whose logits can be read off. {model.name!r} is a "
                 "subclassed model."
             )
-        _graph.check_not_adjusted(model, allow_double_correction or tau == 0)
+        _guard.check_not_adjusted(model, allow_double_correction or tau == 0)
+        _graph.require_model(model)
     heads = [_graph.find_head(model) for model in models]
     _check_alike(models, heads, prior.size)
     inputs = keras.tree.map_structure(
         lambda tensor: keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name),
-        structure_of(models[0], "input"),
+        _graph.structure_of(models[0], "input"),
     )
     logs = [_log_probabilities(*expert, i)(inputs) for i, expert in enumerate(zip(models, heads, strict=True))]
     mean = keras.layers.Average(dtype="float32", name="mean_log_probabilities")(logs)
@@ -76,7 +76,7 @@ def product_of_experts(models, class_counts, *, taus=1.0, target_prior=None, all
         prior,
         tau=float(taus.mean()),
         target_prior=target_prior,
-        corrected_before=any(map(_graph.is_corrected, models)),
+        corrected_before=any(map(_guard.is_corrected, models)),
         name="logit_adjustment",
     )(mean)
     if all(head.output == "softmax" for head in heads):
@@ -102,9 +102,14 @@ def _check_alike(models, heads, num_classes):
             raise ValueError(
                 f"Experts must tell classes apart that exclude each other. Model {model.name!r} gives a sigmoid."
             )
+        if head.axis != -1:
+            raise ValueError(
+                f"Experts must have their classes in the last axis. Model {model.name!r} has them in axis {head.axis}: "
+                "put keras.layers.Permute behind it."
+            )
         _checks.check_length(np.empty(head.width), num_classes, f"the head of {model.name!r}", "class_counts")
     described = [
-        keras.tree.map_structure(lambda tensor: (tensor.shape, tensor.dtype), structure_of(model, "input"))
+        keras.tree.map_structure(lambda tensor: (tensor.shape, tensor.dtype), _graph.structure_of(model, "input"))
         for model in models
     ]
     if any(other != described[0] for other in described[1:]):
@@ -114,6 +119,6 @@ def _check_alike(models, heads, num_classes):
 def _log_probabilities(model, head, i):
     """The expert as a model that gives `log softmax`, in float32."""
     logs = keras.layers.Activation("log_softmax", dtype="float32", name=f"log_probabilities_{i}")
-    expert = rebuild(model, head, logs(_graph.logits_tensor(head)))
+    expert = _graph.rebuild(model, head, logs)
     expert.name = f"expert_{i}"  # models in one graph must have names of their own
     return expert

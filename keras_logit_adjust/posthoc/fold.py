@@ -3,8 +3,9 @@
 from keras import ops
 
 from keras_logit_adjust import _keras
-from keras_logit_adjust.posthoc import _graph
-from keras_logit_adjust.posthoc.adjust import adjustment_layer
+from keras_logit_adjust.layers.calibration import as_calibration
+from keras_logit_adjust.posthoc import _copy, _graph, _guard, _operations
+from keras_logit_adjust.posthoc.adjust import adjustment_layer, head_to_adjust
 
 
 def fold_into_bias(
@@ -25,7 +26,9 @@ def fold_into_bias(
     probabilities are posteriors under the target prior, uniform where none is named.
 
     Args:
-        model: a trained Functional or Sequential `keras.Model` with one float32 Dense or convolution head.
+        model: a trained Functional or Sequential `keras.Model` with one float32 head, Dense, EinsumDense or a
+            convolution, behind which nothing stands but what leaves a shift of the logits as it is: reshaping,
+            flattening, permutation, slices, average pooling, resizing, dropout, a softmax or sigmoid.
         class_counts: as in `adjust`.
         tau: as in `adjust`.
         target_prior: as in `adjust`.
@@ -37,8 +40,9 @@ def fold_into_bias(
         A new, uncompiled model, Sequential or Functional as the one given.
 
     Raises:
-        ValueError: for a head that is shared, tied, used twice, not last, quantized or in half precision, each with the
-            way out; and as `adjust`.
+        ValueError: for a head that is shared, tied, used twice, not last, quantized or in half precision, for an
+            operation behind it that scales or mixes (such as an average of heads), each with the way out; and as
+            `adjust`.
 
     Example:
 
@@ -49,16 +53,18 @@ def fold_into_bias(
 
     Reference: Menon et al. (2021), §4, equation 9.
     """
+    _guard.check_not_adjusted(model, allow_double_correction)
     _graph.require_model(model)
-    _graph.check_not_adjusted(model, allow_double_correction)
     if not _graph.is_graph(model):
         raise ValueError(
             f"Only the head of a Functional or Sequential model can be folded; {model.name!r} is a subclassed model. "
             'Use kla.adjust(model, class_counts, output="logits" | "softmax" | "sigmoid").'
         )
-    head = _graph.find_head(model)
+    head = head_to_adjust(model, "auto")
     way_out = "Use `kla.adjust`, which adds a layer behind it instead."
-    _graph.check_own_head(model, head.layer, way_out)
+    temperature = 1.0 if calibration is None else as_calibration(calibration, None).temperature
+    _check_foldable(head, temperature, way_out)
+    _copy.check_own_head(model, head.layer, way_out)
     if head.layer.compute_dtype in ("float16", "bfloat16"):
         raise ValueError(
             f"Head {head.layer.name!r} adds its bias in {head.layer.compute_dtype}, which would round the prior (−36.9 "
@@ -73,8 +79,7 @@ def fold_into_bias(
         target_prior=target_prior,
         calibration=calibration,
     )
-    folded, twin = _graph.clone_with_head(model, head.layer, use_bias=True)
-    temperature = 1.0 if calibration is None else calibration.temperature
+    folded, twin = _copy.clone_with_head(model, head.layer, use_bias=True)
     # In float64, and rounded once.
     for name, variable in _graph.variables_of(twin):
         values = ops.convert_to_numpy(variable).astype("float64") / temperature
@@ -83,3 +88,15 @@ def fold_into_bias(
         elif name == "bias":
             variable.assign(values - layer.values)
     return folded
+
+
+def _check_foldable(head, temperature, way_out):
+    """Raise where a shift of the bias of a head is no constant shift of what the model activates or gives."""
+    stop = head.stop or (head.offset if temperature != 1.0 else None)
+    if stop is not None:
+        raise ValueError(
+            f"The bias cannot take the adjustment: operation {stop.name!r} ({type(stop).__name__}) does not leave a "
+            f"shift of the logits as it is. {way_out}"
+        )
+    if not _operations.has_bias_of_classes(head.layer):
+        raise ValueError(f"Head {head.layer.name!r} ({type(head.layer).__name__}) has no bias of classes. {way_out}")

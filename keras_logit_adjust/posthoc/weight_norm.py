@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_logit_adjust import _checks, _keras, priors
-from keras_logit_adjust.posthoc import _graph
+from keras_logit_adjust.posthoc import _copy, _graph, _guard, _operations
 
 
 def normalize_weights(model, *, tau=1.0, by="norm", class_counts=None, bias="keep", allow_double_correction=False):
@@ -42,10 +42,10 @@ def normalize_weights(model, *, tau=1.0, by="norm", class_counts=None, bias="kee
 
     Reference: Kang et al. (2020), τ-normalized classifier; Menon et al. (2021), §3, equation 4.
     """
+    _guard.check_not_adjusted(model, allow_double_correction)
     _graph.require_model(model)
     _checks.check_choice(by, "by", ("norm", "prior"))
     _checks.check_choice(bias, "bias", ("keep", "drop"))
-    _graph.check_not_adjusted(model, allow_double_correction)
     head = _head_to_normalize(model)
     if by == "norm" and class_counts is not None:
         raise ValueError('`class_counts` go with `by="prior"`. Received them with by="norm": leave them out.')
@@ -57,7 +57,7 @@ def normalize_weights(model, *, tau=1.0, by="norm", class_counts=None, bias="kee
         divisor = size ** _checks.as_tau(tau, head.width)
     if not ((divisor > 1 / _checks.LARGEST) & (divisor < _checks.LARGEST)).all():
         raise _checks.ArgumentError("tau", f"`tau` must leave {by} ** tau within float32. Received: tau={tau!r}")
-    copy, twin = _graph.clone_with_head(model, head.layer, use_bias=head.layer.use_bias and bias == "keep")
+    copy, twin = _copy.clone_with_head(model, head.layer, use_bias=head.layer.use_bias and bias == "keep")
     for name, variable in _graph.variables_of(twin):
         if _keras.scales_kernel(name):
             variable.assign(ops.convert_to_numpy(variable).astype("float64") / divisor)
@@ -90,11 +90,17 @@ def _head_to_normalize(model):
     try:
         head = _graph.find_head(model)
     except _graph.NoHeadError as error:
-        raise ValueError(
-            f"`normalize_weights` divides the weights of a Dense or convolution head, which {model.name!r} has not "
-            "(a cosine head is normalized already)."
-        ) from error
+        raise ValueError(_no_kernel(model)) from error
+    if not isinstance(head.layer, _operations.KERNEL_HEADS) or head.stop is not None:
+        raise ValueError(_no_kernel(model))
     if head.width < 2:
         raise ValueError(f"Head {head.layer.name!r} has one unit: there are no class weights to compare.")
-    _graph.check_own_head(model, head.layer, "Give `normalize_weights` a model whose head is its own.")
+    _copy.check_own_head(model, head.layer, "Give `normalize_weights` a model whose head is its own.")
     return head
+
+
+def _no_kernel(model):
+    return (
+        f"`normalize_weights` divides the weights of a Dense or convolution head, which {model.name!r} has not "
+        "(a cosine head is normalized already)."
+    )

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from keras_logit_adjust import losses
-from keras_logit_adjust.posthoc import _graph
+from keras_logit_adjust.posthoc import _graph, _guard
 from keras_logit_adjust.posthoc.adjust import AdjustedModel
 
 BINARY_LOSSES = (
@@ -170,7 +170,7 @@ def describe(model):
     """
     if not isinstance(model, keras.Model):
         _graph.require_model(model)
-    corrections = tuple(_as_correction(part) for _, part in _graph.corrections(model))
+    corrections = tuple(_as_correction(part) for _, part in _guard.corrections(model))
     is_binary = isinstance(getattr(model, "loss", None), BINARY_LOSSES) or any(
         correction.num_examples is not None for correction in corrections
     )

@@ -9,6 +9,7 @@ import keras
 from keras_logit_adjust import _checks, _keras
 from keras_logit_adjust.layers import MinimumRiskDecision
 from keras_logit_adjust.posthoc import _graph
+from keras_logit_adjust.posthoc.adjust import class_axis
 from keras_logit_adjust.serving import _files, _signature
 from keras_logit_adjust.serving.description import describe
 
@@ -128,6 +129,7 @@ def _writer(model, to, inputs, *, class_names, prior_name, top_k, output):
         description = describe(model)
         _checks.check_choice(output, "output", ("auto", *_signature.OUTPUTS))
         _check_decisions(model, description, class_names)
+        _check_axis(model)
         served = _signature.Served(
             output=_as_output(description, output),
             class_names=None if class_names is None else _as_class_names(class_names),
@@ -150,6 +152,15 @@ def _convert(model, path, to, inputs):
         # Keras's own, where it makes tf2onnx work with NumPy 2.
         warnings.filterwarnings("ignore", r".*np\.object", FutureWarning)
         model.export(path, to, verbose=False, input_signature=inputs)
+
+
+def _check_axis(model):
+    """Raise where the classes are known to be in another axis than the last."""
+    if (axis := class_axis(model)) != -1:
+        raise ValueError(
+            f"A SavedModel serves labels of the last axis. Model {model.name!r} has its classes in axis {axis}: put "
+            "keras.layers.Permute behind it, or export to .keras, .tflite or .onnx."
+        )
 
 
 def _check_decisions(model, description, class_names):

@@ -1,0 +1,61 @@
+"""Which losses correct a prior, and which layers they trained: a mark that lives as long as the layer does.
+
+A compiled model knows its losses. Another model of the same layers, such as one of its outputs alone, does not.
+"""
+
+import weakref
+
+import keras
+import numpy as np
+
+from keras_logit_adjust import _keras
+
+_trained = weakref.WeakKeyDictionary()  # layer → the loss that corrected its logits
+
+
+def corrects_prior(loss):
+    """Whether a loss shifts or scales logits by class or weighs classes. Margins of the label alone correct nothing."""
+    names = ("rival_margin", "class_weight", "logit_scale", "stage_weight")
+    vectors = (getattr(loss, name, None) for name in names)
+    is_uneven = any(vector is not None and np.ptp(vector) > 0 for vector in vectors)
+    return is_uneven or bool(np.any(getattr(loss, "adjustment", 0)))
+
+
+def knows_no_prior(loss):
+    """Whether a loss is one of Keras's or of this package that corrects no prior; of a user's own nobody knows."""
+    if isinstance(loss, str):
+        return True
+    module = getattr(loss if hasattr(loss, "__name__") else type(loss), "__module__", None) or ""
+    return module.startswith(("keras.", "keras_logit_adjust.")) and not corrects_prior(loss)
+
+
+def mark_in_training(loss):
+    """Mark the heads of the model that trains now, if one does and `loss` corrects its prior."""
+    model = _keras.model_in_training()
+    if model is not None and corrects_prior(loss):
+        mark(model, [loss])
+
+
+def mark(model, losses):
+    """Mark the layers that make the outputs of `model` which one of `losses`, correcting the prior, is compiled for."""
+    for output, loss in compiled_pairs(model):
+        if any(loss is other for other in losses):
+            for layer in _keras.last_layers_with_weights(output):
+                _trained[layer] = loss
+
+
+def trained_by(layer):
+    """The loss that trained a layer and corrected the prior, or None."""
+    return _trained.get(layer)
+
+
+def compiled_pairs(model):
+    """(symbolic output, loss) of a compiled graph, where its losses can be told apart by output."""
+    outputs, compiled = list(getattr(model, "outputs", None) or ()), getattr(model, "loss", None)
+    if isinstance(compiled, dict):
+        named = dict(zip(model.output_names, outputs, strict=True))
+        named.update(model.output if isinstance(model.output, dict) else {})
+        return [(named[name], loss) for name, loss in compiled.items() if name in named]
+    losses = compiled if isinstance(compiled, (list, tuple)) else [compiled] * len(outputs)
+    losses = keras.tree.flatten(losses) if len(losses) != len(outputs) else losses
+    return list(zip(outputs, losses, strict=False))

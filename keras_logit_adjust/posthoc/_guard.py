@@ -1,0 +1,84 @@
+"""The guard against correcting a prior twice: what a model shows of a correction, and a warning of its loss."""
+
+import warnings
+
+import keras
+
+from keras_logit_adjust import _keras, layers
+from keras_logit_adjust.losses import _base, _marks
+from keras_logit_adjust.posthoc._graph import require_keras_model
+
+
+def check_not_adjusted(model, allow_double_correction):
+    """Raise where the prior of `model` was corrected already, as far as a model shows it."""
+    require_keras_model(model)
+    found = list(corrections(model))
+    # A mark for models that are made of its layers: one of its outputs, once this one was refused.
+    for part in _models_in(model):
+        _marks.mark(part, [loss for _, loss in found])
+    for reason, _ in () if allow_double_correction else found:
+        raise ValueError(
+            f"The prior would be corrected twice: model {model.name!r} {reason}. Its plain argmax is balanced already. "
+            "Pass allow_double_correction=True if that is what you want."
+        )
+
+
+def is_corrected(model):
+    """Whether `corrections` finds anything."""
+    return next(corrections(model), None) is not None
+
+
+def corrections(model):
+    """(reason in words, the loss or layer) of everything that corrects the prior of `model`, as far as it shows it."""
+    compiled = keras.tree.flatten([getattr(part, "loss", None) for part in _models_in(model)])
+    compiled = [loss for loss in compiled if isinstance(loss, _base.MaskedLoss) and _marks.corrects_prior(loss)]
+    for loss in compiled:
+        yield f"was compiled with the adjusted loss {type(loss).__name__}", loss
+    for layer in _keras.layers_of(model):
+        if isinstance(layer, (layers.PriorAwareDense, layers.StreamingPriorDense)):
+            yield f"has the prior-aware head {layer.name!r}", layer
+        elif isinstance(layer, layers.LogitAdjustment):
+            yield f"is adjusted already, by layer {layer.name!r}", layer
+    for loss, layer in () if compiled else _marked(model):
+        yield f"has the layer {layer.name!r}, which the adjusted loss {type(loss).__name__} trained", loss
+
+
+def _models_in(model):
+    return [part for part in _keras.layers_of(model) if isinstance(part, keras.Model)]
+
+
+def _marked(model):
+    """(loss, layer) of the heads of a graph that an adjusted loss trained; of every layer of another model."""
+    outputs = getattr(model, "outputs", None)
+    candidates = (
+        [layer for output in outputs for layer in _keras.last_layers_with_weights(output)]
+        if outputs
+        else _keras.layers_of(model)
+    )
+    losses = {}
+    for layer in candidates:
+        if (loss := _marks.trained_by(layer)) is not None:
+            losses.setdefault(id(loss), (loss, layer))
+    return list(losses.values())
+
+
+def warn_of_probability_loss(model, output):
+    """Warn where a model that gives logits was compiled with a loss that takes what it gives for probabilities."""
+    for loss in keras.tree.flatten(getattr(model, "loss", None)) if output == "logits" else ():
+        if _takes_probabilities(loss):
+            name = loss if isinstance(loss, str) else getattr(loss, "name", getattr(loss, "__name__", None))
+            warnings.warn(
+                f"Model {model.name!r} has no softmax or sigmoid, and was compiled with the loss {name!r} without "
+                "from_logits=True, which takes its outputs for probabilities. Here they are adjusted as logits. Train "
+                "it with from_logits=True, or give its head the activation.",
+                stacklevel=4,
+            )
+
+
+def _takes_probabilities(loss):
+    """Whether a loss is a cross-entropy of Keras's that was made without `from_logits=True`."""
+    if isinstance(loss, keras.losses.Loss):
+        return getattr(loss, "from_logits", None) is False
+    is_keras = isinstance(loss, str) or getattr(loss, "__module__", "").startswith("keras.")
+    name = str(loss if isinstance(loss, str) else getattr(loss, "__name__", ""))
+    return is_keras and (name.lower().endswith("crossentropy") or name.lower() == "bce")

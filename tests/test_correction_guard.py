@@ -1,0 +1,226 @@
+"""What shows that a prior was corrected: re-wrapped models, several outputs, adjusted models that train further."""
+
+import contextlib
+import gc
+import weakref
+
+import keras
+import numpy as np
+import pytest
+from helpers.arrays import as_float64
+from helpers.posthoc_models import COUNTS, WIDTH, Subclassed, reload, rows, sequential
+from keras import layers
+from reference import log_prior
+
+import keras_logit_adjust as kla
+
+ADJUSTED = kla.losses.LogitAdjustedCrossentropy(COUNTS)
+PLAIN = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+LABELS = np.array([0, 1, 2, 0])
+PLAIN_LOSS = "trains with a loss that knows no prior"
+
+
+def trained(model, loss, rng, labels=LABELS, **options):
+    model.compile("sgd", loss)
+    model.fit(rows(rng, 4, WIDTH), labels, verbose=0, **options)
+    return model
+
+
+def one_output(behind=()):
+    inputs = keras.Input((WIDTH,))
+    outputs = layers.Dense(3, name="head")(layers.Dense(5, "tanh")(inputs))
+    for layer in behind:
+        outputs = layer(outputs)
+    return keras.Model(inputs, outputs)
+
+
+def two_outputs(in_dict=False):
+    inputs = keras.Input((WIDTH,))
+    features = layers.Dense(5, "tanh")(inputs)
+    first, second = (layers.Dense(3, name=name)(features) for name in ("first", "second"))
+    return keras.Model(inputs, {"a": first, "b": second} if in_dict else [first, second])
+
+
+WRAPPED_ANEW = {
+    "its output": lambda model: keras.Model(model.input, model.output),
+    "with a softmax": lambda model: keras.Model(model.input, layers.Softmax()(model.output)),
+    "its layers": lambda model: keras.Sequential([keras.Input((WIDTH,)), *model.layers[1:], layers.Softmax()]),
+    "in front of what followed": lambda model: keras.Model(model.input, model.get_layer("head").output),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPED_ANEW)
+def test_a_head_that_an_adjusted_loss_trained_is_known_in_other_models(name, rng):
+    model = trained(one_output([layers.Reshape((3,))]), ADJUSTED, rng)
+    wrapped = WRAPPED_ANEW[name](model)
+    for make in (kla.adjust, kla.fold_into_bias):
+        with pytest.raises(ValueError, match="layer 'head', which the adjusted loss LogitAdjustedCrossentropy trained"):
+            make(wrapped, COUNTS)
+    assert kla.adjust(wrapped, COUNTS, allow_double_correction=True) is not None
+    assert kla.serving.describe(wrapped).prior == "uniform"
+
+
+@pytest.mark.parametrize("in_dict", [False, True], ids=["a list", "a dict"])
+def test_of_two_outputs_only_the_one_trained_with_the_loss_is_known(in_dict, rng):
+    model, names = two_outputs(in_dict), ("a", "b") if in_dict else ("first", "second")
+    losses = {names[0]: ADJUSTED, names[1]: PLAIN}
+    labels = dict.fromkeys(names, LABELS)
+    structure = (losses, labels) if in_dict else ([ADJUSTED, PLAIN], [LABELS, LABELS])
+    trained(model, structure[0], rng, structure[1])
+    with pytest.raises(ValueError, match="layer 'first', which the adjusted loss"):
+        kla.adjust(keras.Model(model.input, model.outputs[0]), COUNTS)
+    second, data = keras.Model(model.input, model.outputs[1]), rows(rng, 3, WIDTH)
+    expected = as_float64(second(data)) - log_prior(COUNTS)
+    np.testing.assert_allclose(as_float64(kla.adjust(second, COUNTS)(data)), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", [kla.adjust, kla.fold_into_bias, kla.normalize_weights])
+def test_corrections_come_before_the_advice_on_several_outputs(make):
+    model = two_outputs()
+    model.compile("sgd", [ADJUSTED, PLAIN])
+    options = {} if make is kla.normalize_weights else {"class_counts": COUNTS}
+    with pytest.raises(ValueError, match="corrected twice: .*adjusted loss LogitAdjustedCrossentropy"):
+        make(model, **options)
+    with pytest.raises(ValueError, match="'first', which the adjusted loss"):  # known since, without any training
+        make(keras.Model(model.input, model.outputs[0]), **options)
+    make(keras.Model(model.input, model.outputs[1]), **options)
+
+
+def test_deferred_weights_leave_a_mark_too(rng):
+    callback = kla.callbacks.DeferredReweighting({1: [1.0, 2.0, 4.0]})
+    model = trained(one_output(), kla.losses.FocalCrossentropy(), rng, epochs=2, callbacks=[callback])
+    with pytest.raises(ValueError, match="'head', which the adjusted loss FocalCrossentropy trained"):
+        kla.adjust(model, COUNTS)
+
+
+def test_what_is_not_seen_is_adjusted_as_the_pitfalls_say(rng, tmp_path):
+    model = trained(one_output(), ADJUSTED, rng)
+    copies = {
+        "loaded": reload(model, tmp_path, compile=False),
+        "cloned": keras.models.clone_model(keras.Model(model.input, model.output)),
+    }
+    for copy in copies.values():
+        kla.adjust(copy, COUNTS)
+    kla.adjust(trained(one_output(), PLAIN, rng), COUNTS)  # and what is no correction leaves no mark
+
+
+@pytest.mark.parametrize(
+    ("model", "loss", "tau", "warns"),
+    [
+        (one_output, PLAIN, 1.0, True),
+        (one_output, "mse", 1.0, True),
+        (one_output, ADJUSTED, 1.0, False),
+        (one_output, kla.losses.FocalCrossentropy(), 1.0, True),
+        (one_output, lambda y_true, y_pred: PLAIN(y_true, y_pred), 1.0, False),
+        (one_output, PLAIN, 0.0, False),
+        (Subclassed, PLAIN, 1.0, True),
+    ],
+    ids=["plain", "by name", "an adjusted loss", "focal", "of the user", "an adjustment of 0", "a subclass"],
+)
+def test_an_adjusted_model_that_trains_with_a_plain_loss_warns(model, loss, tau, warns, rng):
+    adjusted = kla.adjust(model(), COUNTS, tau=tau, output="logits")
+    labels = np.eye(3)[LABELS] if loss == "mse" else LABELS
+    with pytest.warns(UserWarning, match=PLAIN_LOSS) if warns else contextlib.nullcontext():
+        trained(adjusted, loss, rng, labels)
+
+
+def test_a_subclass_in_an_adjusted_model_is_told_that_it_trains(rng):
+    seen = []
+
+    class Told(Subclassed):
+        def call(self, inputs, training=None):
+            seen.append(training)
+            return self.dense(inputs)
+
+    trained(kla.adjust(Told(), COUNTS, output="logits"), ADJUSTED, rng)
+    assert seen[-1] is True
+
+
+class Untold(keras.Model):
+    """A model whose `call` takes no `training`."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = layers.Dense(3)
+
+    def call(self, inputs):
+        return self.dense(inputs)
+
+
+def test_a_subclass_that_takes_no_training_argument_trains_adjusted(rng):
+    adjusted = kla.adjust(Untold(), COUNTS, output="logits")
+    with pytest.warns(UserWarning, match=PLAIN_LOSS):
+        trained(adjusted, PLAIN, rng)
+
+
+def test_to_evaluate_an_adjusted_model_does_not_warn(rng):
+    adjusted = kla.adjust(one_output(), COUNTS)
+    adjusted.compile("sgd", PLAIN)
+    adjusted.evaluate(rows(rng, 4, WIDTH), LABELS, verbose=0)
+    adjusted(rows(rng, 4, WIDTH), training=True)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    ["sparse_categorical_crossentropy", keras.losses.SparseCategoricalCrossentropy(), keras.losses.binary_crossentropy],
+    ids=["by name", "an object", "a function"],
+)
+@pytest.mark.parametrize("make", [kla.adjust, kla.fold_into_bias])
+def test_a_linear_head_compiled_for_probabilities_warns(make, loss):
+    model = one_output()
+    model.compile("sgd", loss)
+    with pytest.warns(UserWarning, match="crossentropy' without from_logits=True.*adjusted as logits"):
+        make(model, COUNTS)
+
+
+@pytest.mark.parametrize("loss", [PLAIN, "mse", None], ids=["from logits", "another loss", "none"])
+def test_a_head_compiled_for_logits_or_for_another_loss_does_not_warn(loss):
+    model = one_output()
+    model.compile("sgd", loss)
+    kla.adjust(model, COUNTS)
+    probabilities = sequential(layers.Dense(3, "softmax"))
+    probabilities.compile("sgd", "sparse_categorical_crossentropy")
+    kla.adjust(probabilities, COUNTS)
+
+
+def shift_of(model):
+    """A weak reference to the adjustment in a model that nothing else keeps."""
+    (layer,) = [layer for layer in model._flatten_layers() if isinstance(layer, kla.layers.LogitAdjustment)]
+    return weakref.ref(layer)
+
+
+@pytest.mark.parametrize("activation", [None, "softmax"])
+@pytest.mark.parametrize("is_nested", [False, True])
+def test_a_model_keeps_nothing_of_the_models_that_were_made_of_it(activation, is_nested):
+    model = sequential(layers.Dense(4), layers.Dense(3, activation))
+    model = sequential(layers.Dense(WIDTH), model) if is_nested else model
+    made = [kla.adjust(model, COUNTS), kla.product_of_experts([model, model], COUNTS)]
+    kept = [shift_of(part) for part in made]
+    assert None not in [reference() for reference in kept]
+    del made
+    gc.collect()
+    assert [reference() for reference in kept] == [None, None]
+
+
+def test_a_subclass_that_gives_a_dict_of_one_gives_the_same_adjusted(rng):
+    @keras.saving.register_keras_serializable(package="test_correction_guard")
+    class Named(Subclassed):
+        def call(self, inputs, training=None):
+            return {"logits": self.dense(inputs)}
+
+    model, data = Named(), rows(rng, 3, WIDTH)
+    adjusted = kla.adjust(model, COUNTS, output="logits")(data)
+    assert list(adjusted) == ["logits"]
+    np.testing.assert_allclose(
+        as_float64(adjusted["logits"]), as_float64(model(data)["logits"]) - log_prior(COUNTS), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_a_subclass_that_gives_several_tensors_is_refused_by_name():
+    class Several(Subclassed):
+        def call(self, inputs, training=None):
+            return {"logits": self.dense(inputs), "features": inputs}
+
+    adjusted = kla.adjust(Several(), COUNTS, output="logits")
+    with pytest.raises(ValueError, match=r"changes one output.* gives \['logits', 'features'\].*inputs\)\[name\]"):
+        adjusted(np.ones((2, WIDTH), "float32"))
