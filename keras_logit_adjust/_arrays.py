@@ -55,7 +55,8 @@ def to_numpy(values, name, rule="an array or tensor, or a list of numbers"):
         if "inhomogeneous" in str(error):
             reason = "rows of different lengths"
         else:
-            reason = f"a {type(values).__name__} without values: {str(error).strip().splitlines()[0][:100]}"
+            said = str(error).strip() or type(error).__name__
+            reason = f"a {type(values).__name__} without values: {said.splitlines()[0][:100]}"
         raise ArgumentError(name, f"`{name}` must be {rule}. Received {reason}") from error
 
 
