@@ -99,7 +99,7 @@ def test_a_lock_is_kept_by_a_process_that_lives_and_by_no_other(trained, folder)
     (folder / "out").mkdir()
     with subprocess.Popen([sys.executable, "-c", HOLD, "out"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         other.stdout.readline()
-        with pytest.raises(ValueError, match=r"out is in use by another process .* choose another `output`"):
+        with pytest.raises(ValueError, match=r"out is in use by another process\. Wait .* choose another `output`"):
             compare(CONFIG, methods=["erm"], seeds=1, output="out")
         other.kill()
         other.wait()
