@@ -130,8 +130,6 @@ def _check_width(y_pred, num_classes):
 
 
 def _remedy_of_width(shape, num_classes):
-    if len(shape) > 2 and shape[1] == num_classes:
-        return "Where the classes are its second axis, channels first: give keras.ops.moveaxis(y_pred, 1, -1)."
     if shape[-1] == 1:
         return "For one sigmoid unit use `BinaryLogitAdjustedCrossentropy([positives], num_examples)`."
     if shape[-1] > num_classes:

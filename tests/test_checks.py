@@ -20,6 +20,7 @@ REFUSED = {
     "as_tau": (lambda: _checks.as_tau(np.nan, 2), "tau"),
     "as_class_vector": (lambda: _checks.as_class_vector([1.0], "alpha", 2), "alpha"),
     "check_length": (lambda: _checks.check_length(np.ones(3), 2, "bias", "class_counts"), "bias"),
+    "check_axis": (lambda: _checks.check_axis(1.0), "axis"),
     "check_bool": (lambda: _checks.check_bool(1, "replacement"), "replacement"),
     "check_seed": (lambda: _checks.check_seed(-1), "seed"),
     "check_integer": (lambda: _checks.check_integer(1.5, "epochs", minimum=1), "epochs"),

@@ -326,9 +326,9 @@ BAD = {
         None,
         None,
         ["--target-prior", ""],
-        "'': No such file or directory. Check the path.",
+        "A file of class counts must be one that can be read. Received '': Is a directory. Check the path.",
     ),
-    "names that are empty text": (None, None, ["--class-names", ""], ".: Is a directory. Name a file, not a folder."),
+    "names that are empty text": (None, None, ["--class-names", ""], "Received '': Is a directory. Check the path."),
     "validation that is empty text": (None, None, ["--calibrate", "--validation", ""], "No such file: ."),
     "names with a gap": (
         lambda: pathlib.Path("n.txt").write_text("a\n\nb\n"),
@@ -411,7 +411,9 @@ def test_files_that_cannot_be_read_are_told_in_words(option, path, folder, capsy
     assert main(["adjust", "model.keras", *(part for pair in options.items() for part in pair)]) == 2
     content = "class names" if option == "--class-names" else "class counts"
     error = capsys.readouterr().err
-    assert error.startswith(f"keras-logit-adjust: A file of {content} must be one that can be read. Received {path}: ")
+    assert error.startswith(
+        f"keras-logit-adjust: A file of {content} must be one that can be read. Received {str(path)!r}: "
+    )
     assert "Errno" not in error
 
 

@@ -68,7 +68,7 @@ def test_a_report_without_matplotlib_says_how_to_get_figures(trained, monkeypatc
         (["--batch-size", "-1"], "--batch-size must be an integer of at least 1. Received: --batch-size -1"),
         (
             ["--batch-size", "1" + "0" * 22],
-            "--batch-size must be at most 2,147,483,647. Received: --batch-size 1000000",
+            "--batch-size must be an integer of at least 1 and at most 2,147,483,647. Received: --batch-size 1000000",
         ),
         (["--ratio", "0.5"], "--ratio must lie between 1 and"),
         (["--ratio", "nan"], "every class keeps an example. Received: --ratio nan"),

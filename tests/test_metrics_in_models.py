@@ -241,7 +241,7 @@ def test_bad_arguments_are_refused_with_rule_and_value(build, message):
             (4, 8, 8),
             (4, 3, 8, 8),
             None,
-            r"\(4, 3, 8, 8\)\. .* channels first: give keras.ops.moveaxis\(y_pred, 1, -1\)",
+            r"last axis\. Received shape \(4, 3, 8, 8\) .* in axis 1: give keras.ops.moveaxis\(y_pred, 1, -1\)",
         ),
         ((4,), (), None, r"`y_pred` must have a last dimension of 3"),
         ((4, 2), (4, 3), None, r"`y_true` must be class ids of shape.*one-hot rows.*Received shape \(4, 2\)"),

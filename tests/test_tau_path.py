@@ -187,7 +187,7 @@ def test_the_curve_is_the_value_on_every_piece(measure, rng):
     np.testing.assert_allclose(path.at(inside, measure), values, atol=1e-12)
 
 
-def test_the_curve_of_a_class_bends_where_its_own_examples_do_and_no_others():
+def test_the_curve_of_a_class_bends_where_its_own_examples_do():
     path = kla.TauPath([0, 1, 2], [[1.0, 2, 3], [3, 2, 1], [0, 1, 0.5]], [50, 10, 5])
     for label in range(3):
         taus, values = path.curve(label)

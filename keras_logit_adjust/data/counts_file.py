@@ -66,7 +66,8 @@ def read_text(path, content):
         ) from error
     except OSError as error:
         raise type(error)(
-            f"A file of {content} must be one that can be read. Received {path}: {error.strerror}."
+            f"A file of {content} must be one that can be read. Received {os.fspath(path)!r}: {error.strerror}. "
+            "Check the path."
         ) from error
 
 
