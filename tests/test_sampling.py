@@ -245,6 +245,13 @@ def test_any_draw_keeps_its_shares_and_its_passes(drawn_settings, epochs):
     assert spread_in_class(rows, labels) <= 1
 
 
+def test_every_piece_of_every_batch_has_a_seed_of_its_own():
+    parts = [LongTailSampler(np.arange(12) % 3, 4, seed=0).shard(2, index) for index in range(2)]
+    seeds = np.concatenate([part.map_seeds(step, 2, pieces=3) for part in parts for step in (0, 2, 4)])
+    assert len(np.unique(seeds, axis=0)) == len(seeds) == 2 * 6 * 3
+    np.testing.assert_array_equal(seeds[3:6], parts[0].map_seeds(1, 1, pieces=3))
+
+
 @pytest.mark.parametrize(("step", "steps"), [(0, 1), (2, 3), (1, 7), (3, 14)])
 def test_a_block_over_several_epochs_has_the_rows_of_each_step(step, steps):
     sampler = LongTailSampler(np.arange(12) % 3, 4, strategy="instance", seed=0)  # epochs of three steps

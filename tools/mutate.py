@@ -51,11 +51,13 @@ TESTS = {
     "layers/decision.py": "minimum_risk package | calibrated_models posthoc tune_tau_models",
     "layers": "layers package | calibration losses_bad_input posthoc posthoc_models calibrated_models "
     "mixed_precision weight_norm old_files | tf_metrics_layers",
-    "metrics": "metrics metrics_in_models package | mixed_precision long_tail_report | tf_metrics_layers",
+    "metrics": "metrics metrics_in_models package several_labels sigmoid_unit result_names "
+    "| mixed_precision long_tail_report | tf_metrics_layers",
     "priors/streaming.py": "streaming_prior package | counting_model mixed_precision | tf_streaming_prior",
-    "priors": "priors | losses_bad_input label_shift layers sampling_bad_input package | tf_counting tf_streams",
-    "posthoc": "posthoc posthoc_bad_input posthoc_models | calibrated_models minimum_risk tune_tau_models experts "
-    "package | tf_posthoc",
+    "priors": "priors ids_or_rows counts_by_name "
+    "| numbers_read losses_bad_input label_shift layers sampling_bad_input package | tf_counting tf_streams",
+    "posthoc": "posthoc posthoc_bad_input posthoc_models descriptions | correction_guard zoo class_axis "
+    "calibrated_models minimum_risk tune_tau_models experts package | tf_posthoc",
     "held_out": "tau_path tau_path_input | tune_tau tune_tau_models offsets package | tf_posthoc",
     "data/sampling.py": "sampling sampling_bad_input sampling_repeats | sampling_fit sampler_backup package "
     "| tf_sampling",

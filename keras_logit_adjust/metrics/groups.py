@@ -87,7 +87,7 @@ class GroupAccuracy(PriorWeightedMetric):
         )
         self.groups = None if groups is None else names
         self._members = {
-            name: np.array([own == name for own in names], dtype="float32")
+            name: np.array([own == name for own in names])
             for name in dict.fromkeys(own for own in names if own is not None)
         }
 
