@@ -132,6 +132,16 @@ def test_what_no_theorem_covers_is_undecided(name):
     assert reason in found.reason
 
 
+@pytest.mark.parametrize(("num_classes", "verdict"), [(2, "consistent"), (3, "undecided"), (4, "undecided")])
+def test_margins_that_cancel_in_reverse_are_enough_for_two_classes_alone(num_classes, verdict):
+    prior, margin = np.arange(num_classes, 0, -1) / sum(range(num_classes + 1)), np.arange(num_classes, dtype=float)
+    loss = PairwiseMarginCrossentropy(
+        prior, class_weight=1 / prior, label_margin=margin, rival_margin=-margin[::-1]
+    )  # δ is constant, and Δ_01 = Δ_10 = 0: of more classes Δ_yy' is not
+    found = is_fisher_consistent(loss)
+    assert (found.verdict, found.delta is None) == (verdict, num_classes > 2)
+
+
 def test_the_verdict_is_about_the_counts_given_not_those_of_the_loss():
     loss = LogitAdjustedCrossentropy(COUNTS)
     assert is_fisher_consistent(loss)

@@ -269,6 +269,7 @@ def test_the_binary_function_gives_the_formula_over_known_labels(rng, label_smoo
         share = len(slope) / 4  # an unknown label adds nothing to the mean over all four
         values[row], gradients[row, known] = share * cost, share * slope
     assert_same(value_and_gradient(function, targets, logits), (values, gradients))
+    assert_same(value_and_gradient(function, targets[None], logits[None]), (values[None], gradients[None]))
 
 
 @pytest.mark.parametrize("log_odds", [[-np.inf, 0.0], [np.nan, -1.0], [[-1.0, -1.0]], [], "a"], ids=str)

@@ -363,3 +363,12 @@ def test_any_shape_vector_and_logit_agrees_with_the_formula(data):
     loss = PairwiseMarginCrossentropy(rng.integers(1, 10**9, num_classes), **vectors, reduction=None)
     for labels in (ids, rows):
         assert_same(value_and_gradient(loss, labels, logits), expected, rtol=1e-4, atol=1e-3)
+
+
+def test_the_members_made_by_name_are_called_by_it():
+    for member, options in (
+        ("fisher_consistent", {"delta": [1, 2]}),
+        ("balanced", {}),
+        ("logit_adjusted_adaptive", {}),
+    ):
+        assert getattr(PairwiseMarginCrossentropy, member)([3, 1], **options).name == f"{member}_crossentropy"

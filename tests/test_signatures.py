@@ -135,6 +135,12 @@ def test_a_loss_and_its_function_have_the_same_defaults(name):
     assert [defaults[0][key] for key in shared] == [defaults[1][key] for key in shared]
 
 
+@pytest.mark.parametrize("value", public_values())
+def test_a_record_cannot_be_changed(value):
+    if dataclasses.is_dataclass(value) and inspect.isclass(value):
+        assert value.__dataclass_params__.frozen
+
+
 def functions():
     """`(file and name, node)` of every function and method of the package."""
     for path in sorted(PACKAGE.rglob("*.py")):

@@ -38,7 +38,7 @@ class MaskedLoss(keras.losses.Loss):
             )
         return super().__new__(cls)
 
-    def __init__(self, *, label_smoothing=0.0, ignore_class=None, reduction="sum_over_batch_size", name=None):
+    def __init__(self, *, label_smoothing, ignore_class, reduction, name):
         if not isinstance(reduction, (str, type(None))) or reduction not in _REDUCTIONS:
             raise _checks.ArgumentError(
                 "reduction",
@@ -60,7 +60,6 @@ class MaskedLoss(keras.losses.Loss):
         """`class_weight` (None: 1) times the weights of the training stage; None where both are."""
         if class_weight is None or self.stage_weight is None:
             return self.stage_weight if class_weight is None else class_weight
-        _checks.check_length(self.stage_weight, class_weight.size, "weights", f"loss {self.name!r}")
         return class_weight * self.stage_weight
 
     def call(self, y_true, y_pred):
