@@ -245,6 +245,17 @@ LAYERS = {
 every_layer = pytest.mark.parametrize("name", LAYERS)
 
 
+@pytest.mark.parametrize("probability", [0.0, 1.0, -0.1])
+def test_a_target_of_labels_lies_strictly_between_zero_and_one(probability):
+    message = f"strictly between 0 and 1.*label 1|strictly between 0 and 1.*{probability}"
+    with pytest.raises(ValueError, match=message):
+        LogitAdjustment([10, 20], num_examples=100, target_prior=[0.5, probability])
+
+
+def test_the_shape_of_the_result_is_a_tuple():
+    assert LogitAdjustment([3, 1]).compute_output_shape([None, 2]) == (None, 2)
+
+
 @every_layer
 def test_a_config_round_trip_keeps_every_argument(name):
     layer = LAYERS[name]()

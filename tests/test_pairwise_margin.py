@@ -372,3 +372,8 @@ def test_the_members_made_by_name_are_called_by_it():
         ("logit_adjusted_adaptive", {}),
     ):
         assert getattr(PairwiseMarginCrossentropy, member)([3, 1], **options).name == f"{member}_crossentropy"
+
+
+def test_a_class_whose_prior_equals_the_threshold_is_not_rare():
+    loss = EqualizedCrossentropy([75, 25], threshold=0.25, gamma=0.5)
+    assert loss.rival_margin.tolist() == [0.0, 0.0]
