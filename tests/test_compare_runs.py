@@ -115,7 +115,7 @@ def test_results_name_the_command_and_no_path_that_was_not_typed(finished):
         text = (output / name).read_text(encoding="utf-8")
         assert str(output.parent) not in text and "/home" not in text and "/root" not in text
     expected = {**dataclasses.asdict(CONFIG), "backend": keras.backend.backend(), "keras": keras.__version__}
-    expected["keras_logit_adjust"] = __version__
+    expected["keras_logit_adjust"], expected["label_noise"] = __version__, 0.0
     assert results["config"] == read_json(output / "config.json") == expected
     assert len(set(results["split_hashes"])) == 2
     assert results["train_seconds"].keys() == {f"{name}_seed{seed}" for name in TRAINED for seed in (0, 1)}

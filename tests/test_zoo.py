@@ -76,10 +76,12 @@ def test_every_family_of_the_applications_is_in_the_zoo():
 @pytest.mark.slow  # each takes more than 2 s to make
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_family_of_the_applications_is_adjusted_folded_and_saved(name, rng, tmp_path):
-    if name == "NASNetMobile" and keras.backend.backend() == "torch":
-        pytest.skip("Keras has no NASNet on torch")
+    # Once each, where it is fastest: what a head is does not depend on the backend, as the shapes above show.
+    backend = "tensorflow" if name == "NASNetMobile" else "torch"  # Keras has no NASNet on torch
+    if keras.backend.backend() != backend:
+        pytest.skip(f"{name} is tried on {backend}")
     model = family(name, "softmax")
-    data = rng.uniform(0, 255, size=(2, *model.input_shape[1:])).astype("float32")
+    data = rng.uniform(-1, 1, size=(2, *model.input_shape[1:])).astype("float32")
     expected = expected_of(model(data, training=False), "softmax", -1)
     for make in (kla.adjust, kla.fold_into_bias):
         made = make(model, COUNTS, tau=TAU)
