@@ -89,8 +89,8 @@ def studied(results):
     return f"{studies.to_markdown(results)}\n\nMachine: {results['versions']['machine']}."
 
 
-def zoo(results):
-    return benchmark("zoo", "tools").to_markdown(results)
+def of_tool(name):
+    return name, lambda results: benchmark(name, "tools").to_markdown(results)
 
 
 # The name of a marked table → the results on file, and what makes the table of them.
@@ -110,7 +110,8 @@ TABLES = {
     "sampler": ("sampler", "to_markdown"),
     "precision": ("precision", "to_markdown"),
     "scaling": ("scaling", "to_markdown"),
-    "zoo": ("zoo", zoo),
+    "zoo": of_tool("zoo"),
+    "mutants": of_tool("mutants"),
 }
 
 

@@ -230,3 +230,22 @@ def draw(mutants, count, seed):
         return mutants
     generator = random.Random(seed)
     return [mutants[int((i + generator.random()) * len(mutants) / count)] for i in range(count)]
+
+
+def to_markdown(report):
+    """A table of the report of `tools/mutate.py`: a line a room."""
+    rooms = {}
+    for file, share in report["files"].items():
+        room = rooms.setdefault(
+            file.split("/")[1], dict.fromkeys(("mutants_drawn", "killed", "timeout", "equivalent"), 0)
+        )
+        for outcome in room:
+            room[outcome] += share.get(outcome, 0)
+    lines = ["| room | mutants | killed | equivalent | share killed |", "|---|---:|---:|---:|---:|"]
+    for name, room in [*rooms.items(), ("all", report)]:
+        drawn, killed, timeout, equivalent = (
+            room.get(outcome, 0) for outcome in ("mutants_drawn", "killed", "timeout", "equivalent")
+        )
+        share = f"{(killed + timeout) / (drawn - equivalent):.1%}"
+        lines.append(f"| `{name}` | {drawn} | {killed + timeout} | {equivalent} | {share} |")
+    return "\n".join(lines) + f"\n\nDrawn with seed {report['seed']} of {report['mutants_known']} mutants."
