@@ -97,6 +97,7 @@ def of_tool(name):
 TABLES = {
     "compare": ("compare_fashion_mnist_lt", compared),
     "methods": ("methods_fashion_mnist_lt", compared),
+    "adaptive-drw": ("compare_adaptive_drw", compared),
     "cifar100": ("compare_cifar100_lt", compared),
     "weight-norms": ("study_weight_norms", studied),
     "consistency": ("study_consistency", studied),
