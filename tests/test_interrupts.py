@@ -19,10 +19,14 @@ def test_ctrl_c_while_the_backend_is_imported_shows_no_traceback(tmp_path):
     (tmp_path / "keras.py").write_text(SLOW)
     paths = os.pathsep.join([str(tmp_path), str(pathlib.Path(kla.__file__).parents[1])])
     command, pipe = [sys.executable, "-m", "keras_logit_adjust", "compare"], subprocess.PIPE
-    heard = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler)}
-    with subprocess.Popen(
-        command, env={**os.environ, "PYTHONPATH": paths}, stdout=pipe, stderr=pipe, text=True, **heard
-    ) as process:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what is ignored here, a child ignores
+    try:
+        process = subprocess.Popen(
+            command, env={**os.environ, "PYTHONPATH": paths}, stdout=pipe, stderr=pipe, text=True
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with process:
         assert process.stdout.readline() == "importing\n"
         process.send_signal(signal.SIGINT)
         assert process.communicate(timeout=20) == ("", "")
