@@ -270,3 +270,12 @@ def check_choice(value, name, choices):
             name, f"`{name}` must be one of {', '.join(map(repr, choices))}. Received: {name}={shown(value)}"
         )
     return value
+
+
+def refuse_dtype(cls, options, reason):
+    """Raise where a loss or metric of ours is given Keras's `dtype`, which would change nothing."""
+    if "dtype" in options:
+        raise ArgumentError(
+            "dtype",
+            f"`{cls.__name__}` takes no `dtype`: {reason}. Received: dtype={options['dtype']!r}. Leave it out.",
+        )

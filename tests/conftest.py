@@ -41,3 +41,19 @@ def seeded():
 def rng():
     """The one source of random test data."""
     return np.random.default_rng(0)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The working folder, with tiny files of rows for `compare`."""
+    from helpers.rows import enter_folder_of_rows
+
+    return enter_folder_of_rows(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """(seed, method) of the runs of `compare` that made-up logits stand in for."""
+    from helpers.fake_training import fake_training
+
+    return fake_training(monkeypatch, mark=lambda name, dataset, config: (dataset.seed, name))

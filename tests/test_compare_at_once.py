@@ -14,7 +14,7 @@ import weakref
 import numpy as np
 import pytest
 from helpers.fake_training import fake_training
-from helpers.rows import CONFIG, ROWS, enter_folder_of_rows, read_json, write_rows
+from helpers.rows import CONFIG, ROWS, read_json, write_rows
 
 from keras_logit_adjust import cli, studies
 from keras_logit_adjust._printing import say
@@ -28,15 +28,7 @@ COMMANDS = {
 HOLD = "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], 0), 2); print(flush=True); sys.stdin.read()"
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    return enter_folder_of_rows(tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def trained(monkeypatch):
-    """(seed, method) of the runs that made-up logits stood in for."""
-    return fake_training(monkeypatch, mark=lambda name, dataset, config: (dataset.seed, name))
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 def before_run(monkeypatch, number, act):

@@ -5,22 +5,12 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
-from helpers.fake_training import fake_training
-from helpers.rows import CONFIG, ROWS, enter_folder_of_rows
+from helpers.rows import CONFIG, ROWS
 
 from keras_logit_adjust import cli, data
 from keras_logit_adjust.compare import GROUPS, METHODS, Config, compare, report, training
 
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    return enter_folder_of_rows(tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def trained(monkeypatch):
-    """(seed, method) of the runs that made-up logits stood in for."""
-    return fake_training(monkeypatch, mark=lambda name, dataset, config: (dataset.seed, name))
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 def test_erm_is_added_first_and_repeated_methods_are_run_once(trained):

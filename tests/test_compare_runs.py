@@ -7,8 +7,7 @@ import pathlib
 import keras
 import numpy as np
 import pytest
-from helpers.fake_training import fake_training
-from helpers.rows import CONFIG, ROWS, enter_folder_of_rows, read_json, write_rows
+from helpers.rows import CONFIG, ROWS, read_json, write_rows
 
 from keras_logit_adjust import __version__, cli
 from keras_logit_adjust.compare import METHODS, Config, compare, report, statistics, training
@@ -16,15 +15,7 @@ from keras_logit_adjust.compare import METHODS, Config, compare, report, statist
 TRAINED = [name for name in METHODS if METHODS[name].trained_as is None and not METHODS[name].experts]
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    return enter_folder_of_rows(tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def trained(monkeypatch):
-    """(seed, method) of the runs that made-up logits stood in for."""
-    return fake_training(monkeypatch, mark=lambda name, dataset, config: (dataset.seed, name))
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 # --- real training, once ---------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from helpers.fake_training import fake_training
-from helpers.rows import CONFIG, enter_folder_of_rows, read_json
+from helpers.rows import CONFIG, read_json
 
 import keras_logit_adjust as kla
 from keras_logit_adjust.compare import METHODS, compare, tuning
@@ -12,9 +12,7 @@ from keras_logit_adjust.compare.records import Run, Split
 TUNED, ORACLES = ("weight_norm_tuned", "la_posthoc_tuned"), ("weight_norm_oracle", "la_posthoc_oracle")
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    return enter_folder_of_rows(tmp_path, monkeypatch)
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 @pytest.fixture

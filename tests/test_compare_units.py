@@ -5,22 +5,12 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
-from helpers.fake_training import fake_training
-from helpers.rows import CONFIG, enter_folder_of_rows
+from helpers.rows import CONFIG
 
 from keras_logit_adjust import models
 from keras_logit_adjust.compare import compare, devices, units
 
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    return enter_folder_of_rows(tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def trained(monkeypatch):
-    """(seed, method) of the runs that made-up logits stood in for."""
-    return fake_training(monkeypatch, mark=lambda name, dataset, config: (dataset.seed, name))
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 def write(folder, name, x):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import scipy.stats
 from helpers.fake_training import fake_training
-from helpers.rows import CONFIG, ROWS, enter_folder_of_rows, read_json
+from helpers.rows import CONFIG, ROWS, read_json
 
 from keras_logit_adjust import cli, plots, studies
 from keras_logit_adjust.compare import METHODS, statistics, training
@@ -27,9 +27,7 @@ OPTIONS = {
 RUNS = {"weight-norms": 2 * 2, "groups": 2 * 2, "label-noise": 2 * 2, "label-shift": 4, "consistency": 2 * 4}
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    return enter_folder_of_rows(tmp_path, monkeypatch)
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 @pytest.fixture

@@ -3,15 +3,11 @@
 import numpy as np
 import pytest
 import scipy.stats
-from helpers.rows import enter_folder_of_rows
 
 from keras_logit_adjust import studies
 from keras_logit_adjust.studies import consistency
 
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    return enter_folder_of_rows(tmp_path, monkeypatch)
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 def test_the_limits_are_those_of_the_normal_distribution():

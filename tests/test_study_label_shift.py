@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 from helpers.fake_training import fake_training
-from helpers.rows import CONFIG, ROWS, enter_folder_of_rows, read_json
+from helpers.rows import CONFIG, ROWS, read_json
 
 from keras_logit_adjust import cli, studies
 from keras_logit_adjust.held_out.calibration import calibrate
@@ -16,9 +16,7 @@ from keras_logit_adjust.studies import label_shift
 PRIOR = np.array([135, 54, 13]) / 202  # of the rows that are trained on
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    return enter_folder_of_rows(tmp_path, monkeypatch)
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 def informed_logits(rng, y, num_classes):

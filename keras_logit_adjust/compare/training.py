@@ -57,7 +57,10 @@ def train(name, dataset, *, scale, config, recipe, devices, bar):
         losses += _retrain_head(model, balanced, class_counts=counts, devices=devices, bar=bar)
     seconds = time.perf_counter() - start
     if not np.isfinite(losses[-1]):
-        raise ValueError(f"Training diverged: the loss of {method.title!r} is not finite. Lower the learning rate.")
+        raise ValueError(
+            f"Training diverged: the loss of {method.title!r} is not finite. The labels are class ids, so it is the "
+            "model: lower the learning rate, or see 'A loss or metric of NaN' in the page on pitfalls."
+        )
     logits = {
         f"{part}_logits": devices.predict(model, scale(held_out[0])).astype("float32")
         for part, held_out in (("test", dataset.test), ("validation", dataset.validation))

@@ -30,12 +30,11 @@ class MaskedLoss(keras.losses.Loss):
     stage_weight = None
 
     def __new__(cls, *args, **kwargs):
-        if "dtype" in kwargs:
-            raise _checks.ArgumentError(
-                "dtype",
-                f"`{cls.__name__}` takes no `dtype`: it computes in float32 (float64 logits in float64) whatever "
-                f"the policy, and labels keep their own. Received: dtype={kwargs['dtype']!r}. Leave it out.",
-            )
+        _checks.refuse_dtype(
+            cls,
+            kwargs,
+            "it computes in float32 (float64 logits in float64) whatever the policy, and labels keep their own",
+        )
         return super().__new__(cls)
 
     def __init__(self, *, label_smoothing, ignore_class, reduction, name):

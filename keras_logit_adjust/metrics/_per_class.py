@@ -14,12 +14,9 @@ class PerClassMetric(_keras.HigherIsBetter):
     _arguments = ("num_classes", "ignore_class", "name", "threshold")  # that the config names
 
     def __new__(cls, *args, **kwargs):
-        if "dtype" in kwargs:
-            raise _checks.ArgumentError(
-                "dtype",
-                f"`{cls.__name__}` takes no `dtype`: it counts in float32 whatever the policy, since half precision "
-                f"stops counting at 256. Received: dtype={kwargs['dtype']!r}. Leave it out.",
-            )
+        _checks.refuse_dtype(
+            cls, kwargs, "it counts in float32 whatever the policy, since half precision stops counting at 256"
+        )
         return super().__new__(cls)
 
     def __init__(self, num_classes, *, ignore_class=None, threshold=None, name=None):
