@@ -215,6 +215,8 @@ def test_a_calibration_is_a_plain_value():
 def test_it_divides_by_the_temperature_and_adds_the_bias():
     np.testing.assert_allclose(CALIBRATION.apply(GOOD), GOOD / 1.7 + [0.5, -0.75, 0.25], rtol=1e-15)
     np.testing.assert_array_equal(Calibration(2.0).apply(GOOD), GOOD / 2)
+    maps = np.stack([GOOD, -GOOD], axis=1)  # more axes before that of the classes
+    np.testing.assert_allclose(CALIBRATION.apply(maps), maps / 1.7 + [0.5, -0.75, 0.25], rtol=1e-15)
     for logits in ([3.0, -1.0], [[3.0], [-1.0]], 3.0):  # of one unit in every form
         np.testing.assert_array_equal(Calibration(2.0, [1.0]).apply(logits), np.divide(logits, 2) + 1)
 

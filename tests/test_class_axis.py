@@ -33,6 +33,13 @@ def test_the_layer_shifts_the_axis_of_the_classes(axis, rng, tmp_path):
     np.testing.assert_allclose(as_float64(loaded(data)), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_the_first_of_two_axes_may_be_that_of_the_classes(rng):
+    data = rows(rng, 3, 5)
+    np.testing.assert_allclose(
+        as_float64(LogitAdjustment(COUNTS, axis=-2)(data)), as_float64(data) - log_prior(COUNTS)[:, None], rtol=1e-5
+    )
+
+
 @pytest.mark.parametrize(
     ("axis", "message"),
     [(4, r"static dimension 4. Received \(2, 3, 4, 5\)"), (2, "has 3"), (1.5, "`axis` must be an integer.*1.5")],

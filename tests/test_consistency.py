@@ -88,6 +88,11 @@ def test_losses_that_fail_lemma_2_on_two_classes_are_inconsistent(name):
     assert f"Classes {found.witness.classes[0]} and {found.witness.classes[1]} fail Lemma 2" in found.reason
 
 
+def test_the_reason_of_a_focal_loss_names_its_calibration():
+    found = is_fisher_consistent(FocalCrossentropy(), class_counts=[5, 5, 5])
+    assert (found.verdict, found.reason[:24]) == ("consistent", "Focal loss is calibrated")
+
+
 def test_the_reason_says_how_much_likelier_the_rarer_class_must_be():
     plain = is_fisher_consistent(PairwiseMarginCrossentropy(COUNTS))
     assert plain.witness.classes == (2, 0)

@@ -40,6 +40,13 @@ def test_a_loss_names_the_function_whose_values_it_gives(loss):
     assert list(inspect.signature(function).parameters)[:2] == ["y_true", "y_pred"]
 
 
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("[!_]*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_values_that_functions_return_or_take_are_frozen(path):
+    classes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ClassDef)]
+    made = {node.name: ast.unparse(d) for node in classes for d in node.decorator_list if "dataclass" in ast.unparse(d)}
+    assert [name for name, how in made.items() if "frozen=True" not in how] == []
+
+
 def imported_by(path):
     """The modules that a test file imports, at its top and inside functions."""
     for node in ast.walk(ast.parse(path.read_text())):

@@ -52,6 +52,8 @@ def test_the_layer_subtracts_the_log_prior_and_adds_the_log_target(rng, tau, tar
     logits = logits_like(rng, *shape)
     layer = LogitAdjustment(COUNTS, tau=tau, target_prior=target)
     assert_rounded(layer(logits), logits - adjustment(tau=tau, target=target))
+    kept = None if target is None else np.divide(target, np.sum(target)).tolist()
+    assert layer.target_prior is kept or layer.target_prior.tolist() == pytest.approx(kept)
 
 
 def test_the_rarest_class_is_lifted_in_full():
@@ -68,6 +70,8 @@ def test_independent_labels_are_adjusted_by_their_log_odds(rng, target):
         expected = expected + np.log(np.array(target) / (1 - np.array(target)))
     layer = LogitAdjustment(counts, tau=0.5, num_examples=examples, target_prior=target)
     assert_rounded(layer(logits), expected)
+    layer.set(class_counts=counts[::-1])  # of as many examples
+    assert_rounded(layer(logits), expected + 0.5 * np.log(counts / (examples - counts)) * 2)
 
 
 def test_strength_zero_is_the_identity_a_uniform_prior_keeps_probabilities(rng):

@@ -17,6 +17,7 @@ from keras_logit_adjust.losses import (
     class_balanced_weights,
     logit_adjusted_crossentropy,
 )
+from keras_logit_adjust.priors import as_prior
 
 COUNTS = [5, 3, 2]
 
@@ -377,3 +378,20 @@ def test_the_layer_refuses_probabilities_too():
     layers = [keras.layers.Dense(3, "softmax"), LogitAdjustment(COUNTS, name="mine")]
     with pytest.raises(ValueError, match="Layer 'mine' takes logits"):
         keras.Sequential([keras.Input((4,)), *layers]).predict(np.ones((3, 4)), verbose=0)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        AdaptiveMarginCrossentropy,
+        EqualizedCrossentropy,
+        PairwiseMarginCrossentropy,
+        PairwiseMarginCrossentropy.logit_adjusted_adaptive,
+        VectorScalingCrossentropy,
+        LogitAdjustedCrossentropy,
+    ],
+)
+def test_a_prior_of_independent_labels_is_refused_by_losses_of_classes(make):
+    labels = as_prior(COUNTS, num_examples=20)
+    with pytest.raises(ValueError, match="`class_counts` must be of exclusive classes here.*independent labels"):
+        make(labels)

@@ -14,6 +14,7 @@ from keras_logit_adjust.losses import (
     FocalCrossentropy,
     PairwiseMarginCrossentropy,
     class_balanced_weights,
+    focal_crossentropy,
 )
 
 COUNTS = [437, 50, 12, 1]
@@ -186,3 +187,16 @@ def test_a_label_at_minus_infinity_has_the_gradient_of_crossentropy(mode, gamma)
     value, gradient = value_and_gradient(FocalCrossentropy(gamma, reduction=None), np.array([0]), logits, mode)
     assert np.isposinf(value).all()
     np.testing.assert_allclose(gradient, [[-1.0, 0.5, 0.5]], rtol=1e-6)
+
+
+def test_focal_values_leave_out_the_ignored_class(rng):
+    logits = rng.normal(0, 3, (3, 4)).astype("float32")
+    values = as_float64(focal_crossentropy(np.array([2, 0, 2]), logits, gamma=2.0, ignore_class=2))
+    assert values[[0, 2]].tolist() == [0.0, 0.0]
+    np.testing.assert_allclose(values[1], focal(2.0)(np.eye(4)[0], logits[1])[0], **CLOSE)
+
+
+def test_the_focal_value_of_one_example_needs_no_axis_of_examples(rng):
+    logits = rng.normal(0, 3, 4).astype("float32")
+    ours = focal_crossentropy(np.array(2), logits, gamma=2.0)
+    np.testing.assert_allclose(as_float64(ours), focal(2.0)(np.eye(4)[2], logits)[0], **CLOSE)

@@ -39,18 +39,20 @@ EQUIVALENT = pathlib.Path(__file__).with_name("mutants_equivalent.txt")
 TESTS = {
     "losses/_rivals.py": "pairwise_margin reweighted pairwise_margin_labels losses_bad_input package "
     "| posthoc | tf_losses",
-    "losses/consistency.py": "consistency | package",
+    "losses/consistency.py": "consistency house | package",
     "losses/pairwise_margin.py": "pairwise_margin pairwise_margin_labels losses_bad_input package "
     "| posthoc | tf_losses",
-    "losses/reweighted.py": "reweighted losses package signatures | losses_labels losses_bad_input posthoc | tf_losses",
+    "losses/reweighted.py": "reweighted reweighted_outputs losses package signatures "
+    "| callbacks losses_labels losses_bad_input posthoc | tf_losses",
+    "losses/_marks.py": "correction_guard | losses_bad_input reweighted_outputs posthoc | tf_posthoc",
     "losses/_base.py": "losses losses_labels losses_bad_input package | reweighted pairwise_margin mixed_precision "
     "callbacks metrics_in_models posthoc | tf_losses tf_metrics_layers tf_mirrored",
     "losses": "losses losses_labels losses_bad_input package signatures | mixed_precision metrics_in_models callbacks "
     "posthoc | tf_losses",
     "layers/streaming.py": "streaming_prior package | counting_model mixed_precision layers | tf_streaming_prior",
     "layers/decision.py": "minimum_risk package | calibrated_models posthoc tune_tau_models",
-    "layers": "layers package | calibration losses_bad_input posthoc posthoc_models calibrated_models "
-    "mixed_precision weight_norm old_files | tf_metrics_layers",
+    "layers": "layers class_axis calibration package | correction_guard sigmoid_unit losses_bad_input posthoc "
+    "posthoc_models calibrated_models mixed_precision weight_norm old_files | tf_metrics_layers",
     "metrics": "metrics metrics_in_models package several_labels sigmoid_unit result_names "
     "| mixed_precision long_tail_report | tf_metrics_layers",
     "priors/streaming.py": "streaming_prior package | counting_model mixed_precision | tf_streaming_prior",
