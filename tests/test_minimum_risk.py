@@ -65,6 +65,17 @@ def test_leading_axes_are_kept(shape, rng):
     assert layer(keras.Input((*shape, 3))).shape == (None, *shape, 4)
 
 
+@pytest.mark.parametrize("shape", [(4,), (2, 4)])
+def test_one_sigmoid_unit_has_the_risks_of_its_two_classes(shape, rng):
+    logits, costs = rows(rng, *shape, 1), np.array([[0.0, 1.0, 0.3], [10.0, 0.0, 0.4]])
+    yes = 1 / (1 + np.exp(-logits.astype("float64")))
+    probabilities = np.concatenate([1 - yes, yes], axis=-1)
+    expected = -expected_costs(probabilities.reshape(-1, 2), costs).reshape(*shape, 3)
+    np.testing.assert_allclose(array(MinimumRiskDecision(costs)(logits)), expected, rtol=1e-5, atol=1e-5)
+    given = MinimumRiskDecision(costs, from_logits=False)(yes.astype("float32"))
+    np.testing.assert_allclose(array(given), expected, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16", "bfloat16"])
 def test_half_precision_logits_are_decided_on_in_float32(policy, rng):
     keras.config.set_dtype_policy(policy)
@@ -148,7 +159,10 @@ def test_behind_an_adjusted_model_it_decides_for_the_mix_of_the_deployment(rng):
         (lambda: MinimumRiskDecision([[0, np.inf], [1, 0]]), "`costs` must be a finite matrix"),
         (lambda: MinimumRiskDecision("high"), "`costs` must be a finite matrix"),
         (lambda: MinimumRiskDecision([[0, 1], [1]]), "`costs` must be a finite matrix"),
+        (lambda: MinimumRiskDecision([[0], [1]]), r"2 decisions. Received shape \(2, 1\)"),
+        (lambda: MinimumRiskDecision([[0, 1]]), r"2 classes.*Received shape \(1, 2\)"),
         (lambda: MinimumRiskDecision(COSTS)(np.zeros((2, 4))), "the input has 4 classes, `costs` has 3"),
+        (lambda: MinimumRiskDecision(1 - np.eye(2))(np.zeros((2, 1, 3))), "the input has 3 classes, `costs` has 2"),
     ],
 )
 def test_bad_arguments_are_refused_with_rule_value_and_remedy(build, message):
@@ -162,3 +176,10 @@ def test_a_softmax_in_front_is_refused_unless_probabilities_were_announced():
         with pytest.raises(ValueError, match="takes logits. Received the softmax of layer"):
             MinimumRiskDecision(COSTS)(probabilities)
         MinimumRiskDecision(COSTS, from_logits=False)(probabilities)
+
+
+def test_a_sigmoid_in_front_is_refused_unless_probabilities_were_announced():
+    unit = keras.layers.Dense(1, "sigmoid")(keras.Input((4,)))
+    with pytest.raises(ValueError, match="takes logits. Received the sigmoid of layer"):
+        MinimumRiskDecision(1 - np.eye(2))(unit)
+    assert MinimumRiskDecision(1 - np.eye(2), from_logits=False)(unit).shape == (None, 2)
