@@ -118,3 +118,12 @@ def test_labels_that_are_no_numbers_are_refused(kind):
     ):
         with pytest.raises(ValueError, match="must be integer class ids or one-hot rows.*Received"):
             read(labels)
+
+
+def test_one_batch_of_ids_with_a_single_1_is_no_row():
+    assert count_classes(iter([np.array([0, 0, 1])])).tolist() == [2, 1]
+
+
+def test_rows_with_a_negative_number_are_refused_although_they_sum_to_one():
+    with pytest.raises(ValueError, match="rows"):
+        count_classes(np.array([[-0.5, 0.75, 0.75]]), label_form="rows")

@@ -114,6 +114,7 @@ def test_float64_logits_stay_float64_symbolic_and_eager(rng):
     layers = [LogitAdjustment(COUNTS, dtype="float64")]
     if keras.backend.backend() == "tensorflow":  # Keras's product of float64 matrices is float32 on torch
         layers += [CosineDense(4, dtype="float64"), MinimumRiskDecision(1 - np.eye(3), dtype="float64")]
+        layers += [PriorAwareDense(3, COUNTS, dtype="float64")]
     for layer in layers:
         symbol, value = layer(keras.KerasTensor((5, 3), dtype="float64")), layer(logits)
         assert symbol.dtype == keras.backend.standardize_dtype(value.dtype) == "float64"
@@ -399,3 +400,9 @@ def unbuilt():
 def test_bad_arguments_are_refused_with_rule_value_and_remedy(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_the_weight_of_a_cosine_head_is_its_kernel():
+    layer = CosineDense(3)
+    layer.build((None, 2))
+    assert [weight.name for weight in layer.weights] == ["kernel"]

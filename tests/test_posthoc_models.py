@@ -205,3 +205,13 @@ def test_a_loaded_model_is_recognized_by_its_compiled_loss_alone(tmp_path):
     with pytest.raises(ValueError, match="corrected twice"):
         kla.adjust(reload(model, tmp_path), COUNTS)
     kla.adjust(reload(model, tmp_path, compile=False), COUNTS)
+
+
+def test_a_softmax_over_the_steps_of_a_masked_sequence_is_put_back(rng):
+    steps = keras.Input((4,), dtype="int32")
+    embedded = layers.Embedding(5, 3, mask_zero=True)(steps)
+    model = keras.Model(steps, layers.Dense(3, "softmax")(embedded))
+    tokens = np.array([[1, 2, 0, 0], [3, 4, 1, 0]], "int32")
+    expected = numpy(model(tokens)) / np.array(COUNTS)
+    adjusted = numpy(kla.adjust(model, COUNTS)(tokens))
+    np.testing.assert_allclose(adjusted, expected / expected.sum(axis=-1, keepdims=True), rtol=1e-5)

@@ -67,8 +67,7 @@ class PerClassMetric(_keras.HigherIsBetter):
     def _ratio(self, numerator, denominator):
         """The quotient for each class, NaN for a class without examples (and for all, after a bad label)."""
         present = self._present()
-        safe = ops.where(present, denominator, ops.ones_like(denominator))
-        quotient = ops.where(present, ops.divide_no_nan(numerator, safe), np.nan)
+        quotient = ops.where(present, ops.divide_no_nan(numerator, denominator), np.nan)
         return quotient + 0.0 * ops.sum(ops.convert_to_tensor(self.total))  # a bad label shows in every class
 
     def _recall(self):
