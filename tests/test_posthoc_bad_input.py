@@ -319,3 +319,9 @@ def test_a_model_trained_with_a_loss_that_treats_classes_alike_is_adjusted(loss,
     model, data = trained_with(loss), np.ones((2, WIDTH), "float32")
     expected = keras.ops.convert_to_numpy(model(data)) - np.log(np.array(COUNTS) / 100)
     np.testing.assert_allclose(keras.ops.convert_to_numpy(make(model, COUNTS)(data)), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("output", ["auto", "tanh", None])
+def test_a_wrapped_model_names_what_it_gives(output):
+    with pytest.raises(ValueError, match="`output` must be one of 'logits', 'softmax', 'sigmoid'"):
+        kla.posthoc.AdjustedModel(sequential(layers.Dense(3)), kla.layers.LogitAdjustment(COUNTS), output=output)

@@ -267,6 +267,7 @@ def test_the_robust_point_is_the_middle_or_one_away_from_the_only_end(examples, 
 
 def test_where_nothing_bounds_it_the_best_is_one():
     best = kla.TauPath([0, 1], [[2.0, 0.0], [0.0, 2.0]], [5, 5]).best()
+    assert type(best.tau) is float  # for configs and JSON
     assert (best.tau, best.low, best.high, best.value) == (1.0, -np.inf, np.inf, 1.0)
     nowhere = kla.TauPath([0, 0], [[0.0, 1.0], [0.0, 2.0]], [5, 5]).best()
     assert (nowhere.tau, nowhere.low, nowhere.high, nowhere.value) == (1.0, -np.inf, np.inf, 0.0)
