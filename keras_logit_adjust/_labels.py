@@ -77,6 +77,23 @@ def read(y_true, y_pred, num_classes, *, ignore_class=None, one_label=False):
     return Labels(y_pred, rows=y_true, proper=_have_one_label(y_true) if one_label else None)
 
 
+def read_ids(y_true, leading, num_classes, *, ignore_class=None, remedy=""):
+    """`Labels` of ids `[...]` or `[..., 1]` beside no predictions; `leading` is the static shape `[...]`.
+
+    `remedy` ends the message for anything else, rows above all.
+    """
+    y_true = _to_labels(y_true, ignore_class)
+    shape = _static_shape(y_true, "y_true")
+    if shape[len(leading) :] not in ((), (1,)):
+        raise ValueError(
+            f"`y_true` must be class ids of shape {leading} or {(*leading, 1)}. Received shape {shape}. "
+            f"{_UNKNOWN if None in shape[-1:] else remedy}"
+        )
+    _check_agreement(shape[: len(leading)], leading)
+    ids, proper, kept = _settle_ids(y_true, leading, num_classes, ignore_class)
+    return Labels(None, ids=ids, proper=proper, kept=kept)
+
+
 def read_targets(y_true, y_pred, num_labels, *, ignore_class=None):
     """`Labels` of independent labels: targets `[..., L]` (`[...]` when `L = 1`); `ignore_class` marks unknown ones."""
     y_true, y_pred = _to_labels(y_true), to_tensor(y_pred)

@@ -106,6 +106,8 @@ CONFIGURED = [
     Calibration(1.5, [0.5, 0, -0.5]),
     kla.layers.PriorAwareDense(3, [5, 3, 1], tau=0.5, use_bias=False, name="d"),
     kla.layers.CosineDense(3, scale=7, name="e"),
+    kla.layers.ManyClassDense(3, [5, 3, 1], tau=0.5, num_rivals=2, estimator="posterior", chunk_size=2, name="q"),
+    kla.layers.TopClasses(kla.layers.ManyClassDense(3, [5, 3, 1], label_smoothing=0.1, name="r"), k=2, name="s"),
     kla.layers.MinimumRiskDecision([[0, 1, 0.3], [10, 0, 0.3]], from_logits=False, name="o"),
     kla.priors.StreamingPrior(3, half_life=100, smoothing=2, ignore_class=-1),
     kla.layers.StreamingPriorDense(3, kla.priors.StreamingPrior(3, half_life=100), tau=[1, 2, 3], name="n"),

@@ -4,6 +4,7 @@ from keras_logit_adjust.layers.adjustment import LogitAdjustment
 from keras_logit_adjust.layers.calibration import Calibration
 from keras_logit_adjust.layers.cosine import CosineDense
 from keras_logit_adjust.layers.decision import MinimumRiskDecision
+from keras_logit_adjust.layers.large import ManyClassDense, ManyClassModel, TopClasses
 from keras_logit_adjust.layers.prior_aware import PriorAwareDense
 from keras_logit_adjust.layers.streaming import StreamingPriorDense
 
@@ -11,7 +12,10 @@ __all__ = [
     "Calibration",
     "CosineDense",
     "LogitAdjustment",
+    "ManyClassDense",
+    "ManyClassModel",
     "MinimumRiskDecision",
     "PriorAwareDense",
     "StreamingPriorDense",
+    "TopClasses",
 ]

@@ -123,7 +123,7 @@ def rival_costs(y_true, y_pred, margins, *, cost=ops.softplus, label_smoothing, 
         targets = labels.targets(logits.dtype, label_smoothing)
         values = _base.expected_cost(targets, weight, error_log_odds, cost)
     else:
-        log_rivals = _log_sum_exp(ops.where(_is_class(labels.ids, logits.shape[-1]), -np.inf, rivals))
+        log_rivals = log_sum_exp(ops.where(_is_class(labels.ids, logits.shape[-1]), -np.inf, rivals))
         score = ops.squeeze(ops.take_along_axis(own, ops.expand_dims(labels.ids, -1), axis=-1), axis=-1)
         error_log_odds = ops.take(label_margin, labels.ids) + log_rivals - score
         values = ops.take(weight, labels.ids) * cost(error_log_odds)
@@ -136,7 +136,7 @@ def _finite_max(scores):
     return ops.stop_gradient(ops.max(scores, axis=-1, keepdims=True, initial=_LOWEST))
 
 
-def _log_sum_exp(scores):
+def log_sum_exp(scores):
     """`log Σ exp`, finite with a gradient of 0 where every score is −inf."""
     top = _finite_max(scores)
     total = ops.sum(ops.exp(scores - top), axis=-1)
@@ -155,7 +155,7 @@ def _log_sums_of_others(scores):
     exponentials = ops.exp(scores - top)
     others = ops.sum(exponentials, axis=-1, keepdims=True) - exponentials
     others = ops.log(ops.where(is_top, ops.ones_like(others), others)) + top
-    without_top = _log_sum_exp(ops.where(is_top, -np.inf, scores))
+    without_top = log_sum_exp(ops.where(is_top, -np.inf, scores))
     return ops.where(is_top, ops.expand_dims(without_top, -1), others)
 
 

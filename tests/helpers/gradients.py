@@ -17,6 +17,21 @@ def value_and_gradient(loss, y_true, logits, mode="eager"):
     return as_float64(value), as_float64(gradient)
 
 
+def value_and_gradients(function, arguments, mode="eager"):
+    """`function(*arguments)` and the gradients of its sum by each of the arguments, as tensors."""
+    arguments = [ops.convert_to_tensor(argument) for argument in arguments]
+    return _COMPUTE_ALL[BACKEND](function, arguments, mode)
+
+
+def quickly(function):
+    """`function` of arrays, compiled where JAX would compile each of its operations alone."""
+    if BACKEND != "jax":
+        return function
+    import jax
+
+    return jax.jit(function)
+
+
 def with_mask(loss, mask, sample_weight=None):
     """`loss` on logits that carry a Keras mask."""
 
@@ -60,3 +75,37 @@ def _with_torch(loss, y_true, logits, mode):
 
 
 _COMPUTE = {"tensorflow": _with_tensorflow, "jax": _with_jax, "torch": _with_torch}
+
+
+def _all_with_tensorflow(function, arguments, mode):
+    import tensorflow as tf
+
+    def compute(*arguments):
+        with tf.GradientTape() as tape:
+            tape.watch(arguments)
+            value = function(*arguments)
+        return value, tape.gradient(value, arguments)
+
+    return (compute if mode == "eager" else tf.function(compute, jit_compile=mode == "xla"))(*arguments)
+
+
+def _all_with_jax(function, arguments, mode):
+    import jax
+
+    def compute(*arguments):
+        value = function(*arguments)
+        return value.sum(), value
+
+    compute = jax.value_and_grad(compute, argnums=tuple(range(len(arguments))), has_aux=True)
+    (_, value), gradients = (compute if mode == "eager" else jax.jit(compute))(*arguments)
+    return value, gradients
+
+
+def _all_with_torch(function, arguments, mode):
+    arguments = [argument.detach().clone().requires_grad_() for argument in arguments]
+    value = function(*arguments)
+    value.sum().backward()
+    return value.detach(), [argument.grad for argument in arguments]
+
+
+_COMPUTE_ALL = {"tensorflow": _all_with_tensorflow, "jax": _all_with_jax, "torch": _all_with_torch}

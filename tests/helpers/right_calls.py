@@ -55,6 +55,10 @@ def drawn(**kwargs):
     return sampler.rows(0), sampler.effective_prior
 
 
+def rivals_drawn(seed, **kwargs):
+    return L.RivalSampler(**kwargs).draw(seed).ids
+
+
 def of_path(tau, measure, **kwargs):
     path = kla.TauPath(**kwargs)
     return path.at(tau, measure), path.best(measure).value
@@ -66,6 +70,16 @@ ON_COUNTS = {**LABELED, "class_counts": COUNTS, **OPTIONS}
 MARGINS = {"class_weight": [1, 2, 3], "label_margin": [0, 1, 2], "rival_margin": [0, 1, 2], "logit_scale": [1, 1, 2]}
 MEASURED = {**LABELED, "num_classes": 3, "ignore_class": None}
 UNIT = {"y_true": IDS % 2, "y_pred": LOGITS[:, :1], "sample_weight": None}
+LINEAR = {
+    "y_true": IDS,
+    "features": LOGITS[:, :2],
+    "kernel": LOGITS[:2],
+    "bias": LOGITS[3],
+    "log_prior": [-1, -2, -3],
+    "tau": 1.0,
+    "class_axis": -1,
+    "ignore_class": 7,
+}
 HELD_OUT = {"logits": LOGITS, "y_true": IDS}
 
 # name: (function, the arguments of a call that is right)
@@ -84,6 +98,18 @@ CALLS = {
     "losses.binary_logit_adjusted_crossentropy": (
         L.binary_logit_adjusted_crossentropy,
         {"y_true": TARGETS, "y_pred": LOGITS, "log_odds": [-1, 0, 1], "tau": [1, 2, 3], "ignore_class": -1},
+    ),
+    "losses.linear_logit_adjusted_crossentropy": (
+        L.linear_logit_adjusted_crossentropy,
+        {**LINEAR, "chunk_size": 2, "label_smoothing": 0.1},
+    ),
+    "losses.sampled_logit_adjusted_crossentropy": (
+        L.sampled_logit_adjusted_crossentropy,
+        {**LINEAR, "rivals": "batch", "estimator": "posterior"},
+    ),
+    "losses.RivalSampler": (
+        rivals_drawn,
+        {"class_counts": COUNTS, "num_rivals": 2, "distribution": "prior", "power": 0.5, "seed": 0},
     ),
     "losses.pairwise_margin_crossentropy": (
         L.pairwise_margin_crossentropy,
@@ -135,6 +161,10 @@ CALLS = {
     "priors.StreamingPrior": (
         streamed,
         {"y_true": IDS, "y_pred": None, "num_classes": 3, "half_life": 10.0, "smoothing": 1.0, "ignore_class": None},
+    ),
+    "layers.ManyClassDense": (
+        applied(kla.layers.ManyClassDense),
+        {"inputs": LOGITS, "units": 3, "class_counts": COUNTS, "tau": 1.0, "num_rivals": 2, "chunk_size": 2, "seed": 0},
     ),
     "layers.LogitAdjustment": (
         applied(kla.layers.LogitAdjustment),

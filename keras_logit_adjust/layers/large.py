@@ -1,0 +1,343 @@
+"""A head of very many classes: the loss is computed from features and kernel, and no tensor of all logits exists.
+
+A Keras loss sees what a model returns, which here would be the logits. So the head passes features on, and the loss
+belongs to the model, `ManyClassModel`. What is served is the top k, chunk by chunk.
+"""
+
+import functools
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_logit_adjust import _checks, _labels, _replicas, priors
+from keras_logit_adjust.layers import adjustment as _adjustment
+from keras_logit_adjust.losses import _base, _chunks, linear, sampled
+
+
+@keras.saving.register_keras_serializable(package="keras_logit_adjust")
+class ManyClassDense(keras.layers.Layer):
+    """The last layer of a model with very many classes: it keeps kernel and bias, and passes the features on.
+
+    Its loss is the logit-adjusted cross-entropy of `features @ kernelᵀ + bias`: exact, by chunks of classes, or against
+    `num_rivals` drawn ones. `kla.layers.ManyClassModel` trains it. The unadjusted scores are balanced, as after
+    `kla.losses.LogitAdjustedCrossentropy`; the model's `predictor` gives the top of them.
+
+    Args:
+        units: number of classes `L`.
+        class_counts: `[L]` training examples of each class (or probabilities), all > 0. None only for a layer whose
+            weights will be loaded: they hold the log-prior.
+        tau: strength of the adjustment, a number; 0 is plain cross-entropy.
+        num_rivals: None for the exact loss; else how many rivals a step draws, or "batch", the labels of the batch.
+        distribution: what rivals are drawn from: "log_uniform", "uniform" or "prior", as in `kla.losses.RivalSampler`.
+        estimator: "partition" or "posterior", as in `kla.losses.sampled_logit_adjusted_crossentropy`. With "posterior"
+            rivals are drawn with replacement.
+        chunk_size: classes computed at once.
+        label_smoothing: share ε in [0, 1) of the target spread evenly over all classes; of the exact loss alone.
+        ignore_class: a class id whose positions are left out of value, gradient and mean.
+        use_bias: whether the scores have a bias.
+        kernel_initializer: initializer of the kernel `[L, D]`.
+        kernel_regularizer: regularizer of the kernel; it reads the whole kernel in each step.
+        seed: seed of the draws.
+        **kwargs: as in `keras.layers.Layer`.
+
+    Output: the features, as they came.
+
+    Raises:
+        ValueError: for `units` that is not the number of counts, and options that do not fit.
+
+    Example:
+
+    >>> head = ManyClassDense(4, class_counts=[40, 30, 20, 10])
+    >>> head(np.ones((2, 3))).shape[-1], tuple(head.kernel.shape)
+    (3, (4, 3))
+
+    Reference: Menon et al. (2021), §5, equation 10.
+    """
+
+    def __init__(
+        self,
+        units,
+        class_counts,
+        *,
+        tau=1.0,
+        num_rivals=None,
+        distribution="log_uniform",
+        estimator="partition",
+        chunk_size=2048,
+        label_smoothing=0.0,
+        ignore_class=None,
+        use_bias=True,
+        kernel_initializer="glorot_uniform",
+        kernel_regularizer=None,
+        seed=0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.supports_masking = True
+        self.units = _labels.check_num_classes(units)
+        self.tau = _checks.check_number(tau, "tau", 0)
+        is_named = num_rivals is None or (isinstance(num_rivals, str) and num_rivals == "batch")
+        self.num_rivals = num_rivals if is_named else _checks.check_integer(num_rivals, "num_rivals", 1)
+        self.distribution = _checks.check_choice(distribution, "distribution", sampled.DISTRIBUTIONS)
+        self.estimator = _checks.check_choice(estimator, "estimator", sampled.ESTIMATORS)
+        self.chunk_size = _checks.check_integer(chunk_size, "chunk_size", 1)
+        self.use_bias = _checks.check_bool(use_bias, "use_bias")
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self.seed = _checks.check_seed(seed)
+        options = {"label_smoothing": label_smoothing, "ignore_class": ignore_class}
+        self.loss = _LossOfHead(self.values_and_mask, **options)
+        self.exact_loss = _LossOfHead(functools.partial(self.values_and_mask, exact=True), **options)
+        if num_rivals is not None and label_smoothing:
+            raise _checks.ArgumentError(
+                "label_smoothing",
+                "`label_smoothing` must be 0 with drawn rivals: it is a mean over all classes. Received: "
+                f"label_smoothing={label_smoothing}, num_rivals={num_rivals}.",
+            )
+        self._draws = not is_named
+        self._sampler, self.prior = None, None
+        if class_counts is not None:
+            self._follow(priors.as_prior(class_counts, independent=False))
+            _checks.check_length(self.prior.counts, units, "class_counts", f"units={units}")
+
+    def build(self, input_shape):
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(self.units, input_shape[-1]),
+            initializer=self.kernel_initializer,
+            regularizer=self.kernel_regularizer,
+            autocast=False,
+            dtype="float32",
+        )
+        self.bias = (
+            self.add_weight(name="bias", shape=(self.units,), initializer="zeros", autocast=False, dtype="float32")
+            if self.use_bias
+            else None
+        )
+        # Never 0 where it is not known: that would pass for a prior.
+        values = np.full(self.units, np.nan) if self.prior is None else self.prior.logits
+        self.log_prior = _adjustment.add_constant(self, "log_prior", values)
+        if self._draws:
+            # A weight, so that training goes on with the next draw after it was saved.
+            self.step = self.add_weight(
+                name="step",
+                shape=(),
+                initializer="zeros",
+                trainable=False,
+                autocast=False,
+                dtype="int",
+                aggregation="only_first_replica",
+            )
+
+    def call(self, inputs):
+        return inputs
+
+    def compute_output_spec(self, inputs):
+        return keras.KerasTensor(inputs.shape, dtype=inputs.dtype)
+
+    def values_and_mask(self, y_true, features, *, exact=False):
+        """The loss of each position, `exact` against all classes in any case, and the mask of those that count."""
+        head = linear.as_head(features, self.kernel, self.bias, self.units, class_axis=0)
+        log_prior = ops.convert_to_tensor(self.log_prior)
+        options = {"ignore_class": self.loss.ignore_class}
+        if exact or self.num_rivals is None:
+            options |= {"chunk_size": self.chunk_size, "label_smoothing": self.loss.label_smoothing}
+            return linear.linear_values(y_true, head, self.tau * log_prior, **options)
+        rivals = self._drawn() if self._draws else "batch"
+        options |= {"log_prior": log_prior, "rivals": rivals, "estimator": self.estimator}
+        return sampled.sampled_values(y_true, head, self.tau * log_prior, **options)
+
+    def top_k(self, features, *, k):
+        """The `k` classes of the largest scores of each position, by chunks of classes.
+
+        Args:
+            features: `[..., D]`, what the head was given.
+            k: how many classes, at most `L`.
+
+        Returns:
+            Ids, int32 `[..., k]`, and float32 scores `[..., k]`, the largest first.
+        """
+        features, kernel, bias, axis = linear.as_head(features, self.kernel, self.bias, self.units, class_axis=0)
+        wide = ops.cast(ops.reshape(features, (-1, features.shape[-1])), "float32")
+
+        def step(state, start, size):
+            scores = linear.scores(wide, kernel, bias, axis=axis, start=start, size=size)[1]
+            best, places = ops.top_k(scores, min(k, size))
+            merged = [ops.concatenate(pair, axis=-1) for pair in zip(state, (best, places + start), strict=True)]
+            best, places = ops.top_k(merged[0], k)
+            return (best, ops.take_along_axis(merged[1], places, axis=-1)), ()
+
+        none = ops.zeros_like(wide[:, :1], dtype="int32") + ops.zeros((k,), dtype="int32")
+        state = ops.cast(none, "float32") - np.inf, none
+        (scores, ids), _ = _chunks.fold(step, state, self.units, min(self.chunk_size, self.units))
+        shape = (*ops.shape(features)[:-1], k)
+        return ops.reshape(ids, shape), ops.reshape(scores, shape)
+
+    def _follow(self, prior):
+        self.prior = prior
+        if self._draws:
+            self._sampler = sampled.RivalSampler(
+                prior,
+                num_rivals=self.num_rivals,
+                distribution=self.distribution,
+                replacement=self.estimator == "posterior",
+            )
+
+    def _drawn(self):
+        if self._sampler is None:
+            raise ValueError(
+                f"Layer {self.name!r} does not know its class counts, which rivals are drawn by. Remedy: load weights "
+                "into it, or make it with `class_counts`."
+            )
+        rivals = self._sampler.draw(self.seed, step=ops.convert_to_tensor(self.step))
+        self.step.assign_add(1)
+        return rivals
+
+    def load_own_variables(self, store):
+        super().load_own_variables(store)
+        log_prior = ops.convert_to_numpy(self.log_prior).astype("float64")
+        if self.prior is None and np.isfinite(log_prior).all():
+            self._follow(priors.as_prior(np.exp(log_prior)))
+
+    def to_dense(self):
+        """The plain `keras.layers.Dense` with the same kernel and bias, as copies: it gives all logits."""
+        if not self.built:
+            raise ValueError(f"Layer {self.name!r} has no weights yet: build it, or call it on data, first.")
+        dense = keras.layers.Dense(self.units, use_bias=self.use_bias, dtype="float32")
+        dense.build((None, self.kernel.shape[1]))
+        dense.set_weights([w.T for w in map(ops.convert_to_numpy, (self.kernel, self.bias)) if w is not None])
+        return dense
+
+    def get_config(self):
+        known = self.prior is not None and self.units <= _adjustment.MAX_CLASSES_IN_CONFIG
+        own = ("units", "tau", "num_rivals", "distribution", "estimator", "chunk_size", "use_bias", "seed")
+        return {
+            **super().get_config(),
+            **{name: getattr(self, name) for name in own},
+            "class_counts": self.prior.counts.tolist() if known else None,
+            "label_smoothing": self.loss.label_smoothing,
+            "ignore_class": self.loss.ignore_class,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
+        }
+
+
+class _LossOfHead(_base.MaskedLoss):
+    """The loss of a head as one of Keras's, for masks, weights, means and replicas; its predictions are features."""
+
+    def __init__(self, function, **options):
+        super().__init__(**options, reduction="sum_over_batch_size", name="many_class_loss")
+        self.function = (
+            function  # not the head itself: Keras saves what it finds in attributes, and would go in circles
+        )
+
+    def values_and_mask(self, y_true, y_pred):
+        return self.function(y_true, y_pred)
+
+
+@keras.saving.register_keras_serializable(package="keras_logit_adjust")
+class TopClasses(keras.layers.Layer):
+    """The top `k` classes of a `ManyClassDense`, by chunks: ids and scores of features, sharing the head's weights.
+
+    Args:
+        head: a `ManyClassDense`.
+        k: how many classes, at most its `units`.
+        **kwargs: as in `keras.layers.Layer`.
+
+    Output: a dict of `ids`, int32 `[..., k]`, and `scores`, float32 `[..., k]`, the largest first.
+
+    Raises:
+        ValueError: for a `k` above the number of classes.
+
+    Example:
+
+    >>> head = ManyClassDense(3, class_counts=[3, 2, 1])
+    >>> _ = head(np.ones((1, 2)))
+    >>> head.set_weights([np.array([[0, 0], [2, 2], [1, 1]]), np.zeros(3), np.zeros(3)])
+    >>> TopClasses(head, k=2)(np.ones((1, 2)))["ids"].__array__().tolist()
+    [[1, 2]]
+    """
+
+    def __init__(self, head, *, k, **kwargs):
+        super().__init__(**kwargs)
+        self.head, self.k = head, _checks.check_integer(k, "k", 1, head.units)
+
+    def build(self, input_shape):
+        if not self.head.built:
+            self.head.build(input_shape)
+
+    def call(self, inputs):
+        ids, scores = self.head.top_k(inputs, k=self.k)
+        return {"ids": ids, "scores": scores}
+
+    def compute_output_spec(self, inputs):
+        shape = (*inputs.shape[:-1], self.k)
+        return {
+            "ids": keras.KerasTensor(shape, dtype="int32"),
+            "scores": keras.KerasTensor(shape, dtype="float32"),
+        }
+
+    def get_config(self):
+        head = keras.saving.serialize_keras_object(self.head)
+        return {**super().get_config(), "head": head, "k": self.k}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**{**config, "head": keras.saving.deserialize_keras_object(config["head"])})
+
+
+@keras.saving.register_keras_serializable(package="keras_logit_adjust")
+class ManyClassModel(keras.Model):
+    """A `keras.Model` whose output is that of a `ManyClassDense`, and whose loss is that head's.
+
+    Compile it without a loss. It returns features, so metrics of scores belong to `predictor`. Evaluation computes the
+    exact loss, also where training draws rivals.
+
+    Raises:
+        ValueError: where the output is not that of a `ManyClassDense`.
+
+    Example:
+
+    >>> inputs = keras.Input((3,))
+    >>> head = ManyClassDense(1000, class_counts=np.arange(1000, 0, -1))
+    >>> model = ManyClassModel(inputs, head(keras.layers.Dense(8, "relu")(inputs)))
+    >>> model.compile("adam")
+    >>> _ = model.fit(np.ones((4, 3)), np.array([0, 7, 7, 999]), verbose=0)
+    >>> model.predictor(k=5).predict(np.ones((4, 3)), verbose=0)["ids"].shape
+    (4, 5)
+
+    Reference: Menon et al. (2021), §5, equation 10.
+    """
+
+    @property
+    def head(self):
+        """The `ManyClassDense` of the model."""
+        heads = [layer for layer in self.layers if isinstance(layer, ManyClassDense)]
+        if len(heads) != 1:
+            raise ValueError(
+                f"A `ManyClassModel` must have one `ManyClassDense`, which makes its output. Received {len(heads)}."
+            )
+        return heads[0]
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        loss = (self.head.loss if training else self.head.exact_loss)(y, y_pred, sample_weight)
+        replica = _replicas.replica_context()
+        for penalty in self.losses:
+            loss = loss + ops.sum(penalty) / (1 if replica is None else replica.num_replicas_in_sync)
+        return loss
+
+    def predictor(self, k):
+        """A model of the same inputs and weights that gives the top `k` classes.
+
+        Args:
+            k: how many classes.
+
+        Returns:
+            A Functional model, not compiled, whose output is a dict of `ids` and `scores`, `[..., k]`. The scores are
+            unadjusted, as the loss leaves them: their order is right for balanced classes.
+
+        Raises:
+            ValueError: for a `k` above the number of classes.
+        """
+        return keras.Model(self.input, TopClasses(self.head, k=k)(self.head.input))

@@ -1,0 +1,260 @@
+"""The logit-adjusted loss of a linear head with many classes, in memory that does not grow with their number.
+
+The logits `[B, L]` of a million classes are a gigabyte for a batch of 256. Here they exist a chunk of classes at a
+time: going forward, a running maximum and a running sum of exponentials give the log-sum-exp of all; going back, each
+chunk is computed again. What stays is features, kernel and two numbers for each example.
+"""
+
+import typing
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_logit_adjust import _checks, _keras, _labels
+from keras_logit_adjust.losses import _base, _chunks
+
+_LOWEST = float(np.finfo("float32").min)  # no −inf: the exponential of −inf less −inf is no number
+_OF_ROWS = (
+    "One-hot and soft rows are tensors of the size that this loss avoids. Where two labels are mixed, mix the losses: "
+    "weight · loss(first ids) + (1 − weight) · loss(second ids)."
+)
+
+
+def linear_logit_adjusted_crossentropy(
+    y_true,
+    features,
+    kernel,
+    bias,
+    log_prior,
+    *,
+    tau=1.0,
+    class_axis=-1,
+    chunk_size=2048,
+    label_smoothing=0.0,
+    ignore_class=None,
+):
+    """Per-example logit-adjusted cross-entropy of a linear head, without a tensor of all logits.
+
+    `−log softmax(f + τ·log π)_y` with `f = features @ kernel + bias`. Value and gradient equal those of
+    `logit_adjusted_crossentropy(y_true, features @ kernel + bias, log_prior, tau=tau)`. Memory beyond the gradients is
+    O(examples × chunk_size); the backward pass computes the logits a second time.
+
+    All arithmetic is float32 (float64 for float64 tensors): half-precision features and kernels are raised a chunk at
+    a time. Gradients go to features, kernel and bias; `log_prior` and `tau` are constants. Second derivatives are not
+    supported and raise.
+
+    Args:
+        y_true: class ids `[...]` or `[..., 1]`.
+        features: what the head reads, `[..., D]`. Positions that their Keras mask leaves out give 0.
+        kernel: `[D, L]`, as `keras.layers.Dense` has it; or `[L, D]` with `class_axis=0`, as an embedding table has it.
+        bias: `[L]`, or None.
+        log_prior: `[L]` finite natural logarithms, from `kla.priors.log_prior`.
+        tau: strength of the adjustment, a number or a vector `[L]`; 0 is plain cross-entropy.
+        class_axis: the axis of the classes in `kernel`, 0 or −1. With 0 a chunk is one block of memory, which is
+            faster on TensorFlow.
+        chunk_size: classes computed at once, at least 1; it need not divide `L`. It changes memory and time, not the
+            result.
+        label_smoothing: share ε in [0, 1) of the target spread evenly over all classes.
+        ignore_class: a class id whose positions give 0.
+
+    Returns:
+        Tensor `[...]` of losses in nats; NaN where an id is fractional or out of range.
+
+    Raises:
+        ValueError: for shapes that do not fit, rows in place of ids, a chunk size below 1, a prior or τ that is not
+            finite or of another length.
+
+    Example:
+
+    >>> import numpy as np
+    >>> features, kernel = np.zeros((2, 3), "float32"), np.zeros((3, 2), "float32")
+    >>> losses = linear_logit_adjusted_crossentropy(np.array([0, 1]), features, kernel, None, np.log([0.75, 0.25]))
+    >>> [round(float(x), 4) for x in losses]  # −log ¾ and −log ¼
+    [0.2877, 1.3863]
+
+    Reference: Menon et al. (2021), §5, equation 10; the running sum after Milakov and Gimelshein (2018).
+    """
+    log_prior = _checks.as_vector(log_prior, "log_prior")
+    head = as_head(features, kernel, bias, log_prior.size, class_axis=class_axis)
+    adjustment = np.broadcast_to(_checks.as_tau(tau, log_prior.size) * log_prior, log_prior.shape)
+    chunk_size = _checks.check_integer(chunk_size, "chunk_size", 1)
+    options = _base.checked_options(label_smoothing=label_smoothing, ignore_class=ignore_class)
+    return _labels.zero_masked(*linear_values(y_true, head, adjustment, chunk_size=chunk_size, **options))
+
+
+class Head(typing.NamedTuple):
+    """Features `[..., D]` and what makes logits of them, as tensors; `axis` is that of the classes, 0 or 1."""
+
+    features: typing.Any
+    kernel: typing.Any
+    bias: typing.Any
+    axis: int
+
+
+def as_head(features, kernel, bias, num_classes, *, class_axis=-1):
+    """The parts of a linear head as a `Head`, checked against each other."""
+    _checks.check_choice(class_axis, "class_axis", (0, 1, -1))
+    axis = class_axis % 2
+    features, kernel = _as_floats(features, "features"), _as_floats(kernel, "kernel")
+    if len(kernel.shape) != 2 or kernel.shape[axis] != num_classes:
+        layout = ("[L, D]", "[D, L]")[axis]
+        raise _checks.ArgumentError(
+            "kernel",
+            f"`kernel` must be {layout} with class_axis={class_axis} and L={num_classes}, the classes of `log_prior`. "
+            f"Received shape {tuple(kernel.shape)}: the other layout goes with class_axis={(-1, 0)[axis]}.",
+        )
+    if tuple(features.shape)[-1:] != (kernel.shape[1 - axis],):
+        raise _checks.ArgumentError(
+            "features",
+            f"`features` must be [..., D] with D={kernel.shape[1 - axis]}, as the kernel has it. Received shape "
+            f"{tuple(features.shape)}.",
+        )
+    bias = None if bias is None else _as_floats(bias, "bias")
+    if bias is not None and tuple(bias.shape) != (num_classes,):
+        raise _checks.ArgumentError(
+            "bias",
+            f"`bias` must be a vector with one number for each of the {num_classes} classes, or None. Received shape "
+            f"{tuple(bias.shape)}.",
+        )
+    return Head(features, kernel, bias, axis)
+
+
+def _as_floats(values, name):
+    """`values` as a tensor of floats: of integers JAX takes no gradient."""
+    tensor = _labels.to_tensor(values, name)
+    return tensor if "float" in _name(tensor.dtype) else ops.cast(tensor, "float32")
+
+
+def linear_values(y_true, head, adjustment, *, chunk_size, label_smoothing, ignore_class):
+    """Values `[...]` of a head that `as_head` checked, and the mask of those that count (None where all do)."""
+    features, kernel, bias, axis = head
+    labels, kept, flat = read_examples(y_true, features, adjustment.shape[0], ignore_class=ignore_class)
+    dtype = widest(flat, kernel, bias)
+    # Added once, before the loop; autodiff takes the gradient on to the bias.
+    offset = ops.convert_to_tensor(adjustment, dtype=dtype)
+    offset = offset if bias is None else offset + ops.cast(bias, dtype)
+    ids = ops.reshape(labels.ids, (-1,))
+    values = _crossentropy(flat, kernel, offset, ids=ids, axis=axis, chunk_size=chunk_size, smoothing=label_smoothing)
+    return labels.spoil(ops.reshape(values, ops.shape(labels.ids))), kept
+
+
+def read_examples(y_true, features, num_classes, *, ignore_class):
+    """`Labels` of ids, the mask of the positions that count, and the features `[N, D]`, 0 where they do not."""
+    leading = tuple(features.shape)[:-1]
+    labels = _labels.read_ids(y_true, leading, num_classes, ignore_class=ignore_class, remedy=_OF_ROWS)
+    kept = _labels.combine_masks(len(leading), _keras.mask_of(features), labels.kept)
+    return labels, kept, ops.reshape(_labels.zero_masked(features, kept), (-1, features.shape[-1]))
+
+
+def widest(*tensors):
+    """The dtype to compute in: float64 where any of the tensors is, else float32; None is no tensor."""
+    dtypes = {_labels.float_dtype(tensor) for tensor in tensors if tensor is not None}
+    return "float64" if "float64" in dtypes else "float32"
+
+
+def scores(features, kernel, offset, *, axis, start, size):
+    """One chunk of the kernel, in the dtype of the features, and the scores `[N, size]` of its classes."""
+    piece = ops.cast(_slice(kernel, start, size, axis), features.dtype)
+    product = ops.matmul(features, ops.transpose(piece) if axis == 0 else piece)
+    return piece, product if offset is None else product + _slice(offset, start, size, 0)
+
+
+def _crossentropy(features, kernel, offset, *, ids, axis, chunk_size, smoothing):
+    """`Σ_y t_y·(lse(g) − g_y)` of each row, with `g = features·kernel + offset` and `t` the smoothed label."""
+    dtype, num_classes = _name(offset.dtype), offset.shape[0]
+    chunks = {"num_classes": num_classes, "chunk_size": min(chunk_size, num_classes)}
+
+    def forward(features, kernel, offset):
+        wide = ops.cast(features, dtype)
+
+        def step(state, start, size):
+            top, total, own, mean = state
+            _, chunk = scores(wide, kernel, offset, axis=axis, start=start, size=size)
+            new_top = ops.maximum(top, ops.max(chunk, axis=-1, initial=_LOWEST))  # for an empty batch
+            total = total * ops.exp(top - new_top) + ops.sum(ops.exp(chunk - new_top[:, None]), axis=-1)
+            mean = mean + ops.sum(chunk, axis=-1) / num_classes if smoothing else mean
+            return (new_top, total, own + _chosen(chunk, ids - start), mean), ()
+
+        zero = ops.zeros_like(wide[:, 0])
+        (top, total, own, mean), _ = _chunks.fold(step, (zero + _LOWEST, zero, zero, zero), **chunks)
+        target = (1.0 - smoothing) * (own - top) + smoothing * (mean - top) if smoothing else own - top
+        return ops.log(total) - target, top, total
+
+    def backward(upstream, features, kernel, offset, sums):
+        wide, (top, total) = ops.cast(features, dtype), sums
+        of_all, of_own = upstream / total, (1.0 - smoothing) * upstream
+
+        def step(state, start, size):
+            piece, chunk = scores(wide, kernel, offset, axis=axis, start=start, size=size)
+            gradient = ops.exp(chunk - top[:, None]) * of_all[:, None]
+            if smoothing:
+                gradient = gradient - (upstream * (smoothing / num_classes))[:, None]
+            gradient = _less_own(gradient, ids - start, of_own)
+            into_kernel = (
+                ops.matmul(ops.transpose(gradient), wide) if axis == 0 else ops.matmul(ops.transpose(wide), gradient)
+            )
+            into_features = state[0] + ops.matmul(gradient, piece if axis == 0 else ops.transpose(piece))
+            return (into_features,), (ops.cast(into_kernel, kernel.dtype), ops.sum(gradient, axis=0))
+
+        wholes = (
+            _chunks.Whole(tuple(kernel.shape), axis, _name(kernel.dtype)),
+            _chunks.Whole((num_classes,), 0, dtype),
+        )
+        (into_features,), others = _chunks.fold(step, (ops.zeros_like(wide),), **chunks, wholes=wholes)
+        return ops.cast(into_features, features.dtype), *others
+
+    @ops.custom_gradient
+    def values(features, kernel, offset):
+        losses, top, total = forward(features, kernel, offset)
+
+        def gradients(*args, upstream=None):
+            upstream = args[0] if upstream is None else upstream
+            made = backward(upstream, features, kernel, offset, (top, total))
+            return tuple(_refuse_second(gradient, upstream, features, kernel, offset) for gradient in made)
+
+        return losses, gradients
+
+    # As a tensor: a variable that is read inside has no place in a custom gradient of TensorFlow's.
+    return values(features, ops.reshape(kernel, kernel.shape), offset)
+
+
+@ops.custom_gradient
+def _refuse_second(gradient, *sources):
+    """`gradient` as it is, from which no further gradient leads to its `sources`."""
+
+    def refuse(*args, upstream=None):
+        raise NotImplementedError(
+            "`linear_logit_adjusted_crossentropy` has no second derivatives: its backward pass is its own. Remedy: "
+            "`logit_adjusted_crossentropy` of the logits, on a batch whose logits fit in memory."
+        )
+
+    return gradient, refuse
+
+
+def _chosen(scores, columns):
+    """The score `[N]` of each row in its column, 0 where the column lies outside."""
+    inside = ops.logical_and(columns >= 0, columns < scores.shape[1])
+    columns = ops.where(inside, columns, 0)
+    found = ops.take_along_axis(scores, ops.expand_dims(columns, -1), axis=1)[:, 0]
+    return ops.where(inside, found, ops.zeros_like(found))
+
+
+def _less_own(gradient, columns, amount):
+    """`gradient` less the `amount` of each row in its column; a column that lies outside takes nothing."""
+    if keras.backend.backend() == "torch":
+        inside = ops.logical_and(columns >= 0, columns < gradient.shape[1])
+        index = ops.cast(ops.where(inside, columns, 0), "int64")
+        return gradient.scatter_add_(1, index[:, None], ops.where(inside, -amount, 0.0)[:, None])
+    is_own = ops.equal(columns[:, None], ops.arange(gradient.shape[1], dtype=columns.dtype))
+    return ops.where(is_own, gradient - amount[:, None], gradient)
+
+
+def _slice(array, start, size, axis):
+    starts, sizes = [0] * len(array.shape), list(array.shape)
+    starts[axis], sizes[axis] = start, size
+    return ops.slice(array, starts, sizes)
+
+
+def _name(dtype):
+    return keras.backend.standardize_dtype(dtype)

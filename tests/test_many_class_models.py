@@ -1,0 +1,188 @@
+"""The head and model of very many classes: they train as all logits would, and serve the top k."""
+
+import keras
+import numpy as np
+import pytest
+import reference
+from helpers.arrays import array
+from helpers.gradients import BACKEND
+from keras import ops
+
+import keras_logit_adjust as kla
+from keras_logit_adjust.layers import ManyClassDense, ManyClassModel, TopClasses
+
+L, D = 13, 4
+COUNTS = np.arange(L, 0, -1) ** 2
+
+
+def network(head=None, steps=(), **options):
+    """A model of two layers; its last is `head`, by default a `ManyClassDense` of three chunks."""
+    inputs = keras.Input((*steps, 3))
+    hidden = keras.layers.Masking() if steps else keras.layers.Identity()
+    features = keras.layers.Dense(D, "tanh", kernel_initializer=keras.initializers.GlorotUniform(seed=1))
+    head = head or ManyClassDense(L, COUNTS, **{"chunk_size": 5, **options})
+    maker = ManyClassModel if isinstance(head, ManyClassDense) else keras.Model
+    return maker(inputs, head(features(hidden(inputs))))
+
+
+def dense_twin(model):
+    """The same weights with a plain `Dense` head."""
+    dense = network(keras.layers.Dense(L), steps=model.input_shape[1:-1])
+    dense.set_weights([*model.layers[2].get_weights(), *model.head.to_dense().get_weights()])
+    return dense
+
+
+def logits_of(model, x):
+    """All logits of a model, in NumPy."""
+    weights, bias = (array(w).astype("float64") for w in model.layers[2].get_weights())
+    return np.tanh(x @ weights + bias) @ array(model.head.kernel).T + array(model.head.bias)
+
+
+def data(rng, *leading):
+    return rng.normal(size=(*leading, 3)).astype("float32"), rng.integers(0, L, leading)
+
+
+@pytest.mark.parametrize(
+    "steps", [pytest.param((), id="rows", marks=pytest.mark.slow), pytest.param((3,), id="sequences")]
+)
+def test_fit_is_that_of_all_logits(rng, steps):
+    x, y = data(rng, 8, *steps)
+    if steps:
+        x[0, 2], x[5, 1:] = 0, 0  # masked
+    weight, model = rng.uniform(0.5, 2, 8).astype("float32"), network(steps=steps, tau=0.7)
+    dense = dense_twin(model)
+    dense.compile(keras.optimizers.SGD(0.5), kla.losses.LogitAdjustedCrossentropy(COUNTS, tau=0.7))
+    model.compile(keras.optimizers.SGD(0.5))
+    histories = [m.fit(x, y, sample_weight=weight, batch_size=8, epochs=3, verbose=0) for m in (model, dense)]
+    np.testing.assert_allclose(*(history.history["loss"] for history in histories), rtol=1e-5)
+    np.testing.assert_allclose(array(model.head.kernel).T, array(dense.layers[-1].kernel), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(array(model.head.bias), array(dense.layers[-1].bias), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(model.evaluate(x, y, verbose=0), dense.evaluate(x, y, verbose=0), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({"num_rivals": 4}, id="partition"),
+        pytest.param(
+            {"num_rivals": 6, "estimator": "posterior", "distribution": "prior"}, id="posterior", marks=pytest.mark.slow
+        ),
+        pytest.param({"num_rivals": "batch"}, id="batch", marks=pytest.mark.slow),
+    ],
+)
+def test_drawn_rivals_train_and_evaluation_is_exact(rng, options):
+    x, y = data(rng, 16)
+    model = network(**options)
+    model.compile(keras.optimizers.SGD(0.5), jit_compile=BACKEND == "tensorflow" and options["num_rivals"] == 4)
+    before = model.evaluate(x, y, verbose=0)
+    scores = logits_of(model, x) + reference.log_prior(COUNTS)
+    exact, _ = reference.over_rows(reference.crossentropy, np.eye(L)[y], scores)
+    assert before == pytest.approx(exact.mean(), rel=1e-5)
+    losses = model.fit(x, y, batch_size=16, epochs=8, verbose=0).history["loss"]
+    assert len(set(losses[:3])) == 3
+    assert model.evaluate(x, y, verbose=0) < before - 0.05
+
+
+def test_the_predictor_gives_the_classes_of_the_largest_logits(rng):
+    x, _ = data(rng, 6)
+    for chunk_size in (5, 100):
+        model = network(chunk_size=chunk_size, kernel_initializer="he_normal")
+        model.head.bias.assign(rng.normal(size=L))
+        logits, predictor = logits_of(model, x), model.predictor(7)
+        assert predictor.layers[-1].head is model.head
+        top = predictor.predict(x, verbose=0)
+        order = np.argsort(-logits, axis=-1)[:, :7]
+        np.testing.assert_array_equal(top["ids"], order)
+        np.testing.assert_allclose(top["scores"], np.take_along_axis(logits, order, axis=-1), rtol=1e-5, atol=1e-6)
+
+
+def test_both_models_come_back_from_a_file(rng, tmp_path):
+    x, y = data(rng, 8)
+    model = network(num_rivals=4, kernel_regularizer=keras.regularizers.L2(0.01), ignore_class=3)
+    model.compile("sgd")
+    model.fit(x, y, verbose=0)
+    model.save(tmp_path / "model.keras")
+    model.predictor(3).save(tmp_path / "predictor.keras")
+    loaded, predictor = (keras.saving.load_model(tmp_path / f"{name}.keras") for name in ("model", "predictor"))
+    expected = model.predictor(3).predict(x, verbose=0)
+    keras.tree.map_structure(np.testing.assert_array_equal, predictor.predict(x, verbose=0), expected)
+    for ours, theirs in zip(model.get_weights(), loaded.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    losses = [m.fit(x, y, verbose=0).history["loss"] for m in (model, loaded)]
+    np.testing.assert_allclose(*losses, rtol=1e-6)
+
+
+def test_many_counts_live_in_the_weights(rng, tmp_path):
+    counts, x = np.arange(10_001, 0, -1), rng.normal(size=(4, 3)).astype("float32")
+    inputs = keras.Input((3,))
+    model = ManyClassModel(inputs, ManyClassDense(10_001, counts, num_rivals=20, dtype="float32")(inputs))
+    model.save(tmp_path / "model.keras")
+    assert model.head.get_config()["class_counts"] is None
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(loaded.head.prior.probabilities, counts / counts.sum(), rtol=1e-6)
+    assert np.isfinite(float(array(loaded.head.loss(np.array([0, 1, 2, 10_000]), x))))
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="SavedModel is TensorFlow's")
+def test_a_saved_model_gives_the_same_top_classes(rng, tmp_path):
+    import tensorflow as tf
+
+    x, _ = data(rng, 5)
+    predictor = network().predictor(3)
+    predictor.export(tmp_path / "served", verbose=False)
+    loaded = tf.saved_model.load(tmp_path / "served")
+    keras.tree.map_structure(np.testing.assert_array_equal, dict(loaded.serve(x)), predictor.predict(x, verbose=0))
+
+
+@pytest.mark.parametrize("policy", [pytest.param("mixed_float16", marks=pytest.mark.slow), "mixed_bfloat16"])
+def test_mixed_precision_keeps_the_kernel_and_its_scores_in_float32(rng, policy):
+    keras.config.set_dtype_policy(policy)
+    x, y = data(rng, 8)
+    model = network()
+    model.compile("sgd")
+    assert np.isfinite(model.fit(x, y, verbose=0).history["loss"]).all()
+    assert model.head.kernel.dtype == "float32"
+    assert model.predictor(2).output["scores"].dtype == "float32"
+
+
+def test_a_head_without_counts_does_not_pass_for_one_with_a_prior(rng):
+    head = ManyClassDense(L, None, num_rivals=3)
+    model = network(head)
+    model.compile("sgd", run_eagerly=True)
+    x, y = data(rng, 4)
+    assert np.isnan(model.evaluate(x, y, verbose=0))
+    with pytest.raises(ValueError, match="does not know its class counts.*load weights"):
+        model.fit(x, y, verbose=0)
+
+
+BAD = {
+    "units": ({"units": 5}, r"units=5 has 5 classes|class_counts.*5"),
+    "tau": ({"tau": [1.0] * L}, "`tau` must be a number of at least 0"),
+    "smoothing": ({"num_rivals": 3, "label_smoothing": 0.1}, "`label_smoothing` must be 0 with drawn rivals"),
+    "rivals": ({"num_rivals": L + 1}, "Without replacement `num_rivals` must be at most"),
+    "chunk": ({"chunk_size": 0}, "`chunk_size` must be an integer of at least 1"),
+    "estimator": ({"estimator": "exact"}, "`estimator` must be one of"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_head_with_bad_options_is_refused(case):
+    change, match = BAD[case]
+    with pytest.raises(ValueError, match=match):
+        ManyClassDense(**{"units": L, "class_counts": COUNTS, **change})
+
+
+def test_a_model_without_its_head_and_too_large_a_k_are_refused(rng):
+    inputs = keras.Input((3,))
+    model = ManyClassModel(inputs, keras.layers.Dense(L)(inputs))
+    with pytest.raises(ValueError, match="must have one `ManyClassDense`.*Received 0"):
+        model.predictor(1)
+    with pytest.raises(ValueError, match=f"`k` must be an integer of at least 1 and at most {L}"):
+        TopClasses(ManyClassDense(L, COUNTS), k=L + 1)
+    with pytest.raises(ValueError, match="has no weights yet"):
+        ManyClassDense(L, COUNTS).to_dense()
+
+
+def test_the_head_passes_features_on(rng):
+    x = ops.convert_to_tensor(rng.normal(size=(2, 3)).astype("float32"))
+    np.testing.assert_array_equal(array(ManyClassDense(L, COUNTS)(x)), array(x))
