@@ -62,6 +62,7 @@ def test_another_seed_draws_other_images_of_rare_classes_too(embedded):
     assert 0 < len(first & second) < len(first)
 
 
+@pytest.mark.slow
 def test_the_split_is_the_same_in_another_process(embedded):
     code = "from keras_logit_adjust import data; print(data.load('fashion_mnist_lt', seed=0).split_hash)"
     environment = {**os.environ, "PYTHONHASHSEED": "1"}

@@ -26,6 +26,7 @@ def run_python(code, **environment):
     return result.stdout.strip()
 
 
+@pytest.mark.slow
 def test_importing_the_package_loads_nothing_heavy_that_keras_does_not():
     heavy = "print(sorted(m for m in ('tensorflow', 'tensorflow_datasets', 'matplotlib', 'tqdm') if m in sys.modules))"
     ours = run_python(f"import sys, keras_logit_adjust; {heavy}")
@@ -187,6 +188,7 @@ def _assert_plain(leaf):
     assert leaf is None or type(leaf) in (bool, int, float, str), type(leaf)
 
 
+@pytest.mark.slow
 def test_without_matplotlib_only_figures_fail_and_say_what_is_missing():
     code = """
 import importlib.util, sys

@@ -81,6 +81,7 @@ def test_a_saved_adjusted_subclassed_model_predicts_exactly_what_it_did(activati
     np.testing.assert_array_equal(reload(adjusted, tmp_path).predict(data, verbose=0), before)
 
 
+@pytest.mark.slow
 def test_a_new_process_needs_only_to_import_the_package_to_load_both_kinds(rng, tmp_path):
     model, data = sequential(layers.Dense(3, "softmax")), rows(rng, 7, WIDTH)
     hidden = sequential(layers.Dense(3), layers.LayerNormalization())

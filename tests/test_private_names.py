@@ -140,6 +140,7 @@ def test_names_of_our_own_are_let_through(line):
     assert faults(ast.parse(line)) == []
 
 
+@pytest.mark.slow
 def test_the_package_is_imported_where_keras_has_moved_its_files():
     code = """
 import sys

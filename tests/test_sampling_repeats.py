@@ -17,6 +17,7 @@ def digest(sampler, steps=40):
     return hashlib.sha256(np.concatenate([sampler.rows(step) for step in range(steps)]).tobytes()).hexdigest()
 
 
+@pytest.mark.slow
 def test_batches_are_the_same_in_another_process():
     code = (
         "import hashlib, numpy as np\n"

@@ -15,6 +15,7 @@ import keras_logit_adjust as kla
 
 pytest.importorskip("mkdocs", reason="the site needs the extra docs")
 pytest.importorskip("material", reason="the site needs the extra docs")
+pytestmark = pytest.mark.slow  # the site is built
 
 ROOT = pathlib.Path(__file__).parents[1]
 if not (ROOT / "keras_logit_adjust").exists():
