@@ -291,6 +291,8 @@ def normalize_by_prior(model, class_counts, **options):
         kla.losses.EqualizedCrossentropy(COUNTS),
         kla.losses.EqualizedCrossentropy(COUNTS, form="prior"),
         kla.losses.FocalCrossentropy(class_weight=[1, 2, 3]),
+        kla.losses.FocalCrossentropy(class_weight=[1.0, 1.01, 0.99], name="little"),
+        kla.losses.VectorScalingCrossentropy(COUNTS, gamma=0.01, tau=0.0, name="scale"),
     ],
     ids=lambda loss: loss.name,
 )
