@@ -176,7 +176,7 @@ def to_markdown(results):
         median, low, high = row["ratio"]
         ratio = "1" if row["way"] == "dense" else f"{median:.3f} [{low:.3f}, {high:.3f}]"
         temporary = "" if row["temporary_mb"] is None else f"{row['temporary_mb']:,.0f}"
-        cosines = (f"{row[key]:.4f}" if key in row else "" for key in ("cosine_features", "cosine_kernel"))
+        cosines = (f"{row[key]:.5f}" if key in row else "" for key in ("cosine_features", "cosine_kernel"))
         cells = [
             BACKEND_NAMES[row["backend"]],
             f"{row['classes']:,}",
