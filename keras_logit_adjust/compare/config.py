@@ -39,7 +39,8 @@ class Config:
         validation: as in `kla.data.load`.
         label_noise: share of the largest class that is labeled as the smallest in training; by default 0, in the study
             of label noise 0.01.
-        recipe: "quick", "paper", "released" or "strong".
+        recipe: "quick", "paper", "released" or "strong"; for features of a frozen model "linear_probe", the optimum of
+            a penalized linear classifier (`kla.held_out.fit_linear_probe`) in place of training.
         optimizer: "auto" for the recipe's, or "sgd" (with momentum) or "adam", at a rate that suits it.
         epochs: overrides the recipe's, stretching its schedule.
         batch_size: overrides the recipe's.
@@ -114,8 +115,12 @@ class Config:
             why["data_dir"] = f"{name!r} is inside the package"
         mix = "the data keeps its own class mix (set `profile` to impose one)" * (self._imposed() == "none")
         why |= dict.fromkeys(("imbalance_ratio", "max_count"), mix)
+        if self.recipe == "linear_probe":
+            optimum = "`recipe` 'linear_probe' finds an optimum in float64, without steps"
+            why |= dict.fromkeys(("epochs", "batch_size", "optimizer", "precision", "strategy", "model"), optimum)
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
         for field, reason in why.items():
-            if reason and (value := getattr(self, field)) is not None:
+            if reason and (value := getattr(self, field)) != defaults[field]:
                 raise _checks.ArgumentError(
                     field, f"`{field}` would change nothing: {reason}. Received: {field}={value!r}. Leave it out."
                 )
