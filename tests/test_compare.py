@@ -144,13 +144,16 @@ def test_methods_that_agree_everywhere_differ_by_none_and_zero(pair):
         "low": 0.0,
         "high": 0.0,
         "verdict": "none",
+        "t_low": 0.0,
+        "t_high": 0.0,
     }
 
 
 def test_a_method_that_is_always_right_is_lower_than_one_that_never_is():
     labels, right = np.array([0, 0, 1]), np.ones((2, 3), bool)
     found = statistics.paired_difference(labels, right, ~right)
-    assert found == {"difference": -100.0, "low": -100.0, "high": -100.0, "verdict": "lower"}
+    ends = {"low": -100.0, "high": -100.0, "t_low": -100.0, "t_high": -100.0}
+    assert found == {"difference": -100.0, "verdict": "lower", **ends}
     assert statistics.paired_difference(labels, ~right, right)["verdict"] == "higher"
 
 

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("build")
 
 ROOT = pathlib.Path(__file__).parents[1]
-DATA = {"data/NOTICE", "data/fashion_mnist_lt.npz", "compare/report_template.html"}
+DATA = {"data/NOTICE", "data/banking77_lt.npz", "data/fashion_mnist_lt.npz", "compare/report_template.html"}
 FOLDERS = ("benchmarks", "docs", "notebooks", "tests", "tools")
 _LEFT_BEHIND = shutil.ignore_patterns(
     ".*", "build", "dist", "site", "*.egg-info", "__pycache__", "report", "figures", "*.pyc"

@@ -27,6 +27,7 @@ PAIRS = {
     ("input_shape", "num_classes"),
     ("num_features", "num_classes"),
     ("model", "x"),
+    ("x", "y"),
     ("model", "path"),
     ("model", "dataset"),
     ("sampler", "path"),

@@ -13,7 +13,7 @@ from keras_logit_adjust.data.datasets import VALIDATIONS
 from keras_logit_adjust.data.profiles import PROFILES
 
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
-_EMBEDDED, _RATIO = "fashion_mnist_lt", 100.0
+_DEFAULT = "fashion_mnist_lt"
 _MOST = 2**31 - 1  # of backends, in a step or a shape
 
 
@@ -27,18 +27,20 @@ class Config:
     """What a comparison depends on, except for which methods and how many seeds: those may grow.
 
     Attributes:
-        dataset: a name `kla.data.load` knows; by default the embedded "fashion_mnist_lt", or `train` and `test`.
+        dataset: a name `kla.data.load` knows, such as the embedded "fashion_mnist_lt" (by default) or "banking77_lt";
+            or `train` and `test`.
         train: path of an `.npz` file with arrays x and y. Columns of features are standardized. Images of whole numbers
             from 0 to 255 stay as they are; others are stretched from their range in training to 0 … 255.
         test: the same, in the units of `train`.
         data_dir: folder of TFDS data.
-        imbalance_ratio: the largest count over the smallest, where a profile is imposed; by default 100.
+        imbalance_ratio: the largest count over the smallest, where a profile is imposed; by default as `kla.data.load`.
         profile: as in `kla.data.load`.
         max_count: as in `kla.data.load`, where a profile is imposed.
         validation: as in `kla.data.load`.
         label_noise: share of the largest class that is labeled as the smallest in training; by default 0, in the study
             of label noise 0.01.
-        recipe: "quick", "paper", "released" or "strong".
+        recipe: "quick", "paper", "released" or "strong"; for features of a frozen model "linear_probe", the optimum of
+            a penalized linear classifier (`kla.held_out.fit_linear_probe`) in place of training.
         optimizer: "auto" for the recipe's, or "sgd" (with momentum) or "adam", at a rate that suits it.
         epochs: overrides the recipe's, stretching its schedule.
         batch_size: overrides the recipe's.
@@ -49,7 +51,9 @@ class Config:
         devices: how many devices, or workers, share every batch; by default all.
     """
 
-    dataset: str | None = _option(None, "data", help=f"{_EMBEDDED} (default), cifar10_lt, cifar100_lt, a TFDS name")
+    dataset: str | None = _option(
+        None, "data", help=f"{_DEFAULT} (default), banking77_lt, cifar10_lt, cifar100_lt, a TFDS name"
+    )
     train: str | None = _option(
         None,
         "data",
@@ -60,7 +64,7 @@ class Config:
     test: str | None = _option(None, "data", metavar="FILE.npz", help="your own test set, in the units of --train")
     data_dir: str | None = _option(None, "data", help="folder of TensorFlow Datasets' data")
     imbalance_ratio: float | None = _option(
-        None, "data", flag="--ratio", help="imbalance ratio of the profile that is imposed (100)"
+        None, "data", flag="--ratio", help="imbalance ratio of the profile that is imposed (100; of banking77_lt 50)"
     )
     profile: str = _option("auto", "data", choices=("auto", "none", *PROFILES))
     max_count: int | None = _option(None, "data", help="examples of the largest class; by default as many as there are")
@@ -107,26 +111,30 @@ class Config:
     def _check_used(self):
         """Raise for a field that would be ignored beside the others."""
         why = dict.fromkeys(("dataset", "data_dir"), "`train` and `test` are the data" * (self.train is not None))
-        if self.settled()["dataset"] == _EMBEDDED:
-            why["data_dir"] = f"{_EMBEDDED!r} is inside the package"
+        if (name := self.settled()["dataset"]) in datasets.EMBEDDED:
+            why["data_dir"] = f"{name!r} is inside the package"
         mix = "the data keeps its own class mix (set `profile` to impose one)" * (self._imposed() == "none")
         why |= dict.fromkeys(("imbalance_ratio", "max_count"), mix)
+        if self.recipe == "linear_probe":
+            optimum = "`recipe` 'linear_probe' finds an optimum in float64, without steps"
+            why |= dict.fromkeys(("epochs", "batch_size", "optimizer", "precision", "strategy", "model"), optimum)
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
         for field, reason in why.items():
-            if reason and (value := getattr(self, field)) is not None:
+            if reason and (value := getattr(self, field)) != defaults[field]:
                 raise _checks.ArgumentError(
                     field, f"`{field}` would change nothing: {reason}. Received: {field}={value!r}. Leave it out."
                 )
 
     def _imposed(self):
         """The profile that is imposed on the data, or "none"."""
-        name = _EMBEDDED if self.dataset is None else self.dataset
+        name = _DEFAULT if self.dataset is None else self.dataset
         return datasets.resolve_profile(name if self.train is None else pathlib.Path(self.train), self.profile)
 
     def settled(self):
         """`{field: value}`, what was left open at its default, or None where it does not matter."""
         defaults = {
-            "dataset": _EMBEDDED if self.train is None else None,
-            "imbalance_ratio": None if self._imposed() == "none" else _RATIO,
+            "dataset": _DEFAULT if self.train is None else None,
+            "imbalance_ratio": None if self._imposed() == "none" else float(datasets.default_ratio(self.dataset)),
             "label_noise": 0.0,
         }
         values = dataclasses.asdict(self)
@@ -137,7 +145,7 @@ class Config:
         settled = self.settled()
         loaded = data.load(
             settled["dataset"] if self.train is None else pathlib.Path(self.train),
-            imbalance_ratio=_RATIO if settled["imbalance_ratio"] is None else settled["imbalance_ratio"],
+            imbalance_ratio=settled["imbalance_ratio"],
             profile=self.profile,
             validation=self.validation,
             seed=seed,

@@ -153,13 +153,35 @@ GROUPS = {
 }
 
 
+def _probed(name, **changed):
+    return dataclasses.replace(METHODS[name], **changed)
+
+
+# As the recipe "linear_probe" has them. At the optimum the adjusted loss is post-hoc adjustment, and a balanced sampler
+# is balanced weights.
+PROBED = {
+    **{name: METHODS[name] for name in ("erm", "class_weight", "class_balanced", "square_root_sampler_la")},
+    "balanced_sampler": _probed("balanced_sampler", trained_as="class_weight"),
+    **{name: METHODS[name] for name in ("weight_norm", "weight_norm_oracle")},
+    "la_posthoc": _probed("la_posthoc", trained_as=None),
+    **{name: _probed(name, trained_as="la_posthoc") for name in ("la_posthoc_tuned", "la_posthoc_oracle")},
+    **{name: _probed(name, trained_as="la_posthoc", correct=subtract_log_prior) for name in ("la_loss", "la_head")},
+}
+
+
+def rows_of(recipe):
+    """`METHODS`, as the recipe of this name has them."""
+    return PROBED if recipe == "linear_probe" else METHODS
+
+
 @functools.cache
-def trainings_of(name):
+def trainings_of(name, recipe="quick"):
     """The rows that train the models `name` uses."""
-    return METHODS[name].experts or (METHODS[name].trained_as or name,)
+    method = rows_of(recipe)[name]
+    return method.experts or (method.trained_as or name,)
 
 
-def spell_out(methods, *, validation):
+def spell_out(methods, *, validation, recipe="quick"):
     """The names of the rows, groups spelled out and "erm" among them, after checking that there are such."""
     methods = methods.split(",") if isinstance(methods, str) else methods
     methods = [name for given in methods for name in GROUPS.get(given, (given,))]
@@ -168,7 +190,7 @@ def spell_out(methods, *, validation):
         known = ", ".join((*METHODS, *GROUPS))
         raise ArgumentError("methods", f"Unknown method {', '.join(map(repr, unknown))}. Known: {known}.")
     tuned = [name for name in methods if METHODS[name].tuned_on == "validation"]
-    if tuned and validation == "none":
+    if tuned and validation == "none" and recipe != "linear_probe":  # which has logits out of fold
         raise ArgumentError(
             "validation",
             f"Method {tuned[0]!r} chooses τ on the validation set. Received: validation='none'. Choose 'stratified', "

@@ -10,18 +10,23 @@ import numpy as np
 from tqdm import tqdm
 
 from keras_logit_adjust._checks import ArgumentError
-from keras_logit_adjust.compare import recipes, storage, training, units
+from keras_logit_adjust.compare import probing, recipes, storage, training, units
 from keras_logit_adjust.compare.methods import METHODS, trainings_of
 from keras_logit_adjust.compare.records import Split
 
 
 def train_missing(config, methods, *, load, seeds, recipe, folder, devices):
     """The `Split` of each seed, and `{trained row: [Run of each seed]}`; `load` is a `Loader`."""
-    names, splits, runs = _trained(methods), [], []
+    names, splits, runs = _trained(methods, config.recipe), [], []
     # A log file gets a line now and then, a terminal a bar that moves; what is on disk needs none.
     pace = {"mininterval": 0.1 if sys.stderr.isatty() else 20.0, "delay": 1, "disable": not devices.is_chief}
     epochs = {name: training.epochs_of(METHODS[name], recipe) for name in names}
-    with contextlib.ExitStack() as stack, tqdm(total=seeds * sum(epochs.values()), unit="epoch", **pace) as bar:
+    with (
+        contextlib.ExitStack() as stack,
+        tqdm(
+            total=seeds * sum(epochs.values()), unit="fit" if config.recipe == "linear_probe" else "epoch", **pace
+        ) as bar,
+    ):
         stack.callback(keras.config.set_dtype_policy, keras.config.dtype_policy())
         keras.config.set_dtype_policy(config.precision)
         for seed in range(seeds):
@@ -56,7 +61,9 @@ def _of_seed(config, dataset, *, names, recipe, folder, devices, bar):
 
 def recipe_for(config, dataset, *, methods, devices):
     """The recipe, after checking that data, model, methods and devices go together."""
-    names = _trained(methods)
+    names = _trained(methods, config.recipe)
+    if config.recipe == "linear_probe":
+        probing.check_data(dataset)
     recipes.check_heads(
         recipes.resolve_model(config.model, dataset.train[0].shape[1:]),
         {name: METHODS[name].head(dataset.class_counts) for name in names},
@@ -80,6 +87,6 @@ def recipe_for(config, dataset, *, methods, devices):
     return recipe
 
 
-def _trained(methods):
+def _trained(methods, recipe):
     """The rows that train the models of some methods."""
-    return list(dict.fromkeys(trained_as for name in methods for trained_as in trainings_of(name)))
+    return list(dict.fromkeys(trained_as for name in methods for trained_as in trainings_of(name, recipe)))

@@ -8,7 +8,7 @@ import keras
 from keras_logit_adjust import models
 from keras_logit_adjust._checks import ArgumentError
 
-RECIPES = ("quick", "paper", "released", "strong")
+RECIPES = ("quick", "paper", "released", "strong", "linear_probe")
 OPTIMIZERS = ("auto", "sgd", "adam")
 MODELS = ("auto", "small_cnn", "resnet32", "linear", "cosine")
 
@@ -102,7 +102,7 @@ def find_recipe(name, *, dataset, epochs=None, batch_size=None, num_examples=Non
             f"`recipe` 'released' is the paper's code for {' and '.join(_RELEASED)}. Received: dataset={dataset!r}. "
             "Choose 'paper', 'strong' or 'quick'.",
         )
-    known = {"quick": Recipe(20, learning_rate=2e-3), "paper": _PAPER, "strong": _STRONG}
+    known = {"quick": Recipe(20, learning_rate=2e-3), "paper": _PAPER, "strong": _STRONG, "linear_probe": Recipe(1)}
     recipe = known.get(name) or _RELEASED[dataset]
     if epochs is None and name == "quick" and num_examples is not None:
         size = recipe.batch_size if batch_size is None else batch_size

@@ -51,6 +51,10 @@ class Run:
         validation_logits: `[V, L]`, or None without validation examples.
         class_norms: `[L]` norms of the class weights of a dense head, or None.
         bias: `[L]` of a dense head, or None.
+        penalty: chosen by the recipe "linear_probe", or None.
+        scaling: the same.
+        out_of_fold_logits: `[M, L]` of training examples in its cross-validation, or None.
+        out_of_fold_labels: `[M]`, or None.
         loss: `[E]` training losses, one for each epoch.
         seconds: that training took.
     """
@@ -64,6 +68,10 @@ class Run:
     validation_logits: np.ndarray | None = None
     class_norms: np.ndarray | None = None
     bias: np.ndarray | None = None
+    penalty: float | None = None
+    scaling: str | None = None
+    out_of_fold_logits: np.ndarray | None = None
+    out_of_fold_labels: np.ndarray | None = None
 
     def belongs_to(self, split):
         """Whether it was trained on this very `Split` and has finite logits of all of its held-out examples."""
@@ -72,6 +80,8 @@ class Run:
         size, sets = split.class_counts.size, [(self.test_logits, split.test_labels)]
         if split.validation_labels is not None:
             sets.append((self.validation_logits, split.validation_labels))
+        if self.out_of_fold_labels is not None:
+            sets.append((self.out_of_fold_logits, self.out_of_fold_labels))
         has_logits = all(
             x is not None and x.shape == (y.size, size) and x.dtype.kind == "f" and np.isfinite(x).all()
             for x, y in sets

@@ -6,7 +6,7 @@ import math
 import numpy as np
 
 from keras_logit_adjust._printing import say
-from keras_logit_adjust.compare import html, statistics, storage
+from keras_logit_adjust.compare import html, mixes, statistics, storage
 from keras_logit_adjust.compare.methods import METHODS
 
 COLUMNS = {
@@ -23,10 +23,16 @@ NO_FIGURES = 'matplotlib is missing. pip install "keras_logit_adjust[plots]" and
 def to_markdown(results):
     """The comparison as a Markdown table with its captions."""
     taus = "; ".join(f"`{name}` {chosen}" for name, chosen in _taus(results).items())
-    notes = [_LEGEND, *[f"τ for each seed: {taus}."] * bool(taus), *[_PUBLISHED_NOTE] * _has_published(results)]
-    notes += filter(None, [results.get("left_out")])
-    repeat = f"Repeat: `{results['command']}`"
-    return "\n\n".join([_caption(results), to_table(*_header_and_rows(results)), "\n".join(notes), repeat])
+    notes = [
+        _legend(results),
+        *[f"τ for each seed: {taus}."] * bool(taus),
+        *[_PUBLISHED_NOTE] * _has_published(results),
+    ]
+    notes += filter(None, [results.get("left_out"), _probes(results)])
+    blocks = [_caption(results), to_table(*_header_and_rows(results)), "\n".join(notes)]
+    if found := results.get("test_mixes"):
+        blocks += [to_table(*mixes.header_and_rows(found)), mixes.legend(found)]
+    return "\n\n".join([*blocks, f"Repeat: `{results['command']}`"])
 
 
 def to_html(results, figures):
@@ -41,10 +47,11 @@ def to_html(results, figures):
     chosen = [html.section("Chosen τ", html.table("τ of each seed", ["method", "τ for each seed"], taus))] * bool(taus)
     table, caption = _html_table(results, best), html.note(_caption(results) + ".")
     notes = [html.note(_PUBLISHED_NOTE)] * _has_published(results)
-    notes += map(html.note, filter(None, [results.get("left_out")]))
-    notes.append(html.details("How to read the table", html.note(_LEGEND)))
+    notes += map(html.note, filter(None, [results.get("left_out"), _probes(results)]))
+    notes.append(html.details("How to read the table", html.note(_legend(results))))
     blocks = [
         html.section("Methods", table, caption, *notes),
+        *_html_mixes(results),
         html.section("Figures", _html_figures(results, figures)),
         *chosen,
         _html_conditions(results),
@@ -71,25 +78,56 @@ def to_table(header, rows):
 
 # --- texts and cells, the same in every form -------------------------------------------------------------------------
 
-_LEGEND = f"""\
+_LEGEND = """\
 Mean ± standard deviation over seeds, each of which redraws subset and initialization. Balanced error: mean of the
 per-class error rates. Many: at least 100 training examples; few: at most 20; medium between. Macro-F1 at the training
-prior. Difference: balanced error less ERM's, with a {statistics.CONFIDENCE:.0%} paired bootstrap interval over test
+prior. Difference: balanced error less {baseline}'s, with a {confidence:.0%} paired bootstrap interval over test
 examples and seeds; "none" where it holds zero."""
+_T_NOTE = """\
+The t-interval is that of the seeds' differences, on the test set as it is."""
+_ONE_SEED_NOTE = """\
+One seed: the interval is of test sampling only. It leaves out the noise of training and of the draw of the tail."""
 _PUBLISHED_NOTE = """\
 Published: Menon et al. (2021), mean of 5 trials, in brackets the difference to its ERM; its recipe is ResNet-32 for 200
 epochs on all training images, its tuned τ an oracle's, chosen on the test set."""
 
 
+def _legend(results):
+    legend = _LEGEND.format(baseline=_short(results), confidence=statistics.CONFIDENCE)
+    is_single, has_t = len(results["split_hashes"]) == 1, _has_t(results)
+    return "\n".join([legend, *[_T_NOTE] * has_t, *[_ONE_SEED_NOTE] * is_single])
+
+
+def _baseline(results):
+    return results.get("baseline", "erm")
+
+
+def _short(results):
+    """The row that differences are to, as a heading names it."""
+    name = _baseline(results)
+    return "ERM" if name == "erm" else f"`{name}`"
+
+
+def versus(results):
+    """`{row: difference to the baseline}`, None for the baseline."""
+    return {name: method[f"versus_{_baseline(results)}"] for name, method in results["methods"].items()}
+
+
+def _has_t(results):
+    return any(found is not None and "t_low" in found for found in versus(results).values())
+
+
 def _header_and_rows(results):
     """The texts of the table."""
-    methods, has_published = results["methods"], _has_published(results)
-    header = ["method", *COLUMNS.values(), "difference to ERM (points)", *["published error %"] * has_published]
+    methods, has_published, has_t, found = results["methods"], _has_published(results), _has_t(results), versus(results)
+    header = ["method", *COLUMNS.values(), f"difference to {_short(results)} (points)"]
+    header += [*["t-interval over seeds"] * has_t, *["published error %"] * has_published]
     return header, [
         [
             f"`{name}` {method['title']}",
             *(_cell(method["summary"][key]) for key in COLUMNS),
-            "" if method["versus_erm"] is None else show_difference(method["versus_erm"]),
+            "" if found[name] is None else show_difference(found[name]),
+            *([_ends(found[name], "t_low", "t_high") if found[name] else ""] if has_t else []),
             *([_published(name, methods)] if has_published else []),
         ]
         for name, method in methods.items()
@@ -100,6 +138,20 @@ def _taus(results):
     """The τ of every seed as a text, of the methods that choose it."""
     methods = results["methods"].items()
     return {name: ", ".join(f"{tau:.2f}" for tau in method["tau"]) for name, method in methods if "tau" in method}
+
+
+def _probes(results):
+    """What the recipe "linear_probe" chose, in a sentence; None for other recipes."""
+    if not (found := results.get("probes")):
+        return None
+    chosen = [
+        f"`{name}` " + ", ".join(f"{p:g}{' standardized' * (s != 'none')}" for p, s in zip(*of.values(), strict=True))
+        for name, of in found.items()
+    ]
+    return (
+        "Each row is the optimum of a penalized linear classifier; at the optimum `la_loss` is `la_posthoc`, one "
+        f"result. Penalty for each seed: {'; '.join(chosen)}."
+    )
 
 
 def _has_published(results):
@@ -134,14 +186,18 @@ def _cell(figure):
     return "-" if figure is None else f"{figure['mean']:.1f}{deviation}"
 
 
-def show_difference(versus):
+def show_difference(found):
     """A difference in points with its interval; "none" where that holds zero."""
-    estimate = "none" if versus["verdict"] == "none" else f"{versus['difference']:+.1f}"
-    return f"{estimate} {_interval(versus)}"
+    estimate = "none" if found["verdict"] == "none" else f"{found['difference']:+.1f}"
+    return f"{estimate} {_interval(found)}"
 
 
-def _interval(versus):
-    return f"[{versus['low']:+.1f}, {versus['high']:+.1f}]"
+def _interval(found):
+    return _ends(found, "low", "high")
+
+
+def _ends(found, low, high):
+    return f"[{found[low]:+.1f}, {found[high]:+.1f}]"
 
 
 # --- the page --------------------------------------------------------------------------------------------------------
@@ -156,17 +212,18 @@ def _headline(results):
     errors = {name: _cell(method["summary"]["balanced_error"]) for name, method in methods.items()}
     fair = [name for name in methods if name not in METHODS or METHODS[name].tuned_on != "test"]
     best = min(fair, key=lambda name: methods[name]["summary"]["balanced_error"]["mean"])
-    title = methods["erm"]["title"]
-    baseline = f"{title[:1].upper()}{title[1:]} has {errors['erm']} %"
+    against = _baseline(results)
+    title = methods[against]["title"]
+    baseline = f"{title[:1].upper()}{title[1:]} has {errors[against]} %"
     heading = f"Lowest balanced error on {data}: {errors[best]} %, by `{best}`".replace(" ± ", "\u00a0±\u00a0")
-    if best == "erm":
+    if best == against:
         others = f"None of the {len(fair) - 1} other methods has a lower one." if len(fair) > 1 else ""
         return heading, f"{baseline}. {others}".strip(), best
-    versus, confidence = methods[best]["versus_erm"], f"{statistics.CONFIDENCE:.0%} interval"
+    found, confidence = versus(results)[best], f"{statistics.CONFIDENCE:.0%} interval"
     told = (
-        f"the two cannot be told apart, {confidence} of the difference {_interval(versus)} points"
-        if versus["verdict"] == "none"
-        else f"a difference of {versus['difference']:+.1f} points, {confidence} {_interval(versus)}"
+        f"the two cannot be told apart, {confidence} of the difference {_interval(found)} points"
+        if found["verdict"] == "none"
+        else f"a difference of {found['difference']:+.1f} points, {confidence} {_interval(found)}"
     )
     lead = f"`{best}` is {methods[best]['title']}. {baseline}: {told}."
     if len(fair) > 2:
@@ -177,15 +234,22 @@ def _headline(results):
 def _html_table(results, best):
     """The table with its intervals drawn beside their numbers."""
     header, rows = _header_and_rows(results)
-    found = [method["versus_erm"] for method in results["methods"].values()]
-    limits = [versus[end] for versus in found if versus is not None for end in ("low", "high")]
+    found = list(versus(results).values())
+    limits = [of[end] for of in found if of is not None for end in ("low", "high")]
     if limits:
         ends, place = (math.floor(min(0, *limits)), math.ceil(max(0, *limits))), len(COLUMNS) + 2
         low, high = (f"{end:+d}" if end else "0" for end in ends)
         header.insert(place, f"{statistics.CONFIDENCE:.0%} interval, {low} to {high} points")
-        for row, versus in zip(rows, found, strict=True):
-            row.insert(place, "" if versus is None else html.interval_bar(versus, ends))
+        for row, of in zip(rows, found, strict=True):
+            row.insert(place, "" if of is None else html.interval_bar(of, ends))
     return html.table("Methods and their errors", header, rows, marked=list(results["methods"]).index(best))
+
+
+def _html_mixes(results):
+    if not (found := results.get("test_mixes")):
+        return []
+    table = html.table("Accuracy under other class mixes", *mixes.header_and_rows(found))
+    return [html.section("Other class mixes", table, html.note(mixes.legend(found)))]
 
 
 def _html_figures(results, figures):

@@ -8,7 +8,7 @@ import typing
 
 from keras_logit_adjust import _checks
 from keras_logit_adjust._printing import say
-from keras_logit_adjust.compare import devices, recipes, report, storage
+from keras_logit_adjust.compare import devices, probing, recipes, report, storage
 from keras_logit_adjust.compare.config import as_config
 from keras_logit_adjust.compare.gathering import gather
 from keras_logit_adjust.compare.loading import Loader
@@ -19,7 +19,7 @@ from keras_logit_adjust.compare.records import Predictions
 DEFAULT_METHODS = ("erm", "class_weight", "la_posthoc", "la_loss")
 
 
-def compare(config=None, *, methods=DEFAULT_METHODS, seeds=3, output=None):
+def compare(config=None, *, methods=DEFAULT_METHODS, seeds=3, output=None, baseline="erm", test_mixes=False):
     """Train every method on every seed's long tail and report them against plain cross-entropy.
 
     Each seed redraws the subset and the initialization, the same for all methods. A finished run is written to disk at
@@ -27,14 +27,16 @@ def compare(config=None, *, methods=DEFAULT_METHODS, seeds=3, output=None):
 
     Args:
         config: a `Config`; the embedded data and the quick recipe by default.
-        methods: names in `METHODS` or in `GROUPS`; "erm", which the others are compared with, is added where it is
-            missing.
+        methods: names in `METHODS` or in `GROUPS`; "erm" is added where it is missing.
         seeds: how many.
         output: folder for results.json, predictions.npz, report.md, report.html and figures; none are kept by default.
+        baseline: the method whose errors the others' are compared with; it is added where it is missing.
+        test_mixes: whether the test logits are judged under other class mixes of the test set, too, forward, uniform
+            and backward: without adjustment, adjusted to the mix, and to an estimate of it.
 
     Returns:
-        The content of results.json: configuration, versions, figures of every run, means, differences to ERM. None on
-        all workers but the chief, which alone writes.
+        The content of results.json: configuration, versions, figures of every run, means, differences to the baseline.
+        None on all workers but the chief, which alone writes.
 
     Raises:
         ValueError: for an unknown method, a folder made by another configuration, data that does not fit, a strategy of
@@ -54,12 +56,13 @@ def compare(config=None, *, methods=DEFAULT_METHODS, seeds=3, output=None):
 
     Reference: Menon et al. (2021), §6.2, table 3.
     """
-    return compare_with_predictions(config, methods=methods, seeds=seeds, output=output)[0]
+    options = {"methods": methods, "seeds": seeds, "output": output, "baseline": baseline, "test_mixes": test_mixes}
+    return compare_with_predictions(config, **options)[0]
 
 
-def compare_with_predictions(config=None, *, methods=DEFAULT_METHODS, seeds=3, output=None):
+def compare_with_predictions(config=None, **options):
     """As `compare`, returning the `Predictions` too."""
-    with compared(config, methods=methods, seeds=seeds, output=output) as (results, predictions, _):
+    with compared(config, **options) as (results, predictions, _):
         return results, predictions
 
 
@@ -78,10 +81,16 @@ class Compared(typing.NamedTuple):
 
 
 @contextlib.contextmanager
-def compared(config=None, *, methods=DEFAULT_METHODS, seeds=3, output=None):
+def compared(config=None, *, methods=DEFAULT_METHODS, seeds=3, output=None, baseline="erm", test_mixes=False):
     """A comparison as `Compared`; without `output` its folder goes when the context ends and nothing was raised."""
     config = as_config(config)
-    methods = spell_out(methods, validation=config.validation)
+    methods = methods.split(",") if isinstance(methods, str) else list(methods)
+    (baseline,) = spell_out([baseline], validation=config.validation, recipe=config.recipe)[-1:]
+    methods = spell_out(
+        [*methods, *[baseline] * (baseline != "erm")], validation=config.validation, recipe=config.recipe
+    )
+    if config.recipe == "linear_probe":
+        probing.check_methods(methods)
     seeds = _checks.check_integer(seeds, "seeds", minimum=1)
     output, load, started = storage.as_folder(output), Loader(config), time.time()
     if output is not None:
@@ -97,16 +106,18 @@ def compared(config=None, *, methods=DEFAULT_METHODS, seeds=3, output=None):
             yield Compared(None, None, folder)
             return
         with storage.claimed(folder, goes=output is None):
-            yield Compared(*_finish(config, methods, started=started, writes=output is not None, **training), folder)
+            told = {"baseline": baseline, "test_mixes": test_mixes}
+            finished = _finish(config, methods, started=started, writes=output is not None, told=told, **training)
+            yield Compared(*finished, folder)
 
 
-def _finish(config, methods, *, started, writes, folder, **training):
+def _finish(config, methods, *, started, writes, folder, told, **training):
     """The results and the `Predictions`, written to the folder where that `writes`."""
     try:
         storage.check_folder(folder, config)
         (folder / "runs").mkdir(exist_ok=True)
         splits, runs = train_missing(config, methods, folder=folder, **training)
-        results, predictions = gather(config, methods, splits=splits, runs=runs)
+        results, predictions = gather(config, methods, splits=splits, runs=runs, **told)
         model = recipes.resolve_model(config.model, splits[0].example_shape)
         results["left_out"] = recipes.left_out(training["recipe"], model)
         results["seconds"] = round(time.time() - started, 1)

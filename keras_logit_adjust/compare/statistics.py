@@ -1,6 +1,7 @@
 """Figures of one run and of many, from logits and labels alone: float64 NumPy, so that a table can be recomputed."""
 
 import numpy as np
+from scipy import stats
 
 from keras_logit_adjust import priors
 from keras_logit_adjust.metrics import groups_of_counts
@@ -61,7 +62,9 @@ def paired_difference(labels, hits, baseline_hits, *, seed=0):
         seed: of the bootstrap.
 
     Returns:
-        dict with `difference` (negative: fewer errors), `low`, `high` and `verdict` ("lower", "higher" or "none").
+        dict with `difference` (negative: fewer errors), `low`, `high` and `verdict` ("lower", "higher" or "none"); of
+        two seeds or more `t_low` and `t_high`, the t-interval of the seeds' differences, which takes the test set as
+        it is.
     """
     classes, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
     # Each example's share in the balanced error, so that a replicate is one product.
@@ -80,5 +83,14 @@ def paired_difference(labels, hits, baseline_hits, *, seed=0):
     # Sums of shares leave rounding of this size: methods that are equal must not differ by it.
     low, high = np.round(np.percentile(replicates, [tail, 100 - tail]), 9) + 0.0
     verdict = "none" if low <= 0 <= high else "lower" if high < 0 else "higher"
-    estimate = float(difference.sum(axis=1).mean())
-    return {"difference": estimate, "low": float(low), "high": float(high), "verdict": verdict}
+    of_seeds = difference.sum(axis=1)
+    found = {"difference": float(of_seeds.mean()), "low": float(low), "high": float(high), "verdict": verdict}
+    return found | (_t_interval(of_seeds) if num_seeds > 1 else {})
+
+
+def _t_interval(values):
+    """The ends of the t-interval of a mean."""
+    quantile = stats.t.ppf((1 + CONFIDENCE) / 2, values.size - 1)
+    half = quantile * values.std(ddof=1) / np.sqrt(values.size)
+    low, high = np.round([values.mean() - half, values.mean() + half], 9) + 0.0
+    return {"t_low": float(low), "t_high": float(high)}

@@ -6,7 +6,7 @@ import time
 import keras
 import numpy as np
 
-from keras_logit_adjust.compare import feeding, methods, recipes
+from keras_logit_adjust.compare import feeding, methods, probing, recipes
 from keras_logit_adjust.compare.methods import METHODS
 from keras_logit_adjust.compare.records import Run
 from keras_logit_adjust.posthoc import weight_norm
@@ -31,6 +31,8 @@ def epochs_of(method, recipe):
 
 def train(name, dataset, *, scale, config, recipe, devices, bar):
     """Train the model of the row `name` on examples that `scale` brings to its units; returns a `Run`."""
+    if config.recipe == "linear_probe":
+        return probing.train(name, dataset, bar=bar)
     keras.utils.set_random_seed(dataset.seed)
     method, counts = METHODS[name], dataset.class_counts
     x, y = dataset.train

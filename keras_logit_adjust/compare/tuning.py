@@ -21,7 +21,11 @@ def corrected(method, run, *, split):
     """
     correct, tau = functools.partial(method.correct, run=run, class_counts=split.class_counts), None
     if method.tuned_on is not None:
-        logits, labels = (getattr(of, f"{method.tuned_on}_{kind}") for of, kind in ((run, "logits"), (split, "labels")))
+        if method.tuned_on == "validation" and run.out_of_fold_labels is not None:
+            logits, labels = run.out_of_fold_logits, run.out_of_fold_labels
+        else:
+            logits = getattr(run, f"{method.tuned_on}_logits")
+            labels = getattr(split, f"{method.tuned_on}_labels")
         tau = method.choose(logits, labels, correct=correct, class_counts=split.class_counts)
     return correct(run.test_logits, tau=1.0 if tau is None else tau), tau
 

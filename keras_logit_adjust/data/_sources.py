@@ -1,4 +1,4 @@
-"""Where the images come from: the embedded file, a user's arrays or `.npz`, TensorFlow Datasets on disk.
+"""Where the examples come from: the embedded files, a user's arrays or `.npz`, TensorFlow Datasets on disk.
 
 Nothing here opens a connection: data that is not on disk is an error that names the command to fetch it.
 """
@@ -62,15 +62,32 @@ def is_stream(pair):
     return hasattr(pair[0], "element_spec")
 
 
+def _read_embedded(name):
+    with importlib.resources.files(__package__).joinpath(name).open("rb") as file:
+        return dict(np.load(file))
+
+
 @functools.cache
-def read_embedded():
+def read_fashion():
     """The Fashion-MNIST pool and test set inside the package (MIT license, see NOTICE beside it)."""
-    with importlib.resources.files(__package__).joinpath("fashion_mnist_lt.npz").open("rb") as file:
-        arrays = dict(np.load(file))
+    arrays = _read_embedded("fashion_mnist_lt.npz")
     train, test = (
         (arrays[f"x_{split}"][..., None], arrays[f"y_{split}"].astype("int64")) for split in ("train", "test")
     )
     return Source(train, test, FASHION_CLASSES, max_count=1000)
+
+
+@functools.cache
+def read_banking():
+    """Features of BANKING77, a pool and the test set, inside the package (CC BY 4.0, see NOTICE beside it).
+
+    They are stored as int8 with a scale for each column: `x = scale · stored`, within half a scale of the original.
+    """
+    arrays = _read_embedded("banking77_lt.npz")
+    train, test = (
+        (arrays[f"x_{split}"] * arrays["scale"], arrays[f"y_{split}"].astype("int64")) for split in ("train", "test")
+    )
+    return Source(train, test, arrays["names"].tolist(), max_count=100)
 
 
 def read_arrays(train, test):
@@ -194,7 +211,9 @@ def _tfds_directory(tfds, name, data_dir):
     # `tfds.builder` itself would go to the network and retry for minutes.
     known = tfds.list_builders(with_community_datasets=False)
     if name.split("/")[0] not in known:
-        near = difflib.get_close_matches(name, ["fashion_mnist_lt", "cifar10_lt", "cifar100_lt", *known], n=3)
+        near = difflib.get_close_matches(
+            name, ["fashion_mnist_lt", "banking77_lt", "cifar10_lt", "cifar100_lt", *known], n=3
+        )
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
         raise _checks.ArgumentError(
             "name", f"Unknown data set {name!r}: no name of this package, nor of TensorFlow Datasets.{hint}"

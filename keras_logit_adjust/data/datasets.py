@@ -10,6 +10,9 @@ from keras_logit_adjust import _checks
 from keras_logit_adjust.data import _sources, profiles
 
 VALIDATIONS = ("stratified", "outside", "none")
+EMBEDDED = {"fashion_mnist_lt": _sources.read_fashion, "banking77_lt": _sources.read_banking}
+_RATIOS = {"banking77_lt": 50}  # from 100 to 2 a class, as its classes have not much more
+_RATIO = 100
 _LONG_TAILED = ("imagenet_lt", "i_naturalist2018", "i_naturalist2021")  # as they are
 _CIFAR = {"cifar10_lt": "cifar10", "cifar100_lt": "cifar100"}
 _BARS = "▁▂▃▄▅▆▇█"
@@ -86,7 +89,7 @@ def _sketch(counts, width=20):
 def load(
     name,
     *,
-    imbalance_ratio=100,
+    imbalance_ratio=None,
     profile="auto",
     validation="stratified",
     seed=0,
@@ -101,11 +104,15 @@ def load(
         name: one of
             - "fashion_mnist_lt": embedded in the package; 2,478 training images, 1,000 in the largest class, at ratio
               100, drawn anew by each seed from a pool of 4,956, and the whole test set of 10,000;
+            - "banking77_lt": embedded, too; customers' questions to a bank in 77 intents, as rows of 384 features of a
+              frozen sentence encoder; 1,917 training rows, 100 to 2 a class at ratio 50, drawn from a pool of 8,066
+              with at most 110 a class, and the whole test set of 3,080;
             - "cifar10_lt", "cifar100_lt": 12,406 and 10,847 training images at ratio 100, from TFDS data on disk;
             - any classification set of TensorFlow Datasets that is on disk;
             - a pair of arrays `(x, y)` or the path of an `.npz` file with `x` and `y`: images `[N, H, W, C]` or
               `[N, H, W]`, or rows `[N, columns]`. Give `test` too.
-        imbalance_ratio: the largest count over the smallest, where a profile is imposed.
+        imbalance_ratio: the largest count over the smallest, where a profile is imposed; by default 100, and 50 for
+            "banking77_lt".
         profile: "exponential", "step", "zipf", or "none" for the set as it is. "auto" is "exponential", but "none" for
             your own arrays and for sets that are long-tailed already ("imagenet_lt", "i_naturalist2018").
         validation: "stratified" cuts `validation_fraction` of every class (at least one example of classes that have
@@ -130,8 +137,11 @@ def load(
     [900, 539, 323, 193, 116, 69, 41, 24, 14, 9]
     >>> load("fashion_mnist_lt", validation="none").class_counts.sum()
     np.int64(2478)
+    >>> x, y = load("banking77_lt", validation="none").train
+    >>> x.shape, x.dtype
+    ((1917, 384), dtype('float32'))
 
-    Reference: Menon et al. (2021), §6.2; Xiao et al. (2017), Fashion-MNIST.
+    Reference: Menon et al. (2021), §6.2; Xiao et al. (2017), Fashion-MNIST; Casanueva et al. (2020), BANKING77.
     """
     _checks.check_choice(validation, "validation", VALIDATIONS)
     _checks.check_choice(profile, "profile", ("auto", "none", *profiles.PROFILES))
@@ -145,7 +155,7 @@ def load(
     subset_seed, cut_seed = np.random.SeedSequence(seed).spawn(2)
     chosen = _impose(
         source,
-        {"imbalance_ratio": imbalance_ratio, "profile": profile},
+        {"imbalance_ratio": default_ratio(name) if imbalance_ratio is None else imbalance_ratio, "profile": profile},
         max_count=max_count,
         seed=subset_seed,
     )
@@ -178,14 +188,19 @@ def resolve_profile(name, profile):
     return "exponential" if is_balanced else "none"
 
 
+def default_ratio(name):
+    """The imbalance ratio that `load` imposes by default."""
+    return _RATIOS.get(name, _RATIO) if isinstance(name, str) else _RATIO
+
+
 def _find_source(name, data_dir, test):
     if isinstance(name, str) and not name.endswith(".npz"):
         if test is not None:
             raise _checks.ArgumentError(
                 "test", f"`test` goes with data of your own. Received a test set beside the name {name!r}."
             )
-        if name == "fashion_mnist_lt":
-            return _sources.read_embedded()
+        if name in EMBEDDED:
+            return EMBEDDED[name]()
         return _sources.read_tfds(_CIFAR.get(name, name), None if data_dir is None else os.fspath(data_dir))
     return _sources.read_arrays(name, test)
 

@@ -2,6 +2,7 @@
 
 from keras_logit_adjust.held_out.calibration import calibrate, calibration_error, reliability
 from keras_logit_adjust.held_out.label_shift import TargetPrior, estimate_target_prior
+from keras_logit_adjust.held_out.linear_probe import LinearProbe, fit_linear_probe
 from keras_logit_adjust.held_out.offsets import TunedOffsets, tune_offsets
 from keras_logit_adjust.held_out.predict import predict_logits
 from keras_logit_adjust.held_out.tau import TunedTau, tune_tau
@@ -9,6 +10,7 @@ from keras_logit_adjust.held_out.tau_path import BestTau, TauPath
 
 __all__ = [
     "BestTau",
+    "LinearProbe",
     "TargetPrior",
     "TauPath",
     "TunedOffsets",
@@ -16,6 +18,7 @@ __all__ = [
     "calibrate",
     "calibration_error",
     "estimate_target_prior",
+    "fit_linear_probe",
     "predict_logits",
     "reliability",
     "tune_offsets",

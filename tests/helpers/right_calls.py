@@ -218,6 +218,19 @@ CALLS = {
         lambda **kwargs: kla.estimate_target_prior(**kwargs).prior,
         {"logits": LOGITS, "class_counts": COUNTS, "replicates": 3, "level": 0.9, "seed": 0, "max_iterations": 20},
     ),
+    "held_out.fit_linear_probe": (
+        lambda **kwargs: H.fit_linear_probe(**kwargs).bias,
+        {
+            "x": np.arange(24.0).reshape(8, 3) % 7,
+            "y": np.array([0, 0, 0, 0, 1, 1, 2, 2]),
+            "tau": 1.0,
+            "criterion": "cross_entropy",
+            "penalties": [1.0],
+            "folds": 2,
+            "seed": 0,
+            "tolerance": 1e-4,
+        },
+    ),
     "held_out.calibration_error": (
         H.calibration_error,
         {"probabilities": PROBABILITIES, "y_true": IDS, "kind": "plain", "num_bins": 5},

@@ -1,0 +1,169 @@
+"""`fit_linear_probe`: the optimum of a convex problem, and what chooses its penalty."""
+
+import numpy as np
+import pytest
+from scipy import optimize, special
+
+from keras_logit_adjust.held_out import _logistic, fit_linear_probe, linear_probe
+
+COUNTS = (40, 15, 6, 3, 2)
+ONE = {"penalties": [0.3], "scalings": ["none"], "tolerance": 1e-8}
+
+
+def draw(counts=COUNTS, columns=6, seed=0):
+    rng = np.random.default_rng(seed)
+    y = np.repeat(np.arange(len(counts)), counts)
+    return rng.normal(size=(y.size, columns)) * 2.0 ** np.arange(columns) + 3 * np.eye(columns)[y % columns], y
+
+
+def objective(flat, x, y, *, weight, margin, penalty):
+    """`Σ w·CE + λ/2·‖W‖²` in float64, from its formula."""
+    weights = flat.reshape(x.shape[1] + 1, -1)
+    logits = x @ weights[:-1] + weights[-1] + margin
+    losses = special.logsumexp(logits, axis=1) - logits[np.arange(y.size), y]
+    return weight[y] @ losses + penalty / 2 * (weights[:-1] ** 2).sum()
+
+
+def of_unit_length(x):
+    return (x - x.mean(axis=0)) / np.sqrt(x.var(axis=0).sum())
+
+
+@pytest.mark.parametrize("columns", [6, 100], ids=["fewer columns than rows", "more columns than rows"])
+@pytest.mark.parametrize("kind", ["plain", "balanced", "adjusted"])
+def test_the_probe_is_the_minimum_of_the_documented_problem(kind, columns):
+    x, y = draw(columns=columns)
+    x, counts = of_unit_length(x), np.bincount(y)
+    options = {"plain": {}, "balanced": {"class_weight": "balanced"}, "adjusted": {"tau": 0.7}}[kind]
+    weight = counts.sum() / (counts.size * counts) if kind == "balanced" else np.ones(counts.size)
+    margin = options.get("tau", 0.0) * np.log(counts / counts.sum())
+    probe = fit_linear_probe(x, y, **options, **ONE)
+    problem = {"weight": weight, "margin": margin, "penalty": 0.3}
+    ours = np.concatenate([probe.kernel, probe.bias[None]]).ravel()
+    slopes = optimize.approx_fprime(ours, lambda flat: objective(flat, x, y, **problem), 1e-6)
+    assert np.abs(slopes).max() < 1e-3  # convex: where all slopes are 0 it is least
+
+
+def test_the_gradient_is_that_of_the_objective():
+    x, y = draw()
+    rng, weight, margin = np.random.default_rng(2), np.arange(1.0, 6.0), np.arange(5.0) / 3
+    problem = _logistic.Problem(x, y, np.ones(6), weight=weight, margin=margin)
+    at = rng.normal(size=(7, 5))
+    value, gradient = problem._evaluate(at, 0.2)
+    options = {"weight": weight, "margin": margin, "penalty": 0.2}
+    assert value == pytest.approx(objective(at.ravel(), x, y, **options), rel=1e-12)
+    expected = optimize.approx_fprime(at.ravel(), lambda flat: objective(flat, x, y, **options), 1e-6)
+    np.testing.assert_allclose(gradient.ravel(), expected, rtol=1e-4, atol=1e-3)
+
+
+def test_the_adjusted_loss_is_post_hoc_adjustment_to_1e_4():
+    """At the optimum, with a free bias without a penalty: for the same penalty, on unseen examples too."""
+    x, y = draw()
+    unseen = draw(seed=1)[0]
+    log_prior = np.log(np.array(COUNTS) / sum(COUNTS))
+    plain = fit_linear_probe(x, y, **ONE).logits(unseen)
+    for tau in (0.5, 1.0, 2.0):
+        adjusted = fit_linear_probe(x, y, tau=tau, **ONE).logits(unseen)
+        difference = plain - tau * log_prior - adjusted
+        assert np.abs(difference - difference.mean(axis=1, keepdims=True)).max() < 1e-4
+
+
+def test_logits_out_of_fold_come_from_fits_without_the_example():
+    """Each by the counts of its own fold, brought to those of the whole."""
+    x, y = draw()
+    probe = fit_linear_probe(x, y, **ONE)
+    fold_of = linear_probe._draw_folds(y, 5, np.random.default_rng(0))
+    z, whole = of_unit_length(x), np.log(np.bincount(y) / y.size)
+    assert probe.out_of_fold_rows.tolist() == list(range(y.size))
+    for fold in range(5):
+        held_out = fold_of == fold
+        rest = y[~held_out]
+        problem = _logistic.Problem(z[~held_out], rest, (z**2).sum(axis=0), weight=np.ones(5), margin=np.zeros(5))
+        optimum = problem.solve(0.3, tolerance=1e-9)
+        own = np.log(np.bincount(rest) / rest.size)
+        expected = z[held_out] @ optimum[:-1] + optimum[-1] - own + whole
+        difference = probe.out_of_fold_logits[held_out] - expected
+        assert np.abs(difference - difference.mean(axis=1, keepdims=True)).max() < 0.02
+
+
+def test_every_fold_has_examples_of_every_class():
+    y = np.repeat(np.arange(4), [20, 7, 2, 1])
+    fold_of = linear_probe._draw_folds(y, 5, np.random.default_rng(0))
+    assert (fold_of[y == 3] == -1).all() and (fold_of[y < 3] >= 0).all()
+    for fold in range(5):
+        assert (np.bincount(y[fold_of != fold], minlength=4) > 0).all()
+    sizes = np.bincount(fold_of[fold_of >= 0])
+    assert sizes.max() - sizes.min() <= 1
+
+
+def test_small_classes_are_one_in_the_criterion():
+    """Of classes with 40, 15, 6 and 3 + 2 examples the balanced loss is the mean of four means."""
+    x, y = draw()
+    probe = fit_linear_probe(x, y, tau=1.0, penalties=[0.3], scalings=["none"])
+    logits = probe.out_of_fold_logits.astype("float64")
+
+    def loss(scale):
+        losses = special.logsumexp(scale * logits, axis=1) - scale * logits[np.arange(y.size), y]
+        return np.mean([losses[y == 0].mean(), losses[y == 1].mean(), losses[y == 2].mean(), losses[y >= 3].mean()])
+
+    expected = min(loss(scale) for scale in np.exp(np.linspace(-5, np.log(2), 2001)))
+    assert probe.balanced_loss["none", 0.3] == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_penalty_with_the_least_balanced_loss_is_chosen():
+    x, y = draw(counts=(60, 30, 15, 8))
+    probe = fit_linear_probe(x, y, tau=1.0, penalties=[10.0, 1e-3, 0.1], scalings=["none"])
+    assert set(probe.balanced_loss) == {("none", 10.0), ("none", 1e-3), ("none", 0.1)}
+    assert ("none", probe.penalty) == min(probe.balanced_loss, key=probe.balanced_loss.get)
+
+
+def test_columns_of_other_units_are_standardized():
+    """One column tells the classes apart, in a unit that hides it; in equal units nothing is gained."""
+    rng = np.random.default_rng(0)
+    y = np.repeat([0, 1, 2], [60, 40, 20])
+    x = np.column_stack([y + 0.1 * rng.normal(size=120), 1e3 * rng.normal(size=(120, 3))])
+    assert fit_linear_probe(x, y, penalties=[1.0]).scaling == "standardized"
+    x = rng.normal(size=(120, 4)) + np.eye(4)[y]
+    assert fit_linear_probe(x / x.std(axis=0), y, penalties=[1.0]).scaling == "none"
+
+
+def test_constant_columns_and_shifts_change_nothing():
+    x, y = draw()
+    probe = fit_linear_probe(x, y, **ONE)
+    moved = fit_linear_probe(np.column_stack([x + 7.0, np.full(y.size, 3.0)]), y, **ONE)
+    assert not moved.kernel[-1].any()
+    np.testing.assert_allclose(moved.logits(np.column_stack([x + 7.0, x[:, 0]])), probe.logits(x), atol=1e-3)
+
+
+def test_the_same_seed_gives_the_same_probe():
+    x, y = draw()
+    first, again, other = (fit_linear_probe(x, y, seed=seed, **ONE) for seed in (0, 0, 1))
+    assert np.array_equal(first.out_of_fold_logits, again.out_of_fold_logits)
+    assert not np.array_equal(first.out_of_fold_logits, other.out_of_fold_logits)
+    assert np.array_equal(first.kernel, other.kernel)
+
+
+X, Y = draw()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"x": X[:, 0]}, r"`x` must be features \[N, D\]\. Received shape \(66,\)"),
+        ({"x": X * np.nan}, r"`x` must be finite and below 1e\+30\. 66 rows are not"),
+        ({"y": Y[:-1]}, r"`y` must be ids \[66\] of at least 0, .*Received shape \(65,\)"),
+        ({"y": Y * 2}, r"every id from 0 to its largest, 8.*None at classes 1, 3, 5, 7: renumber"),
+        ({"y": Y + 0.5}, r"`y` must be ids .*float64"),
+        ({"x": X[:5], "y": np.arange(5)}, r"a class of two examples at least, to hold one out"),
+        ({"folds": 1}, r"`folds` must be an integer of at least 2"),
+        ({"penalties": [0.0]}, r"`penalties` must be numbers of 1e-12"),
+        ({"scalings": ["robust"]}, r"`scalings` must be one of 'none', 'standardized'"),
+        ({"class_weight": 3}, r"`class_weight` must be .balanced., None or a callable\. Received: 3"),
+        ({"scalings": "none"}, r"`scalings` must be a list of"),
+        ({"class_weight": "equal"}, r"`class_weight` must be one of 'balanced'"),
+        ({"criterion": "error"}, r"`criterion` must be one of 'cross_entropy', 'expected_error'"),
+    ],
+)
+def test_what_cannot_be_fitted_is_refused(changed, message):
+    arguments = {"x": X, "y": Y, **changed}
+    with pytest.raises(ValueError, match=message):
+        fit_linear_probe(arguments.pop("x"), arguments.pop("y"), **arguments)
