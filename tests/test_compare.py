@@ -174,7 +174,7 @@ def test_an_interval_repeats_bit_for_bit(pair):
 
 def test_the_paper_recipe_warms_up_and_drops_where_the_paper_says():
     recipe = recipes.find_recipe("paper", dataset="cifar10_lt")
-    assert (recipe.epochs, recipe.batch_size, recipe.weight_decay, recipe.augment) == (200, 128, 1e-4, True)
+    assert (recipe.epochs, recipe.batch_size, recipe.weight_decay, recipe.shift) == (200, 128, 1e-4, 4)
     warm_up = [0.1 * k / 5 for k in (1, 2, 3, 4, 5)]
     np.testing.assert_allclose([recipe.rate(e) for e in range(6)], [*warm_up, 0.1])
     np.testing.assert_allclose([recipe.rate(e) for e in (159, 160, 179, 180, 199)], [0.1, 0.01, 0.01, 0.001, 0.001])

@@ -13,6 +13,7 @@ from keras_logit_adjust._checks import ArgumentError
 from keras_logit_adjust.compare import recipes, storage, training, units
 from keras_logit_adjust.compare.methods import METHODS, trainings_of
 from keras_logit_adjust.compare.records import Split
+from keras_logit_adjust.compare.resuming import Place
 
 
 def train_missing(config, methods, *, load, seeds, recipe, folder, devices):
@@ -45,7 +46,17 @@ def _of_seed(config, dataset, *, names, recipe, folder, devices, bar):
     scale = units.scaler_of(dataset) if todo else None
     for name in todo:
         bar.set_description(f"seed {split.seed} {name}", refresh=False)
-        run = training.train(name, dataset, scale=scale, config=config, recipe=recipe, devices=devices, bar=bar)
+        path = storage.checkpoint_path(folder, name, split.seed) if devices.keeps_epochs else None
+        run = training.train(
+            name,
+            dataset,
+            scale=scale,
+            config=config,
+            recipe=recipe,
+            devices=devices,
+            bar=bar,
+            place=Place(path, storage.mark_of(config, recipe, name, split)),
+        )
         runs[name] = run
         if devices.is_chief:
             # Not before there is a run to keep: a mistyped option must not claim the folder.

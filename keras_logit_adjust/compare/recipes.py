@@ -26,7 +26,7 @@ class Recipe:
         momentum: of SGD; None for Adam.
         nesterov: whether SGD looks ahead.
         weight_decay: `λ` of the penalty `λ/2·‖w‖²`, in the models that have one.
-        augment: whether images are shifted and mirrored, in the models that can.
+        shift: pixels that images are moved by at most, over zeros; half of them are then mirrored. 0 for neither.
         cosine: whether the rate falls from the peak to 0 along half a cosine.
         label_smoothing: share of the target spread over all classes; examples are then fed with rows for labels.
         mix: whether batches are augmented and mixed (MixUp, CutMix); needs label rows.
@@ -41,7 +41,7 @@ class Recipe:
     momentum: float | None = None
     nesterov: bool = False
     weight_decay: float = 0.0
-    augment: bool = False
+    shift: int = 0
     cosine: bool = False
     label_smoothing: float = 0.0
     mix: bool = False
@@ -67,7 +67,7 @@ _QUICK_STEPS = 360
 _ADAM_RATE, _SGD_RATE = 1e-3, 0.02
 
 # The released code's own ResNet-32 stacks 1×1, 3×3, 1×1 blocks; here both recipes train He's 3×3 blocks.
-_PAPER = Recipe(200, 128, 0.1, 5, ((160, 0.1), (180, 0.01)), momentum=0.9, weight_decay=1e-4, augment=True)
+_PAPER = Recipe(200, 128, 0.1, 5, ((160, 0.1), (180, 0.01)), momentum=0.9, weight_decay=1e-4, shift=4)
 # The same baseline for every method: what a practitioner would train with today, in layers that Keras ships.
 _STRONG = Recipe(
     epochs=200,
@@ -167,11 +167,12 @@ def check_heads(model_name, heads, *, needing_dense=()):
 
 def left_out(recipe, model_name):
     """A sentence on what of a recipe a model does not have, or None where it has all."""
-    parts = {"weight decay": recipe.weight_decay, "shifts and mirroring": recipe.augment}
-    parts = [part for part, has in parts.items() if has]
-    if model_name == "resnet32" or not parts:
-        return None
-    return f"The recipe's {' and '.join(parts)} are of `resnet32` alone: `{model_name}` is trained without."
+    parts = {
+        "weight decay": recipe.weight_decay and model_name != "resnet32",
+        "shifts and mirroring": recipe.shift and model_name in ("linear", "cosine"),
+    }
+    parts = [part for part, is_missing in parts.items() if is_missing]
+    return f"`{model_name}` is trained without the recipe's {' and '.join(parts)}." if parts else None
 
 
 def build_model(name, head, *, example_shape, num_classes, recipe):
@@ -183,7 +184,6 @@ def build_model(name, head, *, example_shape, num_classes, recipe):
             num_classes,
             input_shape=example_shape,
             weight_decay=recipe.weight_decay,
-            augment=recipe.augment,
             head=head,
         )
     if name == "linear":
