@@ -74,7 +74,8 @@ def resnet32(num_classes, *, input_shape=(32, 32, 3), head=dense_head, weight_de
         num_classes: number of classes `L`.
         input_shape: `(height, width, channels)`.
         head: callable that makes the output layer from `L`.
-        weight_decay: `λ` of the penalty `λ/2·‖w‖²` on the kernels (not on batch normalization).
+        weight_decay: `λ` of the penalty `λ/2·‖w‖²` on the kernels and on the bias of a dense head, not on batch
+            normalization. In the form `l2(a)` of other code, which is `a·‖w‖²`, it is `2·a`.
 
     Returns:
         An uncompiled `keras.Model` from images `[N, H, W, C]` in [0, 255] to logits `[N, L]`.
@@ -98,7 +99,7 @@ def resnet32(num_classes, *, input_shape=(32, 32, 3), head=dense_head, weight_de
     x = layers.GlobalAveragePooling2D()(x)
     output = head(num_classes)
     if isinstance(output, layers.Dense):
-        output.kernel_regularizer = penalty
+        output.kernel_regularizer = output.bias_regularizer = penalty
     return keras.Model(inputs, output(x), name="resnet32")
 
 

@@ -194,6 +194,19 @@ def test_images_are_shifted_whatever_the_model(model, expected):
     assert found == (expected and f"`{model}` is trained without the recipe's {expected}.")
 
 
+@pytest.mark.parametrize("decay", [-1e-4, float("nan"), "much"])
+def test_a_weight_decay_must_be_a_number_of_at_least_0(decay):
+    with pytest.raises(ValueError, match="`weight_decay` must be a number"):
+        Config(weight_decay=decay)
+
+
+def test_a_weight_decay_that_the_model_would_ignore_is_refused(trained, capsys, folder):
+    assert cli.main(["compare", *ROWS, "--weight-decay", "5e-4", "--output", "out"]) == 2
+    message = "--weight-decay would change nothing: model 'linear' has no penalty. Received: --weight-decay 0.0005."
+    assert message in capsys.readouterr().err
+    assert trained == [] and not (folder / "out").exists()
+
+
 def test_a_ratio_is_100_by_default_where_a_profile_is_imposed():
     own = dataclasses.replace(CONFIG, profile="exponential")
     assert [config.settled()["imbalance_ratio"] for config in (Config(), own, CONFIG)] == [100.0, 100.0, None]

@@ -252,6 +252,7 @@ OTHERS = {
     "label_noise": 0.1,
     "recipe": "paper",
     "optimizer": "sgd",
+    "weight_decay": 0.0,
     "validation": "none",
     "imbalance_ratio": 3.0,
     "profile": "step",

@@ -44,11 +44,12 @@ def test_resnet32_halves_the_image_twice_and_shortcuts_hold_no_weights():
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.3])
-def test_weight_decay_is_half_the_squared_norm_of_the_kernels(weight_decay):
+def test_weight_decay_is_half_the_squared_norm_of_kernels_and_bias(weight_decay):
     model = models.resnet32(3, input_shape=(8, 8, 3), weight_decay=weight_decay)
-    kernels = [w for w in model.trainable_weights if w.name == "kernel"]
-    assert len(kernels) == 32
-    squares = sum((np.asarray(keras.ops.convert_to_numpy(w), "float64") ** 2).sum() for w in kernels)
+    model.layers[-1].bias.assign([1.0, -2.0, 3.0])
+    weighed = [w for w in model.trainable_weights if w.name in ("kernel", "bias")]
+    assert len(weighed) == 32 + 1
+    squares = sum((np.asarray(keras.ops.convert_to_numpy(w), "float64") ** 2).sum() for w in weighed)
     penalty = sum(float(keras.ops.convert_to_numpy(loss)) for loss in model.losses)
     np.testing.assert_allclose(penalty, weight_decay / 2 * squares, rtol=1e-5)
 

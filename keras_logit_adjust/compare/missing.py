@@ -67,9 +67,10 @@ def _of_seed(config, dataset, *, names, recipe, folder, devices, bar):
 
 def recipe_for(config, dataset, *, methods, devices):
     """The recipe, after checking that data, model, methods and devices go together."""
-    names = _trained(methods)
+    names, model = _trained(methods), recipes.resolve_model(config.model, dataset.train[0].shape[1:])
+    recipes.check_penalty(model, config.weight_decay)
     recipes.check_heads(
-        recipes.resolve_model(config.model, dataset.train[0].shape[1:]),
+        model,
         {name: METHODS[name].head(dataset.class_counts) for name in names},
         needing_dense=[name for name in methods if METHODS[name].needs_dense],
     )
@@ -81,6 +82,7 @@ def recipe_for(config, dataset, *, methods, devices):
         batch_size=config.batch_size,
         num_examples=int(dataset.class_counts.sum()),
         optimizer=config.optimizer,
+        weight_decay=config.weight_decay,
     )
     if recipe.batch_size % devices.number:
         raise ArgumentError(
