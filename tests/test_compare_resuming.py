@@ -29,10 +29,10 @@ def write_images(folder, shape):
 
 def interrupt(monkeypatch, *, after, error):
     """Raises within the epoch that comes after so many others, of all stages together, once."""
-    begun, plain = [], training._advancing
+    begun, plain = [], training._telling
 
-    def advancing(bar):
-        callback = plain(bar)
+    def telling(on_epoch):
+        callback = plain(on_epoch)
 
         def begin(batch, logs):
             if batch == 0:
@@ -43,7 +43,7 @@ def interrupt(monkeypatch, *, after, error):
         callback.on_train_batch_begin = begin
         return callback
 
-    monkeypatch.setattr(training, "_advancing", advancing)
+    monkeypatch.setattr(training, "_telling", telling)
 
 
 def kept_in(output, method):
@@ -99,10 +99,10 @@ UNTIL_KILLED = pathlib.Path(__file__).parent / "helpers" / "compare_until_killed
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")
-@pytest.mark.parametrize("options", [[], ["--recipe", "paper", "--model", "resnet32", "--batch-size", "16"]])
+@pytest.mark.parametrize("options", [[], ["--recipe", "paper", "--model", "resnet32"]])
 def test_a_process_that_is_killed_within_an_epoch_loses_nothing(options, folder):
     write_images(folder, (8, 8, 1))
-    command = ["compare", *ROWS, "--epochs", "3", "--methods", "crt", "--seeds", "1", *options]
+    command = ["compare", *ROWS, "--epochs", "3", "--methods", "crt", "--seeds", "1", "--batch-size", "16", *options]
     left = pathlib.Path("killed", "runs", "crt_seed0.checkpoint")
 
     def run(output, *program):

@@ -1,16 +1,19 @@
 """The devices that a comparison trains on: one, or several that share every batch."""
 
 import contextlib
+import os
+import pathlib
 
 import keras
 import numpy as np
 
-from keras_logit_adjust import _keras, tf_distribute
+from keras_logit_adjust import _keras, _process, tf_distribute
 from keras_logit_adjust._checks import ArgumentError
 from keras_logit_adjust.tf_distribute import _cluster
 
 STRATEGIES = ("mirrored", "multi_worker", "jax_data_parallel")
 _PREDICTED_AT_ONCE = 512
+_CPU, _BFLOAT16 = pathlib.Path("/proc/cpuinfo"), {"avx512_bf16", "amx_bf16"}
 
 
 class OneDevice:
@@ -114,6 +117,45 @@ def opened(strategy=None, *, number=None):
             keras.distribution.set_distribution(before)
     else:
         yield TensorFlowDevices(_mirrored(number) if strategy == "mirrored" else _workers(number))
+
+
+def has_gpu():
+    """Whether a training would take a GPU."""
+    if (backend := keras.backend.backend()) == "tensorflow":
+        import tensorflow as tf
+
+        return bool(tf.config.list_physical_devices("GPU"))
+    if backend == "jax":
+        import jax
+
+        return jax.default_backend() != "cpu"
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def threads():
+    """The threads of a training on the processor. The last bits of what it ends with depend on them."""
+    if (backend := keras.backend.backend()) == "torch":
+        import torch
+
+        return torch.get_num_threads()
+    asked, pool = 0, "NPROC"
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        asked, pool = tf.config.threading.get_intra_op_parallelism_threads(), "TF_NUM_INTRAOP_THREADS"
+    given = os.environ.get(pool, "")
+    return asked or (int(given) if given.isdecimal() and int(given) else _process.cores())
+
+
+def multiplies_bfloat16():
+    """Whether the processor has instructions for bfloat16, as far as Linux says."""
+    try:
+        words = _CPU.read_text().split()
+    except OSError:
+        return False
+    return not _BFLOAT16.isdisjoint(words)
 
 
 def _workers(number):

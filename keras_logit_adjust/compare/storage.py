@@ -20,6 +20,7 @@ import keras
 import numpy as np
 
 from keras_logit_adjust._checks import ArgumentError
+from keras_logit_adjust.compare import devices
 from keras_logit_adjust.compare.config import as_text
 from keras_logit_adjust.compare.records import Run
 
@@ -135,7 +136,8 @@ def _lock_file(folder):
 def identity(config):
     """What stored runs depend on."""
     known = versions()
-    return {**config.settled(), **{key: known[key] for key in ("backend", "keras", "keras_logit_adjust")}}
+    known = {key: known[key] for key in ("backend", "keras", "keras_logit_adjust")}
+    return {**config.settled(), **known, "threads": devices.threads()}
 
 
 def check_folder(folder, config):

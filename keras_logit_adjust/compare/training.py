@@ -14,14 +14,9 @@ RETRAINING_EPOCHS = 10  # of the head alone, where a method asks for it
 _NEXT_STAGE = 1 << 20  # from the seed of one stage to that of the next
 
 
-def _advancing(bar):
-    """A callback that moves the progress bar by one epoch."""
-
-    def advance(epoch, logs):
-        bar.set_postfix(loss=f"{logs['loss']:.3f}", refresh=False)
-        bar.update()
-
-    return keras.callbacks.LambdaCallback(on_epoch_end=advance)
+def _telling(on_epoch):
+    """A callback that tells of each epoch."""
+    return keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: on_epoch(float(logs["loss"])))
 
 
 def epochs_of(method, recipe):
@@ -29,22 +24,29 @@ def epochs_of(method, recipe):
     return recipe.epochs + min(RETRAINING_EPOCHS, recipe.epochs) * method.retrains_head
 
 
-def train(name, dataset, *, scale, config, recipe, devices, bar, place):
+def train(name, dataset, *, scale, config, recipe, devices, on_epoch, place):
     """Train the model of the row `name` on examples that `scale` brings to its units; returns a `Run`.
 
-    It goes on from `place`, a `Place`, and keeps that up to date.
+    It goes on from `place`, a `Place`, keeps that up to date, and calls `on_epoch` with the loss of each epoch.
     """
     with devices.exact():
         try:
             return _train(
-                name, dataset, scale=scale, config=config, recipe=recipe, devices=devices, bar=bar, place=place
+                name,
+                dataset,
+                scale=scale,
+                config=config,
+                recipe=recipe,
+                devices=devices,
+                on_epoch=on_epoch,
+                place=place,
             )
         except KeyboardInterrupt:
             place.save()
             raise
 
 
-def _train(name, dataset, *, scale, config, recipe, devices, bar, place):
+def _train(name, dataset, *, scale, config, recipe, devices, on_epoch, place):
     keras.utils.set_random_seed(dataset.seed)
     method, counts = METHODS[name], dataset.class_counts
     x, y = dataset.train
@@ -55,7 +57,6 @@ def _train(name, dataset, *, scale, config, recipe, devices, bar, place):
         )
     own = {"recipe": recipe, "num_classes": counts.size, "seed": dataset.seed}
     training = feeding.Training(scale(x), y, strategy=method.strategy, **own)
-    bar.update(len(place.losses))
     if place.stage == 0:
         _fit(
             model,
@@ -63,14 +64,14 @@ def _train(name, dataset, *, scale, config, recipe, devices, bar, place):
             # A loss is adjusted to what the model sees, not to what there is: never twice.
             loss=functools.partial(method.loss, training.sampler or counts),
             class_weight=method.class_weight and method.class_weight(counts),
-            callbacks=[*method.callbacks(counts, recipe.epochs), _advancing(bar)],
+            callbacks=[*method.callbacks(counts, recipe.epochs), _telling(on_epoch)],
             devices=devices,
             place=place,
         )
     if method.retrains_head:
         own["recipe"] = recipes.stretch(recipe, min(RETRAINING_EPOCHS, recipe.epochs))
         balanced = feeding.Training(training.x, y, strategy="balanced", **own)
-        _retrain_head(model, balanced, class_counts=counts, devices=devices, bar=bar, place=place)
+        _retrain_head(model, balanced, class_counts=counts, devices=devices, on_epoch=on_epoch, place=place)
     seconds = place.seconds
     if not np.isfinite(place.losses[-1]):
         raise ValueError(
@@ -111,7 +112,8 @@ def _fit(model, training, *, loss, devices, callbacks, place, stage=0, class_wei
         initial_epoch=place.enter(stage, model),
         epochs=recipe.epochs,
         class_weight=class_weight,
-        callbacks=[_Reseeding(training.seed, stage), rate, *callbacks, place.follow(model, epochs=recipe.epochs)],
+        # What is told of is kept already.
+        callbacks=[_Reseeding(training.seed, stage), rate, place.follow(model, epochs=recipe.epochs), *callbacks],
     )
 
 
@@ -131,7 +133,7 @@ class _Reseeding(keras.callbacks.Callback):
             keras.utils.set_random_seed(int(numbers.generate_state(1)[0]))
 
 
-def _retrain_head(model, training, *, class_counts, devices, bar, place):
+def _retrain_head(model, training, *, class_counts, devices, on_epoch, place):
     """A new head on frozen features, trained on class-balanced batches (Kang et al., 2020)."""
     keras.utils.set_random_seed(training.seed + _NEXT_STAGE)  # whatever was drawn before
     head = model.layers[-1]
@@ -141,7 +143,7 @@ def _retrain_head(model, training, *, class_counts, devices, bar, place):
     fresh.build(head.input.shape)
     head.set_weights(fresh.get_weights())
     loss = functools.partial(methods.cross_entropy, class_counts)
-    _fit(model, training, loss=loss, callbacks=[_advancing(bar)], devices=devices, place=place, stage=1)
+    _fit(model, training, loss=loss, callbacks=[_telling(on_epoch)], devices=devices, place=place, stage=1)
 
 
 def _head_weights(head):
