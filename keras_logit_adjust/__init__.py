@@ -6,6 +6,7 @@ import importlib
 
 from keras_logit_adjust import (
     _interrupts,  # noqa: F401 - first, while nothing slow is imported
+    _process,  # noqa: F401 - before a backend is
     callbacks,
     data,
     held_out,

@@ -1,28 +1,51 @@
-"""Ctrl-C while the command line still imports its backend: the process ends at once, and shows no traceback."""
+"""Signals that end a command: at once while it still imports its backend, cleanly afterwards, whatever its shell set.
+
+A shell lets what it starts in the background ignore Ctrl-C. A command of the package can be stopped there too, with
+`kill` or `kill -INT`. The end of a terminal (SIGHUP) stays ignored under `nohup`.
+"""
 
 import pathlib
 import signal
 import sys
 import threading
 
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: as Ctrl-C, but for the status of the process."""
+
 
 def is_command():
     """Whether this process was started for the command line of the package."""
-    script = pathlib.Path(sys.argv[0]).stem if getattr(sys, "argv", None) else ""
-    return script == "keras-logit-adjust" or (script == "-m" and __package__ in sys.orig_argv)
+    script = pathlib.Path(sys.argv[0] if getattr(sys, "argv", None) else "")
+    # Python puts the path of `__main__.py` in the place of -m once it has found it.
+    is_module = script.name == "-m" or script == pathlib.Path(__file__).with_name("__main__.py")
+    return script.stem == "keras-logit-adjust" or (is_module and __package__ in sys.orig_argv)
+
+
+def _can_be_set(number):
+    """Whether a signal has no handler but Python's own, or is ignored."""
+    mine = (signal.default_int_handler, signal.SIG_DFL, signal.SIG_IGN)
+    return threading.current_thread() is threading.main_thread() and signal.getsignal(number) in mine
 
 
 def end_at_once():
     """Let the system end the process, until `raise_again`."""
-    is_main, handler = threading.current_thread() is threading.main_thread(), signal.getsignal(signal.SIGINT)
-    if is_main and handler is signal.default_int_handler and is_command():
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    for number in _STOPPING:
+        if is_command() and _can_be_set(number):
+            signal.signal(number, signal.SIG_DFL)
 
 
 def raise_again():
-    """Let Ctrl-C be a KeyboardInterrupt again, where `end_at_once` changed it."""
-    if is_command() and signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Let both signals be a KeyboardInterrupt, where `end_at_once` changed them."""
+    for number, handler in zip(_STOPPING, (signal.default_int_handler, _terminate), strict=True):
+        if is_command() and _can_be_set(number):
+            signal.signal(number, handler)
+
+
+def _terminate(number, frame):
+    raise Terminated
 
 
 end_at_once()

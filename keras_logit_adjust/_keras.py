@@ -172,3 +172,20 @@ def unusual_step(graph):
             return "steps_per_execution"
         graph, inner = getattr(graph, "outer_graph", None), name
     return None
+
+
+@contextlib.contextmanager
+def deterministic_operations():
+    """TensorFlow's operations give the same bits again inside; it has a public way to ask for it, and none back."""
+    if keras.backend.backend() != "tensorflow":
+        yield
+        return
+    from tensorflow.python.framework import config
+
+    was_enabled = config.is_op_determinism_enabled()
+    config.enable_op_determinism()
+    try:
+        yield
+    finally:
+        if not was_enabled:
+            config.disable_op_determinism()

@@ -13,7 +13,7 @@ from keras import layers, ops
 from keras_logit_adjust import _checks
 from keras_logit_adjust.layers import CosineDense
 
-SMALLEST_IMAGE = 4  # pixels that two poolings of small_cnn, and the shifts of resnet32, leave something of
+SMALLEST_IMAGE = 4  # pixels that two poolings of small_cnn leave something of
 
 
 def dense_head(units):
@@ -67,15 +67,15 @@ def small_cnn(input_shape, num_classes, *, head=dense_head):
     return keras.Model(inputs, head(num_classes)(x), name="small_cnn")
 
 
-def resnet32(num_classes, *, input_shape=(32, 32, 3), head=dense_head, weight_decay=1e-4, augment=False):
+def resnet32(num_classes, *, input_shape=(32, 32, 3), head=dense_head, weight_decay=1e-4):
     """ResNet-32 for CIFAR: 3 stages of 5 basic blocks (3×3, 3×3) with 16, 32, 64 filters, shortcuts without parameters.
 
     Args:
         num_classes: number of classes `L`.
         input_shape: `(height, width, channels)`.
         head: callable that makes the output layer from `L`.
-        weight_decay: `λ` of the penalty `λ/2·‖w‖²` on the kernels (not on batch normalization).
-        augment: whether training shifts images by up to 4 pixels and mirrors them.
+        weight_decay: `λ` of the penalty `λ/2·‖w‖²` on the kernels and on the bias of a dense head, not on batch
+            normalization. In the form `l2(a)` of other code, which is `a·‖w‖²`, it is `2·a`.
 
     Returns:
         An uncompiled `keras.Model` from images `[N, H, W, C]` in [0, 255] to logits `[N, L]`.
@@ -91,11 +91,6 @@ def resnet32(num_classes, *, input_shape=(32, 32, 3), head=dense_head, weight_de
     penalty = keras.regularizers.L2(weight_decay / 2) if weight_decay else None
     inputs = keras.Input(_image_shape(input_shape))
     x = layers.Rescaling(1 / 127.5, offset=-1)(inputs)
-    if augment:
-        # Shifts drawn for each image; Keras's RandomCrop draws one for the whole batch.
-        shift = (4 / input_shape[0], 4 / input_shape[1])
-        x = layers.RandomTranslation(*shift, fill_mode="constant", interpolation="nearest")(x)
-        x = layers.RandomFlip("horizontal")(x)
     conv_norm = functools.partial(_conv_norm, penalty=penalty)
     x = layers.ReLU()(conv_norm(x, 16))
     for stage, filters in enumerate((16, 32, 64)):
@@ -104,7 +99,7 @@ def resnet32(num_classes, *, input_shape=(32, 32, 3), head=dense_head, weight_de
     x = layers.GlobalAveragePooling2D()(x)
     output = head(num_classes)
     if isinstance(output, layers.Dense):
-        output.kernel_regularizer = penalty
+        output.kernel_regularizer = output.bias_regularizer = penalty
     return keras.Model(inputs, output(x), name="resnet32")
 
 

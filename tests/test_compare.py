@@ -1,5 +1,7 @@
 """The statistics, recipes and methods of `compare`, against loops, scikit-learn and a brute-force bootstrap."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -177,7 +179,7 @@ def test_an_interval_repeats_bit_for_bit(pair):
 
 def test_the_paper_recipe_warms_up_and_drops_where_the_paper_says():
     recipe = recipes.find_recipe("paper", dataset="cifar10_lt")
-    assert (recipe.epochs, recipe.batch_size, recipe.weight_decay, recipe.augment) == (200, 128, 1e-4, True)
+    assert (recipe.epochs, recipe.batch_size, recipe.weight_decay, recipe.shift) == (200, 128, 2e-4, 4)
     warm_up = [0.1 * k / 5 for k in (1, 2, 3, 4, 5)]
     np.testing.assert_allclose([recipe.rate(e) for e in range(6)], [*warm_up, 0.1])
     np.testing.assert_allclose([recipe.rate(e) for e in (159, 160, 179, 180, 199)], [0.1, 0.01, 0.01, 0.001, 0.001])
@@ -189,9 +191,10 @@ def test_the_paper_recipe_warms_up_and_drops_where_the_paper_says():
     ("dataset", "epochs", "warm_up", "drops"),
     [("cifar10_lt", 1241, 20, (604, 926, 1128)), ("cifar100_lt", 1419, 22, (691, 1059, 1290))],
 )
-def test_the_released_recipe_is_the_one_of_the_released_code(dataset, epochs, warm_up, drops):
+def test_the_released_recipe_has_schedule_and_shifts_of_the_released_code(dataset, epochs, warm_up, drops):
     recipe = recipes.find_recipe("released", dataset=dataset)
     assert recipe.epochs == epochs and recipe.optimizer().nesterov
+    assert (recipe.weight_decay, recipe.shift) == (2e-4, 2)
     np.testing.assert_allclose(recipe.rate(0), 0.1 / warm_up)
     np.testing.assert_allclose(recipe.rate(warm_up - 1), 0.1)
     for i, drop in enumerate(drops):
@@ -204,6 +207,16 @@ def test_a_schedule_is_squeezed_to_fewer_epochs():
     np.testing.assert_allclose([recipe.rate(e) for e in (0, 15, 16, 17, 18, 19)], [0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
     recipe = recipes.find_recipe("paper", dataset="any", epochs=400)
     np.testing.assert_allclose([recipe.rate(e) for e in (0, 9, 319, 320, 360)], [0.01, 0.1, 0.1, 0.01, 0.001])
+
+
+@pytest.mark.parametrize("given", [0.0, 5e-3])
+def test_a_weight_decay_asked_for_takes_the_place_of_the_recipes(given):
+    recipe = recipes.find_recipe("paper", dataset="any", weight_decay=given)
+    assert recipe == dataclasses.replace(recipes.find_recipe("paper", dataset="any"), weight_decay=given)
+    penalties = recipes.build_model(
+        "resnet32", models.dense_head, example_shape=(8, 8, 3), num_classes=3, recipe=recipe
+    ).losses
+    assert len(penalties) == (33 if given else 0)
 
 
 def test_the_quick_recipe_is_adam_at_one_rate():

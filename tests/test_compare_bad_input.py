@@ -8,7 +8,7 @@ import pytest
 from helpers.rows import CONFIG, ROWS
 
 from keras_logit_adjust import cli, data
-from keras_logit_adjust.compare import GROUPS, METHODS, Config, compare, report, training
+from keras_logit_adjust.compare import GROUPS, METHODS, Config, compare, recipes, report, training
 
 pytestmark = pytest.mark.usefixtures("folder")
 
@@ -182,11 +182,29 @@ def test_labels_that_a_source_leaves_open_are_refused_before_training(trained, m
 )
 def test_what_a_model_lacks_of_the_recipe_is_in_the_report(recipe, expected, trained, folder):
     results = compare(dataclasses.replace(CONFIG, recipe=recipe), methods=["erm"], seeds=1, output="out")
-    sentence = f"The recipe's {expected} are of `resnet32` alone: `linear` is trained without."
-    assert results["left_out"] == (expected and sentence)
+    assert results["left_out"] == (expected and f"`linear` is trained without the recipe's {expected}.")
     for name in ("report.md", "report.html"):
         text = (folder / "out" / name).read_text(encoding="utf-8")
-        assert ("is trained without." in text) == (expected is not None)
+        assert ("is trained without the recipe" in text) == (expected is not None)
+
+
+@pytest.mark.parametrize(("model", "expected"), [("small_cnn", "weight decay"), ("resnet32", None)])
+def test_images_are_shifted_whatever_the_model(model, expected):
+    found = recipes.left_out(recipes.find_recipe("paper", dataset="any"), model)
+    assert found == (expected and f"`{model}` is trained without the recipe's {expected}.")
+
+
+@pytest.mark.parametrize("decay", [-1e-4, float("nan"), "much"])
+def test_a_weight_decay_must_be_a_number_of_at_least_0(decay):
+    with pytest.raises(ValueError, match="`weight_decay` must be a number"):
+        Config(weight_decay=decay)
+
+
+def test_a_weight_decay_that_the_model_would_ignore_is_refused(trained, capsys, folder):
+    assert cli.main(["compare", *ROWS, "--weight-decay", "5e-4", "--output", "out"]) == 2
+    message = "--weight-decay would change nothing: model 'linear' has no penalty. Received: --weight-decay 0.0005."
+    assert message in capsys.readouterr().err
+    assert trained == [] and not (folder / "out").exists()
 
 
 def test_a_ratio_is_100_by_default_where_a_profile_is_imposed():

@@ -12,7 +12,7 @@ import pytest
 from helpers.rows import CONFIG, ROWS, enter_folder_of_rows
 
 from keras_logit_adjust import tf_distribute
-from keras_logit_adjust.compare import Config, compare, devices
+from keras_logit_adjust.compare import Config, compare, devices, run
 
 BACKEND = keras.backend.backend()
 OWN = {"tensorflow": "mirrored", "jax": "jax_data_parallel"}.get(BACKEND)
@@ -86,3 +86,23 @@ def test_two_devices_of_jax_give_the_figures_of_one(method, folder):
             found.append(stored[f"{method}_seed0"])
     np.testing.assert_allclose(*found, rtol=1e-4, atol=1e-5)
     assert f"jax_data_parallel over {number}" in (folder / number / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "precision", "shape", "expected"),
+    [
+        ("fpu avx512_bf16 sse", "float32", (8, 8, 1), True),
+        ("fpu amx_bf16", "float32", (8, 8, 1), True),
+        ("fpu amx_bf16", "mixed_bfloat16", (8, 8, 1), False),
+        ("fpu amx_bf16", "float32", (4,), False),
+        ("fpu amx_bf16x", "float32", (8, 8, 1), False),
+        (None, "float32", (8, 8, 1), False),
+    ],
+)
+def test_bfloat16_is_offered_where_the_processor_has_it(words, precision, shape, expected, folder, monkeypatch, capsys):
+    monkeypatch.setattr(devices, "_CPU", folder / "cpuinfo")
+    if words:
+        (folder / "cpuinfo").write_text(f"flags : {words}\n")
+    run._offer_bfloat16(dataclasses.replace(CONFIG, precision=precision), shape)
+    text = "This processor has instructions for bfloat16: with precision mixed_bfloat16 small_cnn may train faster.\n"
+    assert capsys.readouterr().err == (text if expected else "")

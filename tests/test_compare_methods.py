@@ -13,7 +13,18 @@ from helpers.rows import CONFIG, ROWS, enter_folder_of_rows, read_json
 
 import keras_logit_adjust as kla
 from keras_logit_adjust import cli, data, layers
-from keras_logit_adjust.compare import METHODS, Config, compare, devices, feeding, recipes, report, training, units
+from keras_logit_adjust.compare import (
+    METHODS,
+    Config,
+    compare,
+    devices,
+    feeding,
+    recipes,
+    report,
+    resuming,
+    training,
+    units,
+)
 from keras_logit_adjust.compare.published import published_error
 
 TUNED, ORACLES = ("weight_norm_tuned", "la_posthoc_tuned"), ("weight_norm_oracle", "la_posthoc_oracle")
@@ -209,11 +220,13 @@ def test_retraining_gives_a_new_head_on_features_that_stay(rng):
     before = [w.copy() for layer in model.layers[:-1] for w in layer.get_weights()]
     recipe = recipes.Recipe(3, batch_size=8, learning_rate=1e-3)
     x, y = rng.normal(size=(30, 4)).astype("float32"), np.repeat([0, 1, 2], [20, 7, 3])
-    bar = types.SimpleNamespace(set_postfix=lambda **_: None, update=lambda: bar.steps.append(1), steps=[])
     own = feeding.Training(x, y, recipe=recipe, num_classes=3, seed=0, strategy="balanced")
     counts = np.array([20, 7, 3])
-    losses = training._retrain_head(model, own, class_counts=counts, devices=devices.OneDevice(), bar=bar)
-    assert len(losses) == len(bar.steps) == 3
+    place, told = resuming.Place(), []
+    training._retrain_head(
+        model, own, class_counts=counts, devices=devices.OneDevice(), on_epoch=told.append, place=place
+    )
+    assert len(told) == 3 and place.losses == told
     after = [w for layer in model.layers[:-1] for w in layer.get_weights()]
     assert all((a == b).all() for a, b in zip(after, before, strict=True)) and len(after) == 6
     assert np.abs(model.layers[-1].get_weights()[0]).max() < 2  # none of the old head is left

@@ -10,7 +10,7 @@ import pytest
 from helpers.rows import CONFIG, ROWS, read_json, write_rows
 
 from keras_logit_adjust import __version__, cli
-from keras_logit_adjust.compare import METHODS, Config, compare, report, statistics, training
+from keras_logit_adjust.compare import METHODS, Config, compare, devices, report, statistics, training
 
 TRAINED = [name for name in METHODS if METHODS[name].trained_as is None and not METHODS[name].experts]
 
@@ -107,6 +107,7 @@ def test_results_name_the_command_and_no_path_that_was_not_typed(finished):
         assert str(output.parent) not in text and "/home" not in text and "/root" not in text
     expected = {**dataclasses.asdict(CONFIG), "backend": keras.backend.backend(), "keras": keras.__version__}
     expected["keras_logit_adjust"], expected["label_noise"] = __version__, 0.0
+    expected["threads"] = devices.threads()
     assert results["config"] == read_json(output / "config.json") == expected
     assert len(set(results["split_hashes"])) == 2
     assert results["train_seconds"].keys() == {f"{name}_seed{seed}" for name in TRAINED for seed in (0, 1)}
@@ -252,6 +253,7 @@ OTHERS = {
     "label_noise": 0.1,
     "recipe": "paper",
     "optimizer": "sgd",
+    "weight_decay": 0.0,
     "validation": "none",
     "imbalance_ratio": 3.0,
     "profile": "step",

@@ -89,6 +89,33 @@ def test_validation_from_outside_is_unused_images(embedded):
     assert np.bincount(outside.validation[1]).tolist() == np.minimum(unused, 100).tolist()
 
 
+def balanced(size=50, seed=0):
+    """Rows that hold their own number, in three classes of one size."""
+    y = np.random.default_rng(seed).permutation(np.repeat([0, 1, 2], size))
+    return np.arange(y.size, dtype="float32")[:, None], y
+
+
+def test_validation_set_aside_is_the_first_20_of_each_class_for_every_seed():
+    x, y = balanced()
+    first = [[row for row in range(y.size) if y[row] == c][:20] for c in range(3)]
+    for seed in (0, 1):
+        options = {"profile": "exponential", "imbalance_ratio": 10, "test": (x, y), "seed": seed}
+        loaded = data.load((x, y), validation="aside", **options)
+        np.testing.assert_array_equal(loaded.validation[0].ravel(), np.sort(np.ravel(first)))
+        np.testing.assert_array_equal(loaded.validation[1], y[np.sort(np.ravel(first))])
+        assert not set(loaded.train[0].ravel()) & set(np.ravel(first))
+        assert loaded.class_counts.tolist() == long_tail_counts(3, max_count=30, imbalance_ratio=10).tolist()
+        assert loaded.validation_kind == "aside"
+    whole = data.load((x, y), test=(x, y), validation="aside", validation_fraction=0)
+    assert whole.class_counts.tolist() == [30, 30, 30] and len(whole.validation[1]) == 60
+
+
+def test_setting_aside_needs_more_than_20_of_every_class():
+    pair = balanced(20)
+    with pytest.raises(ValueError, match=r"validation='aside' sets 20 examples .* classes 0, 1, 2: choose validation="):
+        data.load(pair, test=pair, validation="aside")
+
+
 @pytest.mark.parametrize("profile", ["exponential", "step", "zipf"])
 @pytest.mark.parametrize(("ratio", "max_count"), [(10, 40), (4, 33)])
 def test_profiles_and_ratios_are_imposed(profile, ratio, max_count):

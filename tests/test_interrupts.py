@@ -33,10 +33,41 @@ def test_ctrl_c_while_the_backend_is_imported_shows_no_traceback(tmp_path):
     assert process.returncode == -signal.SIGINT
 
 
+ENDED_AT_ONCE = """
+import os, signal, sys, threading
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.SIG_IGN)  # as a shell does for what it starts in the background
+sys.argv, sys.orig_argv = ["keras-logit-adjust", "compare"], []
+from keras_logit_adjust import cli
+from keras_logit_adjust.cli import run
+
+def wait(options):
+    os.kill(os.getpid(), getattr(signal, os.environ["KLA_SIGNAL"]))
+    threading.Event().wait(20)
+
+class Parser:
+    def parse_args(self, arguments):
+        return type("Options", (), {"run": staticmethod(wait)})
+
+run.make_parser = Parser
+sys.exit(cli.main([]))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such signals there")
+@pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", -signal.SIGHUP)])
+def test_a_command_stops_where_its_shell_ignores_the_signal(name, status):
+    program = [sys.executable, "-c", ENDED_AT_ONCE]
+    environment = {**os.environ, "KLA_SIGNAL": name}
+    found = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=100)
+    assert (found.returncode, found.stdout, found.stderr) == (status, "", "")
+
+
 @pytest.mark.parametrize(
     ("argv", "started", "expected"),
     [
         (["-m"], ["python", "-m", "keras_logit_adjust", "compare"], True),
+        ([str(pathlib.Path(kla.__file__).with_name("__main__.py"))], ["python", "-m", "keras_logit_adjust"], True),
         (["/usr/bin/keras-logit-adjust"], ["python", "/usr/bin/keras-logit-adjust"], True),
         (["train.py"], ["python", "train.py"], False),
         (["-m"], ["python", "-m", "pytest"], False),
@@ -46,12 +77,24 @@ def test_ctrl_c_while_the_backend_is_imported_shows_no_traceback(tmp_path):
 def test_only_a_command_of_the_package_is_ended_at_once(argv, started, expected, monkeypatch):
     monkeypatch.setattr(sys, "argv", argv)
     monkeypatch.setattr(sys, "orig_argv", started)
-    handler, before = [signal.default_int_handler], signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr(signal, "getsignal", lambda number: handler[-1])
-    monkeypatch.setattr(signal, "signal", lambda number, new: handler.append(new))
+    begin = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_IGN}
+    handlers, before = dict(begin), signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(signal, "getsignal", handlers.get)
+    monkeypatch.setattr(signal, "signal", handlers.__setitem__)
     _interrupts.end_at_once()
-    assert (handler[-1] is signal.SIG_DFL) == expected
+    assert handlers == (dict.fromkeys(begin, signal.SIG_DFL) if expected else begin)
     _interrupts.raise_again()
-    assert handler[-1] is signal.default_int_handler
+    expected_handlers = {**begin, signal.SIGTERM: _interrupts._terminate} if expected else begin
+    assert handlers == expected_handlers
     monkeypatch.undo()
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_handler_of_the_programs_own_stays(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["keras-logit-adjust"])
+    handlers = dict.fromkeys((signal.SIGINT, signal.SIGTERM), print)
+    monkeypatch.setattr(signal, "getsignal", handlers.get)
+    monkeypatch.setattr(signal, "signal", handlers.__setitem__)
+    _interrupts.end_at_once()
+    _interrupts.raise_again()
+    assert set(handlers.values()) == {print}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from helpers.rows import CONFIG, read_json, write_rows
 
-from keras_logit_adjust.compare import METHODS, compare, devices, feeding, methods, recipes, training
+from keras_logit_adjust.compare import METHODS, compare, devices, feeding, methods, recipes, resuming, training
 
 STRONG = recipes.find_recipe("strong", dataset="any")
 RECIPE = dataclasses.replace(STRONG, batch_size=16)
@@ -77,7 +77,7 @@ def test_training_ends_with_averaged_weights_where_these_are_asked_for(momentum,
     kernel, average = model.get_weights()[0].astype("float64"), None
     batches = feeding.Training(x, y, recipe=recipe, num_classes=2, seed=0)
     loss = functools.partial(METHODS["erm"].loss, np.array([6, 6]))
-    training._fit(model, batches, loss=loss, callbacks=[], devices=devices.OneDevice())
+    training._fit(model, batches, loss=loss, callbacks=[], devices=devices.OneDevice(), place=resuming.Place())
     for _ in range(3):  # one full batch an epoch
         exponentials = np.exp(x @ kernel)
         kernel = kernel - 0.5 * x.T @ (exponentials / exponentials.sum(axis=1, keepdims=True) - np.eye(2)[y]) / 12
@@ -134,14 +134,13 @@ def rows_of_classes(rng):
     return np.stack([100.0 * y, -y], axis=1).astype("float32"), y
 
 
-def test_plain_recipes_are_fed_the_arrays_and_smoothed_labels_as_rows(rng):
+def test_smoothed_labels_are_fed_as_rows(rng):
     x, y = rows_of_classes(rng)
-    plain = feeding.Training(x, y, recipe=recipes.Recipe(1, batch_size=7), num_classes=3, seed=0).fit_arguments()
-    assert plain["x"] is x and plain["y"] is y and plain["batch_size"] == 7
-    smoothed = feeding.Training(
-        x, y, recipe=recipes.Recipe(1, label_smoothing=0.1), num_classes=3, seed=0
-    ).fit_arguments()
-    np.testing.assert_array_equal(smoothed["y"], np.eye(3)[y])
+    recipe = recipes.Recipe(1, batch_size=7, label_smoothing=0.1)
+    training = feeding.Training(x, y, recipe=recipe, num_classes=3, seed=0)
+    (batches,) = batches_of(training)
+    rows = np.concatenate([training.rows(0, step) for step in range(5)])
+    np.testing.assert_array_equal(np.concatenate([labels for _, labels in batches]), np.eye(3)[y[rows]])
 
 
 @pytest.mark.parametrize("make", [images_of_classes, rows_of_classes])
@@ -179,14 +178,14 @@ def test_the_same_seed_gives_the_same_batches_and_another_seed_others(make, stra
 
 def test_mixed_batches_show_all_examples_before_one_comes_again(rng):
     x, y = rows_of_classes(rng)
-    sampler = feeding.Training(x, y, recipe=RECIPE, num_classes=3, seed=0).fit_arguments()["x"].source.sampler
+    sampler = feeding.Training(x, y, recipe=RECIPE, num_classes=3, seed=0).fit_arguments()["x"].sampler
     drawn = np.concatenate([sampler.rows(step) for step in range(33)])  # 16 · 33: every example 16 times
     assert np.ptp(np.bincount(drawn, minlength=33)) <= 1
 
 
 def augmentation(is_image, mixer):
     """The augmentation with one of its mixers, and nothing done to single images."""
-    augment = feeding._Augmentation(0, is_image=is_image)
+    augment = feeding._Mixing(is_image=is_image)
     augment.single = []
     augment.mixers = [layer for layer in augment.mixers if isinstance(layer, mixer)]
     assert len(augment.mixers) == 1
@@ -196,7 +195,7 @@ def augmentation(is_image, mixer):
 @pytest.mark.parametrize("make", [images_of_classes, rows_of_classes])
 def test_mixup_mixes_examples_with_the_weights_of_their_labels(make, rng):
     x, y = (part[:16] for part in make(rng))
-    mixed, labels = augmentation(x.ndim == 4, keras.layers.MixUp)(x, np.eye(3, dtype="float32")[y])
+    mixed, labels = augmentation(x.ndim == 4, keras.layers.MixUp)(x, np.eye(3, dtype="float32")[y], rng)
     value = labels @ [0, 1, 2]
     if x.ndim == 4:
         np.testing.assert_allclose(mixed, np.broadcast_to(100 * value[:, None, None, None], x.shape), atol=1e-3)
@@ -208,7 +207,7 @@ def test_mixup_mixes_examples_with_the_weights_of_their_labels(make, rng):
 def test_cutmix_labels_images_by_the_share_of_the_area_that_was_pasted(rng):
     x, y = (part[:16] for part in images_of_classes(rng))
     height, width = x.shape[1:3]
-    mixed, labels = augmentation(True, keras.layers.CutMix)(x, np.eye(3, dtype="float32")[y])
+    mixed, labels = augmentation(True, keras.layers.CutMix)(x, np.eye(3, dtype="float32")[y], rng)
     pasted = 0
     for image, row, label in zip(mixed, labels, y, strict=True):
         foreign = image[..., 0] != 100 * label
@@ -238,10 +237,10 @@ def test_images_get_both_ways_of_mixing_in_turn_and_rows_mixup_alone(is_image, m
 
 def test_images_are_shifted_mirrored_and_cut_and_stay_in_their_range(rng):
     x, y = rng.integers(50, 256, (16, 8, 10, 3)).astype("uint8"), np.arange(16) % 3
-    augment = feeding._Augmentation(0, is_image=True)
+    augment = feeding._Mixing(is_image=True)
     augment.mixers = [lambda batch, training: batch]
     labels = np.eye(3, dtype="float32")[y]
-    augmented, same = augment(x, labels)
+    augmented, same = augment(x, labels, rng)
     np.testing.assert_array_equal(same, labels)
     assert augmented.dtype == np.float32 and augmented.min() >= 0 and augmented.max() <= 255
     changed = [(a != b).any() for a, b in zip(augmented, x, strict=True)]
@@ -254,7 +253,7 @@ def test_images_are_shifted_mirrored_and_cut_and_stay_in_their_range(rng):
 
 def alone(kind, images):
     """Images after one of the layers of the augmentation, at its settings there."""
-    (layer,) = [layer for layer in feeding._Augmentation(0, is_image=True).single if isinstance(layer, kind)]
+    (layer,) = [layer for layer in feeding._Mixing(is_image=True).single if isinstance(layer, kind)]
     return keras.ops.convert_to_numpy(layer(images.astype("float32"), training=True))
 
 

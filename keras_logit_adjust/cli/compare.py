@@ -1,8 +1,14 @@
 """`compare`: train methods on a long tail and compare them."""
 
+import contextlib
+import importlib
+
+from keras_logit_adjust import _process
+from keras_logit_adjust._interrupts import is_command
 from keras_logit_adjust.cli import options as shared
 from keras_logit_adjust.cli import printing
 from keras_logit_adjust.compare import report
+from keras_logit_adjust.compare.jobs import default_jobs
 from keras_logit_adjust.compare.run import DEFAULT_METHODS, compared
 
 _OWN = ("methods", "seeds", "output", "baseline", "test_mixes")
@@ -14,6 +20,9 @@ def add_to(subparsers):
     )
     shared.add_methods(parser, DEFAULT_METHODS)
     shared.add_seeds(parser)
+    parser.add_argument(
+        "--jobs", type=shared.whole, help="trainings side by side; by default as many as the cores allow"
+    )
     shared.add_config(parser, ("data", "training", "devices"))
     parser.add_argument("--baseline", default="erm", metavar="NAME", help="method that differences are to (erm)")
     parser.add_argument(
@@ -26,7 +35,13 @@ def run(options):
     """Compare, and show the table; of several workers the chief does."""
     printing.check_shown(options.output)
     config, own = shared.config_of(options), {key: getattr(options, key) for key in _OWN}
-    with compared(config, **own) as found:
+    with _process.silent():  # a backend tells of its first look at the devices
+        with contextlib.suppress(ImportError):
+            importlib.import_module("tensorflow")  # Keras's `fit` looks for its data sets on every backend
+        most = default_jobs(config)
+    # `main` may be called within a program, which must not be started again for each process.
+    jobs = (most if is_command() else 1) if options.jobs is None else options.jobs
+    with compared(config, jobs=jobs, **own) as found:
         if found.results is not None:
             files = "report.html, report.md, results.json, predictions.npz"
             text = report.to_markdown(found.results)

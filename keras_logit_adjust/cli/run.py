@@ -6,7 +6,7 @@ import logging
 import re
 import sys
 
-from keras_logit_adjust import _interrupts, tf_distribute
+from keras_logit_adjust import _interrupts, _process, tf_distribute
 from keras_logit_adjust._checks import ArgumentError
 from keras_logit_adjust._printing import say
 from keras_logit_adjust.cli import printing
@@ -28,7 +28,8 @@ _REMEDIES = {
 
 
 def main(arguments=None):
-    """Run the command line; returns its exit status: 0, 1 without a worker, 2 for bad input, 130 when interrupted."""
+    """Run the command line; gives its status: 0, 1 without a worker, 2 for bad input, 130 or 143 when stopped."""
+    _process.ready()
     _interrupts.raise_again()
     printing.prepare_streams()
     parser = make_parser()
@@ -43,8 +44,8 @@ def main(arguments=None):
     except (ValueError, OSError, tf_distribute.WorkerLostError) as error:
         say(f"keras-logit-adjust: {in_words(error, options.parser)}", file=sys.stderr)
         return 1 if isinstance(error, tf_distribute.WorkerLostError) else 2
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as stopped:
+        return 143 if isinstance(stopped, _interrupts.Terminated) else 130
     return 0
 
 

@@ -44,6 +44,7 @@ class Config:
         optimizer: "auto" for the recipe's, or "sgd" (with momentum) or "adam", at a rate that suits it.
         epochs: overrides the recipe's, stretching its schedule.
         batch_size: overrides the recipe's.
+        weight_decay: overrides the recipe's `λ` of the penalty `λ/2·‖w‖²`, for "resnet32".
         model: "auto", "small_cnn", "resnet32", "linear" or "cosine".
         precision: Keras's dtype policy, "float32", "mixed_float16" or "mixed_bfloat16".
         strategy: None for one device, or "mirrored" (`tf.distribute.MirroredStrategy`), "multi_worker" (the processes
@@ -79,6 +80,9 @@ class Config:
     optimizer: str = _option("auto", "training", choices=recipes.OPTIMIZERS, help="instead of the recipe's")
     epochs: int | None = _option(None, "training", help="instead of the recipe's; its schedule is stretched")
     batch_size: int | None = _option(None, "training", help="instead of the recipe's")
+    weight_decay: float | None = _option(
+        None, "training", metavar="LAMBDA", help="of the penalty λ/2·‖w‖² of resnet32, instead of the recipe's"
+    )
     model: str = _option("auto", "training", choices=recipes.MODELS)
     precision: str = _option("float32", "training", choices=PRECISIONS)
     strategy: str | None = _option(
@@ -117,7 +121,9 @@ class Config:
         why |= dict.fromkeys(("imbalance_ratio", "max_count"), mix)
         if self.recipe == "linear_probe":
             optimum = "`recipe` 'linear_probe' finds an optimum in float64, without steps"
-            why |= dict.fromkeys(("epochs", "batch_size", "optimizer", "precision", "strategy", "model"), optimum)
+            why |= dict.fromkeys(
+                ("epochs", "batch_size", "optimizer", "weight_decay", "precision", "strategy", "model"), optimum
+            )
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
         for field, reason in why.items():
             if reason and (value := getattr(self, field)) != defaults[field]:
@@ -182,6 +188,8 @@ def _plain(value, field):
         return number
     if name == "label_noise":
         return _checks.check_fraction(value, name)
+    if name == "weight_decay":
+        return _checks.check_number(value, name, 0)
     if kind is float:  # its range depends on the data
         return float(value) if isinstance(value, numbers.Real) else value
     return as_text(value, name)

@@ -1,16 +1,19 @@
 """The devices that a comparison trains on: one, or several that share every batch."""
 
 import contextlib
+import os
+import pathlib
 
 import keras
 import numpy as np
 
-from keras_logit_adjust import tf_distribute
+from keras_logit_adjust import _keras, _process, tf_distribute
 from keras_logit_adjust._checks import ArgumentError
 from keras_logit_adjust.tf_distribute import _cluster
 
 STRATEGIES = ("mirrored", "multi_worker", "jax_data_parallel")
 _PREDICTED_AT_ONCE = 512
+_CPU, _BFLOAT16 = pathlib.Path("/proc/cpuinfo"), {"avx512_bf16", "amx_bf16"}
 
 
 class OneDevice:
@@ -20,17 +23,22 @@ class OneDevice:
         number: of devices.
         is_chief: whether this process writes files and shows progress.
         needs_full: whether every batch must be full.
+        keeps_epochs: whether a training can go on after any of its epochs, with the weights of an undisturbed one.
     """
 
-    number, is_chief, needs_full = 1, True, False
+    number, is_chief, needs_full, keeps_epochs = 1, True, False, True
 
     def scope(self):
         """Where a model is made and compiled."""
         return contextlib.nullcontext()
 
-    def fit(self, model, training, **options):
-        """Train on a `feeding.Training`; the loss of each epoch."""
-        return model.fit(**training.fit_arguments(full=self.needs_full), verbose=0, **options).history["loss"]
+    def exact(self):
+        """Where the same training ends with the same weights, bit by bit."""
+        return _keras.deterministic_operations() if self.keeps_epochs else contextlib.nullcontext()
+
+    def fit(self, model, training, *, initial_epoch=0, **options):
+        """Train on a `feeding.Training`, from an epoch on."""
+        model.fit(**training.fit_arguments(full=self.needs_full, initial_epoch=initial_epoch), verbose=0, **options)
 
     def predict(self, model, x):
         """Logits of `x`."""
@@ -48,6 +56,8 @@ class OneDevice:
 class TensorFlowDevices(OneDevice):
     """The replicas of a `tf.distribute` strategy, in this process or in several."""
 
+    keeps_epochs = False
+
     def __init__(self, strategy):
         self.strategy, self.number = strategy, strategy.num_replicas_in_sync
         self.is_chief = tf_distribute.is_chief(strategy)
@@ -56,10 +66,7 @@ class TensorFlowDevices(OneDevice):
         return self.strategy.scope()
 
     def fit(self, model, training, **options):
-        sampler, data = training.full_batches()
-        return tf_distribute.fit(
-            model, lambda sampler: sampler.dataset(data), sampler=sampler, verbose=0, **options
-        ).history["loss"]
+        tf_distribute.fit(model, training.dataset, sampler=training.full_batches(), verbose=0, **options)
 
     def predict(self, model, x):
         import tensorflow as tf
@@ -77,6 +84,8 @@ class TensorFlowDevices(OneDevice):
 
 class JaxDevices(OneDevice):
     """Devices of JAX under `keras.distribution.DataParallel`, which needs batches that divide by their number."""
+
+    keeps_epochs = False
 
     def __init__(self, devices):
         self.number, self.needs_full = len(devices), True
@@ -108,6 +117,45 @@ def opened(strategy=None, *, number=None):
             keras.distribution.set_distribution(before)
     else:
         yield TensorFlowDevices(_mirrored(number) if strategy == "mirrored" else _workers(number))
+
+
+def has_gpu():
+    """Whether a training would take a GPU."""
+    if (backend := keras.backend.backend()) == "tensorflow":
+        import tensorflow as tf
+
+        return bool(tf.config.list_physical_devices("GPU"))
+    if backend == "jax":
+        import jax
+
+        return jax.default_backend() != "cpu"
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def threads():
+    """The threads of a training on the processor. The last bits of what it ends with depend on them."""
+    if (backend := keras.backend.backend()) == "torch":
+        import torch
+
+        return torch.get_num_threads()
+    asked, pool = 0, "NPROC"
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        asked, pool = tf.config.threading.get_intra_op_parallelism_threads(), "TF_NUM_INTRAOP_THREADS"
+    given = os.environ.get(pool, "")
+    return asked or (int(given) if given.isdecimal() and int(given) else _process.cores())
+
+
+def multiplies_bfloat16():
+    """Whether the processor has instructions for bfloat16, as far as Linux says."""
+    try:
+        words = _CPU.read_text().split()
+    except OSError:
+        return False
+    return not _BFLOAT16.isdisjoint(words)
 
 
 def _workers(number):

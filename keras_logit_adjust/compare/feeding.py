@@ -1,4 +1,4 @@
-"""What `fit` is fed: plain arrays, or batches that a sampler draws, mixed with layers that Keras ships."""
+"""What a training is fed: batches that are functions of (seed, epoch, step), so that it can go on after any epoch."""
 
 import warnings
 
@@ -6,6 +6,8 @@ import keras
 import numpy as np
 
 from keras_logit_adjust.data import LongTailSampler
+
+_ORDER, _AUGMENTATION = 1, 2  # a stream of random numbers for each use
 
 
 class Training:
@@ -17,7 +19,7 @@ class Training:
         recipe: a `Recipe`.
         num_classes: number of classes `L`.
         seed: of the order, the draws and the augmentation.
-        strategy: of a `LongTailSampler`; None for every example once an epoch.
+        strategy: of a `LongTailSampler`; None for every example once an epoch, in a new order each time.
 
     Attributes:
         sampler: the `LongTailSampler`, or None without a strategy.
@@ -25,7 +27,10 @@ class Training:
 
     def __init__(self, x, y, *, recipe, num_classes, seed, strategy=None):
         self.x, self.y, self.recipe, self.seed = x, y, recipe, seed
+        self.steps_per_epoch = -(-len(y) // recipe.batch_size)
         self.sampler = self._sampler(strategy) if strategy else None
+        self._is_image, self._order = x.ndim == 4, (None, None)
+        self._mix = _Mixing(is_image=self._is_image) if recipe.mix else None
         # Mixing needs rows too, and comes with label smoothing.
         self.labels = np.eye(num_classes, dtype="float32")[y] if recipe.label_smoothing else y
 
@@ -33,28 +38,88 @@ class Training:
         return LongTailSampler(self.y, batch_size=self.recipe.batch_size, strategy=strategy, seed=self.seed)
 
     def full_batches(self):
-        """What draws full batches, and the arrays it draws from."""
-        return self.sampler or self._sampler("instance"), (self.x, self.labels)
+        """What draws full batches."""
+        return self.sampler or self._sampler("instance")
 
-    def fit_arguments(self, full=False):
-        """Arguments of `model.fit`: arrays where nothing has to be done to them, or always full batches."""
-        if not self.sampler and not self.recipe.mix and not full:
-            return {"x": self.x, "y": self.labels, "batch_size": self.recipe.batch_size}
-        sampler, data = self.full_batches()
-        mix = _Augmentation(self.seed, is_image=self.x.ndim == 4) if self.recipe.mix else None
+    def dataset(self, sampler):
+        """The batches of a sampler as a `tf.data.Dataset`, shifted as the recipe says."""
+        is_shifted = self.recipe.shift and self._is_image
+        return sampler.dataset((self.x, self.labels), map_fn=self._shift_in_tensorflow if is_shifted else None)
+
+    def _shift_in_tensorflow(self, x, y, seed):
+        import tensorflow as tf
+
+        def shift(x, seed):
+            return shifted(x, self.recipe.shift, np.random.default_rng(seed.view("uint32")))
+
+        # Not stateful: its result follows from the seed of the batch.
+        return tf.ensure_shape(tf.numpy_function(shift, [x, seed], x.dtype, stateful=False), x.shape), y
+
+    def fit_arguments(self, full=False, initial_epoch=0):
+        """Arguments of `model.fit`; always full batches where these are asked for, or mixed."""
+        sampler = self.full_batches() if full or self.recipe.mix else self.sampler
         return {
-            "x": sampler.py_dataset(data, map_fn=mix),
-            "steps_per_epoch": sampler.steps_per_epoch,
+            "x": _Batches(self, sampler, first=initial_epoch * self.steps_per_epoch),
+            "steps_per_epoch": self.steps_per_epoch,
+            "initial_epoch": initial_epoch,
             "shuffle": False,
         }
 
+    def rows(self, epoch, step):
+        """The rows of a step where every example comes once an epoch."""
+        if self._order[0] != epoch:
+            # Replaced, never changed, for several threads may read it.
+            self._order = epoch, np.random.default_rng((self.seed, _ORDER, epoch)).permutation(len(self.y))
+        return self._order[1][step * self.recipe.batch_size : (step + 1) * self.recipe.batch_size]
 
-class _Augmentation:
+    def augmented(self, x, labels, *, epoch, step):
+        """A batch after what the recipe does to it at random."""
+        rng = np.random.default_rng((self.seed, _AUGMENTATION, epoch, step))
+        if self.recipe.shift and self._is_image:
+            x = shifted(x, self.recipe.shift, rng)
+        return self._mix(x, labels, rng) if self._mix else (x, labels)
+
+
+class _Batches(keras.utils.PyDataset):
+    """The batches of a `Training`, from the one numbered `first` on; drawn by a sampler, or every example once."""
+
+    def __init__(self, training, sampler, *, first):
+        super().__init__()
+        self.training, self.sampler, self.first = training, sampler, first
+
+    @property
+    def num_batches(self):
+        return None  # endless: `fit` ends epochs more often than it trains them, so that none can be counted here
+
+    def __getitem__(self, index):
+        training, number = self.training, self.first + index
+        epoch, step = divmod(number, training.steps_per_epoch)
+        rows = self.sampler.rows(number) if self.sampler else training.rows(epoch, step)
+        return training.augmented(training.x[rows], training.labels[rows], epoch=epoch, step=step)
+
+
+def shifted(images, pixels, rng):
+    """Images moved over zeros by up to `pixels` whole pixels either way, all equally likely; half of them are mirrored.
+
+    Args:
+        images: `[N, H, W, C]`.
+        pixels: int ≥ 0.
+        rng: NumPy's generator.
+    """
+    number, height, width = images.shape[:3]
+    padded = np.pad(images, ((0, 0), (pixels, pixels), (pixels, pixels), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(1, 2))
+    top, left = rng.integers(2 * pixels + 1, size=(2, number))
+    moved = np.moveaxis(windows[np.arange(number), top, left], 1, -1)
+    is_mirrored = rng.random(number) < 0.5
+    return np.where(is_mirrored[:, None, None, None], moved[:, :, ::-1], moved)
+
+
+class _Mixing:
     """Shift, mirror and cutout of images, then MixUp or CutMix, in turn at random; rows of features get MixUp alone."""
 
-    def __init__(self, seed, *, is_image):
-        self.rng = np.random.default_rng(seed)
-        options = {"seed": seed, "dtype": "float32"}  # whatever the precision of the model
+    def __init__(self, *, is_image):
+        options = {"seed": 0, "dtype": "float32"}  # seeded for each batch; whatever the precision of the model
         self.single, self.mixers = [], [keras.layers.MixUp(alpha=0.2, **options)]
         if is_image:
             self.single = [
@@ -63,13 +128,17 @@ class _Augmentation:
                 keras.layers.RandomErasing((0.5, 0.5), scale=(0.02, 0.2), value_range=(0, 255), **options),
             ]
             self.mixers.append(keras.layers.CutMix(**options))
+        self._states = [layer.generator.state for layer in (*self.single, *self.mixers)]
 
-    def __call__(self, x, y):
+    def __call__(self, x, y, rng):
+        # What these layers draw follows from their states alone.
+        for state in self._states:
+            state.assign(rng.integers(2**31, size=2))
         # Rows of features are images of one pixel: Keras's layers know nothing else.
         images = x.astype("float32").reshape(len(x), *([1] * (4 - x.ndim)), *x.shape[1:])
         for layer in self.single:
             images = layer(images, training=True)
-        mixer = self.mixers[self.rng.integers(len(self.mixers))]
+        mixer = self.mixers[rng.integers(len(self.mixers))]
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Explicitly requested dtype int64")  # Keras's MixUp, of JAX
             mixed = mixer({"images": images, "labels": y}, training=True)

@@ -28,12 +28,16 @@ class Loader:
         files = {name: _state(getattr(self._config, name)) for name in ("train", "test")}
         for name, state in (self._files or files).items():
             if files[name] != state:
-                raise ArgumentError(
-                    name,
-                    f"`{name}` must stay as it is until all seeds are trained. {getattr(self._config, name)} has "
-                    "changed: give the same command again. What was trained on the same data is kept.",
-                )
+                raise self.changed(name)
         self._files = files
+
+    def changed(self, name):
+        """The error for a file that is another one than before."""
+        return ArgumentError(
+            name,
+            f"`{name}` must stay as it is until all seeds are trained. {getattr(self._config, name)} has "
+            "changed: give the same command again. What was trained on the same data is kept.",
+        )
 
 
 def _state(path):

@@ -3,69 +3,62 @@
 import contextlib
 import dataclasses
 import json
-import sys
 
 import keras
 import numpy as np
-from tqdm import tqdm
 
 from keras_logit_adjust._checks import ArgumentError
 from keras_logit_adjust.compare import probing, recipes, storage, training, units
+from keras_logit_adjust.compare.jobs import Here, SideBySide
 from keras_logit_adjust.compare.methods import METHODS, trainings_of
+from keras_logit_adjust.compare.progress import Progress
 from keras_logit_adjust.compare.records import Split
 
 
-def train_missing(config, methods, *, load, seeds, recipe, folder, devices):
+def train_missing(config, methods, *, load, seeds, recipe, folder, devices, jobs=1):
     """The `Split` of each seed, and `{trained row: [Run of each seed]}`; `load` is a `Loader`."""
-    names, splits, runs = _trained(methods, config.recipe), [], []
-    # A log file gets a line now and then, a terminal a bar that moves; what is on disk needs none.
-    pace = {"mininterval": 0.1 if sys.stderr.isatty() else 20.0, "delay": 1, "disable": not devices.is_chief}
-    epochs = {name: training.epochs_of(METHODS[name], recipe) for name in names}
-    with (
-        contextlib.ExitStack() as stack,
-        tqdm(
-            total=seeds * sum(epochs.values()), unit="fit" if config.recipe == "linear_probe" else "epoch", **pace
-        ) as bar,
-    ):
-        stack.callback(keras.config.set_dtype_policy, keras.config.dtype_policy())
-        keras.config.set_dtype_policy(config.precision)
-        for seed in range(seeds):
-            split, found = _of_seed(
-                config, load(seed), names=names, recipe=recipe, folder=folder, devices=devices, bar=bar
-            )
-            if splits and np.array_equal(split.test_labels, splits[0].test_labels):
-                split = dataclasses.replace(split, test_labels=splits[0].test_labels)
-            splits.append(split)
-            runs.append(found)
-    return splits, {name: [of_seed[name] for of_seed in runs] for name in names}
+    names, splits, runs = _trained(methods, config.recipe), [], {}
+    epochs = {(seed, name): training.epochs_of(METHODS[name], recipe) for seed in range(seeds) for name in names}
 
-
-def _of_seed(config, dataset, *, names, recipe, folder, devices, bar):
-    """The `Split` of a seed's data, and `{trained row: Run}`."""
-    split = Split.of(dataset)
-    runs = {name: storage.load_run(folder, name, split) for name in names}
-    todo = [name for name, run in runs.items() if run is None]
-    devices.check_agreement(todo)
-    bar.total -= sum(training.epochs_of(METHODS[name], recipe) for name in names if name not in todo)
-    scale = units.scaler_of(dataset) if todo else None
-    for name in todo:
-        bar.set_description(f"seed {split.seed} {name}", refresh=False)
-        run = training.train(name, dataset, scale=scale, config=config, recipe=recipe, devices=devices, bar=bar)
-        runs[name] = run
+    def keep(run):
+        runs[run.seed, run.method] = run
         if devices.is_chief:
             # Not before there is a run to keep: a mistyped option must not claim the folder.
             storage.write_text(folder / "config.json", json.dumps(storage.identity(config), indent=1))
             storage.save_run(folder, run)
-    return split, runs
+
+    settings = {"folder": folder, "devices": devices, "config": config, "recipe": recipe}
+    with contextlib.ExitStack() as stack:
+        stack.callback(keras.config.set_dtype_policy, keras.config.dtype_policy())
+        keras.config.set_dtype_policy(config.precision)
+        unit = "fits" if config.recipe == "linear_probe" else "epochs"
+        progress = stack.enter_context(Progress(epochs, jobs=jobs, is_shown=devices.is_chief, unit=unit))
+        trainer = Here(progress, keep, **settings) if jobs == 1 else SideBySide(jobs, progress, keep, **settings)
+        stack.enter_context(trainer)
+        for seed in range(seeds):
+            split = Split.of(load(seed))
+            if splits and np.array_equal(split.test_labels, splits[0].test_labels):
+                split = dataclasses.replace(split, test_labels=splits[0].test_labels)
+            splits.append(split)
+            found = {name: storage.load_run(folder, name, split) for name in names}
+            devices.check_agreement([name for name, run in found.items() if run is None])
+            for name in (name for name, run in found.items() if run is not None):
+                runs[seed, name] = found[name]
+                progress.skip((seed, name))
+            for name in (name for name, run in found.items() if run is None):
+                trainer.submit(name, load(seed))
+        trainer.finish()
+    return splits, {name: [runs[seed, name] for seed in range(seeds)] for name in names}
 
 
 def recipe_for(config, dataset, *, methods, devices):
     """The recipe, after checking that data, model, methods and devices go together."""
-    names = _trained(methods, config.recipe)
+    names, model = _trained(methods, config.recipe), recipes.resolve_model(config.model, dataset.train[0].shape[1:])
     if config.recipe == "linear_probe":
         probing.check_data(dataset)
+    recipes.check_penalty(model, config.weight_decay)
     recipes.check_heads(
-        recipes.resolve_model(config.model, dataset.train[0].shape[1:]),
+        model,
         {name: METHODS[name].head(dataset.class_counts) for name in names},
         needing_dense=[name for name in methods if METHODS[name].needs_dense],
     )
@@ -77,6 +70,7 @@ def recipe_for(config, dataset, *, methods, devices):
         batch_size=config.batch_size,
         num_examples=int(dataset.class_counts.sum()),
         optimizer=config.optimizer,
+        weight_decay=config.weight_decay,
     )
     if recipe.batch_size % devices.number:
         raise ArgumentError(

@@ -31,8 +31,11 @@ def check_data(dataset):
         )
 
 
-def train(name, dataset, *, bar):
-    """Fit the row `name`; returns a `Run`, whose loss is the balanced loss that penalty and scaling were chosen by."""
+def train(name, dataset, *, on_epoch):
+    """Fit the row `name`, and call `on_epoch` when it is; returns a `Run`.
+
+    Its loss is the balanced loss that penalty and scaling were chosen by.
+    """
     start, (x, y) = time.perf_counter(), dataset.train
     probe = fit_linear_probe(x, y, seed=dataset.seed, **_PROBLEMS[name])
     # The adjusted loss at its optimum is post-hoc adjustment: this row keeps the logits before it.
@@ -43,12 +46,13 @@ def train(name, dataset, *, bar):
         for part, split in held_out.items()
         if split is not None
     }
-    bar.update()
+    loss = probe.balanced_loss[probe.scaling, probe.penalty]
+    on_epoch(float(loss))
     return Run(
         method=name,
         seed=dataset.seed,
         split_hash=dataset.split_hash,
-        loss=np.array([probe.balanced_loss[probe.scaling, probe.penalty]]),
+        loss=np.array([loss]),
         seconds=time.perf_counter() - start,
         class_norms=np.linalg.norm(probe.kernel, axis=0),
         bias=probe.bias + before,

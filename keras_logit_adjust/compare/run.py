@@ -3,6 +3,7 @@
 import contextlib
 import json
 import pathlib
+import sys
 import time
 import typing
 
@@ -11,6 +12,7 @@ from keras_logit_adjust._printing import say
 from keras_logit_adjust.compare import devices, probing, recipes, report, storage
 from keras_logit_adjust.compare.config import as_config
 from keras_logit_adjust.compare.gathering import gather
+from keras_logit_adjust.compare.jobs import check_jobs
 from keras_logit_adjust.compare.loading import Loader
 from keras_logit_adjust.compare.methods import spell_out
 from keras_logit_adjust.compare.missing import recipe_for, train_missing
@@ -19,17 +21,20 @@ from keras_logit_adjust.compare.records import Predictions
 DEFAULT_METHODS = ("erm", "class_weight", "la_posthoc", "la_loss")
 
 
-def compare(config=None, *, methods=DEFAULT_METHODS, seeds=3, output=None, baseline="erm", test_mixes=False):
+def compare(config=None, *, methods=DEFAULT_METHODS, seeds=3, output=None, jobs=1, baseline="erm", test_mixes=False):
     """Train every method on every seed's long tail and report them against plain cross-entropy.
 
     Each seed redraws the subset and the initialization, the same for all methods. A finished run is written to disk at
-    once: after an interruption the same call goes on from there.
+    once, and the state of a training every two minutes: after an interruption the same call goes on from there.
 
     Args:
         config: a `Config`; the embedded data and the quick recipe by default.
         methods: names in `METHODS` or in `GROUPS`; "erm" is added where it is missing.
         seeds: how many.
         output: folder for results.json, predictions.npz, report.md, report.html and figures; none are kept by default.
+        jobs: trainings side by side, in processes of their own. Their figures are those of one job, as long as each
+            takes as many threads. A script that asks for several must have its own code under
+            `if __name__ == "__main__":`, as all that starts processes.
         baseline: the method whose errors the others' are compared with; it is added where it is missing.
         test_mixes: whether the test logits are judged under other class mixes of the test set, too, forward, uniform
             and backward: without adjustment, adjusted to the mix, and to an estimate of it.
@@ -40,7 +45,7 @@ def compare(config=None, *, methods=DEFAULT_METHODS, seeds=3, output=None, basel
 
     Raises:
         ValueError: for an unknown method, a folder made by another configuration, data that does not fit, a strategy of
-            another backend, batches that do not divide by the devices.
+            another backend, batches that do not divide by the devices, several jobs with a strategy or a GPU.
 
     Example:
 
@@ -56,8 +61,8 @@ def compare(config=None, *, methods=DEFAULT_METHODS, seeds=3, output=None, basel
 
     Reference: Menon et al. (2021), §6.2, table 3.
     """
-    options = {"methods": methods, "seeds": seeds, "output": output, "baseline": baseline, "test_mixes": test_mixes}
-    return compare_with_predictions(config, **options)[0]
+    options = {"methods": methods, "seeds": seeds, "output": output, "jobs": jobs}
+    return compare_with_predictions(config, **options, baseline=baseline, test_mixes=test_mixes)[0]
 
 
 def compare_with_predictions(config=None, **options):
@@ -81,7 +86,7 @@ class Compared(typing.NamedTuple):
 
 
 @contextlib.contextmanager
-def compared(config=None, *, methods=DEFAULT_METHODS, seeds=3, output=None, baseline="erm", test_mixes=False):
+def compared(config=None, *, methods=DEFAULT_METHODS, seeds=3, output=None, jobs=1, baseline="erm", test_mixes=False):
     """A comparison as `Compared`; without `output` its folder goes when the context ends and nothing was raised."""
     config = as_config(config)
     methods = methods.split(",") if isinstance(methods, str) else list(methods)
@@ -91,16 +96,19 @@ def compared(config=None, *, methods=DEFAULT_METHODS, seeds=3, output=None, base
     )
     if config.recipe == "linear_probe":
         probing.check_methods(methods)
-    seeds = _checks.check_integer(seeds, "seeds", minimum=1)
+    seeds, jobs = (_checks.check_integer(n, name, minimum=1) for n, name in ((seeds, "seeds"), (jobs, "jobs")))
+    check_jobs(jobs, config)
     output, load, started = storage.as_folder(output), Loader(config), time.time()
     if output is not None:
         storage.check_folder(output, config)
     with devices.opened(config.strategy, number=config.devices) as used:
         recipe = recipe_for(config, load(0), methods=methods, devices=used)
+        if used.is_chief:
+            _offer_bfloat16(config, load(0).train[0].shape[1:])
         folder = output
         if output is None:
             folder = storage.cache_folder(storage.identity(config), methods, seeds, load(0).split_hash)
-        training = {"load": load, "seeds": seeds, "recipe": recipe, "folder": folder, "devices": used}
+        training = {"load": load, "seeds": seeds, "recipe": recipe, "folder": folder, "devices": used, "jobs": jobs}
         if not used.is_chief:
             train_missing(config, methods, **training)
             yield Compared(None, None, folder)
@@ -109,6 +117,13 @@ def compared(config=None, *, methods=DEFAULT_METHODS, seeds=3, output=None, base
             told = {"baseline": baseline, "test_mixes": test_mixes}
             finished = _finish(config, methods, started=started, writes=output is not None, told=told, **training)
             yield Compared(*finished, folder)
+
+
+def _offer_bfloat16(config, example_shape):
+    model = recipes.resolve_model(config.model, example_shape)
+    if model in ("small_cnn", "resnet32") and config.precision == "float32" and devices.multiplies_bfloat16():
+        text = f"This processor has instructions for bfloat16: with precision mixed_bfloat16 {model} may train faster."
+        say(text, file=sys.stderr)
 
 
 def _finish(config, methods, *, started, writes, folder, told, **training):
@@ -126,7 +141,8 @@ def _finish(config, methods, *, started, writes, folder, told, **training):
             storage.write_text(folder / "results.json", json.dumps(results, indent=1))
             report.write(folder, results, predictions)
     except KeyboardInterrupt:
-        kept = len(list((folder / "runs").glob("*.npz")))
-        say(f"\nInterrupted. {kept} finished runs are kept in {folder}: the same command goes on from there.")
+        runs, begun = (len(list((folder / "runs").glob(name))) for name in ("*.npz", "*.checkpoint"))
+        state = f" and the state of {begun} unfinished" if begun else ""
+        say(f"\nInterrupted. {runs} finished runs{state} are kept in {folder}: the same command goes on from there.")
         raise
     return results, predictions

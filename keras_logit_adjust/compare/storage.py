@@ -1,6 +1,7 @@
 """What a comparison keeps on disk: finished runs, each written whole or not at all, in a folder of one setting."""
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
@@ -19,6 +20,7 @@ import keras
 import numpy as np
 
 from keras_logit_adjust._checks import ArgumentError
+from keras_logit_adjust.compare import devices
 from keras_logit_adjust.compare.config import as_text
 from keras_logit_adjust.compare.records import Run
 
@@ -134,7 +136,8 @@ def _lock_file(folder):
 def identity(config):
     """What stored runs depend on."""
     known = versions()
-    return {**config.settled(), **{key: known[key] for key in ("backend", "keras", "keras_logit_adjust")}}
+    known = {key: known[key] for key in ("backend", "keras", "keras_logit_adjust")}
+    return {**config.settled(), **known, "threads": devices.threads()}
 
 
 def check_folder(folder, config):
@@ -180,9 +183,29 @@ def run_path(folder, name, seed):
     return folder / "runs" / f"{name}_seed{seed}.npz"
 
 
+def checkpoint_path(folder, name, seed):
+    """The file of a training that is not finished."""
+    return run_path(folder, name, seed).with_suffix(".checkpoint")
+
+
 def save_run(folder, run):
     arrays = {name: value for name, value in vars(run).items() if value is not None}
     write_npz(run_path(folder, run.method, run.seed), arrays)
+    checkpoint_path(folder, run.method, run.seed).unlink(missing_ok=True)
+
+
+def mark_of(config, recipe, name, split):
+    """Hex digits that differ where the training of a row would be another one."""
+    backend = keras.backend.backend()
+    training = {
+        **identity(config),
+        "recipe": dataclasses.asdict(recipe),
+        "method": name,
+        "seed": split.seed,
+        "split_hash": split.split_hash,
+        "backend_version": sys.modules[backend].__version__,
+    }
+    return hashlib.sha256(json.dumps(training, sort_keys=True).encode()).hexdigest()
 
 
 def load_run(folder, name, split):

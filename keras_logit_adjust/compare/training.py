@@ -1,7 +1,6 @@
 """Training one model of a comparison: data in, logits on the held-out sets out."""
 
 import functools
-import time
 
 import keras
 import numpy as np
@@ -12,16 +11,12 @@ from keras_logit_adjust.compare.records import Run
 from keras_logit_adjust.posthoc import weight_norm
 
 RETRAINING_EPOCHS = 10  # of the head alone, where a method asks for it
+_NEXT_STAGE = 1 << 20  # from the seed of one stage to that of the next
 
 
-def _advancing(bar):
-    """A callback that moves the progress bar by one epoch."""
-
-    def advance(epoch, logs):
-        bar.set_postfix(loss=f"{logs['loss']:.3f}", refresh=False)
-        bar.update()
-
-    return keras.callbacks.LambdaCallback(on_epoch_end=advance)
+def _telling(on_epoch):
+    """A callback that tells of each epoch."""
+    return keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: on_epoch(float(logs["loss"])))
 
 
 def epochs_of(method, recipe):
@@ -29,10 +24,31 @@ def epochs_of(method, recipe):
     return recipe.epochs + min(RETRAINING_EPOCHS, recipe.epochs) * method.retrains_head
 
 
-def train(name, dataset, *, scale, config, recipe, devices, bar):
-    """Train the model of the row `name` on examples that `scale` brings to its units; returns a `Run`."""
+def train(name, dataset, *, scale, config, recipe, devices, on_epoch, place):
+    """Train the model of the row `name` on examples that `scale` brings to its units; returns a `Run`.
+
+    It goes on from `place`, a `Place`, keeps that up to date, and calls `on_epoch` with the loss of each epoch.
+    """
     if config.recipe == "linear_probe":
-        return probing.train(name, dataset, bar=bar)
+        return probing.train(name, dataset, on_epoch=on_epoch)
+    with devices.exact():
+        try:
+            return _train(
+                name,
+                dataset,
+                scale=scale,
+                config=config,
+                recipe=recipe,
+                devices=devices,
+                on_epoch=on_epoch,
+                place=place,
+            )
+        except KeyboardInterrupt:
+            place.save()
+            raise
+
+
+def _train(name, dataset, *, scale, config, recipe, devices, on_epoch, place):
     keras.utils.set_random_seed(dataset.seed)
     method, counts = METHODS[name], dataset.class_counts
     x, y = dataset.train
@@ -41,24 +57,25 @@ def train(name, dataset, *, scale, config, recipe, devices, bar):
         model = recipes.build_model(
             recipes.resolve_model(config.model, x.shape[1:]), method.head(counts), recipe=recipe, **shape
         )
-    start = time.perf_counter()
     own = {"recipe": recipe, "num_classes": counts.size, "seed": dataset.seed}
     training = feeding.Training(scale(x), y, strategy=method.strategy, **own)
-    losses = _fit(
-        model,
-        training,
-        # A loss is adjusted to what the model sees, not to what there is: never twice.
-        loss=functools.partial(method.loss, training.sampler or counts),
-        class_weight=method.class_weight and method.class_weight(counts),
-        callbacks=[*method.callbacks(counts, recipe.epochs), _advancing(bar)],
-        devices=devices,
-    )
+    if place.stage == 0:
+        _fit(
+            model,
+            training,
+            # A loss is adjusted to what the model sees, not to what there is: never twice.
+            loss=functools.partial(method.loss, training.sampler or counts),
+            class_weight=method.class_weight and method.class_weight(counts),
+            callbacks=[*method.callbacks(counts, recipe.epochs), _telling(on_epoch)],
+            devices=devices,
+            place=place,
+        )
     if method.retrains_head:
         own["recipe"] = recipes.stretch(recipe, min(RETRAINING_EPOCHS, recipe.epochs))
         balanced = feeding.Training(training.x, y, strategy="balanced", **own)
-        losses += _retrain_head(model, balanced, class_counts=counts, devices=devices, bar=bar)
-    seconds = time.perf_counter() - start
-    if not np.isfinite(losses[-1]):
+        _retrain_head(model, balanced, class_counts=counts, devices=devices, on_epoch=on_epoch, place=place)
+    seconds = place.seconds
+    if not np.isfinite(place.losses[-1]):
         raise ValueError(
             f"Training diverged: the loss of {method.title!r} is not finite. The labels are class ids, so it is the "
             "model: lower the learning rate, or see 'A loss or metric of NaN' in the page on pitfalls."
@@ -77,25 +94,50 @@ def train(name, dataset, *, scale, config, recipe, devices, bar):
         method=name,
         seed=dataset.seed,
         split_hash=dataset.split_hash,
-        loss=np.array(losses),
+        loss=np.array(place.losses),
         seconds=seconds,
         **logits,
         **_head_weights(model.layers[-1]),
     )
 
 
-def _fit(model, training, *, loss, devices, callbacks, class_weight=None):
-    """Compile and train by the recipe of `training`; the losses of its epochs."""
+def _fit(model, training, *, loss, devices, callbacks, place, stage=0, class_weight=None):
+    """Compile and train by the recipe of `training`, from `place` on."""
     recipe = training.recipe
     options = {"label_smoothing": recipe.label_smoothing} if recipe.label_smoothing else {}
     with devices.scope():
         model.compile(recipe.optimizer(), loss(**options))
     rate = keras.callbacks.LearningRateScheduler(lambda epoch, _: recipe.rate(epoch))
-    return devices.fit(model, training, epochs=recipe.epochs, class_weight=class_weight, callbacks=[rate, *callbacks])
+    devices.fit(
+        model,
+        training,
+        initial_epoch=place.enter(stage, model),
+        epochs=recipe.epochs,
+        class_weight=class_weight,
+        # What is told of is kept already.
+        callbacks=[_Reseeding(training.seed, stage), rate, place.follow(model, epochs=recipe.epochs), *callbacks],
+    )
 
 
-def _retrain_head(model, training, *, class_counts, devices, bar):
+class _Reseeding(keras.callbacks.Callback):
+    """Lets the backend's own random numbers follow from (seed, stage, epoch): torch's dropout takes them."""
+
+    def __init__(self, seed, stage):
+        super().__init__()
+        self.seed, self.stage, self.epoch = seed, stage, 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if batch == 0:  # not before: torch's loader takes a number as it begins
+            numbers = np.random.SeedSequence((self.seed, self.stage + 1, self.epoch))
+            keras.utils.set_random_seed(int(numbers.generate_state(1)[0]))
+
+
+def _retrain_head(model, training, *, class_counts, devices, on_epoch, place):
     """A new head on frozen features, trained on class-balanced batches (Kang et al., 2020)."""
+    keras.utils.set_random_seed(training.seed + _NEXT_STAGE)  # whatever was drawn before
     head = model.layers[-1]
     for layer in model.layers[:-1]:
         layer.trainable = False
@@ -103,7 +145,7 @@ def _retrain_head(model, training, *, class_counts, devices, bar):
     fresh.build(head.input.shape)
     head.set_weights(fresh.get_weights())
     loss = functools.partial(methods.cross_entropy, class_counts)
-    return _fit(model, training, loss=loss, callbacks=[_advancing(bar)], devices=devices)
+    _fit(model, training, loss=loss, callbacks=[_telling(on_epoch)], devices=devices, place=place, stage=1)
 
 
 def _head_weights(head):

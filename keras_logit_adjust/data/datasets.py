@@ -9,7 +9,8 @@ import numpy as np
 from keras_logit_adjust import _checks
 from keras_logit_adjust.data import _sources, profiles
 
-VALIDATIONS = ("stratified", "outside", "none")
+VALIDATIONS = ("stratified", "outside", "aside", "none")
+_ASIDE = 20  # examples of each class
 EMBEDDED = {"fashion_mnist_lt": _sources.read_fashion, "banking77_lt": _sources.read_banking}
 _RATIOS = {"banking77_lt": 50}  # from 100 to 2 a class, as its classes have not much more
 _RATIO = 100
@@ -30,8 +31,8 @@ class LongTailDataset:
         test: the same, whole and as the source has it.
         class_counts: `[L]` training examples of each class, after the validation cut: what the losses take.
         class_names: `L` names.
-        validation_kind: "stratified" (cut from the training subset), "outside" (unused examples of the source: a
-            luxury a real tail does not have) or "none".
+        validation_kind: "stratified" (cut from the training subset), "outside" (unused examples of the source) or
+            "aside" (the first 20 of each class of the source): both luxuries that a real tail does not have; or "none".
         profile: "exponential", "step", "zipf", or "as it is".
         seed: the seed of the draw.
         split_hash: SHA-256 of examples, labels and their order (of streams just labels and order): the same split has
@@ -116,12 +117,14 @@ def load(
         profile: "exponential", "step", "zipf", or "none" for the set as it is. "auto" is "exponential", but "none" for
             your own arrays and for sets that are long-tailed already ("imagenet_lt", "i_naturalist2018").
         validation: "stratified" cuts `validation_fraction` of every class (at least one example of classes that have
-            two) from the training subset; "outside" takes unused examples of the source; "none".
+            two) from the training subset; "outside" takes unused examples of the source; "aside" sets the first 20
+            examples of every class aside, whatever the seed, and draws the tail from the others; "none". The second
+            and the third are extra data: tune on them, and train what you report without.
         seed: draws subset and validation cut.
         data_dir: folder of TFDS data; by default TFDS's own, or `$TFDS_DATA_DIR`.
         test: your own test set, in the form of `name`.
         max_count: examples of the largest class; by default as many as the source allows.
-        validation_fraction: share of each class to cut, in [0, 1).
+        validation_fraction: share of each class to cut, in [0, 1); "aside" does not ask for it.
 
     Returns:
         A `LongTailDataset`.
@@ -147,19 +150,21 @@ def load(
     _checks.check_choice(profile, "profile", ("auto", "none", *profiles.PROFILES))
     _checks.check_fraction(validation_fraction, "validation_fraction")
     seed = _checks.check_seed(seed)
-    validation = validation if validation_fraction else "none"
+    validation = validation if validation_fraction or validation == "aside" else "none"
     source = _find_source(name, data_dir, test)
     title = name if isinstance(name, str) else os.fspath(name) if isinstance(name, os.PathLike) else "arrays"
     profile = resolve_profile(name, profile)
     # Independent streams: another validation setting does not change the subset.
     subset_seed, cut_seed = np.random.SeedSequence(seed).spawn(2)
+    aside = _first_of_each(source) if validation == "aside" else np.array([], dtype="int64")
     chosen = _impose(
         source,
+        np.setdiff1d(np.arange(source.train[1].size), aside),
         {"imbalance_ratio": default_ratio(name) if imbalance_ratio is None else imbalance_ratio, "profile": profile},
         max_count=max_count,
         seed=subset_seed,
     )
-    held_out, extra = _cut(source, chosen, validation=validation, fraction=validation_fraction, seed=cut_seed)
+    held_out, extra = (aside, None) if aside.size else _cut(source, chosen, validation, validation_fraction, cut_seed)
     kept = np.setdiff1d(chosen, held_out) if validation == "stratified" else chosen
     class_counts = source.count(kept)
     if (empty := class_counts == 0).any():
@@ -205,19 +210,32 @@ def _find_source(name, data_dir, test):
     return _sources.read_arrays(name, test)
 
 
-def _impose(source, tail, *, max_count, seed):
-    """Indices of the training subset that has the profile and ratio of `tail`."""
-    labels = source.train[1]
+def _first_of_each(source):
+    """Indices of the first examples of every class."""
+    labels, counts = source.train[1], source.count(slice(None))
+    if (few := counts <= _ASIDE).any():
+        raise _checks.ArgumentError(
+            "validation",
+            f"validation='aside' sets {_ASIDE} examples of every class aside, and needs more. Too few are at "
+            f"{_checks.name_classes(few)}: choose validation='stratified'.",
+        )
+    return np.sort(np.concatenate([np.flatnonzero(labels == c)[:_ASIDE] for c in range(counts.size)]))
+
+
+def _impose(source, pool, tail, *, max_count, seed):
+    """Indices of the training subset, out of those in `pool`, that has the profile and ratio of `tail`."""
+    labels = source.train[1][pool]
     if tail["profile"] == "none":
-        return np.arange(labels.size)
-    available = source.count(slice(None))
+        return pool
+    available = source.count(pool)
     if max_count is None:
         shape = profiles.share_of_largest(available.size, **tail)
         max_count = min(source.max_count or int(available.max()), int(np.floor((available + 1) / shape - 1e-6).min()))
-    return profiles.subsample(labels, profiles.long_tail_counts(available.size, max_count=max_count, **tail), seed=seed)
+    counts = profiles.long_tail_counts(available.size, max_count=max_count, **tail)
+    return pool[profiles.subsample(labels, counts, seed=seed)]
 
 
-def _cut(source, chosen, *, validation, fraction, seed):
+def _cut(source, chosen, validation, fraction, seed):
     """Indices held out for validation, and validation data the source itself ships (or None)."""
     labels, nothing, counts = source.train[1], np.array([], dtype="int64"), source.count(chosen)
     if validation == "none":

@@ -1,0 +1,95 @@
+"""Going on inside a training: its state after an epoch, which is kept now and then and when it is interrupted."""
+
+import contextlib
+import time
+
+import keras
+import numpy as np
+
+from keras_logit_adjust.compare import storage
+
+SECONDS = 120.0  # between two checkpoints: what a killed process loses at most, and one epoch
+
+
+class Place:
+    """Where a training stands: a stage, an epoch of it, and the state that all before has left.
+
+    The state are all variables of model and optimizer. Order and augmentation are functions of (seed, epoch, step), so
+    that a training which goes on from here ends as one that was not interrupted, bit by bit on one machine.
+
+    Args:
+        path: of the file that it is kept in, or None.
+        mark: digits that differ where the training is another; a file that has other ones is not taken up.
+
+    Attributes:
+        stage: of training, from 0.
+        epoch: that comes next in the stage.
+        losses: of all epochs that are over.
+        before: seconds that were spent on them by processes that are gone.
+    """
+
+    def __init__(self, path=None, mark=""):
+        self.path, self.mark = path, mark
+        self.stage, self.epoch, self.losses, self.before = 0, 0, [], 0.0
+        self._variables, self._unsaved, self._started = None, None, time.perf_counter()
+        self._saved_at = self._started
+        # A damaged archive raises whatever zipfile, zlib or NumPy stumbles over; it counts as none.
+        with contextlib.suppress(Exception):
+            self._read()
+
+    def _read(self):
+        if self.path is None:
+            return
+        with np.load(self.path) as stored:
+            found = dict(stored)
+        if str(found.pop("mark")) != self.mark:
+            return
+        stage, epoch, seconds = (found.pop(name).item() for name in ("stage", "epoch", "seconds"))
+        self.losses, self._variables = found.pop("losses").tolist(), found
+        self.stage, self.epoch, self.before = stage, epoch, seconds
+
+    @property
+    def seconds(self):
+        """That the training took so far."""
+        return self.before + time.perf_counter() - self._started
+
+    def enter(self, stage, model):
+        """Begin a stage of training with a compiled model, or go on in it; the first epoch to train."""
+        if self._variables is None:
+            self.stage, self.epoch = stage, 0
+        else:
+            model.optimizer.build(model.trainable_variables)
+            for name, variable in _variables_of(model).items():
+                variable.assign(self._variables[name])
+            self._variables = None
+        return self.epoch
+
+    def follow(self, model, *, epochs):
+        """A callback that keeps this place up to date."""
+
+        def end(epoch, logs):
+            self.losses.append(float(logs["loss"]))
+            self.epoch = epoch + 1
+            if self.path is None or self.epoch == epochs:  # a run or a stage is over
+                return
+            kept = {name: keras.ops.convert_to_numpy(value).copy() for name, value in _variables_of(model).items()}
+            numbers = {name: getattr(self, name) for name in ("mark", "stage", "epoch", "losses", "seconds")}
+            self._unsaved = numbers | {"losses": np.array(self.losses)} | kept
+            if time.perf_counter() - self._saved_at >= SECONDS:
+                self.save()
+
+        return keras.callbacks.LambdaCallback(on_epoch_end=end)
+
+    def save(self):
+        """Write what the last epoch has left, where it is not written."""
+        if self._unsaved is not None:
+            storage.write_npz(self.path, self._unsaved)
+            self._unsaved, self._saved_at = None, time.perf_counter()
+
+
+def _variables_of(model):
+    """`{name: variable}` of all that a training changes: weights, states of random seeds, the optimizer's."""
+    metrics = {id(variable) for variable in model.metrics_variables}  # begin anew with each epoch
+    own = [variable for variable in model.variables if id(variable) not in metrics]
+    parts = {"model": own, "optimizer": model.optimizer.variables}
+    return {f"{part}_{i}": variable for part, variables in parts.items() for i, variable in enumerate(variables)}
