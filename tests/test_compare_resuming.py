@@ -1,6 +1,7 @@
 """`compare` goes on inside a training: it ends with the very logits of one that was not interrupted."""
 
 import dataclasses
+import os
 import pathlib
 import shutil
 import signal
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from helpers.rows import CONFIG, ROWS
 
+from keras_logit_adjust import _process
 from keras_logit_adjust.compare import compare, resuming, training
 
 pytestmark = pytest.mark.usefixtures("folder")
@@ -105,8 +107,12 @@ def test_a_process_that_is_killed_within_an_epoch_loses_nothing(options, folder)
     command = ["compare", *ROWS, "--epochs", "3", "--methods", "crt", "--seeds", "1", "--batch-size", "16", *options]
     left = pathlib.Path("killed", "runs", "crt_seed0.checkpoint")
 
+    environment = dict(os.environ)
+    _process.limit_threads(environment, command)  # the program that is killed is no command of the package
+
     def run(output, *program):
-        return subprocess.run([sys.executable, *program, *command, "--output", output], timeout=300).returncode
+        words = [sys.executable, *program, *command, "--output", output]
+        return subprocess.run(words, env=environment, timeout=300).returncode
 
     assert run("undisturbed", "-m", "keras_logit_adjust") == 0
     assert run("killed", str(UNTIL_KILLED)) == -signal.SIGKILL and left.exists()
