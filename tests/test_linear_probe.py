@@ -116,6 +116,16 @@ def test_the_penalty_with_the_least_balanced_loss_is_chosen():
     assert ("none", probe.penalty) == min(probe.balanced_loss, key=probe.balanced_loss.get)
 
 
+def test_by_expected_error_the_weakest_penalty_that_is_as_good_is_taken():
+    """Classes far apart: every penalty but the largest gives no error out of fold."""
+    y = np.repeat([0, 1, 2], [60, 20, 8])
+    x = 20 * np.eye(4)[y] + np.random.default_rng(0).normal(size=(y.size, 4))
+    options = {"penalties": [100.0, 0.1, 1e-3], "scalings": ["none"], "criterion": "expected_error"}
+    probe = fit_linear_probe(x, y, **options)
+    assert probe.penalty == 1e-3
+    assert probe.balanced_loss["none", 100.0] > probe.balanced_loss["none", 1e-3] + 0.01
+
+
 def test_columns_of_other_units_are_standardized():
     """One column tells the classes apart, in a unit that hides it; in equal units nothing is gained."""
     rng = np.random.default_rng(0)

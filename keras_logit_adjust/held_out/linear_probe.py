@@ -81,6 +81,8 @@ def fit_linear_probe(
     all classes of less than 5 examples are one class: as many they would outvote the others, on examples that tell
     little. Each fold has the counts, weights and margins of the examples that it is fitted to. An example whose class
     has no other is in all of them. A later scaling needs a loss that is lower by more than a standard error.
+    By "expected_error" the weakest penalty is taken whose loss is within a standard error of the least: where the prior
+    is left in the logits, a penalty costs the rare classes most.
 
     Args:
         x: `[N, D]` features.
@@ -135,6 +137,8 @@ def fit_linear_probe(
         }
         losses |= {(scaling, penalty): float(share.sum()) for penalty, share in shares.items()}
         penalty = min(penalties, key=lambda penalty: losses[scaling, penalty])
+        if criterion == "expected_error":
+            penalty = min(other for other in penalties if not _is_lower(shares[penalty], shares[other]))
         if best is None or _is_lower(shares[penalty], best[3]):
             best = space, penalty, held_out[penalty][rows], shares[penalty]
     space, penalty, logits, _ = best
