@@ -97,6 +97,7 @@ def of_tool(name):
 # The name of a marked table → the results on file, and what makes the table of them.
 TABLES = {
     "compare": ("compare_fashion_mnist_lt", compared),
+    "compare-banking": ("compare_banking77_lt", compared),
     "methods": ("methods_fashion_mnist_lt", compared),
     "adaptive-drw": ("compare_adaptive_drw", compared),
     "cifar100": ("compare_cifar100_lt", compared),
