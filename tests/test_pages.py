@@ -106,6 +106,7 @@ TABLES = {
     "label-noise": ("study_label_noise", studied),
     "label-shift": ("study_label_shift", studied),
     "loss": ("loss", "to_markdown"),
+    "many-classes": ("many_classes", "to_markdown"),
     "tau-path": ("tau_path", "to_markdown"),
     "choosing": ("choosing", "regret_to_markdown"),
     "choosing-images": ("choosing", "images_to_markdown"),
