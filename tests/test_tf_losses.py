@@ -1,16 +1,11 @@
 """TensorFlow's own: unknown static shapes, `tf.data`, and `tf.distribute`."""
 
-import json
-import os
-import pathlib
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
 import reference
 import tensorflow as tf
+from helpers import workers
 from helpers.gradients import value_and_gradient
 
 from keras_logit_adjust.losses import BinaryLogitAdjustedCrossentropy, LogitAdjustedCrossentropy
@@ -126,11 +121,7 @@ def test_a_label_out_of_range_in_a_dataset_is_found():
 @pytest.fixture(scope="module")
 def runs():
     """The losses and weights of every case of `mirrored_fit.py`, on one device and mirrored over two."""
-    script = pathlib.Path(__file__).with_name("helpers") / "mirrored_fit.py"
-    environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "PYTHONPATH": os.pathsep.join(sys.path)}
-    result = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment, timeout=300)
-    assert result.returncode == 0, result.stderr[-2000:]
-    return json.loads(result.stdout.strip().splitlines()[-1])
+    return workers.found_by("mirrored_fit.py", timeout=300)
 
 
 MIRRORED = [

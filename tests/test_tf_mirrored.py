@@ -1,13 +1,8 @@
 """Plain `fit`, `evaluate` and `predict` under `MirroredStrategy`: one device's numbers, or an error that helps."""
 
-import json
-import os
-import pathlib
-import subprocess
-import sys
-
 import numpy as np
 import pytest
+from helpers import workers
 
 CASES = [
     *("64 + 1, ignored", "64 + 1, unreduced", "64 + 2, weighted"),
@@ -20,11 +15,7 @@ GROUPS = {"many_accuracy", "few_accuracy"}  # whose names Keras leaves without t
 @pytest.fixture(scope="module")
 def runs():
     """What `mirrored_metrics.py` prints."""
-    script = pathlib.Path(__file__).with_name("helpers") / "mirrored_metrics.py"
-    environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "PYTHONPATH": os.pathsep.join(sys.path)}
-    result = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment, timeout=600)
-    assert result.returncode == 0, result.stderr[-2000:]
-    return json.loads(result.stdout.strip().splitlines()[-1])
+    return workers.found_by("mirrored_metrics.py", timeout=600)
 
 
 @pytest.mark.slow

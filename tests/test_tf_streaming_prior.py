@@ -1,23 +1,14 @@
 """A streaming prior under `tf.distribute`: every replica counts the labels of all of them."""
 
-import json
-import os
-import pathlib
-import subprocess
-import sys
-
 import numpy as np
 import pytest
+from helpers import workers
 
 
 @pytest.fixture(scope="module")
 def runs():
     """What every case of `mirrored_counts.py` ends with, on one device and mirrored over two."""
-    script = pathlib.Path(__file__).with_name("helpers") / "mirrored_counts.py"
-    environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "PYTHONPATH": os.pathsep.join(sys.path)}
-    result = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment, timeout=300)
-    assert result.returncode == 0, result.stderr[-2000:]
-    return json.loads(result.stdout.strip().splitlines()[-1])
+    return workers.found_by("mirrored_counts.py", timeout=300)
 
 
 MIRRORED = ["exact", "recent"]

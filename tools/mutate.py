@@ -51,8 +51,8 @@ TESTS = {
     "posthoc | tf_losses",
     "layers/streaming.py": "streaming_prior package | counting_model mixed_precision layers | tf_streaming_prior",
     "layers/decision.py": "minimum_risk package | numbers_read calibrated_models posthoc tune_tau_models",
-    "layers": "layers class_axis calibration package | correction_guard numbers_read losses_bad_input posthoc "
-    "posthoc_models calibrated_models mixed_precision weight_norm old_files | tf_metrics_layers",
+    "layers": "layers layers_bad_input class_axis calibration package | correction_guard numbers_read losses_bad_input "
+    "posthoc posthoc_models calibrated_models mixed_precision weight_norm old_files | tf_metrics_layers",
     "metrics": "metrics metrics_in_models package several_labels sigmoid_unit result_names "
     "| mixed_precision long_tail_report | tf_metrics_layers",
     "priors/streaming.py": "streaming_prior package | counting_model mixed_precision | tf_streaming_prior",

@@ -50,14 +50,15 @@ class Here:
         mark = storage.mark_of(self._settings["config"], self._settings["recipe"], name, dataset)
         place = Place(path, mark)
         self._progress.begin(key, len(place.losses))
-        run = training.train(
-            name,
-            dataset,
-            scale=self._scale[1],
-            place=place,
-            on_epoch=lambda loss: self._progress.epoch(key, loss),
-            **self._settings,
-        )
+        with used.exact(), place.kept():
+            run = training.train(
+                name,
+                dataset,
+                scale=self._scale[1],
+                place=place,
+                on_epoch=lambda loss: self._progress.epoch(key, loss),
+                **self._settings,
+            )
         self._keep(run)
         self._progress.end(key)
 
@@ -169,7 +170,7 @@ def _work(pipe, settings):
             here.submit(name, dataset)
             pipe.send(("run", *done))
     except (KeyboardInterrupt, EOFError, ConnectionError):
-        pass
+        pass  # told to stop, or the first process is gone: the state is kept, and nobody is there to be told
     except Exception as error:
         pipe.send(("failed", error, traceback.format_exc()))
 

@@ -80,6 +80,15 @@ class Place:
 
         return keras.callbacks.LambdaCallback(on_epoch_end=end)
 
+    @contextlib.contextmanager
+    def kept(self):
+        """Write the state where what is done in this context is interrupted."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            self.save()
+            raise
+
     def save(self):
         """Write what the last epoch has left, where it is not written."""
         if self._unsaved is not None:

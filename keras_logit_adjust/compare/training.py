@@ -31,24 +31,6 @@ def train(name, dataset, *, scale, config, recipe, devices, on_epoch, place):
     """
     if config.recipe == "linear_probe":
         return probing.train(name, dataset, on_epoch=on_epoch)
-    with devices.exact():
-        try:
-            return _train(
-                name,
-                dataset,
-                scale=scale,
-                config=config,
-                recipe=recipe,
-                devices=devices,
-                on_epoch=on_epoch,
-                place=place,
-            )
-        except KeyboardInterrupt:
-            place.save()
-            raise
-
-
-def _train(name, dataset, *, scale, config, recipe, devices, on_epoch, place):
     keras.utils.set_random_seed(dataset.seed)
     method, counts = METHODS[name], dataset.class_counts
     x, y = dataset.train

@@ -1,6 +1,7 @@
 """Processes that a test starts, and that end with it whatever happens."""
 
 import contextlib
+import json
 import os
 import pathlib
 import socket
@@ -71,6 +72,13 @@ def ended(processes, timeout):
 def run(*commands, timeout):
     with started(*commands) as processes:
         return ended(processes, timeout)
+
+
+def found_by(script, *, timeout):
+    """What a script of this folder prints as JSON in its last line."""
+    (process,) = run([pathlib.Path(__file__).with_name(script)], timeout=timeout)
+    assert process.status == 0, process.errors[-3000:]
+    return json.loads(process.output.strip().splitlines()[-1])
 
 
 def free_ports(number):
