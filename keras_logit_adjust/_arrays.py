@@ -14,16 +14,27 @@ _LONGEST = 400  # characters of a value in a message
 
 
 class ArgumentError(ValueError):
-    """A `ValueError` that knows the argument it is about, by which the command line finds the option.
+    """A `ValueError` of the argument's name and a message, by which the command line finds the option.
 
     Attributes:
         argument: its name in the signature. None where the error was made again from its message alone, as Keras does
-            inside of a layer.
+            inside of a layer, and TensorFlow inside of a `tf.function`.
     """
 
-    def __init__(self, argument, message=None):
-        self.argument = None if message is None else argument
-        super().__init__(argument if message is None else message)
+    __init__ = Exception.__init__  # TensorFlow makes no other kind again: it would raise a `StagingError`
+
+    def __str__(self):
+        return self.args[0]
+
+    @property
+    def args(self):
+        """The message alone: what Keras makes an error again from."""
+        return super().args[-1:]
+
+    @property
+    def argument(self):
+        name, *message = super().args
+        return name if message else None
 
 
 def shown(value):

@@ -261,9 +261,6 @@ def test_reliability_before_and_after_stands_side_by_side_on_one_scale():
     assert len(figure.legends) == 1
 
 
-# --- bars, matrices, paths, boundaries, pictures ----------------------------------------------------------------------
-
-
 def test_groups_alone_are_bars_told_apart_in_gray_by_their_hatches():
     groups = {f"method {i}": BARS["erm"] for i in range(8)}
     figure = plots.group_accuracy(groups)
@@ -276,32 +273,6 @@ def test_groups_alone_are_bars_told_apart_in_gray_by_their_hatches():
         (0, 100),
     )
     assert [text.get_text() for text in figure.legends[0].get_texts()] == list(groups)
-
-
-def test_confusion_is_the_share_of_each_true_class_in_percent_on_one_scale():
-    figure = plots.confusion({"erm": [[9, 1], [3, 1]], "adjusted": [[8, 2], [0, 0]]}, class_names=["frequent", "rare"])
-    panels = figure.axes[:2]
-    assert [panel.get_title() for panel in panels] == ["erm", "adjusted"]
-    assert [[text.get_text() for text in panel.texts] for panel in panels] == [["90", "10", "75", "25"], ["80", "20"]]
-    assert [text.get_position() for text in panels[0].texts] == [(0, 0), (1, 0), (0, 1), (1, 1)]  # (predicted, true)
-    np.testing.assert_array_equal(panels[0].images[0].get_array(), [[90, 10], [75, 25]])
-    assert {panel.images[0].get_clim() for panel in panels} == {(0, 100)}
-    assert panels[0].get_ylabel() == "true class" and {panel.get_xlabel() for panel in panels} == {"predicted class"}
-    names = [
-        [tick.get_text() for tick in ticks] for ticks in (panels[0].get_xticklabels(), panels[0].get_yticklabels())
-    ]
-    assert names == [["frequent", "rare"]] * 2
-    assert figure.axes[2].get_ylabel() == "share of the true class"
-
-
-def test_a_large_matrix_has_no_numbers_in_its_cells():
-    axes = plots.confusion({"erm": np.eye(50)}).axes[0]
-    assert not axes.texts and axes.images[0].get_array().shape == (50, 50)
-
-
-def test_numbers_in_cells_stand_out_from_their_cell():
-    texts = plots.confusion({"erm": [[9, 1], [3, 1]]}).axes[0].texts
-    assert [text.get_color() for text in texts] == ["black", "white", "black", "white"]
 
 
 CURVE = {"tau": [0.0, 1.0, 2.0], "value": [0.5, 0.8, 0.7], "low": [0.4, 0.7, 0.6], "high": [0.6, 0.9, 0.8]}
@@ -323,54 +294,6 @@ def test_a_path_is_drawn_in_percent_with_its_band_and_what_is_marked():
     assert edges == {(0, 40), (1, 70), (2, 60), (0, 60), (1, 90), (2, 80)}
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("τ", "accuracy (%)")
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["balanced", "few", "τ = 1", "best"]
-
-
-def test_margins_of_true_classes_over_rivals_leave_out_the_diagonal():
-    given = {"adjusted": np.array([[5.0, -2.0], [2.0, 7.0]]), "equalized": [[0, 0.5], [-3, 0]]}
-    before = copy.deepcopy(given)
-    figure = plots.margins(given, class_names=["frequent", "rare"])
-    np.testing.assert_array_equal(given["adjusted"], before["adjusted"])
-    panels = figure.axes[:2]
-    assert [panel.get_title() for panel in panels] == list(given)
-    assert [[text.get_text() for text in panel.texts] for panel in panels] == [["-2.0", "+2.0"], ["+0.5", "-3.0"]]
-    assert [text.get_position() for text in panels[0].texts] == [(1, 0), (0, 1)]
-    assert {panel.images[0].get_clim() for panel in panels} == {(-3, 2)}
-    assert (panels[0].get_xlabel(), panels[0].get_ylabel()) == ("rival", "true class")
-    assert figure.axes[2].get_ylabel() == "margin (in units of logits)"
-
-
-def test_boundaries_are_where_scores_are_zero_over_points_of_both_classes():
-    x1, x2 = np.meshgrid(np.linspace(-2, 2, 41), np.linspace(-1, 1, 31))
-    figure = plots.decision_boundaries(
-        [[-1, 0], [1, 0.5], [-2, 1]],
-        [0, 1, 0],
-        {"Bayes": x1, "ERM": x1 + x2 - 1},
-        extent=(-2, 2, -1, 1),
-        class_names=("common", "rare"),
-    )
-    axes = only_axes(figure)
-    common, rare, bayes, erm = axes.collections
-    assert common.get_offsets().tolist() == [[-1, 0], [-2, 1]] and rare.get_offsets().tolist() == [[1, 0.5]]
-    np.testing.assert_allclose(bayes.get_paths()[0].vertices[:, 0], 0, atol=1e-9)
-    np.testing.assert_allclose(erm.get_paths()[0].vertices.sum(axis=1), 1)
-    assert np.ptp(bayes.get_paths()[0].vertices[:, 1]) == pytest.approx(2)
-    assert (axes.get_xlim(), axes.get_ylim(), axes.get_aspect()) == ((-2, 2), (-1, 1), 1)
-    handles = figure.legends[0].legend_handles
-    assert [handle.get_label() for handle in handles] == ["common", "rare", "Bayes", "ERM"]
-    assert [to_hex(drawn.get_edgecolor()[0]) for drawn in (bayes, erm)] == [to_hex(h.get_color()) for h in handles[2:]]
-    assert handles[2].get_linestyle() != handles[3].get_linestyle()
-
-
-@pytest.mark.parametrize(("shape", "number"), [((4, 5), 7), ((4, 5, 1), 1), ((4, 5, 3), 6)])
-def test_pictures_stand_in_rows_with_their_titles(shape, number):
-    pictures = np.arange(number * np.prod(shape)).reshape(number, *shape) / 500
-    figure = plots.images(pictures, [f"class {i}" for i in range(number)])
-    assert [axes.get_title() for axes in figure.axes] == [f"class {i}" for i in range(number)]
-    for axes, picture in zip(figure.axes, pictures, strict=True):
-        np.testing.assert_array_equal(axes.images[0].get_array(), picture.squeeze() if shape[-1] == 1 else picture)
-        assert not axes.axison
-    places = {axes.get_subplotspec().rowspan.start for axes in figure.axes}
-    assert places == set(range(-(-number // 6)))
 
 
 def test_rules_under_label_shift_are_bars_with_deviations_over_seeds():

@@ -23,6 +23,15 @@ def traced(loss, labels, logits, jit_compile=False):
     return tf.function(lambda y_true, y_pred: loss(y_true, y_pred), signature, jit_compile=jit_compile)
 
 
+def test_bad_input_in_code_that_tensorflow_rewrites_is_a_value_error():
+    @tf.function
+    def step(y_true, y_pred):
+        return LogitAdjustedCrossentropy([2, 0])(y_true, y_pred)
+
+    with pytest.raises(ValueError, match="`class_counts` must be greater than zero"):
+        step(tf.constant([0]), tf.zeros((1, 4)))
+
+
 UNKNOWN = {
     "labels of unknown rank": (None, [None, 4], "`y_true` must have a known rank"),
     "logits of unknown rank": ([None], None, "`y_pred` must have a known rank"),

@@ -47,9 +47,14 @@ TESTS = {
     "losses/_marks.py": "correction_guard | losses_bad_input reweighted_outputs posthoc | tf_posthoc",
     "losses/_base.py": "losses losses_labels losses_bad_input package | reweighted pairwise_margin mixed_precision "
     "callbacks metrics_in_models posthoc | tf_losses tf_metrics_layers tf_mirrored",
+    "losses/linear.py": "linear_loss package | sampled_loss many_class_models losses_labels | tf_many_classes",
+    "losses/_chunks.py": "linear_loss many_class_models | sampled_loss",
+    "losses/sampled.py": "sampled_loss package | many_class_models",
+    "losses/_draws.py": "sampled_loss | many_class_models",
     "losses": "losses losses_labels losses_bad_input package signatures | mixed_precision metrics_in_models callbacks "
     "posthoc | tf_losses",
     "layers/streaming.py": "streaming_prior package | counting_model mixed_precision layers | tf_streaming_prior",
+    "layers/large.py": "many_class_models package | linear_loss sampled_loss layers_bad_input | tf_many_classes",
     "layers/decision.py": "minimum_risk package | numbers_read calibrated_models posthoc tune_tau_models",
     "layers": "layers layers_bad_input class_axis calibration package | correction_guard numbers_read losses_bad_input "
     "posthoc posthoc_models calibrated_models mixed_precision weight_norm old_files | tf_metrics_layers",
