@@ -203,7 +203,7 @@ def _settle_ids(y_true, leading, num_classes, ignore_class):
     dtype = keras.backend.standardize_dtype(y_true.dtype)
     is_float = "float" in dtype
     if is_float:
-        y_true = ops.cast(y_true, keras.backend.result_type(dtype, "float32"))  # L = 2999 is 2992 in bfloat16
+        y_true = at_least_float32(y_true)  # L = 2999 is 2992 in bfloat16
     elif dtype not in ("int32", "int64"):
         # 255 of a uint8 cannot be compared with L = 300. What is too large for the sign bit becomes negative.
         y_true = ops.cast(y_true, "int64" if _needs_64_bits(dtype) else "int32")
@@ -213,7 +213,7 @@ def _settle_ids(y_true, leading, num_classes, ignore_class):
     # Against L − 1: float32 holds 2²⁴ and rounds 2²⁴ + 1.
     proper = ops.logical_and(ops.greater_equal(y_true, 0), ops.less_equal(y_true, num_classes - 1))
     if is_float:
-        proper = ops.logical_and(proper, ops.equal(y_true, ops.floor(y_true)))
+        proper = ops.logical_and(proper, ops.equal(y_true % 1.0, 0.0))
     safe = proper if kept is None else ops.logical_and(proper, kept)
     ids = ops.cast(zero_masked(y_true, safe), "int32")
     return ids, proper if kept is None else ops.logical_or(proper, ops.logical_not(kept)), kept

@@ -111,9 +111,9 @@ def test_float32_logits_are_not_rounded_under_a_mixed_policy(rng, policy):
 @pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX has no float64 unless a process asks for it")
 def test_float64_logits_stay_float64_symbolic_and_eager(rng):
     logits = keras.ops.convert_to_tensor(logits_like(rng, 5), dtype="float64")
-    layers = [LogitAdjustment(COUNTS, dtype="float64")]
-    if keras.backend.backend() == "tensorflow":  # Keras's product of float64 matrices is float32 on torch
-        layers += [CosineDense(4, dtype="float64"), MinimumRiskDecision(1 - np.eye(3), dtype="float64")]
+    layers = [LogitAdjustment(COUNTS, dtype="float64"), CosineDense(4, dtype="float64")]
+    layers += [MinimumRiskDecision(1 - np.eye(3), dtype="float64")]
+    if keras.backend.backend() == "tensorflow":  # on torch Keras's own `Dense` gives float32
         layers += [PriorAwareDense(3, COUNTS, dtype="float64")]
     for layer in layers:
         symbol, value = layer(keras.KerasTensor((5, 3), dtype="float64")), layer(logits)

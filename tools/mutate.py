@@ -47,8 +47,9 @@ TESTS = {
     "losses/_marks.py": "correction_guard | losses_bad_input reweighted_outputs posthoc | tf_posthoc",
     "losses/_base.py": "losses losses_labels losses_bad_input package | reweighted pairwise_margin mixed_precision "
     "callbacks metrics_in_models posthoc | tf_losses tf_metrics_layers tf_mirrored",
-    "losses/linear.py": "linear_loss package | sampled_loss many_class_models losses_labels | tf_many_classes",
-    "losses/_chunks.py": "linear_loss many_class_models | sampled_loss",
+    "losses/linear.py": "linear_loss package | sampled_loss many_class_models losses_labels "
+    "| tf_many_classes linear_loss",
+    "losses/_chunks.py": "linear_loss many_class_models | sampled_loss | linear_loss many_class_models",
     "losses/sampled.py": "sampled_loss package | many_class_models",
     "losses/_draws.py": "sampled_loss | many_class_models",
     "losses": "losses losses_labels losses_bad_input package signatures | mixed_precision metrics_in_models callbacks "
@@ -195,14 +196,19 @@ def _pool(backend, workers):
         yield pool
 
 
-def judge_all(mutants, workers, limit, rounds, report_one):
-    """{mutant: (outcome, killer, seconds)}: rounds one and two on torch, then the survivors' third on TensorFlow."""
-    results = {}
+def judge_all(mutants, workers, limit, rounds, progress, report_one):
+    """{mutant: (outcome, killer, seconds)}: rounds one and two on torch, then the survivors' third on TensorFlow.
+
+    What the file `progress` knows of an interrupted run is not judged again.
+    """
+    results, judged = {}, _read_progress(progress)
     for backend, part in (("torch", slice(0, min(rounds, 2))), ("tensorflow", slice(2, rounds))):
         left = [m for m in mutants if results.get(m, ["survived"])[0] == "survived"]
         left = [m for m in left if any(rounds_for(m.file)[part])]
         if backend == "tensorflow":  # the slow round is for those alone that it may kill
             left = [m for m in left if m.key not in equivalents()]
+        results |= {m: judged[backend, m.key, m.line] for m in left if (backend, m.key, m.line) in judged}
+        left = [m for m in left if (backend, m.key, m.line) not in judged]
         if not left:
             continue
         with _pool(backend, workers) as pool:
@@ -215,8 +221,16 @@ def judge_all(mutants, workers, limit, rounds, report_one):
             for future in concurrent.futures.as_completed(waiting):
                 mutant, (outcome, killer, seconds) = waiting[future], future.result()
                 results[mutant] = outcome, killer, seconds + results.get(mutant, (0, 0, 0.0))[2]
+                with progress.open("a") as file:
+                    file.write(json.dumps([[backend, mutant.key, mutant.line], results[mutant]]) + "\n")
                 report_one(mutant, *results[mutant])
     return results
+
+
+def _read_progress(path):
+    """{(backend, key and line of a mutant): its result} of an interrupted run."""
+    lines = path.read_text().splitlines() if path.exists() else ()
+    return {(b, tuple(key), line): tuple(result) for (b, key, line), result in map(json.loads, lines)}
 
 
 def report(results, settings):
@@ -273,6 +287,9 @@ def main():
     parser.add_argument("--limit", type=float, default=120, help="seconds of a mutant in one round (default 120)")
     parser.add_argument("--only", nargs="+", default=[""], help="parts of the paths of the files to mutate")
     parser.add_argument("--again", type=pathlib.Path, help="a report: judge the survivors in it once more")
+    parser.add_argument(
+        "--progress", type=pathlib.Path, default=pathlib.Path(os.devnull), help="file by which the same run resumes"
+    )
     parser.add_argument("--output", type=pathlib.Path, help="JSON file for the report")
     args = parser.parse_args()
 
@@ -292,7 +309,7 @@ def main():
         print(f"{outcome:8} {seconds:5.1f} s  {mutant.file}:{mutant.line}  {mutant.after[:90]}  {killer}", flush=True)
 
     began = time.monotonic()
-    results = judge_all(drawn, args.workers, args.limit, args.rounds, report_one)
+    results = judge_all(drawn, args.workers, args.limit, args.rounds, args.progress, report_one)
     settings = {"seed": args.seed, "mutants_known": len(mutants), "seconds": round(time.monotonic() - began)}
     summary = report(results, settings)
     print(text_of(summary))

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_logit_adjust import _checks, _keras, _labels
+from keras_logit_adjust import _checks, _keras, _labels, _precision
 
 
 def _normalize(x, axis):
@@ -60,14 +60,12 @@ class CosineDense(keras.layers.Layer):
     def call(self, inputs):
         kernel = _normalize(_labels.at_least_float32(ops.convert_to_tensor(self.kernel)), axis=0)
         features = _normalize(ops.cast(inputs, kernel.dtype), axis=-1)
-        logits = self.scale * ops.matmul(features, kernel)
+        logits = self.scale * _precision.matmul(features, kernel)
         _keras.note(logits, "logit_bound", self.scale)  # for the loss that will see them
         return logits
 
     def compute_output_spec(self, inputs):
-        return keras.KerasTensor(
-            (*inputs.shape[:-1], self.units), dtype=keras.backend.result_type(self.compute_dtype, "float32")
-        )
+        return keras.KerasTensor((*inputs.shape[:-1], self.units), dtype=_labels.float_dtype(self.kernel))
 
     def get_config(self):
         return {

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_logit_adjust import _arrays, _checks, _keras, _labels
+from keras_logit_adjust import _arrays, _checks, _keras, _labels, _precision
 from keras_logit_adjust.layers.adjustment import add_constant
 
 
@@ -56,7 +56,7 @@ class MinimumRiskDecision(keras.layers.Layer):
             probabilities = ops.concatenate([no, yes], axis=-1)
         else:
             probabilities = ops.softmax(outputs) if self.from_logits else outputs
-        return -ops.matmul(probabilities, ops.cast(ops.convert_to_tensor(self.matrix), probabilities.dtype))
+        return -_precision.matmul(probabilities, ops.cast(ops.convert_to_tensor(self.matrix), probabilities.dtype))
 
     def compute_output_spec(self, inputs):
         made_by = _keras.operation_of(inputs)
@@ -67,9 +67,7 @@ class MinimumRiskDecision(keras.layers.Layer):
                 f"`MinimumRiskDecision` takes logits. Received the {activation.__name__} of layer {made_by.name!r}: "
                 "say from_logits=False."
             )
-        return keras.KerasTensor(
-            (*inputs.shape[:-1], self.costs.shape[1]), dtype=keras.backend.result_type(inputs.dtype, "float32")
-        )
+        return keras.KerasTensor((*inputs.shape[:-1], self.costs.shape[1]), dtype=_labels.float_dtype(inputs))
 
     def get_config(self):
         return {**super().get_config(), "costs": self.costs.tolist(), "from_logits": self.from_logits}

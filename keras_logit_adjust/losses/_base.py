@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_logit_adjust import _checks, _keras, _labels, _replicas
+from keras_logit_adjust import _checks, _keras, _labels, _precision, _replicas
 from keras_logit_adjust.losses import _marks
 
 _MEANS = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
@@ -140,12 +140,12 @@ def _over_replicas(total, divisor):
     """
     replica = _replicas.replica_context()
     if replica is None:
-        return total if divisor is None else ops.divide_no_nan(total, divisor)
+        return total if divisor is None else _precision.divide_no_nan(total, divisor)
     one = ops.ones_like(total)
     parts = [ops.stop_gradient(total), one if divisor is None else ops.stop_gradient(divisor)]
     global_total, global_divisor = replica.all_reduce("SUM", parts)
     if divisor is None:
         global_divisor = one
-    local = ops.divide_no_nan(total, global_divisor)
-    reported = ops.divide_no_nan(global_total, global_divisor) / replica.num_replicas_in_sync
+    local = _precision.divide_no_nan(total, global_divisor)
+    reported = _precision.divide_no_nan(global_total, global_divisor) / replica.num_replicas_in_sync
     return local + ops.stop_gradient(reported - local)

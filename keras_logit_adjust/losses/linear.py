@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_logit_adjust import _checks, _keras, _labels
+from keras_logit_adjust import _checks, _keras, _labels, _precision
 from keras_logit_adjust.losses import _base, _chunks
 
 _LOWEST = float(np.finfo("float32").min)  # no −inf: the exponential of −inf less −inf is no number
@@ -156,7 +156,7 @@ def widest(*tensors):
 def scores(features, kernel, offset, *, axis, start, size):
     """One chunk of the kernel, in the dtype of the features, and the scores `[N, size]` of its classes."""
     piece = ops.cast(_slice(kernel, start, size, axis), features.dtype)
-    product = ops.matmul(features, ops.transpose(piece) if axis == 0 else piece)
+    product = _precision.matmul(features, ops.transpose(piece) if axis == 0 else piece)
     return piece, product if offset is None else product + _slice(offset, start, size, 0)
 
 
@@ -171,7 +171,8 @@ def _crossentropy(features, kernel, offset, *, ids, axis, chunk_size, smoothing)
         def step(state, start, size):
             top, total, own, mean = state
             _, chunk = scores(wide, kernel, offset, axis=axis, start=start, size=size)
-            new_top = ops.maximum(top, ops.max(chunk, axis=-1, initial=_LOWEST))  # for an empty batch
+            new_top = ops.max(chunk, axis=-1, initial=_LOWEST)  # for an empty batch
+            new_top = ops.where(top > new_top, top, new_top)  # Keras's maximum is float32 on torch
             total = total * ops.exp(top - new_top) + ops.sum(ops.exp(chunk - new_top[:, None]), axis=-1)
             mean = mean + ops.sum(chunk, axis=-1) / num_classes if smoothing else mean
             return (new_top, total, own + _chosen(chunk, ids - start), mean), ()
@@ -192,9 +193,11 @@ def _crossentropy(features, kernel, offset, *, ids, axis, chunk_size, smoothing)
                 gradient = gradient - (upstream * (smoothing / num_classes))[:, None]
             gradient = _less_own(gradient, ids - start, of_own)
             into_kernel = (
-                ops.matmul(ops.transpose(gradient), wide) if axis == 0 else ops.matmul(ops.transpose(wide), gradient)
+                _precision.matmul(ops.transpose(gradient), wide)
+                if axis == 0
+                else _precision.matmul(ops.transpose(wide), gradient)
             )
-            into_features = state[0] + ops.matmul(gradient, piece if axis == 0 else ops.transpose(piece))
+            into_features = state[0] + _precision.matmul(gradient, piece if axis == 0 else ops.transpose(piece))
             return (into_features,), (ops.cast(into_kernel, kernel.dtype), ops.sum(gradient, axis=0))
 
         wholes = (

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_logit_adjust import _checks, _labels, priors
+from keras_logit_adjust import _checks, _labels, _precision, priors
 from keras_logit_adjust.losses import _base
 
 
@@ -111,8 +111,8 @@ def _sigmoid_values(y_true, y_pred, adjustment, *, label_smoothing, ignore_class
     values = labels.spoil(targets * ops.softplus(-logits) + (1.0 - targets) * ops.softplus(logits))
     if class_weight is not None:
         values = values * ops.convert_to_tensor(class_weight, dtype=values.dtype)
-    known = None if labels.kept is None else ops.mean(ops.cast(labels.kept, values.dtype), axis=-1)
-    return ops.mean(_labels.zero_masked(values, labels.kept), axis=-1), known
+    known = None if labels.kept is None else _precision.mean(ops.cast(labels.kept, values.dtype))
+    return _precision.mean(_labels.zero_masked(values, labels.kept)), known
 
 
 def _adjust(y_pred, adjustment):
@@ -129,7 +129,7 @@ def _id_values(ids, logits, label_smoothing):
     scores, log_total = _log_softmax_parts(logits)
     chosen = ops.squeeze(ops.take_along_axis(scores, ops.expand_dims(ids, -1), axis=-1), axis=-1)
     if label_smoothing:
-        chosen = (1.0 - label_smoothing) * chosen + label_smoothing * ops.mean(scores, axis=-1)
+        chosen = (1.0 - label_smoothing) * chosen + label_smoothing * _precision.mean(scores)
     return log_total - chosen
 
 

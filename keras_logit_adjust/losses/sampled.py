@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_logit_adjust import _checks, _labels, priors
+from keras_logit_adjust import _checks, _labels, _precision, priors
 from keras_logit_adjust.losses import _draws, _rivals, linear
 
 DISTRIBUTIONS = ("uniform", "log_uniform", "prior")
@@ -188,7 +188,7 @@ def sampled_values(y_true, head, adjustment, *, log_prior, rivals, estimator, ig
     number = ops.shape(own)[0]
     of_label = ops.sum(wide * rows[:number], axis=-1) + offset[:number]
     expected = ops.convert_to_tensor(log_expected, dtype=dtype)
-    of_rivals = ops.matmul(wide, ops.transpose(rows[number:])) + (offset[number:] - ops.take(expected, drawn))
+    of_rivals = _precision.matmul(wide, ops.transpose(rows[number:])) + (offset[number:] - ops.take(expected, drawn))
     if estimator == "posterior":
         of_label = of_label - ops.take(expected, own)
     else:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 from keras import ops
 
-from keras_logit_adjust import _checks, _keras, _labels, priors
+from keras_logit_adjust import _checks, _keras, _labels, _precision, priors
 
 
 class PerClassMetric(_keras.HigherIsBetter):
@@ -67,7 +67,7 @@ class PerClassMetric(_keras.HigherIsBetter):
     def _ratio(self, numerator, denominator):
         """The quotient for each class, NaN for a class without examples (and for all, after a bad label)."""
         present = self._present()
-        quotient = ops.where(present, ops.divide_no_nan(numerator, denominator), np.nan)
+        quotient = ops.where(present, _precision.divide_no_nan(numerator, denominator), np.nan)
         return quotient + 0.0 * ops.sum(ops.convert_to_tensor(self.total))  # a bad label shows in every class
 
     def _recall(self):

@@ -249,7 +249,9 @@ def logits_of(outputs, kind):
 
 
 def _safe_log(probabilities):
-    return ops.log(ops.maximum(probabilities, float(np.finfo("float32").tiny)))
+    return ops.log(
+        ops.clip(probabilities, float(np.finfo("float32").tiny), np.inf)
+    )  # Keras's maximum is float32 on torch
 
 
 def linear_twin(layer):

@@ -1,0 +1,23 @@
+"""Functions of Keras's that compute in float32 for float64 on torch, here in float64.
+
+`keras.ops` finds the dtype of some results by a rule that knows no float64 but on TensorFlow.
+"""
+
+import keras
+from keras import ops
+
+
+def matmul(x, y):
+    """`keras.ops.matmul` of tensors of one dtype."""
+    return x @ y if keras.backend.backend() == "torch" else ops.matmul(x, y)
+
+
+def mean(x):
+    """`keras.ops.mean` over the last axis."""
+    return ops.sum(x, axis=-1) / x.shape[-1]
+
+
+def divide_no_nan(total, divisor):
+    """`keras.ops.divide_no_nan` of tensors of one dtype: 0 where the divisor is 0, with a gradient of 0."""
+    is_zero = ops.equal(divisor, 0)
+    return ops.where(is_zero, ops.zeros_like(total), total / ops.where(is_zero, ops.ones_like(divisor), divisor))
