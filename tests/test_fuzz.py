@@ -202,6 +202,7 @@ def test_every_public_function_and_class_of_numbers_is_called():
         "data.subsample_stream",
         "held_out.predict_logits",
         "layers.ManyClassModel",
+        "layers.ManyClassPredictor",
         "layers.StreamingPriorDense",
         "layers.TopClasses",
         "losses.Consistency",

@@ -155,6 +155,47 @@ def test_a_head_without_counts_does_not_pass_for_one_with_a_prior(rng):
         model.fit(x, y, verbose=0)
 
 
+def all_scores(model):
+    """The model whose last layer is a plain `Dense` of the head."""
+    return keras.Model(model.input, model.head.to_dense()(model.head.input))
+
+
+@pytest.mark.parametrize("activation", [None, "softmax"])
+def test_a_dense_head_moves_in_and_out(rng, activation):
+    x, y = data(rng, 8)
+    dense = network(keras.layers.Dense(L, activation, bias_initializer="normal", name="head"))
+    head = ManyClassDense.from_dense(dense.layers[-1], COUNTS, tau=0, chunk_size=5)
+    model = ManyClassModel(dense.input, head(dense.layers[-1].input))
+    assert head.name == "head"
+    scores = logits_of(model, x)
+    expected = dense.predict(x, verbose=0)
+    found = keras.ops.convert_to_numpy(keras.ops.softmax(scores)) if activation else scores
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(all_scores(model).predict(x, verbose=0), scores, rtol=1e-5, atol=1e-6)
+    top = model.predictor(1).predict(x, verbose=0)
+    np.testing.assert_array_equal(top["ids"][:, 0], expected.argmax(axis=-1))
+    before = array(dense.layers[-1].kernel)
+    model.compile(keras.optimizers.SGD(0.1))
+    model.fit(x, y, verbose=0)
+    np.testing.assert_array_equal(array(dense.layers[-1].kernel), before)  # a copy
+    assert np.ptp(array(model.head.kernel).T - before) > 1e-4
+
+
+def test_a_head_comes_from_nothing_but_a_dense_layer_of_logits():
+    built = keras.layers.Dense(L, "relu")
+    built.build((None, D))
+    with pytest.raises(ValueError, match="`dense` must give logits or their softmax.*relu"):
+        ManyClassDense.from_dense(built, COUNTS)
+    for layer in (keras.layers.Dense(L), keras.layers.Embedding(L, D)):
+        with pytest.raises(ValueError, match="`dense` must be a `keras.layers.Dense` with weights, not quantized"):
+            ManyClassDense.from_dense(layer, COUNTS)
+    built = keras.layers.Dense(L, use_bias=False)
+    built.build((None, D))
+    assert ManyClassDense.from_dense(built, COUNTS).bias is None
+    with pytest.raises(ValueError, match=f"units={L}.*7 classes|7.*{L}|{L}.*7"):
+        ManyClassDense.from_dense(built, COUNTS[:7])
+
+
 BAD = {
     "units": ({"units": 5}, r"units=5 has 5 classes|class_counts.*5"),
     "tau": ({"tau": [1.0] * L}, "`tau` must be a number of at least 0"),

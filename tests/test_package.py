@@ -118,7 +118,8 @@ CONFIGURED = [
     kla.metrics.MacroF1(3, ignore_class=2, name="i"),
     kla.metrics.WorstClassAccuracy(3, ignore_class=2, name="j"),
     kla.metrics.GroupAccuracy([500, 30, 1], bounds=(5, 50), name="k"),
-    kla.metrics.GroupAccuracy([500, 30, 1], groups={0: "head", 2: "tail"}, name="l"),
+    kla.metrics.GroupAccuracy([500, 30, 1], groups={0: "head", 2: "tail"}, k=2),
+    kla.metrics.PropensityScoredPrecision([50, 3, 0], 60, k=2, a=0.6, b=2.6, ignore_class=-2, name="t"),
 ]
 
 
@@ -162,7 +163,8 @@ DEFAULTS = [
     (kla.metrics.PerClassPrecision, (3,), {"ignore_class": None, "class_prior": None}),
     (kla.metrics.MacroF1, (3,), {"ignore_class": None, "class_prior": None}),
     (kla.metrics.WorstClassAccuracy, (3,), {"ignore_class": None}),
-    (kla.metrics.GroupAccuracy, ([500, 30, 1],), {"bounds": (20, 100), "groups": None, "class_prior": None}),
+    (kla.metrics.GroupAccuracy, ([500, 30, 1],), {"bounds": (20, 100), "groups": None, "class_prior": None, "k": 1}),
+    (kla.metrics.PropensityScoredPrecision, ([50, 3, 0], 60), {"k": 1, "a": 0.55, "b": 1.5, "ignore_class": -1}),
 ]
 every_class = pytest.mark.parametrize(
     ("kind", "required", "named"), DEFAULTS, ids=lambda value: getattr(value, "__name__", "")

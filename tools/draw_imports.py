@@ -16,6 +16,7 @@ FLOORS = (
     ("_arrays",),
     ("_checks", "_interrupts", "_keras", "_printing"),
     ("_labels", "_precision", "_process", "_replicas"),
+    ("_top_ids",),
     ("priors",),
     ("losses",),
     ("layers",),

@@ -4,9 +4,10 @@ from keras_logit_adjust.layers.adjustment import LogitAdjustment
 from keras_logit_adjust.layers.calibration import Calibration
 from keras_logit_adjust.layers.cosine import CosineDense
 from keras_logit_adjust.layers.decision import MinimumRiskDecision
-from keras_logit_adjust.layers.large import ManyClassDense, ManyClassModel, TopClasses
+from keras_logit_adjust.layers.large import ManyClassDense, ManyClassModel
 from keras_logit_adjust.layers.prior_aware import PriorAwareDense
 from keras_logit_adjust.layers.streaming import StreamingPriorDense
+from keras_logit_adjust.layers.top_classes import ManyClassPredictor, TopClasses
 
 __all__ = [
     "Calibration",
@@ -14,6 +15,7 @@ __all__ = [
     "LogitAdjustment",
     "ManyClassDense",
     "ManyClassModel",
+    "ManyClassPredictor",
     "MinimumRiskDecision",
     "PriorAwareDense",
     "StreamingPriorDense",

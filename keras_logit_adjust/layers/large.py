@@ -5,6 +5,7 @@ belongs to the model, `ManyClassModel`. What is served is the top k, chunk by ch
 """
 
 import functools
+import warnings
 
 import keras
 import numpy as np
@@ -12,6 +13,7 @@ from keras import ops
 
 from keras_logit_adjust import _checks, _labels, _replicas, priors
 from keras_logit_adjust.layers import adjustment as _adjustment
+from keras_logit_adjust.layers.top_classes import ManyClassPredictor, TopClasses
 from keras_logit_adjust.losses import _base, _chunks, linear, sampled
 
 
@@ -38,6 +40,7 @@ class ManyClassDense(keras.layers.Layer):
         use_bias: whether the scores have a bias.
         kernel_initializer: initializer of the kernel `[L, D]`.
         kernel_regularizer: regularizer of the kernel; it reads the whole kernel in each step.
+        adjustment: a `LogitAdjustment` that the scores pass; `kla.adjust` puts it there.
         seed: seed of the draws.
         **kwargs: as in `keras.layers.Layer`.
 
@@ -70,6 +73,7 @@ class ManyClassDense(keras.layers.Layer):
         use_bias=True,
         kernel_initializer="glorot_uniform",
         kernel_regularizer=None,
+        adjustment=None,
         seed=0,
         **kwargs,
     ):
@@ -85,6 +89,7 @@ class ManyClassDense(keras.layers.Layer):
         self.use_bias = _checks.check_bool(use_bias, "use_bias")
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self.adjustment = adjustment
         self.seed = _checks.check_seed(seed)
         options = {"label_smoothing": label_smoothing, "ignore_class": ignore_class}
         self.loss = _LossOfHead(self.values_and_mask, **options)
@@ -100,6 +105,11 @@ class ManyClassDense(keras.layers.Layer):
         if class_counts is not None:
             self._follow(priors.as_prior(class_counts, independent=False))
             _checks.check_length(self.prior.counts, units, "class_counts", f"units={units}")
+
+    @property
+    def class_counts(self):
+        """The training counts, float64 `[L]`; None where they are not known."""
+        return None if self.prior is None else self.prior.counts
 
     def build(self, input_shape):
         self.kernel = self.add_weight(
@@ -118,6 +128,8 @@ class ManyClassDense(keras.layers.Layer):
         # Never 0 where it is not known: that would pass for a prior.
         values = np.full(self.units, np.nan) if self.prior is None else self.prior.logits
         self.log_prior = _adjustment.add_constant(self, "log_prior", values)
+        if self.adjustment is not None and not self.adjustment.built:
+            self.adjustment.build((None, self.units))
         if self._draws:
             # A weight, so that training goes on with the next draw after it was saved.
             self.step = self.add_weight(
@@ -138,7 +150,7 @@ class ManyClassDense(keras.layers.Layer):
 
     def values_and_mask(self, y_true, features, *, exact=False):
         """The loss of each position, `exact` against all classes in any case, and the mask of those that count."""
-        head = linear.as_head(features, self.kernel, self.bias, self.units, class_axis=0)
+        head = self._scorer(features)
         log_prior = ops.convert_to_tensor(self.log_prior)
         options = {"ignore_class": self.loss.ignore_class}
         if exact or self.num_rivals is None:
@@ -158,7 +170,7 @@ class ManyClassDense(keras.layers.Layer):
         Returns:
             Ids, int32 `[..., k]`, and float32 scores `[..., k]`, the largest first.
         """
-        features, kernel, bias, axis = linear.as_head(features, self.kernel, self.bias, self.units, class_axis=0)
+        features, kernel, bias, axis = self._scorer(features)
         wide = ops.cast(ops.reshape(features, (-1, features.shape[-1])), "float32")
 
         def step(state, start, size):
@@ -173,6 +185,30 @@ class ManyClassDense(keras.layers.Layer):
         (scores, ids), _ = _chunks.fold(step, state, self.units, min(self.chunk_size, self.units))
         shape = (*ops.shape(features)[:-1], k)
         return ops.reshape(ids, shape), ops.reshape(scores, shape)
+
+    def _scorer(self, features):
+        """Features, kernel and bias whose product are the scores, `(features @ kernelᵀ + bias) / T − adjustment`."""
+        head = linear.as_head(features, self.kernel, self.bias, self.units, class_axis=0)
+        if self.adjustment is None:
+            return head
+        features, kernel, _, axis = head
+        if (scale := self._scale()) is not None:
+            features = _labels.at_least_float32(features)
+            features = features * ops.cast(scale, features.dtype)
+        return linear.Head(features, kernel, self._scored_bias(scale), axis)
+
+    def _scale(self):
+        """What the adjustment divides scores by, as a factor; None where it is 1."""
+        is_scaled = self.adjustment is not None and self.adjustment.calibration is not None
+        return ops.convert_to_tensor(self.adjustment.inverse_temperature) if is_scaled else None
+
+    def _scored_bias(self, scale):
+        """The bias of the scores, adjusted; None where they have none."""
+        bias = None if self.bias is None else ops.convert_to_tensor(self.bias)
+        if self.adjustment is None:
+            return bias
+        shift = ops.convert_to_tensor(self.adjustment.adjustment)
+        return -shift if bias is None else (bias if scale is None else bias * scale) - shift
 
     def _follow(self, prior):
         self.prior = prior
@@ -200,13 +236,52 @@ class ManyClassDense(keras.layers.Layer):
         if self.prior is None and np.isfinite(log_prior).all():
             self._follow(priors.as_prior(np.exp(log_prior)))
 
+    @classmethod
+    def from_dense(cls, dense, class_counts, **options):
+        """A head with copies of the kernel and bias of a trained `Dense`: its scores are the logits of that.
+
+        Args:
+            dense: a built `keras.layers.Dense` that gives logits or their softmax.
+            class_counts: as in the class.
+            **options: as in the class. `tau=0` goes on with the plain loss, and leaves the correction to `kla.adjust`.
+
+        Raises:
+            ValueError: for a layer that is no `Dense`, has no weights yet, another activation, or is quantized.
+
+        Example:
+
+        >>> dense = keras.layers.Dense(3)
+        >>> dense.build((None, 2))
+        >>> head = ManyClassDense.from_dense(dense, class_counts=[30, 20, 10])
+        >>> bool(np.allclose(head.kernel, keras.ops.transpose(dense.kernel)))
+        True
+        """
+        if not isinstance(dense, keras.layers.Dense) or not dense.built or dense.quantization_mode is not None:
+            raise _checks.ArgumentError(
+                "dense",
+                f"`dense` must be a `keras.layers.Dense` with weights, not quantized. Received: {dense!r}",
+            )
+        activation = getattr(dense, "activation", None)
+        if activation not in (None, keras.activations.linear, keras.activations.softmax):
+            raise _checks.ArgumentError(
+                "dense", f"`dense` must give logits or their softmax. Received one with the activation {activation!r}."
+            )
+        head = cls(dense.units, class_counts, use_bias=dense.use_bias, **{"name": dense.name, **options})
+        head.build((None, dense.kernel.shape[0]))
+        head.kernel.assign(ops.transpose(dense.kernel))
+        if dense.use_bias:
+            head.bias.assign(dense.bias)
+        return head
+
     def to_dense(self):
-        """The plain `keras.layers.Dense` with the same kernel and bias, as copies: it gives all logits."""
+        """A plain `keras.layers.Dense` of copies of kernel and bias, which gives all logits, adjusted as the scores."""
         if not self.built:
             raise ValueError(f"Layer {self.name!r} has no weights yet: build it, or call it on data, first.")
-        dense = keras.layers.Dense(self.units, use_bias=self.use_bias, dtype="float32")
+        scale = self._scale()
+        kernel, bias = self.kernel if scale is None else self.kernel * scale, self._scored_bias(scale)
+        dense = keras.layers.Dense(self.units, use_bias=bias is not None, dtype="float32")
         dense.build((None, self.kernel.shape[1]))
-        dense.set_weights([w.T for w in map(ops.convert_to_numpy, (self.kernel, self.bias)) if w is not None])
+        dense.set_weights([ops.convert_to_numpy(w).T for w in (kernel, bias) if w is not None])
         return dense
 
     def get_config(self):
@@ -220,7 +295,12 @@ class ManyClassDense(keras.layers.Layer):
             "ignore_class": self.loss.ignore_class,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
+            "adjustment": keras.saving.serialize_keras_object(self.adjustment),
         }
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**{**config, "adjustment": keras.saving.deserialize_keras_object(config["adjustment"])})
 
 
 class _LossOfHead(_base.MaskedLoss):
@@ -234,57 +314,6 @@ class _LossOfHead(_base.MaskedLoss):
 
     def values_and_mask(self, y_true, y_pred):
         return self.function(y_true, y_pred)
-
-
-@keras.saving.register_keras_serializable(package="keras_logit_adjust")
-class TopClasses(keras.layers.Layer):
-    """The top `k` classes of a `ManyClassDense`, by chunks: ids and scores of features, sharing the head's weights.
-
-    Args:
-        head: a `ManyClassDense`.
-        k: how many classes, at most its `units`.
-        **kwargs: as in `keras.layers.Layer`.
-
-    Output: a dict of `ids`, int32 `[..., k]`, and `scores`, float32 `[..., k]`, the largest first.
-
-    Raises:
-        ValueError: for a `k` above the number of classes.
-
-    Example:
-
-    >>> head = ManyClassDense(3, class_counts=[3, 2, 1])
-    >>> _ = head(np.ones((1, 2)))
-    >>> head.set_weights([np.array([[0, 0], [2, 2], [1, 1]]), np.zeros(3), np.zeros(3)])
-    >>> TopClasses(head, k=2)(np.ones((1, 2)))["ids"].__array__().tolist()
-    [[1, 2]]
-    """
-
-    def __init__(self, head, *, k, **kwargs):
-        super().__init__(**kwargs)
-        self.head, self.k = head, _checks.check_integer(k, "k", 1, head.units)
-
-    def build(self, input_shape):
-        if not self.head.built:
-            self.head.build(input_shape)
-
-    def call(self, inputs):
-        ids, scores = self.head.top_k(inputs, k=self.k)
-        return {"ids": ids, "scores": scores}
-
-    def compute_output_spec(self, inputs):
-        shape = (*inputs.shape[:-1], self.k)
-        return {
-            "ids": keras.KerasTensor(shape, dtype="int32"),
-            "scores": keras.KerasTensor(shape, dtype="float32"),
-        }
-
-    def get_config(self):
-        head = keras.saving.serialize_keras_object(self.head)
-        return {**super().get_config(), "head": head, "k": self.k}
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**{**config, "head": keras.saving.deserialize_keras_object(config["head"])})
 
 
 @keras.saving.register_keras_serializable(package="keras_logit_adjust")
@@ -321,6 +350,13 @@ class ManyClassModel(keras.Model):
         return heads[0]
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        if training and self.head.adjustment is not None and not self.head.tau:
+            warnings.warn(
+                f"Model {self.name!r} is adjusted by layer {self.head.adjustment.name!r} and trains a loss that knows "
+                "no prior. It learns the prior of its training data again: the correction is lost. Train the model "
+                "without the layer and adjust it again.",
+                stacklevel=2,
+            )
         loss = (self.head.loss if training else self.head.exact_loss)(y, y_pred, sample_weight)
         replica = _replicas.replica_context()
         for penalty in self.losses:
@@ -334,10 +370,10 @@ class ManyClassModel(keras.Model):
             k: how many classes.
 
         Returns:
-            A Functional model, not compiled, whose output is a dict of `ids` and `scores`, `[..., k]`. The scores are
-            unadjusted, as the loss leaves them: their order is right for balanced classes.
+            A `ManyClassPredictor`, not compiled, whose output is a dict of `ids` and `scores`, `[..., k]`. The scores
+            are unadjusted, as the loss leaves them: their order is right for balanced classes.
 
         Raises:
             ValueError: for a `k` above the number of classes.
         """
-        return keras.Model(self.input, TopClasses(self.head, k=k)(self.head.input))
+        return ManyClassPredictor(self.input, TopClasses(self.head, k=k)(self.head.input))

@@ -5,11 +5,13 @@ import math
 import numpy as np
 from keras import ops
 
-from keras_logit_adjust import _checks, _keras, _labels, _precision, priors
+from keras_logit_adjust import _checks, _keras, _labels, _precision, _top_ids, priors
+
+_OF_ROWS = "Beside ids of the best classes one-hot rows are not read: give ids, `np.argmax(y_true, axis=-1)`."
 
 
 class PerClassMetric(_keras.HigherIsBetter):
-    """Weighted hits and examples of each class."""
+    """Weighted hits and examples of each class; a prediction is right when fewer than `k` classes score higher."""
 
     _arguments = ("num_classes", "ignore_class", "name", "threshold")  # that the config names
 
@@ -19,9 +21,12 @@ class PerClassMetric(_keras.HigherIsBetter):
         )
         return super().__new__(cls)
 
-    def __init__(self, num_classes, *, ignore_class=None, threshold=None, name=None):
+    def __init__(self, num_classes, *, k=1, ignore_class=None, threshold=None, name=None):
         super().__init__(name=name, dtype="float32")
         self.num_classes = _labels.check_num_classes(num_classes)
+        self.k = k
+        if self.k > self.num_classes:
+            raise ValueError(f"`k` must be at most the number of classes, {self.num_classes}. Received: k={k}")
         self.ignore_class = _checks.check_ignore_class(ignore_class)
         self.threshold = _check_threshold(threshold, self.num_classes)
         self.correct = self._add_counter("correct")
@@ -31,9 +36,14 @@ class PerClassMetric(_keras.HigherIsBetter):
         return self.add_variable((self.num_classes,), "zeros", dtype="float32", name=name)
 
     def update_state(self, y_true, y_pred, sample_weight=None):
-        layer_mask = _keras.mask_of(y_pred)
-        y_pred = self._as_classes(_labels.to_tensor(y_pred))
-        labels = _labels.read(y_true, y_pred, self.num_classes, ignore_class=self.ignore_class, one_label=True)
+        top, ignored = _top_ids.read(y_pred), {"ignore_class": self.ignore_class}
+        layer_mask = _keras.mask_of(y_pred if top is None else top.ids)
+        if top is None:
+            y_pred = self._as_classes(_labels.to_tensor(y_pred))
+            labels = _labels.read(y_true, y_pred, self.num_classes, **ignored, one_label=True)
+        else:
+            y_pred, leading = top, tuple(top.ids.shape)[:-1]
+            labels = _labels.read_ids(y_true, leading, self.num_classes, **ignored, remedy=_OF_ROWS)
         ids, kept = labels.ids, labels.kept
         if ids is None:
             ids, kept = ops.cast(ops.argmax(labels.rows, axis=-1), "int32"), ops.any(ops.not_equal(labels.rows, 0), -1)
@@ -60,9 +70,17 @@ class PerClassMetric(_keras.HigherIsBetter):
 
     def _hits(self, ids, y_pred):
         """1 where the prediction is right; a score of NaN never is, although `argmax` may choose it."""
-        own = ops.squeeze(ops.take_along_axis(y_pred, ops.expand_dims(ids, -1), axis=-1), axis=-1)
-        best = ops.equal(ids, ops.cast(ops.argmax(y_pred, axis=-1), "int32"))
-        return ops.cast(ops.logical_and(best, ops.equal(own, own)), "float32")
+        if isinstance(y_pred, _top_ids.TopIds):
+            return ops.cast(y_pred.have(ids[..., None], self.k)[..., 0], "float32")
+        own = ops.take_along_axis(y_pred, ops.expand_dims(ids, -1), axis=-1)
+        if self.k == 1:
+            is_best = ops.equal(ids, ops.cast(ops.argmax(y_pred, axis=-1), "int32"))
+        else:
+            # Rank by hand: `in_top_k` calls every tie a hit, so a constant model would be perfect.
+            earlier = ops.less(ops.arange(self.num_classes, dtype="int32"), ops.expand_dims(ids, -1))
+            better = ops.logical_or(ops.greater(y_pred, own), ops.logical_and(ops.equal(y_pred, own), earlier))
+            is_best = ops.less(ops.sum(ops.cast(better, "int32"), axis=-1), self.k)
+        return ops.cast(ops.logical_and(is_best, ops.equal(own, own)[..., 0]), "float32")
 
     def _ratio(self, numerator, denominator):
         """The quotient for each class, NaN for a class without examples (and for all, after a bad label)."""
@@ -102,8 +120,8 @@ class PriorWeightedMetric(PerClassMetric):
 
     _arguments = (*PerClassMetric._arguments, "class_prior")
 
-    def __init__(self, num_classes, *, ignore_class=None, class_prior=None, threshold=None, name=None):
-        super().__init__(num_classes, ignore_class=ignore_class, threshold=threshold, name=name)
+    def __init__(self, num_classes, *, k=1, ignore_class=None, class_prior=None, threshold=None, name=None):
+        super().__init__(num_classes, k=k, ignore_class=ignore_class, threshold=threshold, name=name)
         self.class_prior, self._importance = None, np.ones(self.num_classes, "float32")
         if class_prior is not None:
             self.class_prior = priors.as_prior(class_prior, independent=False, name="class_prior").probabilities

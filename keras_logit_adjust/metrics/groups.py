@@ -26,12 +26,13 @@ class GroupAccuracy(PriorWeightedMetric):
             medium-shot. Published tables differ here: say which one you report.
         groups: instead of bounds, the group name of each class: a sequence of `L` names, or a dict class → name
             (classes without a name are left out).
+        k: a prediction is right when fewer than `k` classes score higher, as in `BalancedAccuracy`.
         ignore_class: a class id left out.
         class_prior: `[L]` weights of the classes within their groups; equal by default.
         threshold: of one sigmoid unit, `y_pred` `[..., 1]` and two counts, [negatives, positives]: 0.5 for
             probabilities, 0 for logits.
         name: name of the metric. One of your own stands before every name of the result, `fine_many_accuracy`: Keras
-            merges the dicts of several metrics, so all but one of them need it.
+            merges the dicts of several metrics, so all but one of them need it. With `k=5` it is "top_5" by default.
 
     Result: a dict `{"many_accuracy": …, "medium_accuracy": …, "few_accuracy": …}`; NaN for a group whose classes were
     not seen. `EarlyStopping(monitor="val_few_accuracy")` needs `mode="max"`: Keras looks up directions by metric name.
@@ -56,6 +57,7 @@ class GroupAccuracy(PriorWeightedMetric):
         "name",
         "threshold",
         "class_prior",
+        "k",
         "class_counts",
         "bounds",
         "inclusive",
@@ -69,14 +71,17 @@ class GroupAccuracy(PriorWeightedMetric):
         bounds=(20, 100),
         inclusive=True,
         groups=None,
+        k=1,
         ignore_class=None,
         class_prior=None,
         threshold=None,
-        name=_NAME,
+        name=None,
     ):
         counts = _checks.as_true_counts(class_counts)
+        k = _checks.check_integer(k, "k", minimum=1)
+        name = name or (_NAME if k == 1 else f"top_{k}")
         super().__init__(
-            counts.size, ignore_class=ignore_class, class_prior=class_prior, threshold=threshold, name=name
+            counts.size, k=k, ignore_class=ignore_class, class_prior=class_prior, threshold=threshold, name=name
         )
         self.class_counts = counts
         self.bounds, self.inclusive = _check_bounds(bounds), _checks.check_bool(inclusive, "inclusive")

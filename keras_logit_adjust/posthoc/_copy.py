@@ -48,6 +48,11 @@ def check_own_head(model, layer, way_out):
         raise ValueError(f"Head {layer.name!r} is quantized. Do this before quantizing. {way_out}")
 
 
+def clone(model):
+    """An uncompiled copy of a graph."""
+    return clone_with_head(model, None, use_bias=False)[0]
+
+
 def clone_with_head(model, head, *, use_bias):
     """An uncompiled copy of `model`, and its copy of the layer `head`, whose bias is zeros where it had none."""
     copies = {}
@@ -71,7 +76,7 @@ def clone_with_head(model, head, *, use_bias):
             _copy_head(layer, twin)
         elif isinstance(layer, keras.Layer) and not is_graph(layer):
             _copy_state(layer, twin)
-    return clone, copies[id(head)][1]
+    return clone, None if head is None else copies[id(head)][1]
 
 
 def _clone_graph(model, copy):

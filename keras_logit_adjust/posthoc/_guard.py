@@ -37,6 +37,8 @@ def corrections(model):
     for layer in _keras.layers_of(model):
         if isinstance(layer, (layers.PriorAwareDense, layers.StreamingPriorDense)):
             yield f"has the prior-aware head {layer.name!r}", layer
+        elif isinstance(layer, layers.ManyClassDense) and layer.tau:
+            yield f"has the head {layer.name!r}, which trains the adjusted loss with tau={layer.tau:g}", layer
         elif isinstance(layer, layers.LogitAdjustment):
             yield f"is adjusted already, by layer {layer.name!r}", layer
     for loss, layer in () if compiled else _marked(model):

@@ -11,7 +11,7 @@ from keras import ops
 from keras_logit_adjust import _checks, priors
 from keras_logit_adjust.layers import LogitAdjustment
 from keras_logit_adjust.layers.adjustment import as_target
-from keras_logit_adjust.posthoc import _graph, _guard
+from keras_logit_adjust.posthoc import _graph, _guard, _many_classes
 
 OUTPUTS = ("auto", "logits", "softmax", "sigmoid")
 
@@ -44,7 +44,8 @@ def adjust(
     Args:
         model: a trained `keras.Model` with one output: Functional or Sequential that ends in a softmax or sigmoid, or
             in a head that gives logits (also through layers and functions that move, average or scale them, and in
-            nested models), or, with `output` given, any other.
+            nested models), or, with `output` given, any other. Of a `kla.layers.ManyClassModel` or its predictor the
+            scores are adjusted, chunk by chunk; the new model has a predictor of its own.
         class_counts: `[L]` training examples of each class (or probabilities), all > 0. For one sigmoid unit two
             numbers, [negatives, positives]; for `L` independent sigmoid labels the positives of each.
         tau: strength, a number or a vector `[L]`. 1 is right for a well-calibrated model.
@@ -85,8 +86,19 @@ def adjust(
     Reference: Menon et al. (2021), §4, equation 9.
     """
     _guard.check_not_adjusted(model, allow_double_correction)
-    _graph.require_model(model)
     _checks.check_choice(output, "output", OUTPUTS)
+    options = {
+        "tau": tau,
+        "target_prior": target_prior,
+        "calibration": calibration,
+        "corrected_before": _guard.is_corrected(model),
+    }
+    if _many_classes.has_many_classes(model):
+        _many_classes.check_adjustable(model, output, axis)
+        width = _many_classes.head_of(model).units
+        layer = adjustment_layer(class_counts, num_examples, width=width, output="softmax", **options)
+        return _many_classes.adjusted(model, layer)
+    _graph.require_model(model)
     head = head_to_adjust(model, output, axis=axis)
     layer = adjustment_layer(
         class_counts,
@@ -94,10 +106,7 @@ def adjust(
         width=None if head is None else head.width,
         output=output if head is None else head.output,
         axis=(-1 if axis is None else axis) if head is None else head.axis,
-        tau=tau,
-        target_prior=target_prior,
-        calibration=calibration,
-        corrected_before=_guard.is_corrected(model),
+        **options,
     )
     if head is None:
         return AdjustedModel(model, layer, output=output, name=f"{model.name}_adjusted")

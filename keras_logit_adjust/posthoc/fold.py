@@ -4,7 +4,7 @@ from keras import ops
 
 from keras_logit_adjust import _keras
 from keras_logit_adjust.layers.calibration import as_calibration
-from keras_logit_adjust.posthoc import _copy, _graph, _guard, _operations
+from keras_logit_adjust.posthoc import _copy, _graph, _guard, _many_classes, _operations
 from keras_logit_adjust.posthoc.adjust import adjustment_layer, head_to_adjust
 
 
@@ -28,7 +28,8 @@ def fold_into_bias(
     Args:
         model: a trained Functional or Sequential `keras.Model` with one float32 head, Dense, EinsumDense or a
             convolution, behind which nothing stands but what leaves a shift of the logits as it is: reshaping,
-            flattening, permutation, slices, average pooling, resizing, dropout, a softmax or sigmoid.
+            flattening, permutation, slices, average pooling, resizing, dropout, a softmax or sigmoid; or a
+            `kla.layers.ManyClassModel` or its predictor, whose head gets a bias where it has none.
         class_counts: as in `adjust`.
         tau: as in `adjust`.
         target_prior: as in `adjust`.
@@ -54,6 +55,12 @@ def fold_into_bias(
     Reference: Menon et al. (2021), §4, equation 9.
     """
     _guard.check_not_adjusted(model, allow_double_correction)
+    if _many_classes.has_many_classes(model):
+        _many_classes.check_adjustable(model)
+        width = _many_classes.head_of(model).units
+        options = {"tau": tau, "target_prior": target_prior, "calibration": calibration}
+        layer = adjustment_layer(class_counts, num_examples, width=width, output="softmax", **options)
+        return _many_classes.folded(model, layer)
     _graph.require_model(model)
     if not _graph.is_graph(model):
         raise ValueError(

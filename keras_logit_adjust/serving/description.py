@@ -11,7 +11,8 @@ import keras
 import numpy as np
 
 from keras_logit_adjust import losses
-from keras_logit_adjust.posthoc import _graph, _guard
+from keras_logit_adjust.layers import ManyClassModel
+from keras_logit_adjust.posthoc import _graph, _guard, _many_classes
 from keras_logit_adjust.posthoc.adjust import AdjustedModel
 
 BINARY_LOSSES = (
@@ -103,7 +104,8 @@ class Description:
         head_type: its class.
         num_outputs: the number of logits; None where it is not known.
         output: what the model gives, "logits", "softmax", "sigmoid" or, behind a `kla.layers.MinimumRiskDecision`,
-            "decisions"; None where it is not known.
+            "decisions"; of a `kla.layers.ManyClassModel` "features", of its predictor "top classes"; None where it is
+            not known.
         is_binary: whether its outputs are independent labels, or a single sigmoid unit.
         corrections: the `Correction`s found.
         prior: the name of the prior that its probabilities are posteriors under, as far as the model shows it.
@@ -190,6 +192,10 @@ def _outputs(model, corrections, is_binary):
         num_outputs, kind = None if counts is None else counts.size, model.output_kind
         is_binary = is_binary or kind == "sigmoid"
         return {"num_outputs": num_outputs, "output": kind, "is_binary": is_binary, "note": note}
+    if _many_classes.has_many_classes(model):
+        head, kind = _many_classes.head_of(model), "features" if isinstance(model, ManyClassModel) else "top classes"
+        found = {"head": head.name, "head_type": type(head).__name__, "num_outputs": head.units}
+        return {**found, "output": kind, "is_binary": False}
     if _graph.decides(model):
         note = "the model gives scores of decisions, their expected costs with a minus"
         return {"num_outputs": model.outputs[0].shape[-1], "output": "decisions", "is_binary": False, "note": note}
@@ -211,7 +217,8 @@ def _as_correction(part):
     # A layer rebuilt from the config of very many classes knows its adjustment, and not what it was made of.
     if counts is None or is_loss and not isinstance(part, ADJUSTED_LOSSES):
         return Correction(means)
-    tau = part.tau.item() if part.tau.ndim == 0 else part.tau
+    tau = np.asarray(part.tau)
+    tau = tau.item() if tau.ndim == 0 else tau
     known = {name: getattr(part, name, None) for name in ("target_prior", "num_examples", "calibration")}
     return Correction(means, tau, counts, corrected_before=getattr(part, "corrected_before", False), **known)
 

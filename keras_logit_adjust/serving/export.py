@@ -203,6 +203,12 @@ def _as_class_names(class_names):
 
 def _as_output(description, output):
     """What the model gives, as one of `_signature.OUTPUTS`."""
+    if description.output in ("features", "top classes"):
+        predictor = "model.predictor(k)" if description.output == "features" else "predictor"
+        raise ValueError(
+            f"A SavedModel of labels and probabilities needs all scores. Model {description.model!r} gives "
+            f"{description.output}: write ids and scores of the top classes with Keras, {predictor}.export(path)."
+        )
     if output != "auto":
         if description.output not in (None, output.removeprefix("binary_")):
             raise ValueError(f"`output` says {output!r}, but model {description.model!r} gives {description.output!r}.")

@@ -52,9 +52,9 @@ def macro_f1(ids, scores, weight=None, prior=None):
     return np.mean([2 * h / (t + p) for h, t, p in zip(hits, total, predicted, strict=True) if t])
 
 
-def group_accuracy(ids, scores, names, weight=None, prior=None):
+def group_accuracy(ids, scores, names, weight=None, prior=None, k=1):
     """{group: prior-weighted mean recall of its classes}; NaN where none was seen."""
-    recall = per_class_accuracy(ids, scores, weight, prior)
+    recall = per_class_accuracy(ids, scores, weight, prior, k)
     prior = np.ones(recall.size) if prior is None else np.asarray(prior, "float64")
     result = {}
     for group in dict.fromkeys(name for name in names if name is not None):
@@ -62,3 +62,15 @@ def group_accuracy(ids, scores, names, weight=None, prior=None):
         mean = sum(recall[c] * prior[c] for c in own) / sum(prior[c] for c in own) if own else np.nan
         result[f"{group}_accuracy"] = mean
     return result
+
+
+def propensity_scored_precision(rows, best, counts, num_examples, *, k, a=0.55, b=1.5, weight=None):
+    """PSP@k over the best reachable, of the sets of labels `rows` and ranked ids `best`."""
+    scale = (np.log(num_examples) - 1) * (b + 1) ** a
+    inverse = [1 + scale * np.exp(-a * np.log(n + b)) for n in counts]
+    weight = np.ones(len(rows)) if weight is None else weight
+    reached = reachable = 0.0
+    for row, ids, w in zip(rows, best, weight, strict=True):
+        reached += w * sum(inverse[c] for c in ids[:k] if c in row) / k
+        reachable += w * sum(sorted((inverse[c] for c in row), reverse=True)[:k]) / k
+    return reached / reachable

@@ -1,0 +1,83 @@
+"""Predictions as ids of the best classes, in place of one score for each class."""
+
+import collections.abc
+import dataclasses
+import typing
+
+import keras
+from keras import ops
+
+from keras_logit_adjust import _checks, _labels
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TopIds:
+    """The ids `[..., k]` of the best classes of each position, the best first, and their scores where they are known.
+
+    Keras hands a metric the tensors of a dict one by one. This is one value to it.
+    """
+
+    ids: typing.Any
+    scores: typing.Any = None
+
+    def __getattr__(self, name):  # such as `shape`, which metrics of scores ask for
+        raise AttributeError(
+            f"Ids of the best classes have no {name!r}. The metrics of a `ManyClassPredictor` must take `y_pred.ids`, "
+            "as `kla.metrics.BalancedAccuracy(num_classes, k=5)` and the others of `kla.metrics` do."
+        )
+
+    def best(self, k):
+        """The first `k` of the ids; −1, which is no class, where the score is NaN."""
+        if self.ids.shape[-1] < k:
+            raise _checks.ArgumentError(
+                "k",
+                f"`k` must be at most the number of ids of each position, {self.ids.shape[-1]}. Received: k={k}: give "
+                f"more of the best classes, `model.predictor(k={k})`.",
+            )
+        ids = self.ids[..., :k]
+        if self.scores is None:
+            return ids
+        scores = self.scores[..., :k]
+        return ops.where(ops.equal(scores, scores), ids, ops.full_like(ids, -1))
+
+    def have(self, labels, k):
+        """Whether each of the labels `[..., m]` is among the first `k` ids: bool `[..., m]`."""
+        pairs = ops.equal(ops.expand_dims(labels, -1), ops.expand_dims(self.best(k), -2))
+        return ops.any(pairs, axis=-1)
+
+
+def read(y_pred):
+    """`y_pred` as `TopIds` where it is a dict of ids (and scores), as a predictor gives them; None for scores alone.
+
+    A bare array of ids would pass for scores where there are as many ids as classes.
+    """
+    if isinstance(y_pred, collections.abc.Mapping):
+        if "ids" not in y_pred or not {*y_pred} <= {"ids", "scores"}:
+            raise ValueError(
+                "Predictions that are a dict must hold the `ids` of the best classes, and may hold their `scores`. "
+                f"Received the keys {list(y_pred)}."
+            )
+        return as_top_ids(y_pred["ids"], y_pred.get("scores"))
+    return y_pred if isinstance(y_pred, TopIds) else None
+
+
+def as_top_ids(ids, scores=None):
+    """`TopIds` of ids `[..., k]` of static k, and scores of the same shape or None, checked."""
+    ids = _labels.to_tensor(ids, "ids")
+    shape = tuple(ids.shape)
+    dtype = keras.backend.standardize_dtype(ids.dtype)
+    if "int" not in dtype or not shape or shape[-1] is None:
+        raise _checks.ArgumentError(
+            "ids",
+            "The `ids` of the best classes must be integers [..., k], the best of each position first, k static. "
+            f"Received shape {shape} of {dtype}: of scores give `keras.ops.top_k(scores, k)[1]`.",
+        )
+    if scores is None:
+        return TopIds(ids)
+    scores = _labels.to_tensor(scores, "scores")
+    if tuple(scores.shape)[-1:] != shape[-1:] or len(scores.shape) != len(shape):
+        raise _checks.ArgumentError(
+            "scores",
+            f"`scores` must have the shape of `ids`, {shape}. Received shape {tuple(scores.shape)}.",
+        )
+    return TopIds(ids, scores)
