@@ -22,12 +22,13 @@ from keras_logit_adjust import (
 from keras_logit_adjust.held_out import TauPath, calibrate, estimate_target_prior, tune_offsets, tune_tau
 from keras_logit_adjust.layers import Calibration
 from keras_logit_adjust.losses import is_fisher_consistent
-from keras_logit_adjust.posthoc import adjust, fold_into_bias, normalize_weights, product_of_experts
+from keras_logit_adjust.posthoc import adjust, adjust_scores, fold_into_bias, normalize_weights, product_of_experts
 
 __all__ = [
     "Calibration",
     "TauPath",
     "adjust",
+    "adjust_scores",
     "calibrate",
     "callbacks",
     "data",

@@ -133,8 +133,11 @@ def in_order(values, name, class_names):
             f"{column.shape[-1]} columns: {name}.set_index(…)[…], the column of names and that of numbers.",
         )
     column = column[:, 0] if is_table else column
-    if class_names is not None and keys != list(range(len(keys))):
-        return _by_name(keys, column, name, as_names(class_names))
+    if class_names is not None:
+        names = as_names(class_names)
+        # Numbers from 0 on are class ids, unless they are the names of the classes in another order.
+        if keys != list(range(len(keys))) or sorted(names, key=str) == sorted(keys, key=str):
+            return _by_name(keys, column, name, names)
     if class_names is None and (is_mapping or is_table or not _is_increasing(keys)):
         raise ArgumentError(
             name,

@@ -169,6 +169,16 @@ CALLS = {
         {"class_counts": COUNTS, "num_examples": None, "class_names": list("abc")},
         are_finite,
     ),
+    "effective_prior": (
+        priors.effective_prior,
+        {"class_counts": COUNTS, "class_weight": [1, 2, 3], "resampled_counts": [5, 5, 5], "class_names": list("abc")},
+        is_distribution,
+    ),
+    "adjust_scores": (
+        kla.adjust_scores,
+        {"scores": LOGITS, "class_counts": COUNTS, "kind": "logits", "tau": 0.5, "target_prior": [1, 1, 2]},
+        None,
+    ),
     "class_balanced_weights": (
         losses.class_balanced_weights,
         {"class_counts": COUNTS, "beta": 0.99, "mean_over": "examples"},

@@ -45,10 +45,7 @@ class Adjustment:
         prior = priors.as_prior(class_counts, num_examples)
         if self.built:
             _checks.check_length(prior.counts, self.adjustment.shape[0], "class_counts", f"layer {self.name!r}")
-        tau = _checks.as_tau(tau, prior.size)
-        adjustment = tau * prior.logits
-        target = as_target(target_prior, size=prior.size, are_labels=prior.are_labels)
-        adjustment = adjustment if target is None else adjustment - target.logits
+        tau, target, adjustment = settle(prior, tau=tau, target_prior=target_prior)
         calibration = as_calibration(calibration, prior.size)
         # Kept last: a refused change leaves the layer as it was.
         self.prior, self.num_examples, self.tau, self.target = prior, prior.num_examples, tau, target
@@ -98,6 +95,14 @@ def add_constant(layer, name, values):
         autocast=False,
         dtype="float32",
     )
+
+
+def settle(prior, *, tau, target_prior):
+    """τ and the target prior, checked, and what every adjustment subtracts: `τ·log π − log target`, float64 `[L]`."""
+    tau = _checks.as_tau(tau, prior.size)
+    target = as_target(target_prior, size=prior.size, are_labels=prior.are_labels)
+    adjustment = tau * prior.logits
+    return tau, target, adjustment if target is None else adjustment - target.logits
 
 
 def as_target(target_prior, *, size, are_labels=False, other="class_counts"):

@@ -1,7 +1,18 @@
 """From labels to class counts to the prior π and its logarithm."""
 
 from keras_logit_adjust.priors.counting import count_classes
+from keras_logit_adjust.priors.effective import effective_prior
 from keras_logit_adjust.priors.formulas import Prior, as_prior, log_odds, log_prior, prior
 from keras_logit_adjust.priors.streaming import CountingModel, StreamingPrior
 
-__all__ = ["CountingModel", "Prior", "StreamingPrior", "as_prior", "count_classes", "log_odds", "log_prior", "prior"]
+__all__ = [
+    "CountingModel",
+    "Prior",
+    "StreamingPrior",
+    "as_prior",
+    "count_classes",
+    "effective_prior",
+    "log_odds",
+    "log_prior",
+    "prior",
+]

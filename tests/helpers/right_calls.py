@@ -172,6 +172,10 @@ CALLS = {
         P.count_classes,
         {"labels_or_dataset": IDS, "num_classes": 3, "label_form": None, "record_label": None},
     ),
+    "priors.effective_prior": (
+        P.effective_prior,
+        {"class_counts": COUNTS, "class_weight": [1, 2, 3], "resampled_counts": [60, 60, 60], "class_names": None},
+    ),
     "priors.StreamingPrior": (
         streamed,
         {"y_true": IDS, "y_pred": None, "num_classes": 3, "half_life": 10.0, "smoothing": 1.0, "ignore_class": None},
@@ -284,6 +288,17 @@ CALLS = {
     "adjust": (
         lambda **kwargs: kla.adjust(network(), **kwargs) and None,
         {"class_counts": COUNTS, "tau": 1.0, "target_prior": None, "output": "logits", "num_examples": None},
+    ),
+    "adjust_scores": (
+        kla.adjust_scores,
+        {
+            "scores": PROBABILITIES,
+            "class_counts": COUNTS,
+            "kind": "probabilities",
+            "tau": 1.0,
+            "target_prior": None,
+            "num_examples": None,
+        },
     ),
     "fold_into_bias": (
         lambda **kwargs: kla.fold_into_bias(network(), **kwargs) and None,

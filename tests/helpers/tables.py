@@ -6,8 +6,8 @@ import numpy as np
 class Series:
     """A column of numbers with an index."""
 
-    def __init__(self, values, index):
-        self.values, self.index = np.asarray(values), np.asarray(index)
+    def __init__(self, values, index, name=None):
+        self.values, self.index, self.name = np.asarray(values), np.asarray(index), name
 
     @property
     def shape(self):
@@ -30,6 +30,6 @@ class Series:
 class DataFrame(Series):
     """Columns of numbers `[N, C]` with an index."""
 
-    @property
-    def columns(self):
-        return np.arange(self.values.shape[1])
+    def __init__(self, values, index, columns=None):
+        super().__init__(values, index)
+        self.columns = np.arange(self.values.shape[1]) if columns is None else np.asarray(columns)

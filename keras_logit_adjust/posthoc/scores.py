@@ -1,0 +1,217 @@
+"""Adjustment of scores that exist already, whatever made them: arrays, tables and tensors, without a model.
+
+The arithmetic is that of `kla.adjust`, in float64: logarithms of probabilities are logits, and what is subtracted is
+`τ·log π − log target`.
+"""
+
+import importlib
+
+import keras
+import numpy as np
+
+from keras_logit_adjust import _arrays, _checks, priors
+from keras_logit_adjust.layers.adjustment import settle
+
+KINDS = ("probabilities", "logits", "log_probabilities")
+_SUM = 1e-3  # how far the sum of a row of probabilities may be from one
+_MAKERS = {
+    "jax": ("jax.numpy", "asarray"),
+    "jaxlib": ("jax.numpy", "asarray"),
+    "tensorflow": ("tensorflow", "constant"),
+}
+
+
+def adjust_scores(
+    scores, class_counts, *, kind="probabilities", tau=1.0, target_prior=None, num_examples=None, class_names=None
+):
+    """Scores of any classifier, adjusted: `f_y − τ·log π_y + log target_y`, with `f = log p` of probabilities.
+
+    Probabilities are `p_y·target_y/π_y^τ`, divided by their sum. They are posteriors under the target prior, the
+    uniform one where none is named. A probability of 0 stays 0. Arithmetic is float64; `kla.adjust` does the same
+    inside of a Keras model. Gradients do not pass: in a model use `kla.layers.LogitAdjustment`.
+
+    A model that was trained with `class_weight` or on resampled data has another prior in it. Undo that by
+    `adjust_scores(p, kla.priors.effective_prior(class_counts, class_weight=…), target_prior=class_counts)`.
+
+    Args:
+        scores: `[N, L]`, or `[..., L]`, of a classifier trained without a correction: an array, a list, a pandas
+            `DataFrame` with a column for each class, or a tensor of TensorFlow, JAX or torch. `[N]` or `[N, 1]` for two
+            classes: the score of the second, as a booster of two classes gives it.
+        class_counts: `[L]` training examples of each class (or probabilities), all > 0, in order of the columns;
+            [negatives, positives] for the score of the second class. Counts by name (a dict, a `Series`) are put in
+            order by `class_names`.
+        kind: what the scores are: "probabilities", "logits" or "log_probabilities". The result is of the same kind.
+        tau: strength, a number or a vector `[L]`; 1 is right for scores that estimate `P(y|x)`.
+        target_prior: class mix that the result should be right for, in the form of `class_counts`; uniform by default.
+        num_examples: for independent labels only: the number of training examples, among which `class_counts` are
+            positives. Each label is adjusted by its log-odds; `target_prior` has the probability of each.
+        class_names: `[L]` names in order of the columns, such as `model.classes_` of scikit-learn; by default those of
+            the columns of a `DataFrame`.
+
+    Returns:
+        What `scores` is: an array, a frame with the same index and columns, or a tensor of the same library, in the
+        same precision (float64 for integers and lists).
+
+    Raises:
+        ValueError: for half precision; NaN; probabilities that are negative or rows of them that do not sum to one (to
+            1e-3); probabilities called logits; counts that do not fit.
+
+    Example:
+
+    >>> adjust_scores([[0.75, 0.25], [1.0, 0.0]], class_counts=[75, 25]).tolist()  # ¾/¾ against ¼/¼
+    [[0.5, 0.5], [1.0, 0.0]]
+    >>> weights = {0: 1.0, 1: 3.0}  # a model trained with them said ½
+    >>> prior = priors.effective_prior([75, 25], class_weight=weights)
+    >>> adjust_scores([[0.5, 0.5]], prior, target_prior=[75, 25]).tolist()
+    [[0.75, 0.25]]
+
+    Reference: Menon et al. (2021), §4, equation 9; Saerens, Latinne and Decaestecker (2002), equation 2.4, from one
+    prior to another; Elkan (2001), theorem 2, for two classes.
+    """
+    _checks.check_choice(kind, "kind", KINDS)
+    array = _as_floats(scores)
+    are_labels = num_examples is not None or getattr(class_counts, "are_labels", False)
+    is_unit = not are_labels and (array.ndim == 1 or array.shape[-1:] == (1,))
+    if class_names is None and hasattr(scores, "columns") and not is_unit:
+        class_names = scores.columns
+    prior = priors.as_prior(class_counts, num_examples, class_names=class_names)
+    target_prior = _arrays.in_order(target_prior, "target_prior", class_names)
+    _check_shape(array, prior, is_unit)
+    _, target, shift = settle(prior, tau=tau, target_prior=target_prior)
+    if is_unit:  # the log-odds of two classes
+        shift = np.diff(shift)
+    given = array.reshape(-1, 1 if is_unit else prior.size).astype("float64")
+    convert = _adjust_labels if is_unit or prior.are_labels else _adjust_classes
+    return _like(scores, convert(given, kind, shift).astype(array.dtype).reshape(array.shape))
+
+
+def _as_floats(scores):
+    """`scores` as a NumPy array of float32 or float64."""
+    array = _arrays.as_array(scores, "scores", "an array, table or tensor of numbers")
+    if _arrays.kind_of(array.dtype) == "f" and array.dtype.itemsize < 4:
+        raise _checks.ArgumentError(
+            "scores",
+            f"`scores` must be float32 or float64. Received {array.dtype}, which rounds rare classes away: let the "
+            "model predict in float32. To convert what is rounded already brings nothing back.",
+        )
+    return array if array.dtype in ("float32", "float64") else array.astype("float64")
+
+
+def _check_shape(array, prior, is_unit):
+    if is_unit and prior.size != 2:
+        raise _checks.ArgumentError(
+            "scores",
+            f"`scores` must have shape [N, {prior.size}]: a row for each example, a column for each class. Received "
+            f"shape {array.shape}; one column alone is the score of the second of two classes.",
+        )
+    if not array.size or not (is_unit or array.shape[-1:] == (prior.size,)):
+        raise _checks.ArgumentError(
+            "scores",
+            f"`scores` must have shape [N, {prior.size}], N ≥ 1: a row for each example, a column for each class of "
+            f"`class_counts`. Received shape {array.shape}.",
+        )
+
+
+def _refuse_rows(bad, values, rule, remedy):
+    """Raise where any row of `values` has a number that is `bad`."""
+    if bad.any():
+        rows = bad.any(axis=1)
+        first = int(rows.argmax())
+        raise _checks.ArgumentError(
+            "scores",
+            f"{rule} Received {values[first][bad[first]][0]:.6g} in row {first} ({rows.sum()} of {rows.size} rows): "
+            f"{remedy}.",
+        )
+
+
+def _check_numbers(rows, kind):
+    """Raise for what is no score of its kind, column by column."""
+    _refuse_rows(np.isnan(rows), rows, "`scores` must not be NaN.", "leave such rows out, or look why the model has it")
+    if kind == "probabilities":
+        outside = (rows < 0) | (rows > 1 + _SUM)
+        rule, remedy = "Every probability in `scores` must lie between 0 and 1.", 'scores of other kinds: kind="logits"'
+        _refuse_rows(outside, rows, rule, remedy)
+    elif kind == "log_probabilities":
+        remedy = 'log-probabilities up to a constant: kind="logits"'
+        _refuse_rows(rows > _SUM, rows, "Every log-probability in `scores` must be at most 0.", remedy)
+    else:
+        _refuse_rows(rows == np.inf, rows, "No logit in `scores` may be infinite.", "leave such rows out")
+
+
+# --- Classes that exclude each other ---------------------------------------------------------------------------------
+
+
+def _adjust_classes(rows, kind, shift):
+    from scipy import special
+
+    _check_numbers(rows, kind)
+    with np.errstate(divide="ignore"):  # the logarithm of 0, which stays what it is
+        logits = np.log(rows) if kind == "probabilities" else rows
+    peak = logits.max(axis=1, keepdims=True)
+    _refuse_rows(peak == -np.inf, peak, "Every row of `scores` must have a class that is possible.", "leave it out")
+    if kind == "logits":
+        _check_no_distributions(rows)
+        return logits - shift
+    _check_sums(special.logsumexp(logits, axis=1, keepdims=True) if kind != "probabilities" else rows, kind)
+    return (special.softmax if kind == "probabilities" else special.log_softmax)(logits - shift, axis=1)
+
+
+def _check_sums(rows, kind):
+    sums = rows.sum(axis=1, keepdims=True) if kind == "probabilities" else np.exp(rows)
+    _refuse_rows(
+        np.abs(sums - 1.0) > _SUM,
+        sums,
+        "Every row of probabilities must sum to 1, as those of classes that exclude each other do.",
+        "divide rounded ones by their sum; those of independent labels need `num_examples`",
+    )
+
+
+def _check_no_distributions(rows):
+    # One row of logits may sum to one by chance.
+    if len(rows) > 1 and (rows >= 0).all() and (np.abs(rows.sum(axis=1) - 1.0) < _SUM).all():
+        raise _checks.ArgumentError(
+            "scores",
+            '`scores` must be logits where kind="logits". Received probabilities: no number is below 0, and every row '
+            'sums to 1. Leave out `kind`, or give "probabilities".',
+        )
+
+
+# --- Labels with a probability of their own, as the second of two classes has ----------------------------------------
+
+
+def _adjust_labels(rows, kind, shift):
+    from scipy import special
+
+    _check_numbers(rows, kind)
+    if kind == "logits":
+        if 0 <= rows.min() < rows.max() <= 1:
+            raise _checks.ArgumentError(
+                "scores",
+                '`scores` must be logits where kind="logits". Received numbers in [0, 1], which look like '
+                'probabilities: leave out `kind`, or give "probabilities".',
+            )
+        return rows - shift
+    if kind == "probabilities":
+        return special.expit(special.logit(np.minimum(rows, 1.0)) - shift)
+    logs = np.minimum(rows, 0.0)
+    with np.errstate(divide="ignore"):  # certain: log-odds of infinity, which stay what they are
+        return special.log_expit(logs - np.log(-np.expm1(logs)) - shift)
+
+
+# --- What comes back -------------------------------------------------------------------------------------------------
+
+
+def _like(scores, array):
+    """`array` as the kind of thing that `scores` is."""
+    if hasattr(scores, "index") and hasattr(scores, "sort_index"):  # pandas, which is not imported here
+        own = {"columns": scores.columns} if hasattr(scores, "columns") else {"name": scores.name}
+        return type(scores)(array, index=scores.index, **own)
+    if hasattr(scores, "new_tensor"):  # torch's, on its device
+        return (scores if scores.is_floating_point() else scores.double()).new_tensor(array)
+    if keras.ops.is_tensor(scores) or isinstance(scores, keras.Variable):
+        return keras.ops.convert_to_tensor(array)
+    library = type(scores).__module__.split(".")[0]
+    if library not in _MAKERS:
+        return array
+    module, make = _MAKERS[library]
+    return getattr(importlib.import_module(module), make)(array)
