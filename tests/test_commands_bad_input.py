@@ -60,7 +60,10 @@ BAD = {
     "a model that is text": (lambda: pathlib.Path("t.keras").write_text("no"), "t.keras", [], "It is no zip archive"),
     "a model that is empty": (lambda: pathlib.Path("t.keras").touch(), "t.keras", [], "t.keras must be a Keras model"),
     "a model that is a folder": (lambda: pathlib.Path("t.keras").mkdir(), "t.keras", [], "It is a folder"),
-    "a model that is a CSV": (None, "counts.csv", [], "must be a Keras model"),
+    "a model that is data": (None, "val.npz", [], "must be a Keras model"),
+    "a kind of scores of a model": (None, None, ["--kind", "logits"], "--kind is for scores"),
+    "weights of labels": (None, None, ["--num-examples", "200", "--class-weight", "balanced"], "Leave one out"),
+    "weights without a name": (None, None, ["--class-weight", "counts.csv"], "the columns class_id and weight"),
     "a layer": (save_layer, "layer.keras", [], "It holds a Dense"),
     "another number of counts": (lambda: write_counts("c.csv", [5, 5]), None, ["--counts", "c.csv"], "has 2"),
     "a count of zero": (

@@ -1,4 +1,4 @@
-"""`adjust`: from the file of a trained model to one of an adjusted model, in the format it is served in."""
+"""`adjust`: from the file of a trained model, or of its scores, to an adjusted one."""
 
 import argparse
 import dataclasses
@@ -6,12 +6,13 @@ import math
 import sys
 import warnings
 
-from keras_logit_adjust import held_out, posthoc, serving
+from keras_logit_adjust import held_out, posthoc, priors, serving
 from keras_logit_adjust._printing import say
-from keras_logit_adjust.cli import files, printing
+from keras_logit_adjust.cli import files, printing, scores
 from keras_logit_adjust.cli.options import add_command, real, whole
 from keras_logit_adjust.posthoc import _guard
 from keras_logit_adjust.posthoc.adjust import OUTPUTS
+from keras_logit_adjust.posthoc.scores import KINDS
 from keras_logit_adjust.serving import _files
 from keras_logit_adjust.serving.export import check_writable
 
@@ -24,7 +25,7 @@ def add_to(subparsers):
         subparsers,
         "adjust",
         run,
-        help="adjust a trained model, and write it in the format it is served in",
+        help="adjust a trained model, or its scores, and write it in the format it is served in",
         renamed={
             "output": "--gives",  # what a model gives is `output` in Python
             "path": "--output",
@@ -33,10 +34,14 @@ def add_to(subparsers):
             "positive_counts": "--counts",
         },
     )
-    parser.add_argument("model", metavar="MODEL.keras", help="trained with plain cross-entropy")
-    parser.add_argument("--counts", required=True, metavar="FILE.csv", help="training examples: class_id,count")
     parser.add_argument(
-        "--output", required=True, metavar="PATH", help="….keras, ….tflite, ….onnx; without suffix a folder"
+        "model", metavar="MODEL.keras", help="trained with cross-entropy; or its scores, SCORES.csv or SCORES.npy"
+    )
+    parser.add_argument(
+        "--counts", "--prior", required=True, metavar="FILE.csv", help="class_id,count of training, or class_id,prior"
+    )
+    parser.add_argument(
+        "--output", required=True, metavar="PATH", help="….keras, ….tflite, ….onnx, without suffix a folder; as scores"
     )
     parser.add_argument(
         "--to", choices=serving.FORMATS, help="by default as --output is named; a folder is a SavedModel"
@@ -49,6 +54,11 @@ def add_to(subparsers):
     )
     how.add_argument("--validation", metavar="FILE.npz", help="held-out arrays x and y")
     how.add_argument("--target-prior", metavar="FILE.csv", help="class mix to be right for, as --counts (uniform)")
+    how.add_argument(
+        "--class-weight", metavar="WEIGHTS", help="of training, to be undone: balanced, or FILE.csv, class_id,weight"
+    )
+    how.add_argument("--resampled-counts", metavar="FILE.csv", help="training examples after resampling, to be undone")
+    how.add_argument("--kind", choices=KINDS, help="what scores are (probabilities)")
     how.add_argument(
         "--num-examples", type=whole, help="training examples, for independent labels: --counts has positives"
     )
@@ -75,14 +85,16 @@ def run(options):
         ValueError: for a file that is not what it should be, or options that do not go together.
         OSError: for a file that cannot be read or written.
     """
+    if options.model.endswith(scores.SUFFIXES):
+        scores.run(options, _prior_settings(options))
+        return
     # Before anything that takes time: may it be written there?
     path, to = _files.as_destination(options.output, options.to, overwrite=options.force)
     check_writable(to)
     _check_together(options)
     served = {"class_names": files.read_lines(options.class_names)} if options.class_names is not None else {}
     settings = {
-        "class_counts": files.read_counts(options.counts, num_examples=options.num_examples),
-        "target_prior": None if options.target_prior is None else files.read_counts(options.target_prior),
+        **_prior_settings(options),
         "num_examples": options.num_examples,
         "allow_double_correction": options.allow_double_correction,
     }
@@ -101,8 +113,31 @@ def run(options):
     printing.show("\n".join([*lines, str(description)]), output=options.output, files=WRITTEN[to])
 
 
+def _prior_settings(options):
+    """The prior that training left in a model, and the target prior, as arguments of `adjust`."""
+    if options.num_examples is not None and options.target_prior is not None:
+        raise ValueError(
+            "--target-prior has the counts of classes that exclude each other; --num-examples says that labels are "
+            "independent. Give their target probabilities from Python: kla.adjust(…, target_prior=…)."
+        )
+    counts = files.read_counts(options.counts, num_examples=options.num_examples)
+    weights, resampled = files.read_weights(options.class_weight), options.resampled_counts
+    if weights is not None or resampled is not None:
+        if options.num_examples is not None:
+            raise ValueError(
+                "--class-weight and --resampled-counts are of classes that exclude each other; --num-examples says "
+                "that labels are independent. Leave one out."
+            )
+        resampled = None if resampled is None else files.read_counts(resampled)
+        counts = priors.effective_prior(counts, class_weight=weights, resampled_counts=resampled)
+    target = None if options.target_prior is None else files.read_counts(options.target_prior)
+    return {"class_counts": counts, "target_prior": target}
+
+
 def _check_together(options):
     """Raise for options that do not go together."""
+    if options.kind is not None:
+        raise ValueError("--kind is for scores. What a model gives is read off it, or said by --gives.")
     calibrate, validation = options.calibrate, options.validation
     if (options.tau == "auto" or calibrate) != (validation is not None):
         raise ValueError(
@@ -112,11 +147,6 @@ def _check_together(options):
         )
     if options.tau == "auto" and options.target_prior is not None:
         raise ValueError("--tau auto is right for balanced accuracy. For the class mix of --target-prior give --tau 1.")
-    if options.num_examples is not None and options.target_prior is not None:
-        raise ValueError(
-            "--target-prior has the counts of classes that exclude each other; --num-examples says that labels are "
-            "independent. Give their target probabilities from Python: kla.adjust(…, target_prior=…)."
-        )
 
 
 def _check_not_adjusted(model, options):

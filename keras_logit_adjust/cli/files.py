@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_logit_adjust import _checks
 from keras_logit_adjust.data import _sources
-from keras_logit_adjust.data.counts_file import read_class_counts, read_text
+from keras_logit_adjust.data.counts_file import read_class_counts, read_class_values, read_text
 
 _SHOWN = 300  # characters of another library's message before it is cut
 
@@ -59,8 +59,9 @@ def check_no_nan(model):
 
 
 def read_counts(path, *, num_examples=None):
-    """The class counts in a file, all of them with a finite log-prior (or log-odds)."""
-    counts = read_class_counts(path)
+    """The class counts (or the prior) in a file, all of them with a finite log-prior (or log-odds)."""
+    shares = read_class_values(path, "prior")
+    counts = read_class_counts(path) if shares is None else shares
     if (counts == 0).any():
         raise ValueError(
             f"Every count in {path} must be greater than zero: a class that was never seen has no finite log-prior. "
@@ -73,6 +74,18 @@ def read_counts(path, *, num_examples=None):
             "each kind: 1 to every count in the file, 2 to --num-examples."
         )
     return counts
+
+
+def read_weights(text):
+    """Class weights: "balanced", or those in a file."""
+    if text in (None, "balanced"):
+        return text
+    weights = read_class_values(text, "weight")
+    if weights is None:
+        raise ValueError(
+            f"--class-weight must be balanced, or a file with the columns class_id and weight. Received: {text}"
+        )
+    return weights
 
 
 def read_held_out(path):

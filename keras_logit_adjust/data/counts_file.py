@@ -71,6 +71,29 @@ def read_text(path, content):
         ) from error
 
 
+def read_class_values(path, column):
+    """Float64 `[L]` in order of class id, from a text file with the columns `class_id` and `column`; or None."""
+    text = read_text(path, "class counts")
+    for delimiter in _DELIMITERS:
+        header, *rows = split(text, delimiter) or [[]]
+        header = [name.casefold() for name in header]
+        if header.count(column) == header.count("class_id") == 1:
+            break
+    else:
+        return None
+    try:
+        ids = _whole([row[header.index("class_id")] for row in rows], delimiter)
+        values = np.array([float(row[header.index(column)]) for row in rows], "float64")
+    except (_TableError, ValueError, IndexError) as error:
+        raise ValueError(
+            f"A file with the columns `class_id` and `{column}` must have a whole number and a number in each row, the "
+            f"decimals behind a point. Received {path}: {error}."
+        ) from error
+    if not ids.size or not _are_ids(ids):
+        raise ValueError(f"{path} must name every class from 0 on once. Received ids {sorted(ids.tolist())[:8]}, …")
+    return values[np.argsort(ids)]
+
+
 class _TableError(Exception):
     """What is wrong with the columns, in words."""
 
@@ -84,7 +107,7 @@ def _error(path, reason):
 
 def _columns(text):
     """The ids and the counts in a table, int64 `[L]` each, in order of rows."""
-    tables = {delimiter: _split(text, delimiter) for delimiter in _DELIMITERS}
+    tables = {delimiter: split(text, delimiter) for delimiter in _DELIMITERS}
     for delimiter, table in tables.items():
         header = [name.casefold() for name in table[0]] if table else []
         if twice := [name for name in _NAMES if header.count(name) > 1]:
@@ -105,7 +128,8 @@ def _columns(text):
     )
 
 
-def _split(text, delimiter):
+def split(text, delimiter):
+    """The lines of a table that are not empty, as lists of their fields."""
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
     stripped = ([field.strip() for field in row] for row in rows)
     return [row for row in stripped if any(row)]

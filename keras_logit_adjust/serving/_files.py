@@ -34,12 +34,17 @@ def as_destination(path, to=None, overwrite=False):
         raise _checks.ArgumentError(
             "path", f"A SavedModel is a folder; {path} is named as a file. Leave out {path.suffix}, or name `to`."
         )
+    check_place(path, to, overwrite)
+    return path, to
+
+
+def check_place(path, to, overwrite):
+    """Raise where a file, or the folder of a SavedModel, cannot be written at `path`."""
     if not path.absolute().parent.is_dir():
         raise ValueError(f"The folder of {path} does not exist. Make it first, or choose another.")
     _check_free(path, to, overwrite)
     if not os.access(path.absolute().parent, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-    return path, to
 
 
 def _check_free(path, to, overwrite):

@@ -1,0 +1,164 @@
+"""`adjust` for a file of scores: `.csv` or `.npy` in, the same format out."""
+
+import csv
+import dataclasses
+import io
+import pathlib
+
+import numpy as np
+
+from keras_logit_adjust import posthoc
+from keras_logit_adjust.cli import printing
+from keras_logit_adjust.cli.options import real
+from keras_logit_adjust.data import counts_file
+from keras_logit_adjust.serving import _files
+
+SUFFIXES = (".csv", ".npy")
+_OF_MODELS = ("validation", "calibrate", "fold", "to", "class_names", "allow_double_correction")
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Scores with what stands around them in a text file.
+
+    Attributes:
+        values: `[N, L]`, or `[N, 1]` of the second of two classes.
+        header: the names of all columns, or None.
+        row_names: the first fields of the rows, where there is one more column than there are classes; or None.
+        delimiter: between the columns.
+    """
+
+    values: np.ndarray
+    header: list | None = None
+    row_names: list | None = None
+    delimiter: str = ","
+
+    @property
+    def class_ids(self):
+        """The class of each column, where the header has ids in another order; or None."""
+        names = [] if self.header is None else self.header[-self.values.shape[1] :]
+        ids = [str(c) for c in range(len(names))]
+        return [int(name) for name in names] if names != ids and sorted(names) == sorted(ids) else None
+
+
+def run(options, settings):
+    """Adjust the scores in a file, write them to another, and show what was done."""
+    path, output = pathlib.Path(options.model), pathlib.Path(options.output)
+    _check_together(options)
+    if output.suffix != path.suffix:
+        raise ValueError(f"--output must be named …{path.suffix}, as the scores are. Received: {output}")
+    _files.check_place(output, "file", options.force)
+    kind, counts = options.kind or "probabilities", settings["class_counts"]
+    table = read(path, counts.size, options.num_examples is not None)
+    names = table.class_ids
+    target = settings["target_prior"]
+    adjusted = posthoc.adjust_scores(
+        table.values,
+        counts if names is None else counts[names],
+        kind=kind,
+        tau=options.tau,
+        target_prior=target if names is None or target is None else target[names],
+        num_examples=options.num_examples,
+    )
+    with _files.replacing(output) as partial:
+        write(partial, dataclasses.replace(table, values=adjusted))
+    trained = f"prior of {options.counts}"
+    trained += f", class weights {options.class_weight}" if options.class_weight is not None else ""
+    trained += f", resampled to {options.resampled_counts}" if options.resampled_counts is not None else ""
+    towards = "uniform" if target is None else f"of {options.target_prior}"
+    lines = (
+        f"scores    {len(adjusted):,} rows, {counts.size} {'classes' if options.num_examples is None else 'labels'}, "
+        f"{kind.replace('_', '-')}",
+        f"adjusted  tau {options.tau:g}, {trained}, target prior {towards}",
+    )
+    printing.show("\n".join(lines), output=options.output, files="the adjusted scores")
+
+
+def _check_together(options):
+    """Raise for what only a model can be asked for."""
+    given = [name for name in _OF_MODELS if getattr(options, name) not in (None, False)]
+    given += ["gives"] * (options.gives != "auto")
+    if given or options.tau == "auto":
+        flag = f"--{given[0].replace('_', '-')}" if given else "--tau auto"
+        raise ValueError(
+            f"{flag} is for models. {options.model} is a file of scores: leave it out. From Python, "
+            "kla.tune_tau and kla.calibrate choose on held-out scores."
+        )
+
+
+def read(path, num_classes, independent=False):
+    """The `Table` in a file of scores of so many classes."""
+    if not path.exists():
+        raise FileNotFoundError(f"No such file: {path}")
+    return _read_npy(path) if path.suffix == ".npy" else _read_csv(path, num_classes, independent)
+
+
+def _read_npy(path):
+    try:
+        return Table(np.load(path, allow_pickle=False))
+    except (ValueError, EOFError, OSError) as error:
+        raise ValueError(
+            f"{path} must be an array of numbers, as numpy.save writes it. Loading failed: {error}"
+        ) from error
+
+
+def _read_csv(path, num_classes, independent):
+    text = counts_file.read_text(path, "scores")
+    tables = [(delimiter, counts_file.split(text, delimiter)) for delimiter in ("\t", ";", ",")]
+    widths = [num_classes, num_classes + 1] + [1] * (num_classes == 2 and not independent)
+    found = [(delimiter, rows) for delimiter, rows in tables if rows and len(rows[0]) in widths]
+    if not found:
+        first = text.strip().splitlines()[0][:80] if text.strip() else ""
+        raise ValueError(
+            f"{path} must have a column for each of {num_classes} classes, separated by commas, semicolons or tabs, "
+            f"and before them at most one that names the row. Its first line is {first!r}."
+        )
+    # Commas last, for they may be those of decimals; a single column has no delimiter.
+    delimiter, rows = next((table for table in found if len(table[1][0]) > 1), found[-1])
+    width, has_names = len(rows[0]), len(rows[0]) == num_classes + 1
+    for number, row in enumerate(rows, start=1):
+        if len(row) != width:
+            raise ValueError(f"Every line of {path} must have {width} fields. Line {number} has {len(row)}: {row[:8]}")
+    header = rows.pop(0) if _are_names(rows[0][has_names:], path) else None
+    values = np.array([[_number(field, path) for field in row[has_names:]] for row in rows], "float64")
+    values = values.reshape(len(rows), width - has_names)
+    return Table(values, header, [row[0] for row in rows] if has_names else None, delimiter)
+
+
+def _are_names(fields, path):
+    """Whether the first line has names; class ids are such."""
+    are_ids = len(fields) > 1 and {*fields} == {str(c) for c in range(len(fields))}
+    if are_ids and len(fields) == 2:
+        raise ValueError(
+            f"The first line of {path}, {','.join(fields)}, may be class ids or probabilities: write 0.0 and 1.0 where "
+            "they are numbers, and names such as class 0 and class 1 where they are ids."
+        )
+    return are_ids or not all(map(_is_number, fields))
+
+
+def _is_number(field):
+    try:
+        real(field)
+    except ValueError:
+        return False
+    return True
+
+
+def _number(field, path):
+    if not _is_number(field):
+        raise ValueError(f"Scores in {path} must be numbers, with a point. Received: {field[:40]!r}")
+    return real(field)
+
+
+def write(path, table):
+    """Write the scores to a file of the kind that they came from."""
+    if path.suffix == ".npy":
+        np.save(path, table.values)
+        return
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter=table.delimiter, lineterminator="\n")
+    if table.header is not None:
+        writer.writerow(table.header)
+    names = [[]] * len(table.values) if table.row_names is None else [[name] for name in table.row_names]
+    writer.writerows([*name, *row] for name, row in zip(names, table.values.tolist(), strict=True))
+    path.write_text(text.getvalue(), encoding="utf-8")

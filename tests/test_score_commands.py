@@ -1,0 +1,197 @@
+"""`keras-logit-adjust adjust` of a file of scores: `.csv` or `.npy` in, the same out."""
+
+import pathlib
+
+import numpy as np
+import pytest
+
+import keras_logit_adjust as kla
+from keras_logit_adjust.cli import main
+
+COUNTS = [90, 9, 1]
+P = np.array([[0.7, 0.2, 0.1], [0.1, 0.9, 0.0], [0.25, 0.25, 0.5]])
+ADJUSTED = kla.adjust_scores(P, COUNTS)
+COMMAND = ["adjust", "scores.csv", "--counts", "counts.csv", "--output", "out.csv"]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """A folder with class counts and scores; the commands run in it."""
+    monkeypatch.chdir(tmp_path)
+    write("counts.csv", "class_id,count", *(f"{c},{count}" for c, count in enumerate(COUNTS)))
+    write("scores.csv", "ant,bee,cat", *(",".join(map(str, row)) for row in P.tolist()))
+    np.save("scores.npy", P.astype("float32"))
+    return tmp_path
+
+
+def write(path, *lines):
+    pathlib.Path(path).write_text("\n".join(lines) + "\n")
+
+
+def written(path="out.csv", delimiter=","):
+    """The lines of a file that was written, as fields."""
+    return [line.split(delimiter) for line in pathlib.Path(path).read_text().splitlines()]
+
+
+def test_a_table_of_probabilities_is_adjusted_and_keeps_its_header(capsys):
+    assert main(COMMAND) == 0
+    header, *rows = written()
+    assert header == ["ant", "bee", "cat"]
+    np.testing.assert_array_equal(np.array(rows, float), ADJUSTED)
+    assert capsys.readouterr().out.splitlines() == [
+        "scores    3 rows, 3 classes, probabilities",
+        "adjusted  tau 1, prior of counts.csv, target prior uniform",
+        "",
+        "Written to out.csv: the adjusted scores",
+    ]
+
+
+def test_an_array_is_adjusted_in_its_precision():
+    assert main(["adjust", "scores.npy", "--prior", "counts.csv", "--tau", "0.5", "--output", "out.npy"]) == 0
+    found = np.load("out.npy")
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, kla.adjust_scores(P, COUNTS, tau=0.5), atol=1e-7)
+
+
+TABLES = {
+    "without a header": [",".join(map(str, row)) for row in P.tolist()],
+    "ids as header": ["0,1,2", *(",".join(map(str, row)) for row in P.tolist())],
+    "pandas": [",0,1,2", *(f"{i}," + ",".join(map(str, row)) for i, row in enumerate(P.tolist()))],
+    "names of rows, semicolons": ["id;ant;bee;cat", *("a;" + ";".join(map(str, row)) for row in P.tolist())],
+    "tabs": ["\t".join(map(str, row)) for row in P.tolist()],
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_of_every_form_come_back_in_theirs(name):
+    lines = TABLES[name]
+    write("scores.csv", *lines)
+    assert main(COMMAND) == 0
+    delimiter = next(mark for mark in "\t;," if mark in lines[0])
+    found = written(delimiter=delimiter)
+    has_header, has_names = len(lines) > len(P), len(lines[0].split(delimiter)) == 4
+    assert not has_header or found[0] == lines[0].split(delimiter)
+    rows = found[has_header:]
+    np.testing.assert_array_equal(np.array([row[has_names:] for row in rows], float), ADJUSTED)
+    assert [row[: int(has_names)] for row in rows] == [
+        line.split(delimiter)[: int(has_names)] for line in lines[has_header:]
+    ]
+
+
+def test_columns_that_name_class_ids_in_another_order_are_known():
+    order = [2, 0, 1]
+    write("scores.csv", "2,0,1", *(",".join(map(str, row)) for row in P[:, order].tolist()))
+    write("target.csv", "class_id,count", "0,5", "1,3", "2,2")
+    assert main([*COMMAND, "--target-prior", "target.csv"]) == 0
+    header, *rows = written()
+    assert header == ["2", "0", "1"]
+    right = kla.adjust_scores(P, COUNTS, target_prior=[5, 3, 2])[:, order]
+    np.testing.assert_allclose(np.array(rows, float), right, rtol=1e-14)
+
+
+def test_ids_of_many_classes_are_a_header():
+    write("counts.csv", "class_id,count", *(f"{c},{c + 1}" for c in range(12)))
+    write("scores.csv", ",".join(map(str, range(12))), ",".join(["0.25"] * 4 + ["0"] * 8))
+    assert main(COMMAND) == 0
+    assert written()[0] == [str(c) for c in range(12)] and len(written()) == 2
+
+
+def test_one_column_is_the_second_of_two_classes():
+    write("counts.csv", "class_id,count", "0,90", "1,10")
+    write("scores.csv", "p", "0.1", "0.5")
+    assert main(COMMAND) == 0
+    header, *rows = written()
+    assert header == ["p"]
+    np.testing.assert_allclose(np.array(rows, float), [[0.5], [0.9]], rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["logits", "log_probabilities"])
+def test_the_kind_of_the_scores_is_an_option(kind, capsys):
+    write("scores.csv", *(",".join(map(str, row)) for row in np.log(P[[0, 2]]).tolist()))
+    assert main([*COMMAND, "--kind", kind]) == 0
+    right = kla.adjust_scores(np.log(P[[0, 2]]), COUNTS, kind=kind)
+    np.testing.assert_array_equal(np.array(written(), float), right)
+    assert f"2 rows, 3 classes, {kind.replace('_', '-')}\n" in capsys.readouterr().out
+
+
+def test_labels_of_their_own_are_adjusted_by_their_odds():
+    write("scores.csv", "0.5,0.5,0.5", "0.9,0.1,0.9")
+    assert main([*COMMAND, "--num-examples", "200"]) == 0
+    right = kla.adjust_scores([[0.5] * 3, [0.9, 0.1, 0.9]], COUNTS, num_examples=200)
+    np.testing.assert_array_equal(np.array(written(), float), right)
+
+
+UNDOING = {
+    "balanced weights": (["--class-weight", "balanced"], {"class_weight": "balanced"}, "class weights balanced"),
+    "weights in a file": (["--class-weight", "w.csv"], {"class_weight": [1, 2.5, 9]}, "class weights w.csv"),
+    "resampling": (["--resampled-counts", "r.csv"], {"resampled_counts": [90, 90, 45]}, "resampled to r.csv"),
+}
+
+
+@pytest.mark.parametrize("name", UNDOING)
+def test_weights_and_resampling_are_undone(name, capsys):
+    options, how, shown = UNDOING[name]
+    write("w.csv", "class_id,weight", "2,9", "0,1", "1,2.5")
+    write("r.csv", "class_id,count", "0,90", "1,90", "2,45")
+    assert main([*COMMAND, *options, "--target-prior", "counts.csv"]) == 0
+    right = kla.adjust_scores(P, kla.priors.effective_prior(COUNTS, **how), target_prior=COUNTS)
+    np.testing.assert_allclose(np.array(written()[1:], float), right, rtol=1e-14)
+    assert f"prior of counts.csv, {shown}, target prior of counts.csv\n" in capsys.readouterr().out
+
+
+def test_a_prior_is_read_from_a_file_of_shares():
+    write("prior.csv", "class_id,prior", "0,0.9", "1,0.09", "2,0.01")
+    assert main(["adjust", "scores.csv", "--prior", "prior.csv", "--output", "out.csv"]) == 0
+    np.testing.assert_allclose(np.array(written()[1:], float), ADJUSTED, rtol=1e-12)
+
+
+BAD = {
+    "an option of models": (["--fold"], [], "--fold is for models"),
+    "tau auto": (["--tau", "auto"], [], "--tau auto is for models"),
+    "another format": (["--output", "out.npy"], [], "--output must be named ….csv"),
+    "no such file": ([], None, "No such file: scores.csv"),
+    "another width": ([], ["0.5,0.5"], "a column for each of 3 classes"),
+    "nothing": ([], [""], "Its first line is ''"),
+    "a short line": ([], ["0.5,0.25,0.25", "0.5,0.5"], "must have 3 fields. Line 2 has 2"),
+    "text": ([], ["0.5,0.25,0.25", "0.5,none,0.5"], "must be numbers, with a point. Received: 'none'"),
+    "decimal commas": ([], ["0,5;0,25;0,25", "0,5;0,25;0,25"], "must be numbers, with a point. Received: '0,5'"),
+    "a header alone": ([], ["a,b,c"], "`scores` must have shape [N, 3]"),
+    "logits": (
+        [],
+        ["2,-1,0.5"],
+        'must lie between 0 and 1. Received 2 in row 0 (1 of 1 rows): scores of other kinds: --kind "log',
+    ),
+    "NaN": ([], ["nan,0.5,0.5"], "must not be NaN"),
+    "an output that exists": (["--output", "scores.csv"], [], "exists and is not overwritten"),
+    "weights of words": (["--class-weight", "w.csv"], [], "must have a whole number and a number in each row"),
+    "weights of 0": (["--class-weight", "z.csv"], [], "Every number in --class-weight must be greater than zero"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_clear_error_and_nothing_is_written(name, folder, capsys):
+    options, lines, message = BAD[name]
+    write("w.csv", "class_id,weight", "0,1", "1,much", "2,1")
+    write("z.csv", "class_id,weight", "0,1", "1,0", "2,1")
+    if lines is None:
+        pathlib.Path("scores.csv").unlink()
+    elif lines:
+        write("scores.csv", *lines)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert main([*COMMAND, *options]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("keras-logit-adjust: ") and message in error
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_ids_that_may_be_probabilities_are_refused(capsys):
+    write("counts.csv", "class_id,count", "0,90", "1,10")
+    write("scores.csv", "0,1", "0.5,0.5")
+    assert main(COMMAND) == 2
+    assert "may be class ids or probabilities" in capsys.readouterr().err
+
+
+def test_a_damaged_array_is_refused(capsys):
+    pathlib.Path("scores.npy").write_bytes(b"no array")
+    assert main(["adjust", "scores.npy", "--counts", "counts.csv", "--output", "out.npy"]) == 2
+    assert "scores.npy must be an array of numbers, as numpy.save writes it" in capsys.readouterr().err
