@@ -8,8 +8,10 @@ Measured is one evaluation of the loss and its gradients to features, kernel and
 the ways are called in turn; the ratio of each round is that way over the dense one, and its median is reported with the
 smallest and largest. Temporaries are what XLA says that the compiled step takes beside its arguments and results (JAX
 alone). The peak is how far the resident memory of the process rises above its inputs, results included; ways are first
-called in the order of their memory. The cosine is that of the sampled gradient to the exact one, of the kernel and of
-the features, for one draw.
+called in the order of their memory. Two peers stand beside ours, with the log-prior in their bias: torch's own
+`linear_cross_entropy`, which goes by chunks of examples (at 100,000 classes and fewer: it is slow), and TensorFlow's
+`sampled_softmax_loss` of as many rivals. The cosine is that of a gradient to the exact one, of the kernel and of the
+features, for one draw.
 """
 
 import argparse
@@ -27,7 +29,8 @@ import numpy as np
 BATCH, WIDTH, RIVALS = 256, 128, 8192
 BACKENDS = ("jax", "tensorflow", "torch")
 SUMMARY = (np.median, np.min, np.max)
-WAYS = ("sampled", "chunked", "dense")  # in the order of their memory
+PEERS = {"torch": "torch's", "tensorflow": "TensorFlow's"}  # backend → the way that is its own
+LARGEST_OF_TORCH = 100_000
 ROUNDS = 7
 
 
@@ -43,6 +46,7 @@ def inputs_of(num_classes):
 
 def losses_of(counts, labels):
     """Way → the mean loss as a function of features, kernel and bias."""
+    import keras
     from keras import ops
 
     import keras_logit_adjust as kla
@@ -67,7 +71,35 @@ def losses_of(counts, labels):
         logits = ops.matmul(features, ops.transpose(kernel)) + bias
         return ops.mean(kla.losses.logit_adjusted_crossentropy(labels, logits, log_prior))
 
-    return {"sampled": sampled, "chunked": chunked, "dense": dense}
+    def of_torch(features, kernel, bias):
+        import torch
+
+        prior = torch.as_tensor(log_prior, dtype=torch.float32)
+        options = torch.nn.LinearCrossEntropyOptions()
+        targets = torch.as_tensor(labels, dtype=torch.int64)
+        return torch.nn.functional.linear_cross_entropy(
+            features, kernel, targets, linear_bias=bias + prior, options=options
+        )
+
+    def of_tensorflow(features, kernel, bias):
+        import tensorflow as tf
+
+        values = tf.nn.sampled_softmax_loss(
+            weights=kernel,
+            biases=bias + tf.constant(log_prior, tf.float32),
+            labels=labels[:, None],
+            inputs=features,
+            num_sampled=min(RIVALS, counts.size - 1),
+            num_classes=counts.size,
+            seed=0,
+        )
+        return tf.reduce_mean(values)
+
+    losses = {"sampled": sampled, "chunked": chunked, "dense": dense}  # in the order of their memory
+    backend = keras.backend.backend()
+    if backend == "tensorflow" or (backend == "torch" and counts.size <= LARGEST_OF_TORCH):
+        losses = {PEERS[backend]: of_tensorflow if backend == "tensorflow" else of_torch} | losses
+    return losses
 
 
 def with_jax(loss, arrays):
@@ -121,7 +153,7 @@ def measure(num_classes, rounds):
     counts, labels, arrays = inputs_of(num_classes)
     arrays = [ops.convert_to_tensor(array) for array in arrays]
     losses, steps, rows, gradients = losses_of(counts, labels), {}, {}, {}
-    for way in WAYS:
+    for way in losses:
         steps[way], temporaries = prepare(losses[way], arrays)
         before = resident_now()
         gradients[way] = [np.asarray(ops.convert_to_numpy(x)).ravel() for x in steps[way]()[:2]]
@@ -132,17 +164,17 @@ def measure(num_classes, rounds):
             "temporary_mb": None if temporaries is None else temporaries / 1e6,
             "peak_mb": resident_peak() - before,
         }
-    for way in ("sampled", "chunked"):
+    for way in losses.keys() - {"dense"}:
         features, kernel = (cosine(a, b) for a, b in zip(gradients[way], gradients["dense"], strict=True))
         rows[way] |= {"cosine_features": features, "cosine_kernel": kernel}
     del gradients
-    seconds = {way: [] for way in WAYS}
+    seconds = {way: [] for way in losses}
     for _ in range(rounds):
-        for way in WAYS:
+        for way in losses:
             start = time.perf_counter()
             steps[way]()
             seconds[way].append(time.perf_counter() - start)
-    for way in WAYS:
+    for way in losses:
         ratios = np.divide(seconds[way], seconds["dense"])
         rows[way] |= {"seconds": float(np.median(seconds[way])), "ratio": [float(f(ratios)) for f in SUMMARY]}
     return list(rows.values())
@@ -162,6 +194,7 @@ def in_own_process(backend, num_classes, rounds):
 
 
 NAMES = {"dense": "all logits", "chunked": "by chunks", "sampled": f"{RIVALS:,} rivals"}
+NAMES |= {"torch's": "`linear_cross_entropy` of torch's", "TensorFlow's": f"`sampled_softmax_loss`, {RIVALS:,} rivals"}
 BACKEND_NAMES = {"jax": "JAX", "tensorflow": "TensorFlow", "torch": "torch"}
 
 
