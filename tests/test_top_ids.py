@@ -196,3 +196,33 @@ def test_ids_of_100_000_classes_are_counted_one_by_one(rng):
     metric.update_state(labels, {"ids": best})
     assert float(metric.result()) == pytest.approx(30 / 50)
     assert [tuple(variable.shape) for variable in metric.variables] == [(many,), (many,)]
+
+
+def sizes_in(jaxpr):
+    """The number of entries of each tensor that a program of JAX's makes, in its inner programs too."""
+    for equation in jaxpr.eqns:
+        yield from (output.aval.size for output in equation.outvars)
+        for value in equation.params.values():
+            inner = getattr(value, "jaxpr", None)
+            if inner is not None:
+                yield from sizes_in(getattr(inner, "jaxpr", inner))
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="only JAX shows all tensors of a step")
+@pytest.mark.parametrize("name", ["balanced", "groups", "propensities"])
+def test_no_tensor_has_a_score_for_each_example_and_class(name):
+    import jax
+
+    many, batch = 5000, 64
+    counts = np.arange(many, 0, -1)
+    metric = {
+        "balanced": lambda: kla.metrics.BalancedAccuracy(many, k=3),
+        "groups": lambda: kla.metrics.GroupAccuracy(counts, k=3),
+        "propensities": lambda: kla.metrics.PropensityScoredPrecision(counts, many, k=3),
+    }[name]()
+    labels = np.zeros((batch, 4) if name == "propensities" else batch, "int32")
+    state = [variable.value for variable in metric.variables]
+    update = jax.make_jaxpr(lambda *values: metric.stateless_update_state(values[0], values[1], {"ids": values[2]}))
+    sizes = list(sizes_in(update(state, labels, np.zeros((batch, 5), "int32")).jaxpr))
+    assert max(sizes) <= max(many, batch * 4 * 5)
+    assert len(sizes) > 10

@@ -8,8 +8,45 @@ import numpy as np
 from keras import ops
 
 from keras_logit_adjust import _labels, metrics
+from keras_logit_adjust.layers import ManyClassModel
 
 _KINDS = "(x, y) arrays, or a dataset of batches (x, y)"
+
+
+def refuse_workers(model, message):
+    """Raise where `model` trains on several workers, on each of which a callback sees a part of what there is."""
+    strategy = getattr(model, "distribute_strategy", None)  # on TensorFlow
+    if strategy is not None:
+        import tensorflow as tf
+
+        if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+            raise ValueError(message)
+
+
+def scope_of(model):
+    """The scope in which what judges `model` is made."""
+    strategy = getattr(model, "distribute_strategy", None)
+    return contextlib.nullcontext() if strategy is None else strategy.scope()
+
+
+def compile_as(model, judge, weighted_metrics):
+    """Compile `judge` for evaluation alone, in the mode that `model` was compiled for."""
+    replicas = getattr(getattr(model, "distribute_strategy", None), "num_replicas_in_sync", 1)
+    judge.compile(
+        optimizer=None,
+        weighted_metrics=weighted_metrics,
+        run_eagerly=model.run_eagerly,
+        # Keras cannot compile a step of several replicas by XLA.
+        jit_compile=model.jit_compile and replicas == 1,
+    )
+
+
+def evaluated(judge, data, batch_size, **options):
+    """What `evaluate` of validation data that `check_data` let through gives, by name."""
+    with warnings.catch_warnings():
+        # Keras takes the end of a dataset of unknown length for an interruption.
+        warnings.filterwarnings("ignore", "Your input ran out of data", UserWarning)
+        return judge.evaluate(**_arguments(data, batch_size), verbose=0, return_dict=True, **options)
 
 
 class ValidationPass:
@@ -25,27 +62,18 @@ class ValidationPass:
     """
 
     def __init__(self, model, data, *, num_classes, ignore_class, threshold, batch_size):
-        strategy = getattr(model, "distribute_strategy", None)  # on TensorFlow
-        if strategy is not None:
-            import tensorflow as tf
-
-            if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
-                raise ValueError(
-                    "`LongTailReport` cannot evaluate `validation_data` itself on several workers. Leave it out, "
-                    f"compile the model with `metrics=[kla.metrics.PerClassAccuracy({num_classes})]`, give the "
-                    'callback `metric="per_class_accuracy"`, and `validation_data` to `kla.tf_distribute.fit`.'
-                )
+        refuse_workers(
+            model,
+            f"`LongTailReport` cannot evaluate `validation_data` itself on several workers. Leave it out, compile the "
+            f"model with `metrics=[kla.metrics.PerClassAccuracy({num_classes})]`, give the callback "
+            '`metric="per_class_accuracy"`, and `validation_data` to `kla.tf_distribute.fit`.',
+        )
         self._data, self._batch_size, self._num_classes = data, batch_size, num_classes
-        with contextlib.nullcontext() if strategy is None else strategy.scope():
+        with scope_of(model):
             self._metric = metrics.PerClassAccuracy(num_classes, ignore_class=ignore_class, threshold=threshold)
-            self._judged = _Judged(model)
-            self._judged.compile(
-                optimizer=None,
-                weighted_metrics=[self._metric],
-                run_eagerly=model.run_eagerly,
-                # Keras cannot compile a step of several replicas by XLA.
-                jit_compile=model.jit_compile and getattr(strategy, "num_replicas_in_sync", 1) == 1,
-            )
+            # A training model of very many classes gives features.
+            self._judged = model.predictor(1) if isinstance(model, ManyClassModel) else _Judged(model)
+            compile_as(model, self._judged, [self._metric])
 
     def recall(self):
         """The recall of each class, float64 `[L]`; NaN for a class without examples."""
@@ -60,10 +88,7 @@ class ValidationPass:
         self._seen()
 
     def _run(self, **options):
-        with warnings.catch_warnings():
-            # Keras takes the end of a dataset of unknown length for an interruption.
-            warnings.filterwarnings("ignore", "Your input ran out of data", UserWarning)
-            self._judged.evaluate(**_arguments(self._data, self._batch_size), verbose=0, **options)
+        evaluated(self._judged, self._data, self._batch_size, **options)
 
     def _seen(self):
         total = ops.convert_to_numpy(self._metric.total)
@@ -107,8 +132,11 @@ def _arguments(data, batch_size):
     return {"x": (_check_batch(batch) for batch in data)}  # Keras reads generators, each of them once
 
 
-def check_data(data, *, num_classes, ignore_class):
-    """Validation data with labels, that can be gone through again and again; arrays as arrays."""
+def check_data(data, *, num_classes=None, ignore_class=None):
+    """Validation data with labels, that can be gone through again and again; arrays as arrays.
+
+    Ids of arrays are checked against `num_classes`, if that is given.
+    """
     if isinstance(data, tuple):
         return _check_arrays(data, num_classes=num_classes, ignore_class=ignore_class)
     is_endless = False
@@ -149,7 +177,7 @@ def _check_arrays(data, *, num_classes, ignore_class):
     sizes = sorted({len(array) for array in keras.tree.flatten((x, y, *weights)) if array is not None})
     if len(sizes) > 1 or sizes[0] == 0:
         raise ValueError(f"The arrays of `validation_data` must have as many rows, at least 1. Received {sizes}.")
-    if np.size(y) == len(y):  # else only the predictions tell ids from rows
+    if num_classes is not None and np.size(y) == len(y):  # else only the predictions tell ids from rows
         labels = _labels.as_labels(ops.convert_to_numpy(y) if ops.is_tensor(y) else y, "validation_data").reshape(-1)
         bad = (labels < 0) | (labels >= num_classes) | (labels != np.floor(labels))
         if ignore_class is not None:

@@ -24,6 +24,9 @@ class LongTailReport(keras.callbacks.Callback):
     below, unless `verbose=0`. A key that a metric of the model has put there already stays as it is; with a `name` of
     its own, which stands in front of each, `val_{name}_few_accuracy`, a report has keys that nothing else has.
 
+    A `kla.layers.ManyClassModel` is judged by the best class of its predictor; metrics of its top k are for
+    `PredictorMetrics`.
+
     A training step costs what it did: the figures come from a pass of their own over `validation_data` at the end of an
     epoch, which takes as long as `model.evaluate`. Where `fit` validates anyway, and on several workers, compile
     `kla.metrics.PerClassAccuracy(L)` and name it here, `metric="per_class_accuracy"`: its values are taken, without a
