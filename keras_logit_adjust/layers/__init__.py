@@ -2,6 +2,7 @@
 
 from keras_logit_adjust.layers.adjustment import LogitAdjustment
 from keras_logit_adjust.layers.calibration import Calibration
+from keras_logit_adjust.layers.class_sharding import many_class_layout
 from keras_logit_adjust.layers.cosine import CosineDense
 from keras_logit_adjust.layers.decision import MinimumRiskDecision
 from keras_logit_adjust.layers.large import ManyClassDense, ManyClassModel
@@ -19,5 +20,6 @@ __all__ = [
     "MinimumRiskDecision",
     "PriorAwareDense",
     "StreamingPriorDense",
+    "many_class_layout",
     "TopClasses",
 ]

@@ -12,13 +12,14 @@ import numpy as np
 from keras import ops
 
 from keras_logit_adjust import _checks, _labels, _replicas, priors
+from keras_logit_adjust.layers import _largest, class_sharding
 from keras_logit_adjust.layers import adjustment as _adjustment
 from keras_logit_adjust.layers.top_classes import ManyClassPredictor, TopClasses
-from keras_logit_adjust.losses import _base, _chunks, linear, sampled
+from keras_logit_adjust.losses import _base, linear, sampled
 
 
 @keras.saving.register_keras_serializable(package="keras_logit_adjust")
-class ManyClassDense(keras.layers.Layer):
+class ManyClassDense(class_sharding.PlacedRows, keras.layers.Layer):
     """The last layer of a model with very many classes: it keeps kernel and bias, and passes the features on.
 
     Its loss is the logit-adjusted cross-entropy of `features @ kernelᵀ + bias`: exact, by chunks of classes, or against
@@ -112,19 +113,18 @@ class ManyClassDense(keras.layers.Layer):
         return None if self.prior is None else self.prior.counts
 
     def build(self, input_shape):
+        rows = self._place(self.units)
         self.kernel = self.add_weight(
-            name="kernel",
-            shape=(self.units, input_shape[-1]),
+            name=class_sharding.KERNEL,
+            shape=(rows, input_shape[-1]),
             initializer=self.kernel_initializer,
             regularizer=self.kernel_regularizer,
             autocast=False,
             dtype="float32",
         )
-        self.bias = (
-            self.add_weight(name="bias", shape=(self.units,), initializer="zeros", autocast=False, dtype="float32")
-            if self.use_bias
-            else None
-        )
+        self._settle_kernel()
+        options = {"shape": (rows,), "initializer": "zeros", "autocast": False, "dtype": "float32"}
+        self.bias = self.add_weight(name=class_sharding.BIAS, **options) if self.use_bias else None
         # Never 0 where it is not known: that would pass for a prior.
         values = np.full(self.units, np.nan) if self.prior is None else self.prior.logits
         self.log_prior = _adjustment.add_constant(self, "log_prior", values)
@@ -150,12 +150,14 @@ class ManyClassDense(keras.layers.Layer):
 
     def values_and_mask(self, y_true, features, *, exact=False):
         """The loss of each position, `exact` against all classes in any case, and the mask of those that count."""
+        self._check_placement()
         head = self._scorer(features)
         log_prior = ops.convert_to_tensor(self.log_prior)
-        options = {"ignore_class": self.loss.ignore_class}
+        options = {"ignore_class": self.loss.ignore_class, "spread": self._spread}
         if exact or self.num_rivals is None:
             options |= {"chunk_size": self.chunk_size, "label_smoothing": self.loss.label_smoothing}
-            return linear.linear_values(y_true, head, self.tau * log_prior, **options)
+            adjustment = self._padded(self.tau * log_prior, linear.LOWEST)
+            return linear.linear_values(y_true, head, adjustment, num_classes=self.units, **options)
         rivals = self._drawn() if self._draws else "batch"
         options |= {"log_prior": log_prior, "rivals": rivals, "estimator": self.estimator}
         return sampled.sampled_values(y_true, head, self.tau * log_prior, **options)
@@ -170,25 +172,12 @@ class ManyClassDense(keras.layers.Layer):
         Returns:
             Ids, int32 `[..., k]`, and float32 scores `[..., k]`, the largest first.
         """
-        features, kernel, bias, axis = self._scorer(features)
-        wide = ops.cast(ops.reshape(features, (-1, features.shape[-1])), "float32")
-
-        def step(state, start, size):
-            scores = linear.scores(wide, kernel, bias, axis=axis, start=start, size=size)[1]
-            best, places = ops.top_k(scores, min(k, size))
-            merged = [ops.concatenate(pair, axis=-1) for pair in zip(state, (best, places + start), strict=True)]
-            best, places = ops.top_k(merged[0], k)
-            return (best, ops.take_along_axis(merged[1], places, axis=-1)), ()
-
-        none = ops.zeros_like(wide[:, :1], dtype="int32") + ops.zeros((k,), dtype="int32")
-        state = ops.cast(none, "float32") - np.inf, none
-        (scores, ids), _ = _chunks.fold(step, state, self.units, min(self.chunk_size, self.units))
-        shape = (*ops.shape(features)[:-1], k)
-        return ops.reshape(ids, shape), ops.reshape(scores, shape)
+        options = {"num_classes": self.units, "chunk_size": self.chunk_size, "spread": self._spread}
+        return _largest.largest(self._scorer(features), k, **options)
 
     def _scorer(self, features):
         """Features, kernel and bias whose product are the scores, `(features @ kernelᵀ + bias) / T − adjustment`."""
-        head = linear.as_head(features, self.kernel, self.bias, self.units, class_axis=0)
+        head = linear.as_head(features, self.kernel, self.bias, self.kernel.shape[0], class_axis=0)
         if self.adjustment is None:
             return head
         features, kernel, _, axis = head
@@ -207,7 +196,7 @@ class ManyClassDense(keras.layers.Layer):
         bias = None if self.bias is None else ops.convert_to_tensor(self.bias)
         if self.adjustment is None:
             return bias
-        shift = ops.convert_to_tensor(self.adjustment.adjustment)
+        shift = self._padded(ops.convert_to_tensor(self.adjustment.adjustment))
         return -shift if bias is None else (bias if scale is None else bias * scale) - shift
 
     def _follow(self, prior):
@@ -281,7 +270,7 @@ class ManyClassDense(keras.layers.Layer):
         kernel, bias = self.kernel if scale is None else self.kernel * scale, self._scored_bias(scale)
         dense = keras.layers.Dense(self.units, use_bias=bias is not None, dtype="float32")
         dense.build((None, self.kernel.shape[1]))
-        dense.set_weights([ops.convert_to_numpy(w).T for w in (kernel, bias) if w is not None])
+        dense.set_weights([ops.convert_to_numpy(w)[: self.units].T for w in (kernel, bias) if w is not None])
         return dense
 
     def get_config(self):

@@ -12,9 +12,9 @@ import numpy as np
 from keras import ops
 
 from keras_logit_adjust import _checks, _keras, _labels, _precision
-from keras_logit_adjust.losses import _base, _chunks
+from keras_logit_adjust.losses import _base, _chunks, _shards
 
-_LOWEST = float(np.finfo("float32").min)  # no −inf: the exponential of −inf less −inf is no number
+LOWEST = float(np.finfo("float32").min)  # no −inf: the exponential of −inf less −inf is no number
 _OF_ROWS = (
     "One-hot and soft rows are tensors of the size that this loss avoids. Where two labels are mixed, mix the losses: "
     "weight · loss(first ids) + (1 − weight) · loss(second ids)."
@@ -33,6 +33,7 @@ def linear_logit_adjusted_crossentropy(
     chunk_size=2048,
     label_smoothing=0.0,
     ignore_class=None,
+    kernel_layout=None,
 ):
     """Per-example logit-adjusted cross-entropy of a linear head, without a tensor of all logits.
 
@@ -57,6 +58,8 @@ def linear_logit_adjusted_crossentropy(
             result.
         label_smoothing: share ε in [0, 1) of the target spread evenly over all classes.
         ignore_class: a class id whose positions give 0.
+        kernel_layout: `keras.distribution.TensorLayout` of a kernel whose classes lie on several devices (JAX alone).
+            Each device then computes the chunks of its own classes. `L` must be a multiple of their number.
 
     Returns:
         Tensor `[...]` of losses in nats; NaN where an id is fractional or out of range.
@@ -80,7 +83,8 @@ def linear_logit_adjusted_crossentropy(
     adjustment = np.broadcast_to(_checks.as_tau(tau, log_prior.size) * log_prior, log_prior.shape)
     chunk_size = _checks.check_integer(chunk_size, "chunk_size", 1)
     options = _base.checked_options(label_smoothing=label_smoothing, ignore_class=ignore_class)
-    return _labels.zero_masked(*linear_values(y_true, head, adjustment, chunk_size=chunk_size, **options))
+    options |= {"chunk_size": chunk_size, "spread": _shards.as_spread(kernel_layout, class_axis, log_prior.size)}
+    return _labels.zero_masked(*linear_values(y_true, head, adjustment, **options))
 
 
 class Head(typing.NamedTuple):
@@ -126,16 +130,23 @@ def _as_floats(values, name):
     return tensor if "float" in _name(tensor.dtype) else ops.cast(tensor, "float32")
 
 
-def linear_values(y_true, head, adjustment, *, chunk_size, label_smoothing, ignore_class):
-    """Values `[...]` of a head that `as_head` checked, and the mask of those that count (None where all do)."""
+def linear_values(
+    y_true, head, adjustment, *, chunk_size, label_smoothing, ignore_class, num_classes=None, spread=None
+):
+    """Values `[...]` of a head that `as_head` checked, and the mask of those that count (None where all do).
+
+    Rows of the kernel from `num_classes` on are no classes; `adjustment` makes their scores the lowest numbers.
+    """
     features, kernel, bias, axis = head
-    labels, kept, flat = read_examples(y_true, features, adjustment.shape[0], ignore_class=ignore_class)
+    num_classes = num_classes or adjustment.shape[0]
+    labels, kept, flat = read_examples(y_true, features, num_classes, ignore_class=ignore_class)
     dtype = widest(flat, kernel, bias)
     # Added once, before the loop; autodiff takes the gradient on to the bias.
     offset = ops.convert_to_tensor(adjustment, dtype=dtype)
     offset = offset if bias is None else offset + ops.cast(bias, dtype)
     ids = ops.reshape(labels.ids, (-1,))
-    values = _crossentropy(flat, kernel, offset, ids=ids, axis=axis, chunk_size=chunk_size, smoothing=label_smoothing)
+    options = {"axis": axis, "chunk_size": chunk_size, "smoothing": label_smoothing}
+    values = _crossentropy(flat, kernel, offset, ids=ids, num_classes=num_classes, spread=spread, **options)
     return labels.spoil(ops.reshape(values, ops.shape(labels.ids))), kept
 
 
@@ -160,38 +171,43 @@ def scores(features, kernel, offset, *, axis, start, size):
     return piece, product if offset is None else product + _slice(offset, start, size, 0)
 
 
-def _crossentropy(features, kernel, offset, *, ids, axis, chunk_size, smoothing):
+def _crossentropy(features, kernel, offset, *, ids, axis, chunk_size, smoothing, num_classes, spread):
     """`Σ_y t_y·(lse(g) − g_y)` of each row, with `g = features·kernel + offset` and `t` the smoothed label."""
-    dtype, num_classes = _name(offset.dtype), offset.shape[0]
-    chunks = {"num_classes": num_classes, "chunk_size": min(chunk_size, num_classes)}
+    dtype, rows = _name(offset.dtype), offset.shape[0]
+    part = rows // (1 if spread is None else spread.number)
+    chunks = {"num_classes": part, "chunk_size": min(chunk_size, part)}
 
-    def forward(features, kernel, offset):
-        wide = ops.cast(features, dtype)
+    def of_classes(values, start, size):
+        """`values [N, size]`, 0 in the rows that are no classes."""
+        return values if rows == num_classes else ops.where(start + ops.arange(size) < num_classes, values, 0.0)
+
+    def sums(first, shared, parts):
+        """The maximum of `g` over some classes, the sum of exponentials relative to it, the label's `g`, the mean."""
+        (ids, wide), (kernel, offset) = shared, parts
 
         def step(state, start, size):
             top, total, own, mean = state
             _, chunk = scores(wide, kernel, offset, axis=axis, start=start, size=size)
-            new_top = ops.max(chunk, axis=-1, initial=_LOWEST)  # for an empty batch
+            new_top = ops.max(chunk, axis=-1, initial=LOWEST)  # for an empty batch
             new_top = ops.where(top > new_top, top, new_top)  # Keras's maximum is float32 on torch
             total = total * ops.exp(top - new_top) + ops.sum(ops.exp(chunk - new_top[:, None]), axis=-1)
-            mean = mean + ops.sum(chunk, axis=-1) / num_classes if smoothing else mean
-            return (new_top, total, own + _chosen(chunk, ids - start), mean), ()
+            if smoothing:
+                mean = mean + ops.sum(of_classes(chunk, first + start, size), axis=-1) / num_classes
+            return (new_top, total, own + _chosen(chunk, ids - first - start), mean), ()
 
         zero = ops.zeros_like(wide[:, 0])
-        (top, total, own, mean), _ = _chunks.fold(step, (zero + _LOWEST, zero, zero, zero), **chunks)
-        target = (1.0 - smoothing) * (own - top) + smoothing * (mean - top) if smoothing else own - top
-        return ops.log(total) - target, top, total
+        return _chunks.fold(step, (zero + LOWEST, zero, zero, zero), **chunks)[0]
 
-    def backward(upstream, features, kernel, offset, sums):
-        wide, (top, total) = ops.cast(features, dtype), sums
-        of_all, of_own = upstream / total, (1.0 - smoothing) * upstream
+    def slopes(first, shared, parts):
+        """The gradients by features, kernel and offset that some classes make."""
+        (ids, wide, top, of_all, of_own, of_each), (kernel, offset) = shared, parts
 
         def step(state, start, size):
             piece, chunk = scores(wide, kernel, offset, axis=axis, start=start, size=size)
             gradient = ops.exp(chunk - top[:, None]) * of_all[:, None]
             if smoothing:
-                gradient = gradient - (upstream * (smoothing / num_classes))[:, None]
-            gradient = _less_own(gradient, ids - start, of_own)
+                gradient = gradient - of_classes(of_each[:, None], first + start, size)
+            gradient = _less_own(gradient, ids - first - start, of_own)
             into_kernel = (
                 _precision.matmul(ops.transpose(gradient), wide)
                 if axis == 0
@@ -200,11 +216,26 @@ def _crossentropy(features, kernel, offset, *, ids, axis, chunk_size, smoothing)
             into_features = state[0] + _precision.matmul(gradient, piece if axis == 0 else ops.transpose(piece))
             return (into_features,), (ops.cast(into_kernel, kernel.dtype), ops.sum(gradient, axis=0))
 
-        wholes = (
-            _chunks.Whole(tuple(kernel.shape), axis, _name(kernel.dtype)),
-            _chunks.Whole((num_classes,), 0, dtype),
-        )
+        wholes = (_chunks.Whole(tuple(kernel.shape), axis, _name(kernel.dtype)), _chunks.Whole((part,), 0, dtype))
         (into_features,), others = _chunks.fold(step, (ops.zeros_like(wide),), **chunks, wholes=wholes)
+        return into_features, *others
+
+    def forward(features, kernel, offset):
+        shared = ids, ops.cast(features, dtype)
+        top, total, own, mean = _shards.on_each(spread, sums, shared, (kernel, offset), axes=(axis, 0))
+        if spread is not None:
+            tops, top = top, ops.max(top, axis=0)
+            total, own, mean = ops.sum(ops.stack([total * ops.exp(tops - top), own, mean], axis=1), axis=0)
+        target = (1.0 - smoothing) * (own - top) + smoothing * (mean - top) if smoothing else own - top
+        return ops.log(total) - target, top, total
+
+    def backward(upstream, features, kernel, offset, sums):
+        wide, (top, total) = ops.cast(features, dtype), sums
+        rates = upstream / total, (1.0 - smoothing) * upstream, upstream * (smoothing / num_classes)
+        shared = ids, wide, top, *rates
+        parts, axes = (kernel, offset), (axis, 0)
+        into_features, *others = _shards.on_each(spread, slopes, shared, parts, axes=axes, kept=axes)
+        into_features = into_features if spread is None else ops.sum(into_features, axis=0)
         return ops.cast(into_features, features.dtype), *others
 
     @ops.custom_gradient

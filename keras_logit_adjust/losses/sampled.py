@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_logit_adjust import _checks, _labels, _precision, priors
-from keras_logit_adjust.losses import _draws, _rivals, linear
+from keras_logit_adjust.losses import _draws, _rivals, _shards, linear
 
 DISTRIBUTIONS = ("uniform", "log_uniform", "prior")
 ESTIMATORS = ("partition", "posterior")
@@ -115,6 +115,7 @@ def sampled_logit_adjusted_crossentropy(
     tau=1.0,
     class_axis=-1,
     ignore_class=None,
+    kernel_layout=None,
 ):
     """Per-example logit-adjusted cross-entropy of a linear head against drawn rivals.
 
@@ -137,6 +138,8 @@ def sampled_logit_adjusted_crossentropy(
         tau: strength of the adjustment, a number or a vector `[L]`.
         class_axis: the axis of the classes in `kernel`, 0 or −1.
         ignore_class: a class id whose positions give 0 and are no rivals.
+        kernel_layout: `keras.distribution.TensorLayout` of a kernel whose classes lie on several devices (JAX alone).
+            Each device then looks up the classes that it has. `L` must be a multiple of their number.
 
     Returns:
         Tensor `[...]` of losses in nats; NaN where an id is fractional or out of range.
@@ -162,13 +165,13 @@ def sampled_logit_adjusted_crossentropy(
     _checks.check_choice(estimator, "estimator", ESTIMATORS)
     ignore_class = _checks.check_ignore_class(ignore_class)
     _check_rivals(rivals, estimator, log_prior.size)
-    values, kept = sampled_values(
-        y_true, head, adjustment, log_prior=log_prior, rivals=rivals, estimator=estimator, ignore_class=ignore_class
-    )
+    options = {"estimator": estimator, "ignore_class": ignore_class}
+    options |= {"spread": _shards.as_spread(kernel_layout, class_axis, log_prior.size)}
+    values, kept = sampled_values(y_true, head, adjustment, log_prior=log_prior, rivals=rivals, **options)
     return _labels.zero_masked(values, kept)
 
 
-def sampled_values(y_true, head, adjustment, *, log_prior, rivals, estimator, ignore_class):
+def sampled_values(y_true, head, adjustment, *, log_prior, rivals, estimator, ignore_class, spread=None):
     """Values `[...]` of a head that `linear.as_head` checked, and the mask of those that count (None where all do)."""
     features, kernel, bias, axis = head
     labels, kept, flat = linear.read_examples(y_true, features, adjustment.shape[0], ignore_class=ignore_class)
@@ -181,10 +184,10 @@ def sampled_values(y_true, head, adjustment, *, log_prior, rivals, estimator, ig
     wide = ops.cast(flat, dtype)
     # One look-up of the kernel: its gradient is one tensor of its size.
     both = ops.concatenate([own, drawn])
-    rows = ops.cast(ops.take(kernel, both, axis=axis), dtype)
+    rows = ops.cast(_shards.rows_of(spread, kernel, both, axis), dtype)
     rows = rows if axis == 0 else ops.transpose(rows)
     offset = ops.take(ops.convert_to_tensor(adjustment, dtype=dtype), both)
-    offset = offset if bias is None else offset + ops.cast(ops.take(bias, both), dtype)
+    offset = offset if bias is None else offset + ops.cast(_shards.rows_of(spread, bias, both, 0), dtype)
     number = ops.shape(own)[0]
     of_label = ops.sum(wide * rows[:number], axis=-1) + offset[:number]
     expected = ops.convert_to_tensor(log_expected, dtype=dtype)

@@ -43,6 +43,7 @@ def adjusted(model, layer):
     twin.bias = None
     for name, variable in variables_of(head):
         setattr(twin, name, variable)
+    twin.lie_as(head)
     layer.build((None, head.units))
     twin.built = True
     with _keras.leaving_no_calls(model):
@@ -60,8 +61,9 @@ def folded(model, layer):
     twin = _like(head, use_bias=True)
     twin.build(features.shape)
     values = {name: ops.convert_to_numpy(variable) for name, variable in variables_of(head)}
-    bias = values.get("bias", np.zeros(head.units)).astype("float64")
-    values |= {"kernel": values["kernel"] / temperature, "bias": bias / temperature - layer.values}
+    bias = values.get("bias", np.zeros(len(values["kernel"]))).astype("float64") / temperature
+    bias[: head.units] -= layer.values
+    values |= {"kernel": values["kernel"] / temperature, "bias": bias}
     for name, value in values.items():
         getattr(twin, name).assign(value)
     return _with_head(model, twin, clone.input, clone.output, name=model.name)

@@ -1,0 +1,45 @@
+"""The classes of the largest scores of a linear head, by chunks of classes."""
+
+import numpy as np
+from keras import ops
+
+from keras_logit_adjust.losses import _chunks, _shards, linear
+
+
+def largest(head, k, *, num_classes, chunk_size, spread):
+    """Ids, int32 `[..., k]`, and float32 scores `[..., k]` of a `linear.Head`, the largest first.
+
+    Rows of the kernel from `num_classes` on are no classes. Of classes that `spread` puts on several devices each
+    device gives its own `k`.
+    """
+    features, kernel, bias, axis = head
+    wide = ops.cast(ops.reshape(features, (-1, features.shape[-1])), "float32")
+    rows = kernel.shape[axis]
+    part = rows // (1 if spread is None else spread.number)
+
+    def of_part(first, shared, parts):
+        (wide,), (kernel, *bias) = shared, parts
+        bias = bias[0] if bias else None
+
+        def step(state, start, size):
+            scores = linear.scores(wide, kernel, bias, axis=axis, start=start, size=size)[1]
+            if rows > num_classes:
+                scores = ops.where(first + start + ops.arange(size) < num_classes, scores, -np.inf)
+            best, places = ops.top_k(scores, min(k, size))
+            return _merged(k, *zip(state, (best, places + (first + start)), strict=True)), ()
+
+        none = ops.zeros_like(wide[:, :1], dtype="int32") + ops.zeros((k,), dtype="int32")
+        return _chunks.fold(step, (ops.cast(none, "float32") - np.inf, none), part, min(chunk_size, part))[0]
+
+    parts, axes = ((kernel,), (axis,)) if bias is None else ((kernel, bias), (axis, 0))
+    scores, ids = _shards.on_each(spread, of_part, (wide,), parts, axes=axes)
+    if spread is not None:
+        scores, ids = _merged(k, tuple(scores), tuple(ids))
+    shape = (*ops.shape(features)[:-1], k)
+    return ops.reshape(ids, shape), ops.reshape(scores, shape)
+
+
+def _merged(k, scores, ids):
+    """The `k` largest of several `scores [N, any]`, the first of equal ones, and their ids."""
+    best, places = ops.top_k(ops.concatenate(scores, axis=-1), k)
+    return best, ops.take_along_axis(ops.concatenate(ids, axis=-1), places, axis=-1)
