@@ -41,7 +41,7 @@ def runs(tmp_path_factory):
 @pytest.mark.parametrize(("head", "mesh"), [*CASES, ("exact", "data parallel")])
 def test_many_classes_over_devices_train_and_score_as_on_one(runs, head, mesh):
     one, found = runs["found"][head]["one"], runs["found"][head][mesh]
-    kinds = ["fit", *(["evaluate", "ids", "scores"] if head == "exact" else [])]
+    kinds = ["fit", *(["evaluate", "ids", "scores", "adjust", "fold_into_bias"] if head == "exact" else [])]
     assert all(np.isfinite(found[kind]).all() for kind in kinds)
     assert found["fit"][1] < found["fit"][0] - 0.1
     for kind in kinds:

@@ -14,6 +14,7 @@ import sys
 import keras
 import numpy as np
 
+import keras_logit_adjust as kla
 from keras_logit_adjust.layers import ManyClassDense, ManyClassModel, many_class_layout
 from keras_logit_adjust.losses import linear_logit_adjusted_crossentropy
 
@@ -57,6 +58,9 @@ def trained(model, programs):
         top = model.predictor(K).predict(x, batch_size=BATCH, verbose=0)
         found["exchanges of predict"] = exchanges(programs)
         found |= {name: values.tolist() for name, values in top.items()}
+        for change in (kla.adjust, kla.fold_into_bias):
+            changed = change(model, COUNTS, tau=0.5, allow_double_correction=True).predictor(K)
+            found[change.__name__] = changed.predict(x, batch_size=BATCH, verbose=0)["scores"].tolist()
     file = programs / "trained.weights.h5"
     model.save_weights(file)
     return {**found, "weights": saved(file)}
