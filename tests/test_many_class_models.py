@@ -145,6 +145,28 @@ def test_mixed_precision_keeps_the_kernel_and_its_scores_in_float32(rng, policy)
     assert model.predictor(2).output["scores"].dtype == "float32"
 
 
+def test_weights_are_float32_where_all_others_have_half_the_digits():
+    keras.config.set_dtype_policy("bfloat16")
+    assert [weight.dtype for weight in network().head.weights] == ["float32"] * 3
+
+
+def test_every_number_of_a_penalty_is_added_to_the_loss(rng):
+    class Penalty(keras.layers.Layer):
+        def call(self, inputs):
+            self.add_loss(keras.ops.convert_to_tensor([1.0, 20.0]))
+            return inputs
+
+    x, y = data(rng, 4)
+    inputs = keras.Input(x.shape[1:])
+    head = ManyClassDense(L, COUNTS, kernel_initializer="zeros")
+    values = []
+    for body in (keras.layers.Identity(), Penalty()):
+        model = ManyClassModel(inputs, head(body(inputs)))
+        model.compile("sgd", run_eagerly=True)
+        values.append(model.evaluate(x, y, verbose=0))
+    assert values[1] - values[0] == pytest.approx(21.0)
+
+
 def test_a_head_without_counts_does_not_pass_for_one_with_a_prior(rng):
     head = ManyClassDense(L, None, num_rivals=3)
     model = network(head)

@@ -204,6 +204,11 @@ def test_soft_rows_add_their_weights():
     np.testing.assert_allclose(counts, [1.25, 0.5, 0.25], rtol=1e-15)
 
 
+def test_what_rounding_leaves_of_a_class_is_no_example():
+    counts = count_classes(np.array([[1 - 2e-5, 2e-5]]))
+    assert counts.dtype == np.int64 and counts.tolist() == [1, 0]
+
+
 def test_float32_rows_of_thirds_still_count_whole_examples():
     rows = np.full((3000, 3), 1 / 3, "float32")
     assert count_classes(rows).tolist() == [1000, 1000, 1000]

@@ -256,6 +256,13 @@ def test_a_class_that_is_expected_more_than_once_is_always_in():
     assert all(0 in array(sampler.draw(0, step=step).ids) for step in range(5))
 
 
+def test_classes_partly_in_order_of_frequency_are_drawn_as_often_as_said():
+    sampler = RivalSampler([50, 1, 30, 2, 9, 8], num_rivals=3, distribution="prior")
+    draws = np.concatenate([array(sampler.draw(0, step=step).ids) for step in range(400)])
+    said = 400 * np.exp(sampler.log_expected)
+    assert (np.abs(np.bincount(draws, minlength=6) - said) < 4 * np.sqrt(said)).all()
+
+
 def test_a_draw_is_a_function_of_seed_and_step():
     sampler = RivalSampler(np.arange(1, 1001), num_rivals=50)
     first, again = (array(sampler.draw(7, step=3).ids) for _ in range(2))

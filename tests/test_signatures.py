@@ -119,6 +119,14 @@ def is_record(value):
     return inspect.isclass(value) and (dataclasses.is_dataclass(value) or issubclass(value, tuple | Exception))
 
 
+def test_a_seed_that_has_a_default_is_zero_or_none():
+    values = [case.values[0] for case in public_values()]
+    functions = [value for value in values if callable(value) and not is_record(value)]
+    seeds = [inspect.signature(function).parameters.get("seed") for function in functions]
+    defaults = [seed.default for seed in seeds if seed is not None]
+    assert len(defaults) > 9 and {*defaults} <= {0, None, inspect.Parameter.empty}
+
+
 @pytest.mark.parametrize("value", [case for case in public_values() if not isinstance(case.values[0], property)])
 def test_after_the_first_arguments_all_are_keyword_only(value):
     if is_record(value):

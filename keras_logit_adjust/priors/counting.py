@@ -259,4 +259,4 @@ def _count_ids(labels, num_classes, position):
             f"Class ids must be integers of at least 0{upper}. Received {ids[first]} at position {first} of "
             f"{position} ({int(bad.sum())} such in it). Leave out ignored positions before counting."
         )
-    return np.bincount(ids.astype("int64"), minlength=num_classes or 0).astype("float64")
+    return np.bincount(ids.astype("int64")).astype("float64")
