@@ -260,6 +260,7 @@ def test_classes_partly_in_order_of_frequency_are_drawn_as_often_as_said():
     sampler = RivalSampler([50, 1, 30, 2, 9, 8], num_rivals=3, distribution="prior")
     draws = np.concatenate([array(sampler.draw(0, step=step).ids) for step in range(400)])
     said = 400 * np.exp(sampler.log_expected)
+    assert np.argsort(-said).tolist() == [0, 2, 4, 5, 3, 1]
     assert (np.abs(np.bincount(draws, minlength=6) - said) < 4 * np.sqrt(said)).all()
 
 
