@@ -257,9 +257,10 @@ class ManyClassDense(class_sharding.PlacedRows, keras.layers.Layer):
             )
         head = cls(dense.units, class_counts, use_bias=dense.use_bias, **{"name": dense.name, **options})
         head.build((None, dense.kernel.shape[0]))
-        head.kernel.assign(ops.transpose(dense.kernel))
-        if dense.use_bias:
-            head.bias.assign(dense.bias)
+        # By NumPy: on JAX an array that two variables hold is gone from both once a step of one donates it.
+        for variable, values in ((head.kernel, dense.kernel), (head.bias, dense.bias)):
+            if variable is not None:
+                variable.assign(head._padded(ops.convert_to_numpy(values).T))
         return head
 
     def to_dense(self):
