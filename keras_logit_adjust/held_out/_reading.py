@@ -7,6 +7,11 @@ from keras_logit_adjust import _arrays
 _SUM_OF_PROBABILITIES = 1e-3  # how far the sum of a row of probabilities may be from one
 _SUM_OF_HALVES = 2e-2  # in half precision
 _MANY_ROWS = 20
+_MANY_CLASSES = 1000  # of which somebody may have the scores of the best alone
+_OF_TOP_K = (
+    " The scores of the best classes alone do not say who wins at another τ. Of very many classes "
+    "`kla.TauPath.from_features` and `kla.tune_tau` of a `ManyClassModel` go through all of them in chunks."
+)
 
 
 def to_numpy(values, name):
@@ -52,6 +57,7 @@ class Reader:
             raise ValueError(
                 f"`{self.name}` must have shape [N, {self.num_classes}], N ≥ 1: a row for each example, a column for "
                 f"each of the {self.num_classes} classes. Received shape {matrix.shape}."
+                f"{_OF_TOP_K if self.num_classes > _MANY_CLASSES and matrix.ndim > 1 else ''}"
             )
         tolerance = _SUM_OF_HALVES if matrix.dtype.itemsize < 4 else _SUM_OF_PROBABILITIES
         matrix = matrix.reshape(-1, self.num_classes)

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_logit_adjust import _arrays, _checks
+from keras_logit_adjust import _arrays, _checks, layers
 from keras_logit_adjust.posthoc import _graph, _guard
 from keras_logit_adjust.posthoc.adjust import head_to_adjust
 
@@ -42,7 +42,15 @@ def predict_logits(model, x, *, output="auto", batch_size=256):
 
 def labels_and_logits(model, data, *, output, batch_size):
     """Pairs `(y_true, logits)` of the batches of `data`: `(x, y)` arrays, or a dataset of batches `(x, y)`."""
-    predict = logits_model(model, output=output)
+    return _labels_and_outputs(logits_model(model, output=output), data, batch_size)
+
+
+def labels_and_features(model, data, *, batch_size):
+    """Pairs `(y_true, features)` of the batches of `data`: the features are what a `ManyClassModel` gives."""
+    return _labels_and_outputs(lambda x: ops.convert_to_numpy(model.predict_on_batch(x)), data, batch_size)
+
+
+def _labels_and_outputs(predict, data, batch_size):
     if isinstance(data, keras.utils.PyDataset):
         data = map(data.__getitem__, range(data.num_batches))
     elif isinstance(data, tuple):
@@ -73,6 +81,13 @@ def logits_model(model, *, output):
     Of a graph the logits themselves; of another model the logarithms of its probabilities, which have the same
     differences between classes where they did not round to 0.
     """
+    if isinstance(model, layers.ManyClassModel):
+        raise _checks.ArgumentError(
+            "model",
+            f"`model` must give logits. Received {model.name!r}, a `ManyClassModel`, which gives features so that no "
+            "tensor of all logits exists. `kla.tune_tau` takes it as it is, `model.predictor(k)` gives the best "
+            "scores, and `model.head.to_dense()` is a head of all logits.",
+        )
     try:
         _guard.check_not_adjusted(model, allow_double_correction=False)
     except ValueError as error:

@@ -10,10 +10,11 @@ import warnings
 import keras
 import numpy as np
 
-from keras_logit_adjust import _checks, priors
+from keras_logit_adjust import _checks, layers, priors
 from keras_logit_adjust.held_out import _reading, predict
 from keras_logit_adjust.held_out._intervals import Steps
 from keras_logit_adjust.held_out.tau_path import BestTau, TauPath, robust_point
+from keras_logit_adjust.posthoc import _guard
 from keras_logit_adjust.priors.formulas import as_prior
 
 
@@ -67,7 +68,8 @@ def tune_tau(
     one with classes of similar training frequency.
 
     Args:
-        model_or_logits: a trained, unadjusted `keras.Model`; or its logits `[N, L]` on the held-out examples; or with
+        model_or_logits: a trained, unadjusted `keras.Model`, of a `kla.layers.ManyClassModel` one whose head has
+            `tau=0`; or its logits `[N, L]` on the held-out examples; or with
             `cross_fit` a function `train(x, y)` that returns a model trained on those examples.
         validation_data: `(x, y)` arrays, or a dataset of batches `(x, y)`; with logits the labels `[N]` alone; with
             `cross_fit` the training data `(x, y)`, arrays.
@@ -117,6 +119,8 @@ def tune_tau(
     prediction = {"output": output, "batch_size": batch_size}
     if cross_fit is not None:
         path = _cross_fit(model_or_logits, validation_data, prior, folds=cross_fit, seed=seed, **prediction)
+    elif isinstance(model_or_logits, layers.ManyClassModel):
+        path = _path_of_many_classes(model_or_logits, validation_data, prior, ignore_class, batch_size)
     elif isinstance(model_or_logits, keras.Model):
         batches = predict.labels_and_logits(model_or_logits, validation_data, **prediction)
         path = TauPath.from_batches(batches, prior, ignore_class=ignore_class)
@@ -163,6 +167,22 @@ def tune_tau(
         right[~kept] = path.is_right(tau_of_others)[~kept]
     accuracies = (float(weight[is_right].sum()) for is_right in (right, path.is_right(1.0)))
     return TunedTau(tau, interval, *accuracies, best, coverage, path)
+
+
+def _path_of_many_classes(model, data, prior, ignore_class, batch_size):
+    """The path of a `ManyClassModel`, chunk by chunk of its head."""
+    head = model.head
+    if head.tau:
+        raise ValueError(
+            f"The prior would be corrected twice: the head {head.name!r} trains the adjusted loss with "
+            f"tau={head.tau:g}. Its plain argmax is balanced already. Tune τ of a model whose head was trained with "
+            "tau=0."
+        )
+    _guard.check_not_adjusted(model, allow_double_correction=False)
+    batches = predict.labels_and_features(model, data, batch_size=batch_size)
+    weights = [None if w is None else keras.ops.convert_to_numpy(w)[: head.units] for w in (head.kernel, head.bias)]
+    options = {"class_axis": 0, "chunk_size": head.chunk_size, "ignore_class": ignore_class}
+    return TauPath.from_features(batches, prior, kernel=weights[0], bias=weights[1], **options)
 
 
 def pool(examples, frequencies, min_examples):

@@ -9,7 +9,7 @@ import dataclasses
 import numpy as np
 
 from keras_logit_adjust import _arrays, _checks
-from keras_logit_adjust.held_out import _intervals, _reading
+from keras_logit_adjust.held_out import _chunked, _intervals, _reading
 from keras_logit_adjust.metrics import groups_of_counts
 from keras_logit_adjust.priors.formulas import as_prior
 
@@ -93,8 +93,7 @@ class TauPath:
             batches = _without_ignored(batches, _checks.check_ignore_class(ignore_class))
         reader = _reading.Reader(prior.size, independent=prior.are_labels)
         parts = [_intervals.of_examples(*reader.examples(*batch), prior) for batch in batches]
-        if not parts:
-            raise ValueError("There must be at least one held-out example, a pair (y_true, logits). Received none.")
+        _check_any(parts)
         reader.check()
         self._set(prior, *map(np.concatenate, zip(*parts, strict=True)))
 
@@ -120,6 +119,40 @@ class TauPath:
         """
         path = cls.__new__(cls)
         path._read(batches, as_prior(class_counts, num_examples), ignore_class)
+        return path
+
+    @classmethod
+    def from_features(
+        cls, batches, class_counts, *, kernel, bias=None, class_axis=-1, chunk_size=2048, ignore_class=None
+    ):
+        """The path of a linear head with very many classes, of whose scores no row of all is ever in memory.
+
+        It is the path of `features @ kernel + bias`, as exact as that of all logits: an example is right where it beats
+        the classes of each chunk. Memory is O(examples of a batch × chunk_size), the time that of the scores and of a
+        few passes over them. The top k scores would not do: at another τ a class outside of them may win.
+
+        Args:
+            batches: an iterable of `(y_true, features)`, what the head reads, `[N, D]`.
+            class_counts: as in `TauPath`, of exclusive classes.
+            kernel: `[D, L]`, or `[L, D]` with `class_axis=0`.
+            bias: `[L]`, or None.
+            class_axis: the axis of the classes in `kernel`, 0 or −1.
+            chunk_size: classes computed at once.
+            ignore_class: as in `TauPath`.
+
+        Example:
+
+        >>> batches = [([0, 1], [[2.0], [0.0]])]
+        >>> TauPath.from_features(batches, class_counts=[75, 25], kernel=[[1.0, 0.0]]).at(1.0)
+        1.0
+        """
+        path, prior = cls.__new__(cls), as_prior(class_counts)
+        scorer = _chunked.Scorer(kernel, bias, prior, class_axis=class_axis, chunk_size=chunk_size)
+        if ignore_class is not None:
+            batches = _without_ignored(batches, _checks.check_ignore_class(ignore_class), "features")
+        parts = [scorer.intervals(*batch) for batch in batches]
+        _check_any(parts)
+        path._set(prior, *map(np.concatenate, zip(*parts, strict=True)))
         return path
 
     @classmethod
@@ -224,14 +257,15 @@ class TauPath:
 
     def _values_of_replicates(self, tau, weight, replicates, rng):
         """`[replicates, …]`: within a class, how many are right again is binomial."""
-        values = np.zeros((replicates, *tau.shape))
-        flat = values.reshape(replicates, -1)
-        for c in np.unique(self.recall_ids[weight > 0]):
-            members = self.recall_ids == c
-            count = members.sum()
-            right = _intervals.Steps(self.low[members], self.high[members], np.ones(count)).at(tau.ravel())
-            flat += rng.binomial(count, np.clip(right / count, 0.0, 1.0), size=flat.shape) * weight[members][0]
-        return values
+        totals = np.bincount(self.recall_ids)
+        each = np.zeros(totals.size)
+        each[self.recall_ids] = weight  # of one example of each recall
+        chosen = np.flatnonzero(each)
+        shares = np.empty((chosen.size, tau.size))
+        for i, value in enumerate(tau.ravel()):
+            shares[:, i] = np.bincount(self.recall_ids, self.is_right(value))[chosen] / totals[chosen]
+        draws = [each[chosen] @ rng.binomial(totals[chosen, None], shares) for _ in range(replicates)]
+        return np.reshape(draws, (replicates, *tau.shape))
 
     def _best_of_replicates(self, weight, replicates, rng):
         """`[replicates]`: the best τ of each sample, from the ends sorted once."""
@@ -272,16 +306,21 @@ def robust_point(low, high):
     return float(np.clip(1.0, low + 1.0, high - 1.0) if np.isinf([low, high]).any() else (low + high) / 2)
 
 
-def _without_ignored(batches, ignore_class):
+def _check_any(parts):
+    if not parts:
+        raise ValueError("There must be at least one held-out example, a pair (y_true, logits). Received none.")
+
+
+def _without_ignored(batches, ignore_class, name="logits"):
     """The rows of each batch whose id is another than `ignore_class`; batches of no others are left out."""
     for y_true, logits in batches:
-        ids, logits = _reading.to_numpy(y_true, "y_true"), _reading.to_numpy(logits, "logits")
+        ids, logits = _reading.to_numpy(y_true, "y_true"), _reading.to_numpy(logits, name)
         if ids.ndim > 1 and ids.shape[-1] == 1 and ids.ndim == logits.ndim:
             ids = ids[..., 0]
         if ids.shape != logits.shape[:-1]:
             raise ValueError(
-                "`ignore_class` goes with class ids, one for each row of logits. "
-                f"Received labels of shape {ids.shape} for logits of shape {logits.shape}."
+                f"`ignore_class` goes with class ids, one for each row of {name}. "
+                f"Received labels of shape {ids.shape} for {name} of shape {logits.shape}."
             )
         if (kept := ids != ignore_class).any():
             yield ids[kept], logits[kept]
