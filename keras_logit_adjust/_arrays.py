@@ -151,10 +151,10 @@ def in_order(values, name, class_names):
 
 def _by_name(keys, column, name, class_names):
     """The numbers of `column`, named by `keys`, in order of `class_names`, each of which must be named once."""
-    found = dict(zip(keys, column, strict=True))
-    if len(found) < len(keys) or found.keys() != set(class_names) or len(found) < len(class_names):
+    found, asked = dict(zip(keys, column, strict=True)), set(class_names)
+    if len(found) < len(keys) or found.keys() != asked or len(found) < len(class_names):
         missing = [c for c in class_names if c not in found][:_SHOWN]
-        other = [key for key in found if key not in set(class_names)][:_SHOWN]
+        other = [key for key in found if key not in asked][:_SHOWN]
         raise ArgumentError(
             name,
             f"`{name}` must name every class of `class_names` once, and no other. Received {len(keys)} names for "

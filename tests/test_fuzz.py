@@ -206,6 +206,7 @@ def test_every_public_function_and_class_of_numbers_is_called():
         "layers.ManyClassPredictor",
         "layers.StreamingPriorDense",
         "layers.TopClasses",
+        "layers.many_class_layout",
         "losses.Consistency",
         "losses.Rivals",
         "losses.Witness",

@@ -15,6 +15,7 @@ from keras_logit_adjust.data.profiles import PROFILES
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 _DEFAULT = "fashion_mnist_lt"
 _MOST = 2**31 - 1  # of backends, in a step or a shape
+_MOST_CLASSES = 50_000  # iNaturalist has 8,142; of ten times as many the logits of all test examples fill the memory
 
 
 def _option(default, group, **parsing):
@@ -164,6 +165,13 @@ class Config:
                 "dataset",
                 f"`dataset` must have images of one size that fit in memory; {settled['dataset']!r} streams. Resize it "
                 "into an .npz file, or extract features, and give `train` and `test`.",
+            )
+        if loaded.num_classes > _MOST_CLASSES:
+            raise _checks.ArgumentError(
+                "dataset" if self.train is None else "train",
+                f"A comparison takes at most {_MOST_CLASSES:,} classes: it trains heads of all logits, and keeps those "
+                f"of all test examples. Received {loaded.num_classes:,} classes. Remedy: `kla.layers.ManyClassModel`, "
+                "which trains and serves a million; the page docs/guide/many_classes.md shows how.",
             )
         for name in ("test", "validation"):
             split = getattr(loaded, name)

@@ -7,9 +7,11 @@ import numpy as np
 
 from keras_logit_adjust import _arrays, _checks
 
+_SHOWN = 100  # numbers of a bias that are written out before they are cut
+
 
 @keras.saving.register_keras_serializable(package="keras_logit_adjust")
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Calibration:
     """What makes a model's probabilities match how often it is right: `f_y ↦ f_y / T + b_y`.
 
@@ -39,6 +41,12 @@ class Calibration:
         object.__setattr__(self, "temperature", _checks.check_positive(self.temperature, "temperature"))
         if self.bias is not None:
             object.__setattr__(self, "bias", tuple(_checks.as_class_vector(self.bias, "bias").tolist()))
+
+    def __repr__(self):
+        bias = self.bias
+        if bias is not None and len(bias) > _SHOWN:
+            bias = f"({', '.join(map(repr, bias[:_SHOWN]))}, … {len(bias)} in all)"
+        return f"Calibration(temperature={self.temperature!r}, bias={bias})"
 
     def apply(self, logits):
         """`logits / T + b`, for logits `[..., L]` (of one sigmoid unit `[...]` too), as a float64 array."""

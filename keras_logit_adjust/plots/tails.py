@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 from keras_logit_adjust.plots._style import COLORS, legend_above, line_style, new_figure, number_counts
 
 _MOST_TICKS = 20  # classes that are numbered one by one
+_MOST_BARS = 1000  # and drawn one by one
 
 
 def class_counts(counts, *, class_names=None):
@@ -13,7 +14,8 @@ def class_counts(counts, *, class_names=None):
 
     Args:
         counts: `[L]` training examples of each class.
-        class_names: `[L]` names, in order of class id; by default the bars are numbered by frequency.
+        class_names: `[L]` names, in order of class id; by default the bars are numbered by frequency. Of more than
+            1,000 classes names are not written: nobody could read them.
 
     Returns:
         A `matplotlib.figure.Figure`.
@@ -26,10 +28,17 @@ def class_counts(counts, *, class_names=None):
     figure, (axes,) = new_figure()
     order = np.argsort(-np.asarray(counts), kind="stable")
     ordered, rank = np.asarray(counts)[order], np.arange(1, order.size + 1)
-    axes.bar(rank, ordered, width=0.8 if ordered.size < 50 else 1.0, color=COLORS[5])
+    if ordered.size <= _MOST_BARS:
+        axes.bar(rank, ordered, width=0.8 if ordered.size < 50 else 1.0, color=COLORS[5])
+    else:
+        # Classes that are as frequent are one step: a figure of a million bars takes minutes.
+        last = np.flatnonzero(np.append(np.diff(ordered), -1))
+        edges, heights = np.append(0, last + 1) + 0.5, ordered[last]
+        axes.stairs(heights, edges, baseline=min(1, ordered[-1]), fill=True, color=COLORS[5])
+        axes.set_xlim(0.5, ordered.size + 0.5)
     axes.set(yscale="log", xlabel="class, by frequency", ylabel="training examples")
     number_counts(axes.yaxis, ordered)
-    if class_names is not None:
+    if class_names is not None and ordered.size <= _MOST_BARS:
         axes.set_xticks(rank, np.asarray(class_names)[order], rotation=90)
     elif ordered.size <= _MOST_TICKS:
         axes.set_xticks(rank)
