@@ -15,7 +15,7 @@ from helpers.rows import CONFIG, ROWS, read_json
 
 from keras_logit_adjust import cli, plots, studies
 from keras_logit_adjust.compare import METHODS, statistics, training
-from keras_logit_adjust.studies import consistency, groups, label_noise, weight_norms
+from keras_logit_adjust.studies import consistency, groups, label_noise, many_classes, weight_norms
 
 OPTIONS = {
     "weight-norms": [*ROWS, "--seeds", "2"],
@@ -23,8 +23,16 @@ OPTIONS = {
     "label-noise": [*ROWS, "--seeds", "2", "--methods", "erm,la_posthoc", "--label-noise", "0.2"],
     "label-shift": [*ROWS, "--seeds", "4"],
     "consistency": ["--sizes", "50", "2000", "--trials", "3", "--seed", "1"],
+    "many-classes": ["--num-classes", "40", "--rivals", "4", "8", "--epochs", "1", "--seeds", "2"],
 }
-RUNS = {"weight-norms": 2 * 2, "groups": 2 * 2, "label-noise": 2 * 2, "label-shift": 4, "consistency": 2 * 4}
+RUNS = {
+    "weight-norms": 2 * 2,
+    "groups": 2 * 2,
+    "label-noise": 2 * 2,
+    "label-shift": 4,
+    "consistency": 2 * 4,
+    "many-classes": 2 * 6,
+}
 
 
 pytestmark = pytest.mark.usefixtures("folder")
@@ -41,7 +49,15 @@ def trained(monkeypatch):
         calls.append((x.shape, loss.name, steps))
         return np.random.default_rng(len(calls)).normal(size=(x.shape[0], 3, 2)).astype("float32")
 
+    def fit(sample, *, options, epochs, seed):
+        calls.append((seed, tuple(options.items()), epochs))
+        rules = ("erm", "la_posthoc") if options == {"tau": 0.0} else ("la",)
+        ids = np.random.default_rng([seed, len(options)]).integers(0, 40, sample.test[1].size)
+        return dict.fromkeys(rules, ids)
+
     monkeypatch.setattr(consistency, "fit_affine", fit_affine)
+    monkeypatch.setattr(many_classes, "fit", fit)
+    monkeypatch.setattr(many_classes.time, "process_time", lambda: 0.0)
     return calls
 
 
@@ -80,7 +96,11 @@ def test_a_study_without_an_output_folder_prints_and_leaves_nothing(name, traine
 @pytest.mark.parametrize("output", [["--output", "out"], []])
 @pytest.mark.parametrize("name", studies.STUDIES)
 def test_an_interrupted_study_goes_on_with_what_is_missing(name, output, trained, folder, monkeypatch):
-    stubs = {(training, "train"): training.train, (consistency, "fit_affine"): consistency.fit_affine}
+    stubs = {
+        (training, "train"): training.train,
+        (consistency, "fit_affine"): consistency.fit_affine,
+        (many_classes, "fit"): many_classes.fit,
+    }
 
     def interrupted(stub):
         def fit(*args, **options):
@@ -355,6 +375,7 @@ FROM_PYTHON = {
     },
     "label-shift": {"seeds": 1, "config": dataclasses.replace(CONFIG, precision="mixed_bfloat16")},
     "consistency": {"sizes": np.array([50, 30]), "trials": 2, "steps": 7, "seed": 3},
+    "many-classes": {"num_classes": 30, "rivals": np.array([8, 2]), "epochs": 2, "seeds": 1},
 }
 
 

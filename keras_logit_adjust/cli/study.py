@@ -16,6 +16,13 @@ def add_to(subparsers):
             parser.add_argument("--trials", type=shared.whole, default=100, help="samples of each size (100)")
             parser.add_argument("--steps", type=shared.whole, default=400, help="of the optimizer (400)")
             parser.add_argument("--seed", type=shared.whole, default=0)
+        elif name == "many-classes":
+            parser.add_argument("--num-classes", type=shared.whole, default=study.NUM_CLASSES, help="(100,000)")
+            parser.add_argument(
+                "--rivals", type=shared.whole, nargs="+", default=study.RIVALS, help="numbers of drawn rivals"
+            )
+            parser.add_argument("--epochs", type=shared.whole, default=study.EPOCHS, help="(5)")
+            shared.add_seeds(parser)
         else:
             if hasattr(study, "DEFAULT_METHODS"):
                 shared.add_methods(parser, study.DEFAULT_METHODS)
@@ -30,9 +37,9 @@ def add_to(subparsers):
 def run(options):
     """Run the study, and show its table."""
     printing.check_shown(options.output)
-    names = ("methods", "seeds", "sizes", "trials", "steps", "seed")
+    names = studies.OWN_OPTIONS.get(options.study, ("methods", "seeds"))
     own = {key: vars(options)[key] for key in names if key in options}
-    if options.study != "consistency":
+    if options.study not in studies.OWN_OPTIONS:
         own["config"] = shared.config_of(options)
     with studies.studied(options.study, output=options.output, **own) as (results, folder):
         text, files = studies.to_markdown(results), "report.html, report.md, results.json, figure.png"

@@ -1,5 +1,5 @@
 """The paper's findings as commands: each trains what it needs and gives a table and a figure."""
 
-from keras_logit_adjust.studies.run import STUDIES, run_study, studied, to_markdown
+from keras_logit_adjust.studies.run import OWN_OPTIONS, STUDIES, run_study, studied, to_markdown
 
-__all__ = ["STUDIES", "run_study", "studied", "to_markdown"]
+__all__ = ["OWN_OPTIONS", "STUDIES", "run_study", "studied", "to_markdown"]

@@ -14,7 +14,7 @@ from keras_logit_adjust.compare import html, storage
 from keras_logit_adjust.compare.config import as_config, options_of
 from keras_logit_adjust.compare.methods import spell_out
 from keras_logit_adjust.compare.report import NO_FIGURES, in_versions, to_table
-from keras_logit_adjust.studies import consistency, groups, label_noise, label_shift, weight_norms
+from keras_logit_adjust.studies import consistency, groups, label_noise, label_shift, many_classes, weight_norms
 
 # Each has run(folder, **options) → results, table(results) → Table and figure(results).
 STUDIES = {
@@ -23,6 +23,12 @@ STUDIES = {
     "groups": groups,
     "label-noise": label_noise,
     "label-shift": label_shift,
+    "many-classes": many_classes,
+}
+# The options of those that make their own data, in place of a `Config`.
+OWN_OPTIONS = {
+    "consistency": ("sizes", "trials", "steps", "seed"),
+    "many-classes": ("num_classes", "rivals", "epochs", "seeds"),
 }
 
 
@@ -32,11 +38,12 @@ def run_study(name, *, output=None, **options):
     What is finished is written to disk at once: after an interruption the same call goes on from there.
 
     Args:
-        name: "weight-norms" (§3, Figure 1), "consistency" (§6.1), "groups" (appendix E.4), "label-noise" or
-            "label-shift".
+        name: "weight-norms" (§3, Figure 1), "consistency" (§6.1), "groups" (appendix E.4), "label-noise",
+            "label-shift" or "many-classes".
         output: folder for report.md, report.html, results.json and the figure; none are kept by default.
         **options: of the study: `config` (a `keras_logit_adjust.compare.Config`), `methods` (not of "weight-norms"
-            and "label-shift") and `seeds`; of "consistency" `sizes`, `trials`, `steps` and `seed`.
+            and "label-shift") and `seeds`; of "consistency" `sizes`, `trials`, `steps` and `seed`; of "many-classes"
+            `num_classes`, `rivals`, `epochs` and `seeds`.
 
     Returns:
         A dict of plain values, as in results.json.
@@ -60,7 +67,7 @@ def run_study(name, *, output=None, **options):
 def studied(name, *, output=None, **options):
     """The results of a study and their folder, which goes when the context ends, as `compared` has it."""
     study = STUDIES[_checks.check_choice(name, "study", tuple(STUDIES))]
-    if name != "consistency":
+    if name not in OWN_OPTIONS:
         options["config"] = as_config(options.get("config"))
         _check_used(options["config"], name)
     if name == "label-noise":
@@ -107,7 +114,7 @@ def _command(name, *, config=None, methods=None, seeds=None, **own):
     """The command that repeats a study."""
     words = ["keras-logit-adjust", "study", name, *options_of(as_config(config), methods, seeds)]
     for key, value in own.items():
-        words += [f"--{key}", *map(str, np.ravel(value).tolist())]
+        words += [f"--{key.replace('_', '-')}", *map(str, np.ravel(value).tolist())]
     return shlex.join(words)
 
 
