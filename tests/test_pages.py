@@ -105,6 +105,7 @@ TABLES = {
     "consistency": ("study_consistency", studied),
     "label-noise": ("study_label_noise", studied),
     "label-shift": ("study_label_shift", studied),
+    "prediction-sets": ("prediction_sets", "to_markdown"),
     "loss": ("loss", "to_markdown"),
     "many-classes": ("many_classes", "to_markdown"),
     "tau-path": ("tau_path", "to_markdown"),

@@ -1,16 +1,19 @@
-"""What is chosen on held-out logits and labels: τ, offsets, a calibration, the class mix of a deployment."""
+"""What is chosen on held-out logits and labels: τ, offsets, a calibration, a class mix, prediction sets."""
 
 from keras_logit_adjust.held_out.calibration import calibrate, calibration_error, reliability
 from keras_logit_adjust.held_out.label_shift import TargetPrior, estimate_target_prior
 from keras_logit_adjust.held_out.linear_probe import LinearProbe, fit_linear_probe
 from keras_logit_adjust.held_out.offsets import TunedOffsets, tune_offsets
 from keras_logit_adjust.held_out.predict import predict_logits
+from keras_logit_adjust.held_out.prediction_sets import PredictionSets, SetReport
 from keras_logit_adjust.held_out.tau import TunedTau, tune_tau
 from keras_logit_adjust.held_out.tau_path import BestTau, TauPath
 
 __all__ = [
     "BestTau",
     "LinearProbe",
+    "PredictionSets",
+    "SetReport",
     "TargetPrior",
     "TauPath",
     "TunedOffsets",

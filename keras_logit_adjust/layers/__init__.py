@@ -1,4 +1,4 @@
-"""Heads, the adjustment as a layer, decisions of least cost."""
+"""Heads, the adjustment as a layer, decisions of least cost, prediction sets."""
 
 from keras_logit_adjust.layers.adjustment import LogitAdjustment
 from keras_logit_adjust.layers.calibration import Calibration
@@ -6,6 +6,7 @@ from keras_logit_adjust.layers.class_sharding import many_class_layout
 from keras_logit_adjust.layers.cosine import CosineDense
 from keras_logit_adjust.layers.decision import MinimumRiskDecision
 from keras_logit_adjust.layers.large import ManyClassDense, ManyClassModel
+from keras_logit_adjust.layers.prediction_set import PredictionSet
 from keras_logit_adjust.layers.prior_aware import PriorAwareDense
 from keras_logit_adjust.layers.streaming import StreamingPriorDense
 from keras_logit_adjust.layers.top_classes import ManyClassPredictor, TopClasses
@@ -18,6 +19,7 @@ __all__ = [
     "ManyClassModel",
     "ManyClassPredictor",
     "MinimumRiskDecision",
+    "PredictionSet",
     "PriorAwareDense",
     "StreamingPriorDense",
     "many_class_layout",

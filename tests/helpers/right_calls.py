@@ -197,6 +197,10 @@ CALLS = {
         applied(kla.layers.MinimumRiskDecision),
         {"inputs": LOGITS, "costs": np.ones((3, 2)), "from_logits": True},
     ),
+    "layers.PredictionSet": (
+        applied(kla.layers.PredictionSet),
+        {"inputs": LOGITS, "lowest": [-1.0, -2.0, -3.0], "offset": [0.0, 1.0, 2.0]},
+    ),
     "layers.Calibration": (
         lambda logits, **kwargs: kla.layers.Calibration(**kwargs).apply(logits),
         {"logits": LOGITS, "temperature": 2.0, "bias": [0.0, 1.0, 2.0]},
@@ -248,6 +252,10 @@ CALLS = {
             "seed": 0,
             "tolerance": 1e-4,
         },
+    ),
+    "held_out.PredictionSets": (
+        lambda **kwargs: H.PredictionSets(**kwargs).thresholds,
+        {**HELD_OUT, "class_counts": COUNTS, "alpha": 0.4, "coverage": "marginal", "weight": 0.5, "tau": 1.0},
     ),
     "held_out.calibration_error": (
         H.calibration_error,
