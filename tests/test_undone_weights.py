@@ -6,6 +6,7 @@ from imblearn.over_sampling import RandomOverSampler
 from reference import log_prior, softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.tree import DecisionTreeClassifier
+from threadpoolctl import threadpool_limits
 
 import keras_logit_adjust as kla
 
@@ -29,8 +30,15 @@ def brier_score(p, y):
     return ((p - np.eye(3)[y]) ** 2).sum(axis=1).mean()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """So little data is slower on several."""
+    with threadpool_limits(1):
+        yield
+
+
 @pytest.fixture(scope="module")
-def judged():
+def judged(one_thread):
     """Log loss and Brier score `[seeds, 2]` of logistic regression: plain, with weights, undone, resampled, undone."""
     rows = {"plain": [], "weighted": [], "weights undone": [], "resampling undone": []}
     for seed in range(5):
