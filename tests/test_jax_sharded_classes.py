@@ -79,6 +79,12 @@ def test_an_exact_step_adds_up_two_numbers_sets_and_the_features_gradient(runs, 
     assert sorted(exchanged) == sorted(expected)
 
 
+@pytest.mark.parametrize("loss", ["exact", "posterior"])
+def test_the_losses_of_a_kernel_with_classes_last_are_those_of_one_device(runs, loss):
+    for spread, one in zip(*runs["functions"][loss], strict=True):
+        np.testing.assert_allclose(spread, one, rtol=1e-5, atol=1e-5)
+
+
 REFUSED = {
     "built before": "was built with its kernel whole on each device.*`keras.distribution.set_distribution` before",
     "no key": "must match 'head/class_kernel'.*None does.*many_class_layout",

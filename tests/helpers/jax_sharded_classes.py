@@ -16,7 +16,11 @@ import numpy as np
 
 import keras_logit_adjust as kla
 from keras_logit_adjust.layers import ManyClassDense, ManyClassModel, many_class_layout
-from keras_logit_adjust.losses import linear_logit_adjusted_crossentropy
+from keras_logit_adjust.losses import (
+    RivalSampler,
+    linear_logit_adjusted_crossentropy,
+    sampled_logit_adjusted_crossentropy,
+)
 
 # Of 2, 4 and 8 devices the last has rows that are no classes.
 L, D, BATCH, CHUNK, K = 2003, 8, 16, 70, 5
@@ -96,6 +100,36 @@ def placed(model):
     return {v.path: sorted({shard.data.shape[0] for shard in v.value.addressable_shards}) for v in variables + kept}
 
 
+def functions(devices):
+    """Values and gradients of the losses as functions, with the layout of a kernel `[D, L]` and without: pairs."""
+    import jax
+
+    layout = keras.distribution.TensorLayout(
+        (None, "classes"), keras.distribution.DeviceMesh((4,), ("classes",), devices[:4])
+    )
+    number = 2000
+    features, kernel, bias = (
+        rng.normal(size=shape).astype("float32") for shape in ((BATCH, D), (D, number), (number,))
+    )
+    args, ids = (np.log(COUNTS[:number] / COUNTS[:number].sum()),), y[:BATCH] % number
+    rivals = RivalSampler(COUNTS[:number], num_rivals=40, replacement=True).draw(0)
+    losses = {
+        "exact": (linear_logit_adjusted_crossentropy, {"chunk_size": 70, "label_smoothing": 0.1}),
+        "posterior": (sampled_logit_adjusted_crossentropy, {"rivals": rivals, "estimator": "posterior"}),
+    }
+    found = {}
+    for name, (loss, options) in losses.items():
+        found[name] = []
+        for kernel_layout in (layout, None):
+
+            def total(*head):
+                return loss(ids, *head, *args, kernel_layout=kernel_layout, **options).sum()  # noqa: B023 - called here
+
+            made = jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2)))(features, kernel, bias)
+            found[name].append([np.asarray(part).tolist() for part in jax.tree.leaves(made)])
+    return found
+
+
 def refusals(devices):
     """What is said where the kernel is not, or would not be, where it is meant to be."""
     other = keras.distribution.LayoutMap(keras.distribution.DeviceMesh((1, 2), ("batch", "classes"), devices[:2]))
@@ -173,7 +207,12 @@ def main(folder):
             model = network(**options)
             model.load_weights(first)
             found[name][mesh] = {**trained(model, programs), "placed": placed(model)}
-    print(json.dumps({"found": found, "refused": refusals(devices), "page": example_of_page()}))
+    keras.distribution.set_distribution(None)
+    print(
+        json.dumps(
+            {"found": found, "functions": functions(devices), "refused": refusals(devices), "page": example_of_page()}
+        )
+    )
 
 
 if __name__ == "__main__":
