@@ -156,6 +156,22 @@ def test_rare_classes_are_in_their_sets_more_often_than_by_the_plain_score(rng):
     assert adjusted.intervals["macro_coverage"][0] > plain.intervals["macro_coverage"][1]
 
 
+def test_a_model_of_sets_is_not_adjusted_and_says_what_it_gives():
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, kla.layers.PredictionSet([-1, -2, -3])(keras.layers.Dense(3)(inputs)), name="mine")
+    with pytest.raises(ValueError, match="'mine' gives prediction sets, .* without its PredictionSet"):
+        kla.adjust(model, [5, 3, 1], output="logits")
+    assert "the model gives prediction sets" in str(kla.serving.describe(model))
+
+
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="torch writes no SavedModel")
+def test_a_saved_model_of_labels_is_refused_for_sets(tmp_path):
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, kla.layers.PredictionSet([-1, -2, -3])(keras.layers.Dense(3)(inputs)))
+    with pytest.raises(ValueError, match=r"gives prediction sets: model.export\(path\) writes them"):
+        kla.serving.export(model, tmp_path / "served", output="logits")
+
+
 GOOD = (np.log([[0.7, 0.2, 0.1]] * 12), [0] * 12)
 BAD = {
     "alpha of 0": (GOOD, {"alpha": 0}, "`alpha` must lie between 0 and 1"),

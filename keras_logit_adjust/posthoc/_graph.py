@@ -218,14 +218,14 @@ def _without_source(head):
     return dataclasses.replace(head, source=None, gives=head.output or "logits", fused=None, calls=(), width=None)
 
 
-def decides(model):
-    """Whether the one output of a model comes from a `MinimumRiskDecision`."""
+def decides(model, kind=layers.MinimumRiskDecision):
+    """Whether the one output of a model comes from a `MinimumRiskDecision`, or a layer of another `kind`."""
     if not is_graph(model) or len(getattr(model, "outputs", None) or ()) != 1:
         return False
     operation = _keras.operation_of(model.outputs[0])
     while is_graph(operation) and len(operation.outputs) == 1:
         operation = _keras.operation_of(operation.outputs[0])
-    return isinstance(operation, layers.MinimumRiskDecision)
+    return isinstance(operation, kind)
 
 
 def logits_tensor(head):

@@ -9,7 +9,7 @@ import keras
 from keras import ops
 
 from keras_logit_adjust import _checks, priors
-from keras_logit_adjust.layers import LogitAdjustment
+from keras_logit_adjust.layers import LogitAdjustment, PredictionSet
 from keras_logit_adjust.layers.adjustment import as_target
 from keras_logit_adjust.posthoc import _graph, _guard, _many_classes
 
@@ -130,6 +130,11 @@ def head_to_adjust(model, output, *, axis=None):
         raise ValueError(
             f"Model {model.name!r} gives scores of decisions, which are no logits. Adjust the model without its "
             "MinimumRiskDecision, towards the class mix of the deployment, and put that behind again."
+        )
+    if _graph.decides(model, PredictionSet):
+        raise ValueError(
+            f"Model {model.name!r} gives prediction sets, which are no logits, and whose score knows the prior. Adjust "
+            "the model without its PredictionSet."
         )
     try:
         head = _graph.find_head(model)

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from keras_logit_adjust import losses
-from keras_logit_adjust.layers import ManyClassModel
+from keras_logit_adjust.layers import ManyClassModel, PredictionSet
 from keras_logit_adjust.posthoc import _graph, _guard, _many_classes
 from keras_logit_adjust.posthoc.adjust import AdjustedModel
 
@@ -199,6 +199,8 @@ def _outputs(model, corrections, is_binary):
     if _graph.decides(model):
         note = "the model gives scores of decisions, their expected costs with a minus"
         return {"num_outputs": model.outputs[0].shape[-1], "output": "decisions", "is_binary": False, "note": note}
+    if _graph.decides(model, PredictionSet):
+        return {"note": "the model gives prediction sets"}
     try:
         _graph.require_model(model)
         head = _graph.find_head(model)

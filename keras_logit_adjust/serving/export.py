@@ -7,7 +7,7 @@ import warnings
 import keras
 
 from keras_logit_adjust import _checks, _keras
-from keras_logit_adjust.layers import MinimumRiskDecision
+from keras_logit_adjust.layers import MinimumRiskDecision, PredictionSet
 from keras_logit_adjust.posthoc import _graph
 from keras_logit_adjust.posthoc.adjust import class_axis
 from keras_logit_adjust.serving import _files, _signature
@@ -164,6 +164,11 @@ def _check_axis(model):
 
 
 def _check_decisions(model, description, class_names):
+    if any(isinstance(layer, PredictionSet) for layer in _keras.layers_of(model)):
+        raise ValueError(
+            f"A SavedModel serves labels with their probabilities. Model {description.model!r} gives prediction sets: "
+            "model.export(path) writes them, and export to .keras, .tflite or .onnx."
+        )
     if description.output == "decisions":
         if class_names is not None:
             raise _checks.ArgumentError(
