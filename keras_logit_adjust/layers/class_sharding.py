@@ -57,19 +57,19 @@ class PlacedRows:
     Each device has as many rows; the last of them may be no classes. They stay 0 and are in no file.
     """
 
-    _layout = _spread = None
+    _rows_layout = _spread = None
     _num_padded = 0
 
     def _place(self, num_classes):
         """How many rows kernel and bias have under the distribution of now."""
-        self._layout = self._layout_now()
-        spread = _shards.as_spread(self._layout, 0)
+        self._rows_layout = self._layout_now()
+        spread = _shards.as_spread(self._rows_layout, 0)
         self._spread, self._num_padded = spread, 0 if spread is None else -num_classes % spread.number
         return num_classes + self._num_padded
 
     def lie_as(self, other):
         """Have the rows of `other`, whose variables this layer takes over."""
-        self._layout, self._spread, self._num_padded = other._layout, other._spread, other._num_padded
+        self._rows_layout, self._spread, self._num_padded = other._rows_layout, other._spread, other._num_padded
 
     def _layout_now(self):
         """The layout that the distribution of now has for the kernel, None for the whole on each device."""
@@ -88,19 +88,19 @@ class PlacedRows:
 
     def _settle_kernel(self):
         """Check that the kernel lies where its layout says, and make its rows that are no classes 0."""
-        if self._layout is not None:
+        if self._rows_layout is not None:
             found = ops.convert_to_tensor(self.kernel).sharding
-            if not found.is_equivalent_to(self._layout.backend_layout, ndim=2):
+            if not found.is_equivalent_to(self._rows_layout.backend_layout, ndim=2):
                 raise ValueError(
                     f"The kernel of layer {self.name!r} must lie on the devices as its layout says, "
-                    f"{self._layout.axes}. Found: {found}."
+                    f"{self._rows_layout.axes}. Found: {found}."
                 )
         if self._num_padded:
             self.kernel.assign(self._padded(self.kernel[: -self._num_padded]))
 
     def _check_placement(self):
         """Raise where the distribution of now would place the kernel otherwise than that of when it was built."""
-        now, then = self._layout_now(), self._layout
+        now, then = self._layout_now(), self._rows_layout
         if (now and (now.axes, now.device_mesh)) != (then and (then.axes, then.device_mesh)):
             raise ValueError(
                 f"Layer {self.name!r} was built with {_named(then)}, and the distribution of now has {_named(now)}. "
