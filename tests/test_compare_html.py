@@ -14,7 +14,7 @@ from keras_logit_adjust import studies
 from keras_logit_adjust.compare import METHODS, html, report
 
 COMMITTED = ("methods_fashion_mnist_lt", "compare_cifar100_lt", "compare_fashion_mnist_lt")
-STUDIES = ("weight_norms", "consistency", "label_noise", "label_shift")
+STUDIES = ("weight_norms", "consistency", "label_noise", "label_shift", "many_classes")
 HOSTILE = '<script>alert("it\'s")</script> & <b>'
 
 

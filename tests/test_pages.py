@@ -106,6 +106,7 @@ TABLES = {
     "label-noise": ("study_label_noise", studied),
     "label-shift": ("study_label_shift", studied),
     "prediction-sets": ("prediction_sets", "to_markdown"),
+    "many-classes-trained": ("study_many_classes", studied),
     "loss": ("loss", "to_markdown"),
     "many-classes": ("many_classes", "to_markdown"),
     "tau-path": ("tau_path", "to_markdown"),
@@ -157,6 +158,17 @@ def test_what_the_text_says_of_the_tables_is_so():
     for estimated in ("em", "em_calibrated", "bbse"):
         assert all(rules[estimated] > rules["none"] for rules in accuracy.values())
         assert [mix for mix, rules in accuracy.items() if rules[estimated] > rules["uniform"]] == ["reversed"]
+
+    trained = on_file("study_many_classes")["methods"]
+    balanced = {name: statistics.mean(row["balanced"]) for name, row in trained.items()}
+    drawn = sorted((int(name.split("_")[1]), value) for name, value in balanced.items() if name.startswith("partition"))
+    assert [value for _, value in drawn] == sorted(value for _, value in drawn) and drawn[-1][0] == 8192
+    assert abs(drawn[-1][1] - balanced["la"]) < 1 and abs(balanced["batch"] - balanced["la"]) < 2
+    assert balanced["posterior_64"] < balanced["posterior_512"] < balanced["erm"] < balanced["posterior-uniform_512"]
+    assert balanced["posterior-uniform_64"] == min(balanced.values())
+    assert balanced["posterior-uniform_512"] < balanced["partition_512"]
+    assert balanced["bayes"] > balanced["examples"] > balanced["la_posthoc"] > balanced["la"] - 0.5
+    assert balanced["la"] > balanced["erm"]
 
     costs = [row["evaluations"] for row in on_file("tau_path")["times"]]
     assert f"as much as {min(costs):.0f} to {max(costs):.0f} single values of τ" in flat("guide/tau.md")

@@ -31,7 +31,7 @@ RUNS = {
     "label-noise": 2 * 2,
     "label-shift": 4,
     "consistency": 2 * 4,
-    "many-classes": 2 * 6,
+    "many-classes": 2 * 7,
 }
 
 

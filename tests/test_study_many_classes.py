@@ -106,7 +106,8 @@ def test_every_loss_is_trained_once_with_each_seed(trained):
     heads = [
         {"num_rivals": 4},
         {"num_rivals": 8},
-        {"num_rivals": 4, "estimator": "posterior"},
+        {"num_rivals": 4, "estimator": "posterior", "distribution": "log_uniform"},
+        {"num_rivals": 4, "estimator": "posterior", "distribution": "uniform"},
         {"num_rivals": "batch"},
         {},
         {"tau": 0.0},
@@ -121,7 +122,7 @@ def test_the_table_has_the_accuracies_of_what_was_predicted(trained, folder):
     assert results["seen_once"] == (many_classes.draw(L, seed=0).class_counts == 1).sum()
     samples, backend = [many_classes.draw(L, seed=seed) for seed in (0, 1)], keras.backend.backend()
     files = {"la_posthoc": "erm", "bayes": "bounds", "bayes_plain": "bounds", "examples": "bounds"}
-    names = ["partition_4", "partition_8", "posterior_4", "batch", "la", "erm"]
+    names = ["partition_4", "partition_8", "posterior_4", "posterior-uniform_4", "batch", "la", "erm"]
     assert sorted(results["methods"]) == sorted([*names, *files])
     best = np.array(results["methods"]["bayes"]["balanced"])
     rows = {row[0]: row[1:] for row in many_classes.table(results).rows}
@@ -137,7 +138,7 @@ def test_the_table_has_the_accuracies_of_what_was_predicted(trained, folder):
         )
         assert (cells[-1] == "") == (name in many_classes.BOUNDS)
     assert list(rows)[:4] == [*many_classes.BOUNDS.values(), "cross-entropy (ERM)"]
-    assert "adjusted loss, 4 rivals, posterior" in rows
+    assert {"adjusted loss, 4 rivals, posterior", "adjusted loss, 4 rivals, posterior, drawn uniformly"} < set(rows)
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ FAST = {
         "FRAUD_EPOCHS": 4,
         "EPOCHS": 4,
     },
+    "08_many_classes": {"NUM_CLASSES": 50_000, "STEPS": 100, "TESTED": 500},
 }
 MACHINE = re.compile(
     r"(?<![\w.])/(?:home|root|tmp|usr|opt|var|work|mnt|Users)/|[A-Z]:\\\\|site-packages|\d(?:ms|us|s)/step"
@@ -61,8 +62,8 @@ def assert_nothing_is_warned_of(notebook):
         assert "Warning" not in text and not MACHINE.search(text), text
 
 
-def test_there_are_seven_notebooks():
-    assert [path.stem[:2] for path in NOTEBOOKS] == [f"0{number}" for number in range(1, 8)]
+def test_there_are_eight_notebooks():
+    assert [path.stem[:2] for path in NOTEBOOKS] == [f"0{number}" for number in range(1, 9)]
 
 
 @pytest.mark.parametrize(

@@ -96,15 +96,27 @@ def run(folder, *, num_classes=NUM_CLASSES, rivals=RIVALS, epochs=EPOCHS, seeds=
 def heads(rivals):
     """`{name: options of the head}` of everything that is trained, exact ones last: they take longest."""
     drawn = {f"partition_{number}": {"num_rivals": number} for number in rivals}
-    # With many rivals both estimators have the same minimum and nearly the same noise.
-    few = {f"posterior_{number}": {"num_rivals": number, "estimator": "posterior"} for number in rivals[:-1]}
-    return {**drawn, **few, "batch": {"num_rivals": "batch"}, "la": {}, "erm": {"tau": 0.0}}
+    # "posterior" is meant for few rivals. It depends on what they are drawn from.
+    posterior = {
+        f"posterior{'-uniform' if by == 'uniform' else ''}_{number}": {
+            "num_rivals": number,
+            "estimator": "posterior",
+            "distribution": by,
+        }
+        for by in ("log_uniform", "uniform")
+        for number in rivals[:-1]
+    }
+    return {**drawn, **posterior, "batch": {"num_rivals": "batch"}, "la": {}, "erm": {"tau": 0.0}}
 
 
 def titles(names):
     """`{name: title}` of rows."""
     known = {**BOUNDS, **_FITTED, "batch": "adjusted loss, in-batch rivals"}
-    return {name: known.get(name) or "adjusted loss, {1} rivals, {0}".format(*name.split("_")) for name in names}
+    return {name: known.get(name) or _title(*name.split("_")) for name in names}
+
+
+def _title(estimator, number):
+    return f"adjusted loss, {int(number):,} rivals, {estimator.replace('-uniform', ', drawn uniformly')}"
 
 
 def _stored(path, name, sample, *, rivals, epochs, seed):
