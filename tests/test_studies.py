@@ -10,64 +10,24 @@ import keras
 import numpy as np
 import pytest
 import scipy.stats
-from helpers.fake_training import fake_training
-from helpers.rows import CONFIG, ROWS, read_json
+from helpers.rows import CONFIG, read_json
+from helpers.small_studies import RUNS, replace_fits, run_from_command_line
 
 from keras_logit_adjust import cli, plots, studies
 from keras_logit_adjust.compare import METHODS, statistics, training
 from keras_logit_adjust.studies import consistency, groups, label_noise, many_classes, weight_norms
-
-OPTIONS = {
-    "weight-norms": [*ROWS, "--seeds", "2"],
-    "groups": [*ROWS, "--seeds", "2", "--methods", "erm,la_loss,la_posthoc"],
-    "label-noise": [*ROWS, "--seeds", "2", "--methods", "erm,la_posthoc", "--label-noise", "0.2"],
-    "label-shift": [*ROWS, "--seeds", "4"],
-    "consistency": ["--sizes", "50", "2000", "--trials", "3", "--seed", "1"],
-    "many-classes": ["--num-classes", "40", "--rivals", "4", "8", "--epochs", "1", "--seeds", "2"],
-}
-RUNS = {
-    "weight-norms": 2 * 2,
-    "groups": 2 * 2,
-    "label-noise": 2 * 2,
-    "label-shift": 4,
-    "consistency": 2 * 4,
-    "many-classes": 2 * 7,
-}
-
 
 pytestmark = pytest.mark.usefixtures("folder")
 
 
 @pytest.fixture
 def trained(monkeypatch):
-    """Puts random numbers in the place of everything that is fitted; holds a mark for each."""
-    calls = fake_training(
-        monkeypatch, mark=lambda name, dataset, config: (config.optimizer, config.label_noise, dataset.seed, name)
-    )
-
-    def fit_affine(x, y, *, loss, steps):
-        calls.append((x.shape, loss.name, steps))
-        return np.random.default_rng(len(calls)).normal(size=(x.shape[0], 3, 2)).astype("float32")
-
-    def fit(sample, *, options, epochs, seed):
-        calls.append((seed, tuple(options.items()), epochs))
-        rules = ("erm", "la_posthoc") if options == {"tau": 0.0} else ("la",)
-        ids = np.random.default_rng([seed, len(options)]).integers(0, 40, sample.test[1].size)
-        return dict.fromkeys(rules, ids)
-
-    monkeypatch.setattr(consistency, "fit_affine", fit_affine)
-    monkeypatch.setattr(many_classes, "fit", fit)
-    monkeypatch.setattr(many_classes.time, "process_time", lambda: 0.0)
-    return calls
+    return replace_fits(monkeypatch)
 
 
 def load(path):
     with np.load(path) as stored:
         return dict(stored)
-
-
-def run_from_command_line(name, *options):
-    return cli.main(["study", name, *OPTIONS[name], *options])
 
 
 # --- files, tables, resuming -----------------------------------------------------------------------------------------
@@ -132,30 +92,6 @@ def test_a_study_without_matplotlib_says_how_to_get_the_figure(trained, folder, 
     assert 'pip install "keras_logit_adjust[plots]"' in capsys.readouterr().out
     assert not (folder / "out" / "figure.png").exists()
     assert "png" not in (folder / "out" / "report.md").read_text(encoding="utf-8")
-
-
-def test_an_unknown_study_is_refused_naming_the_known_ones(capsys):
-    with pytest.raises(SystemExit) as stop:
-        cli.main(["study", "calibration"])
-    assert stop.value.code == 2
-    message = capsys.readouterr().err
-    assert "invalid choice: 'calibration'" in message and all(name in message for name in studies.STUDIES)
-    with pytest.raises(ValueError, match=r"`study` must be one of .*weight-norms.*label-noise.*Received: study='x'"):
-        studies.run_study("x")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["groups", *ROWS, "--methods", "lda"], "Unknown method 'lda'"),
-        (["consistency", "--sizes", "1"], "--sizes must be an integer of at least 20. Received: --sizes 1"),
-        (["consistency", "--trials", "0"], "--trials must be an integer of at least 1. Received: --trials 0"),
-        (["groups", *ROWS, "--output", "train.npz"], "--output must be a folder. train.npz is a file"),
-    ],
-)
-def test_bad_input_to_a_study_ends_with_status_2_and_a_reason(arguments, message, capsys, trained):
-    assert cli.main(["study", *arguments]) == 2
-    assert message in capsys.readouterr().err and trained == []
 
 
 # --- weight norms ----------------------------------------------------------------------------------------------------
@@ -313,38 +249,6 @@ def test_figures_hold_the_results_of_their_study(trained, monkeypatch):
     assert shares == {name: row["head_as_tail"] for name, row in found["label-noise"]["methods"].items()}
 
 
-@pytest.mark.parametrize("first", ["compare", "study groups"])
-def test_a_folder_of_another_command_is_refused_and_left_as_it_was(first, trained, folder, capsys):
-    assert cli.main([*first.split(), *ROWS, "--seeds", "1", "--output", "out"]) == 0
-    before = (folder / "out" / "results.json").read_text()
-    assert run_from_command_line("label-noise", "--output", "out") == 2
-    assert "out holds results of another command" in capsys.readouterr().err
-    assert (folder / "out" / "results.json").read_text() == before
-
-
-def test_compare_refuses_the_folder_of_a_study(trained, folder, capsys):
-    assert run_from_command_line("label-noise", "--output", "out") == 0
-    assert cli.main(["compare", *ROWS, "--output", "out"]) == 2
-    assert "out holds a study. Choose another --output." in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("counts", [[30, 30, 30], [40, 20]], ids=str)
-def test_norms_of_even_or_of_two_classes_have_no_correlation_to_look_at(counts, trained, folder, capsys):
-    y = np.repeat(np.arange(len(counts)), counts)
-    np.savez(folder / "train.npz", x=np.zeros((y.size, 4)), y=y)
-    np.savez(folder / "test.npz", x=np.zeros((y.size, 4)), y=y)
-    assert run_from_command_line("weight-norms") == 2
-    assert "at least three classes of different size. Received counts" in capsys.readouterr().err
-    assert not trained
-
-
-def test_label_noise_needs_test_examples_of_the_largest_class(trained, folder, capsys):
-    np.savez(folder / "test.npz", x=np.zeros((4, 4)), y=[1, 1, 2, 2])
-    assert run_from_command_line("label-noise") == 2
-    assert "examples of the largest class. Received none of class 0" in capsys.readouterr().err
-    assert not trained
-
-
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04junk", b"text"])
 def test_a_damaged_fit_is_made_again(content, trained, folder):
     assert run_from_command_line("consistency", "--output", "out") == 0
@@ -391,28 +295,3 @@ def test_the_command_of_a_study_run_from_python_repeats_it(name, trained, folder
     if name != "consistency":  # whose made-up fits are others each time
         assert kept == [results]
     assert [again["command"] for again in kept] == [results["command"]]
-
-
-@pytest.mark.parametrize("zero", [0, 0.0, np.float32(0)])
-def test_a_study_of_no_noise_is_refused_and_not_one_of_a_hundredth(zero, trained, capsys):
-    assert cli.main(["study", "label-noise", *ROWS, "--label-noise", str(zero)]) == 2
-    expected = (
-        "--label-noise must be above 0 here: without noise there is nothing to compare. Received: --label-noise 0"
-    )
-    assert expected in capsys.readouterr().err
-    with pytest.raises(ValueError, match="`label_noise` must be above 0 here"):
-        studies.run_study("label-noise", config=dataclasses.replace(CONFIG, label_noise=zero))
-    assert trained == []
-
-
-@pytest.mark.parametrize(
-    ("name", "field", "value", "message"),
-    [
-        ("weight-norms", "optimizer", "adam", "`optimizer` would change nothing: the study of norms compares the opt"),
-        ("groups", "strategy", "multi_worker", "`strategy` 'multi_worker' is of `compare` alone"),
-    ],
-)
-def test_what_a_study_would_ignore_or_cannot_do_is_refused(name, field, value, message, trained):
-    with pytest.raises(ValueError, match=message):
-        studies.run_study(name, config=dataclasses.replace(CONFIG, **{field: value}))
-    assert trained == []
