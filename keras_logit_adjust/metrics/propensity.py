@@ -83,9 +83,11 @@ class PropensityScoredPrecision(_keras.HigherIsBetter):
             y_true, (*leading, y_true.shape[-1]), self.positive_counts.size, ignore_class=self.ignore_class
         )
         counted = _first_of_each(labels.ids, labels.kept)
-        own = labels.spoil(_labels.zero_masked(ops.take(ops.convert_to_tensor(self._weight), labels.ids), counted))
-        reached = ops.sum(own * ops.cast(top.have(labels.ids, self.k), "float32"), axis=-1)
+        own = _labels.zero_masked(ops.take(ops.convert_to_tensor(self._weight), labels.ids), counted)
+        reached = ops.sum(ops.where(top.have(labels.ids, self.k), own, 0.0), axis=-1)
         reachable = ops.sum(-ops.sort(-own, axis=-1)[..., : self.k], axis=-1)
+        # By selection: XLA makes a product with a boolean 0 where that is false, a NaN too.
+        reachable = ops.where(ops.all(labels.proper, axis=-1), reachable, np.nan)
         weight = ops.ones_like(reached)
         if sample_weight is not None:
             weight = weight * _labels.align_weight(sample_weight, weight)
