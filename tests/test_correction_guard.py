@@ -173,6 +173,13 @@ def test_a_linear_head_compiled_for_probabilities_warns(make, loss):
         make(model, COUNTS)
 
 
+def test_a_model_whose_head_is_not_found_warns_by_what_it_is_said_to_give():
+    model = sequential(layers.Dense(3), layers.Lambda(lambda x: x * 1.0))
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    with pytest.warns(UserWarning, match="without from_logits=True.*adjusted as logits"):
+        kla.adjust(model, COUNTS, output="logits")
+
+
 @pytest.mark.parametrize("loss", [PLAIN, "mse", None], ids=["from logits", "another loss", "none"])
 def test_a_head_compiled_for_logits_or_for_another_loss_does_not_warn(loss):
     model = one_output()

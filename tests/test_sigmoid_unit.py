@@ -50,6 +50,15 @@ def test_a_metric_of_one_unit_is_that_of_two_classes(unit, name, output, form):
         np.testing.assert_allclose(value, by_hand, rtol=2e-6)
 
 
+def test_a_unit_at_each_of_several_times_is_two_classes_there(unit):
+    ids, logits = unit
+    metric = kla.metrics.PerClassAccuracy(2, threshold=0.0)
+    metric.update_state(ids.reshape(20, 3), logits.reshape(20, 3, 1))
+    right = (logits[:, 0] > 0) == ids
+    expected = [right[ids == 0].mean(), right[ids == 1].mean()]
+    np.testing.assert_allclose(values(metric.result())[0], expected, rtol=1e-6)
+
+
 def test_the_threshold_itself_is_no_yes_and_nan_is_never_right():
     metric = kla.metrics.PerClassAccuracy(2, threshold=0.3)
     metric.update_state(np.array([0, 1, 0, 1]), np.array([[0.3], [0.3], [np.nan], [np.nan]], "float32"))
