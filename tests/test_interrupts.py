@@ -37,6 +37,7 @@ ENDED_AT_ONCE = """
 import os, signal, sys, threading
 for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, signal.SIG_IGN)  # as a shell does for what it starts in the background
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # `nohup` has it ignored, and so in whatever these tests start
 sys.argv, sys.orig_argv = ["keras-logit-adjust", "compare"], []
 from keras_logit_adjust import cli
 from keras_logit_adjust.cli import run
