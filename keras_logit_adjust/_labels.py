@@ -65,7 +65,7 @@ def read(y_true, y_pred, num_classes, *, ignore_class=None, one_label=False):
         ignore_class: an id left out, or None.
         one_label: whether a row of several labels, whose sum is above one, is improper.
     """
-    y_true, y_pred = _to_labels(y_true, ignore_class), None if y_pred is None else to_tensor(y_pred)
+    y_true, y_pred = ids_to_tensor(y_true, ignore_class=ignore_class), None if y_pred is None else to_tensor(y_pred)
     leading = _leading_of_labels(y_true, num_classes) if y_pred is None else _check_width(y_pred, num_classes)
     if _are_ids(y_true, leading, num_classes):
         ids, proper, kept = _settle_ids(y_true, leading, num_classes, ignore_class)
@@ -82,7 +82,7 @@ def read_ids(y_true, leading, num_classes, *, ignore_class=None, remedy=""):
 
     `remedy` ends the message for anything else, rows above all.
     """
-    y_true = _to_labels(y_true, ignore_class)
+    y_true = ids_to_tensor(y_true, ignore_class=ignore_class)
     shape = _static_shape(y_true, "y_true")
     if shape[len(leading) :] not in ((), (1,)):
         raise ValueError(
@@ -96,7 +96,7 @@ def read_ids(y_true, leading, num_classes, *, ignore_class=None, remedy=""):
 
 def read_targets(y_true, y_pred, num_labels, *, ignore_class=None):
     """`Labels` of independent labels: targets `[..., L]` (`[...]` when `L = 1`); `ignore_class` marks unknown ones."""
-    y_true, y_pred = _to_labels(y_true), to_tensor(y_pred)
+    y_true, y_pred = ids_to_tensor(y_true), to_tensor(y_pred)
     leading = _check_width(y_pred, num_labels)
     shape = _static_shape(y_true, "y_true")
     if num_labels == 1 and len(shape) == len(leading):
@@ -299,14 +299,14 @@ def of_unit(y_pred, threshold):
     return ops.concatenate([0.0 * scores + threshold, scores], axis=-1)  # NaN in both: neither is right
 
 
-def _to_labels(y_true, ignore_class=None):
-    """`y_true` as a tensor, in which an id that no int32 holds is another that is no class, and not ignored.
+def ids_to_tensor(y_true, name="y_true", *, ignore_class=None):
+    """Labels or ids as a tensor, in which an id that no int32 holds is another that is no class, and not ignored.
 
     JAX would cut its upper bits off: 2³² + 1 would be class 1.
     """
     if ops.is_tensor(y_true) or isinstance(y_true, (keras.Variable, keras.KerasTensor)):
         return y_true if ops.is_tensor(y_true) else ops.convert_to_tensor(y_true)
-    array, bounds = as_labels(y_true), np.iinfo("int32")
+    array, bounds = as_labels(y_true, name), np.iinfo("int32")
     if array.dtype not in ("int64", "uint32", "uint64"):
         return ops.convert_to_tensor(array)
     beyond = (array < bounds.min) | (array > bounds.max)

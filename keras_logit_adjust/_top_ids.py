@@ -63,19 +63,23 @@ def read(y_pred):
 
 def as_top_ids(ids, scores=None):
     """`TopIds` of ids `[..., k]` of static k, and scores of the same shape or None, checked."""
-    ids = _labels.to_tensor(ids, "ids")
+    ids = _labels.ids_to_tensor(ids, "ids")
     shape = tuple(ids.shape)
     dtype = keras.backend.standardize_dtype(ids.dtype)
-    if "int" not in dtype or not shape or shape[-1] is None:
+    if "int" not in dtype or len(shape) < 2 or shape[-1] is None:
         raise _checks.ArgumentError(
             "ids",
             "The `ids` of the best classes must be integers [..., k], the best of each position first, k static. "
-            f"Received shape {shape} of {dtype}: of scores give `keras.ops.top_k(scores, k)[1]`.",
+            f"Received shape {shape} of {dtype}: of scores give `keras.ops.top_k(scores, k)[1]`, of the best class "
+            "alone `ids[:, None]`.",
         )
+    if dtype not in ("int32", "int64"):  # uint8 has no −1, which stands for no class
+        ids = ops.cast(ids, "int32")
     if scores is None:
         return TopIds(ids)
     scores = _labels.to_tensor(scores, "scores")
-    if tuple(scores.shape)[-1:] != shape[-1:] or len(scores.shape) != len(shape):
+    pairs = zip(tuple(scores.shape), shape, strict=False)
+    if len(scores.shape) != len(shape) or any(None not in pair and pair[0] != pair[1] for pair in pairs):
         raise _checks.ArgumentError(
             "scores",
             f"`scores` must have the shape of `ids`, {shape}. Received shape {tuple(scores.shape)}.",

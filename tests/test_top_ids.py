@@ -103,6 +103,8 @@ def test_ignored_and_bad_labels_beside_ids():
         ([0, 1], {"scores": [[0], [1]]}, r"must hold the `ids`"),
         ([0, 1], {"ids": [[0, 1]] * 2, "scores": [[1.0]] * 2}, r"`scores` must have the shape of `ids`, \(2, 2\)"),
         ([0, 1], {"ids": [[0], [1]]}, r"`k` must be at most the number of ids.*1.*k=2.*predictor\(k=2\)"),
+        ([0, 1], {"ids": [[0, 1]] * 2, "scores": [[1.0, 0.0]] * 3}, r"`scores` must have the shape of `ids`.*\(3, 2\)"),
+        ([0, 1], {"ids": [0, 1]}, r"must be integers \[\.\.\., k\].*of the best class alone `ids\[:, None\]`"),
         ([0, 1, 2], {"ids": [[0, 1], [1, 0]]}, r"must agree in every dimension but the last"),
         (np.eye(6)[:2], {"ids": [[0, 1], [1, 0]]}, r"class ids.*one-hot rows are not read: give ids"),
     ],
@@ -111,6 +113,21 @@ def test_best_ids_that_do_not_fit_are_refused(labels, y_pred, message):
     metric = kla.metrics.BalancedAccuracy(L, k=2)
     with pytest.raises(ValueError, match=message):
         metric.update_state(np.array(labels), {name: np.array(value) for name, value in y_pred.items()})
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint32", "uint64", "int64"])
+def test_ids_of_every_integer_type_are_read_alike(dtype):
+    metric = kla.metrics.BalancedAccuracy(256, k=2)
+    scores = np.array([[np.nan, np.nan], [2.0, 1.0], [2.0, 1.0]], "float32")
+    ids = np.array([[255, 1], [3, 4], [255, 3]]).astype(dtype)
+    metric.update_state(np.array([255, 3, 7]), {"ids": ids, "scores": scores})  # −1 as uint8 would be class 255
+    assert float(metric.result()) == pytest.approx(1 / 3)
+
+
+def test_ids_beyond_32_bits_are_no_classes():
+    metric = kla.metrics.BalancedAccuracy(L, k=2)
+    metric.update_state(np.array([3]), {"ids": np.array([[2**32 + 3, 1]])})
+    assert float(metric.result()) == 0
 
 
 N = 400
@@ -185,6 +202,7 @@ def test_nothing_seen_and_a_bad_label_are_nan(bad):
         (([0.5, 0.5], 10), {}, r"`positive_counts` must be numbers of examples"),
         (([1, 1], 2), {}, r"`num_examples` must be a number of at least 3"),
         (([1, 1], 10), {"k": 0}, r"`k` must be an integer of at least 1"),
+        (([1, 1], 10), {"k": 3}, r"`k` must be an integer of at least 1 and at most 2"),
         (([1, 1], 10), {"b": 0}, r"`b` must be a positive number"),
         (([1, 1], 10), {"a": -1}, r"`a` must be a number of at least 0"),
         (([1, 1], 10), {"dtype": "float16"}, r"takes no `dtype`"),
@@ -196,6 +214,10 @@ def test_propensities_of_bad_counts_are_refused(arguments, options, message):
     metric = kla.metrics.PropensityScoredPrecision(COUNTS, N)
     with pytest.raises(ValueError, match=r"must be integers \[\.\.\., k\]"):
         metric.update_state(np.array([0]), np.ones((1, L), "float32"))
+    with pytest.raises(ValueError, match=r"must be integers \[\.\.\., k\].*`ids\[:, None\]`"):
+        metric.update_state(np.array([0, 1]), np.array([0, 1]))
+    with pytest.raises(ValueError, match=r"`y_true` must be rows of label ids.*\(1, 6\), as wide as there are labels"):
+        metric.update_state(np.eye(L, dtype="int32")[:1], np.array([[1]]))
 
 
 def test_ids_of_100_000_classes_are_counted_one_by_one(rng):

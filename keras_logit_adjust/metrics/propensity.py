@@ -27,13 +27,14 @@ class PropensityScoredPrecision(_keras.HigherIsBetter):
 
     Labels are ids `[..., M]`, each row filled up with `ignore_class` (or `[...]`, one label each); an id that is twice
     in a row counts once. Predictions are the ids `[..., K ≥ k]` of the best labels, the best first: an array of
-    integers, or a dict of `ids` and `scores`, as the predictor of a `kla.layers.ManyClassModel` gives them.
+    integers, or a dict of `ids` and `scores`, as the predictor of a `kla.layers.ManyClassModel` gives them. Rows that
+    are `L` wide are refused, for they look like a 0 or 1 for each label.
 
     Result: a scalar in [0, 1]; NaN before any label was seen, and after an id outside [0, L).
 
     Raises:
-        ValueError: for counts that are negative or above `num_examples`, fewer predictions than `k`, predictions that
-            are scores.
+        ValueError: for counts that are negative or above `num_examples`, `k` above L, fewer predictions than `k`,
+            predictions that are scores, rows of 0 and 1.
 
     Example:
 
@@ -58,6 +59,7 @@ class PropensityScoredPrecision(_keras.HigherIsBetter):
         default = "propensity_scored_precision" if self.k == 1 else f"top_{self.k}_propensity_scored_precision"
         super().__init__(name=name or default, dtype="float32")
         self.positive_counts = _checks.as_true_counts(positive_counts, "positive_counts", allow_zero=True)
+        self.k = _checks.check_integer(k, "k", 1, self.positive_counts.size)
         self.num_examples = _checks.check_number(num_examples, "num_examples", 3)  # C is negative below e
         _checks.refuse_numbers(
             self.positive_counts > self.num_examples,
@@ -79,6 +81,12 @@ class PropensityScoredPrecision(_keras.HigherIsBetter):
         y_true = y_true if ops.is_tensor(y_true) else _labels.as_labels(y_true)
         if len(y_true.shape) == len(leading):
             y_true = y_true[..., None]
+        if y_true.shape[-1] == self.positive_counts.size:
+            raise ValueError(
+                "`y_true` must be rows of label ids, filled up with `ignore_class`. Received shape "
+                f"{tuple(y_true.shape)}, as wide as there are labels: of rows of 0 and 1 give the ids, "
+                "`np.flatnonzero(row)`; of ids that fill whole rows add a column of `ignore_class`."
+            )
         labels = _labels.read_ids(
             y_true, (*leading, y_true.shape[-1]), self.positive_counts.size, ignore_class=self.ignore_class
         )
