@@ -161,9 +161,14 @@ BAD = {
         ["2,-1,0.5"],
         'must lie between 0 and 1. Received 2 in row 0 (1 of 1 rows): scores of other kinds: --kind "log',
     ),
+    "scores in the first line": ([], ["0.5x,0.25,0.25", "0.5,0.25,0.25"], "must be names or scores. Received '0.25'"),
+    "an empty field": ([], [",a,b", "0.5,0.25,0.25"], "must be names or scores. Received '' among ,a,b"),
+    "ids from 1 on": (["--kind", "logits"], ["1,2,3", "0.5,1,2"], "The first line of scores.csv, 1,2,3, may be class"),
+    "one class more": (["--kind", "logits"], ["0.5,-1,2,0.25"], "give counts of 4 classes, or leave that column out"),
     "NaN": ([], ["nan,0.5,0.5"], "must not be NaN"),
     "an output that exists": (["--output", "scores.csv"], [], "exists and is not overwritten"),
     "weights of words": (["--class-weight", "w.csv"], [], "must have a whole number and a number in each row"),
+    "weights of no file": (["--class-weight", "even"], [], "A file of class weights must be one that can be read"),
     "weights of 0": (["--class-weight", "z.csv"], [], "Every number in --class-weight must be greater than zero"),
 }
 
@@ -188,7 +193,15 @@ def test_ids_that_may_be_probabilities_are_refused(capsys):
     write("counts.csv", "class_id,count", "0,90", "1,10")
     write("scores.csv", "0,1", "0.5,0.5")
     assert main(COMMAND) == 2
-    assert "may be class ids or probabilities" in capsys.readouterr().err
+    assert "may be class ids or scores" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("first", "header"), [(0, ["i,score"]), (1, [])])
+def test_numbers_of_rows_are_no_scores_of_the_first_of_two_classes(first, header, capsys):
+    write("counts.csv", "class_id,count", "0,90", "1,10")
+    write("scores.csv", *header, *(f"{first + row},{score}" for row, score in enumerate([-1.5, 2.5, 0.5])))
+    assert main([*COMMAND, "--kind", "logits"]) == 2
+    assert "The first of 2 columns in scores.csv counts the rows" in capsys.readouterr().err
 
 
 def test_a_damaged_array_is_refused(capsys):

@@ -122,18 +122,44 @@ def _read_csv(path, num_classes, independent):
     header = rows.pop(0) if _are_names(rows[0][has_names:], path) else None
     values = np.array([[_number(field, path) for field in row[has_names:]] for row in rows], "float64")
     values = values.reshape(len(rows), width - has_names)
+    _check_no_row_numbers([row[0] for row in rows], has_names, width, path)
     return Table(values, header, [row[0] for row in rows] if has_names else None, delimiter)
 
 
 def _are_names(fields, path):
     """Whether the first line has names; class ids are such."""
-    are_ids = len(fields) > 1 and {*fields} == {str(c) for c in range(len(fields))}
-    if are_ids and len(fields) == 2:
+    are_ids, from_one = ({*fields} == {str(first + c) for c in range(len(fields))} for first in (0, 1))
+    if len(fields) > 1 and (from_one or (are_ids and len(fields) == 2)):
         raise ValueError(
-            f"The first line of {path}, {','.join(fields)}, may be class ids or probabilities: write 0.0 and 1.0 where "
+            f"The first line of {path}, {','.join(fields)[:40]}, may be class ids or scores: write 0.0 and 1.0 where "
             "they are numbers, and names such as class 0 and class 1 where they are ids."
         )
-    return are_ids or not all(map(_is_number, fields))
+    are_names = (len(fields) > 1 and are_ids) or not all(map(_is_number, fields))
+    if are_names and (odd := [field for field in fields if not field or _is_fraction(field)]):
+        raise ValueError(
+            f"The first line of {path} must be names or scores. Received {odd[0][:40]!r} among "
+            f"{','.join(fields)[:80]}: write names without a point, and no field empty."
+        )
+    return are_names
+
+
+def _check_no_row_numbers(first, has_names, width, path):
+    """Raise where the first column may be one of scores but names rows, or names rows but is one of scores."""
+    if has_names and (odd := [field for field in first if _is_fraction(field)]):
+        raise ValueError(
+            f"The first of {width} columns in {path} must name the rows, where there are {width - 1} classes. Received "
+            f"{odd[0][:40]!r}, as a score is: give counts of {width} classes, or leave that column out."
+        )
+    if width == 2 < len(first) and first in ([str(start + row) for row in range(len(first))] for start in (0, 1)):
+        raise ValueError(
+            f"The first of 2 columns in {path} counts the rows, and is no score of the first class. Leave it out: one "
+            "column is the score of the second class."
+        )
+
+
+def _is_fraction(field):
+    """Whether a field is a number that is not whole."""
+    return _is_number(field) and not real(field).is_integer()
 
 
 def _is_number(field):

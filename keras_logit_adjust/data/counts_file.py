@@ -73,7 +73,7 @@ def read_text(path, content):
 
 def read_class_values(path, column):
     """Float64 `[L]` in order of class id, from a text file with the columns `class_id` and `column`; or None."""
-    text = read_text(path, "class counts")
+    text = read_text(path, "class weights" if column == "weight" else "class counts")
     for delimiter in _DELIMITERS:
         header, *rows = split(text, delimiter) or [[]]
         header = [name.casefold() for name in header]
