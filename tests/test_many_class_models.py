@@ -210,6 +210,11 @@ def test_a_head_comes_from_nothing_but_a_dense_layer_of_logits():
     for layer in (keras.layers.Dense(L), keras.layers.Embedding(L, D)):
         with pytest.raises(ValueError, match="`dense` must be a `keras.layers.Dense` with weights, not quantized"):
             ManyClassDense.from_dense(layer, COUNTS)
+    built = kla.layers.PriorAwareDense(L, COUNTS)
+    built.build((None, D))
+    with pytest.raises(ValueError, match=r"a PriorAwareDense, which has a `call` of its own.*`to_dense\(\)`"):
+        ManyClassDense.from_dense(built, COUNTS)
+    assert ManyClassDense.from_dense(built.to_dense(), COUNTS).units == L
     built = keras.layers.Dense(L, use_bias=False)
     built.build((None, D))
     assert ManyClassDense.from_dense(built, COUNTS).bias is None
@@ -243,6 +248,22 @@ def test_a_model_without_its_head_and_too_large_a_k_are_refused(rng):
         TopClasses(ManyClassDense(L, COUNTS), k=L + 1)
     with pytest.raises(ValueError, match="has no weights yet"):
         ManyClassDense(L, COUNTS).to_dense()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"loss": "mse"}, "has the loss of its head. Received: loss='mse'"),
+        ({"metrics": ["accuracy"]}, r"metrics would measure nothing.*`model.predictor\(k\)`"),
+        ({"weighted_metrics": ["accuracy"]}, r"metrics would measure nothing.*`model.predictor\(k\)`"),
+    ],
+)
+def test_a_loss_or_metrics_of_features_are_refused(options, message):
+    inputs = keras.Input((3,))
+    model = ManyClassModel(inputs, ManyClassDense(L, COUNTS)(inputs))
+    model.compile("sgd", run_eagerly=True, **options)
+    with pytest.raises(ValueError, match=message):
+        model.evaluate(np.ones((2, 3)), np.array([0, 1]), verbose=0)
 
 
 def test_the_head_passes_features_on(rng):

@@ -250,6 +250,12 @@ class ManyClassDense(class_sharding.PlacedRows, keras.layers.Layer):
                 "dense",
                 f"`dense` must be a `keras.layers.Dense` with weights, not quantized. Received: {dense!r}",
             )
+        if type(dense).call is not keras.layers.Dense.call:
+            raise _checks.ArgumentError(
+                "dense",
+                f"`dense` must compute what `keras.layers.Dense` does. Received a {type(dense).__name__}, which has a "
+                "`call` of its own: give a plain `Dense`, as `to_dense()` of `kla.layers.PriorAwareDense` makes it.",
+            )
         activation = getattr(dense, "activation", None)
         if activation not in (None, keras.activations.linear, keras.activations.softmax):
             raise _checks.ArgumentError(
@@ -310,11 +316,12 @@ class _LossOfHead(_base.MaskedLoss):
 class ManyClassModel(keras.Model):
     """A `keras.Model` whose output is that of a `ManyClassDense`, and whose loss is that head's.
 
-    Compile it without a loss. It returns features, so metrics of scores belong to `predictor`. Evaluation computes the
-    exact loss, also where training draws rivals.
+    Compile it without a loss and without metrics. It returns features, so metrics belong to `predictor`. Evaluation
+    computes the exact loss, also where training draws rivals.
 
     Raises:
-        ValueError: where the output is not that of a `ManyClassDense`.
+        ValueError: where the output is not that of a `ManyClassDense`; in `fit` and `evaluate`, where it was compiled
+            with a loss or metrics.
 
     Example:
 
@@ -340,6 +347,10 @@ class ManyClassModel(keras.Model):
         return heads[0]
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        if self.loss is not None:
+            raise ValueError(
+                f"Model {self.name!r} has the loss of its head. Received: loss={self.loss!r}: compile it without."
+            )
         if training and self.head.adjustment is not None and not self.head.tau:
             warnings.warn(
                 f"Model {self.name!r} is adjusted by layer {self.head.adjustment.name!r} and trains a loss that knows "
@@ -352,6 +363,14 @@ class ManyClassModel(keras.Model):
         for penalty in self.losses:
             loss = loss + ops.sum(penalty) / (1 if replica is None else replica.num_replicas_in_sync)
         return loss
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        if any(metric.name == "compile_metrics" for metric in self.metrics):  # Keras's name for those of `compile`
+            raise ValueError(
+                f"Model {self.name!r} gives features, of which metrics would measure nothing. Compile it without "
+                "`metrics`, and give them to `model.predictor(k)`, or in `fit` to `kla.callbacks.PredictorMetrics`."
+            )
+        return super().compute_metrics(x, y, y_pred, sample_weight)
 
     def predictor(self, k):
         """A model of the same inputs and weights that gives the top `k` classes.
