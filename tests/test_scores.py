@@ -245,3 +245,18 @@ def test_frames_are_refused_where_counts_name_other_classes(kind):
     frame = DataFrame(GOOD, [0, 1], ["ant", "bee", "cat"])
     with pytest.raises(ArgumentError, match=r"must name every class.*missing: \['cat'\], of no class: \['dog'\]"):
         kla.adjust_scores(frame, {"ant": 5, "bee": 3, "dog": 1}, kind=kind)
+
+
+@pytest.mark.parametrize("columns", [[2, 0, 1], ["2", "0", "1"]])
+def test_ids_as_columns_in_another_order_need_counts_that_name_them(columns):
+    frame, by_name = DataFrame(GOOD, [0, 1], columns), dict(zip(columns, [1, 90, 9], strict=True))
+    right = kla.adjust_scores(GOOD, [1, 90, 9])
+    np.testing.assert_array_equal(np.asarray(kla.adjust_scores(frame, by_name)), right)
+    np.testing.assert_array_equal(np.asarray(kla.adjust_scores(frame, Series([1, 90, 9], columns))), right)
+    for options in (
+        {"class_counts": COUNTS},
+        {"class_counts": np.array(COUNTS)},
+        {"class_counts": by_name, "target_prior": COUNTS},
+    ):
+        with pytest.raises(ArgumentError, match=r"must name its classes.*Received columns \['2', '0', '1'\]"):
+            kla.adjust_scores(frame, **options)

@@ -5,6 +5,7 @@ The arithmetic is that of `kla.adjust`, in float64: logarithms of probabilities 
 """
 
 import importlib
+from collections.abc import Mapping
 
 import keras
 import numpy as np
@@ -74,6 +75,8 @@ def adjust_scores(
     is_unit = not are_labels and (array.ndim == 1 or array.shape[-1:] == (1,))
     if class_names is None and hasattr(scores, "columns") and not is_unit:
         class_names = scores.columns
+    if class_names is not None:
+        _check_order(class_names, class_counts=class_counts, target_prior=target_prior)
     prior = priors.as_prior(class_counts, num_examples, class_names=class_names)
     target_prior = _arrays.in_order(target_prior, "target_prior", class_names)
     _check_shape(array, prior, is_unit)
@@ -95,6 +98,23 @@ def _as_floats(scores):
             "model predict in float32. To convert what is rounded already brings nothing back.",
         )
     return array if array.dtype in ("float32", "float64") else array.astype("float64")
+
+
+def _check_order(class_names, **priors_given):
+    """Raise for numbers that do not name their classes beside columns that are class ids in another order."""
+    names = _arrays.as_names(class_names)
+    texts, ids = [str(name) for name in names], [str(c) for c in range(len(names))]
+    if texts == ids or sorted(texts) != sorted(ids):
+        return
+    for argument, values in priors_given.items():
+        keys = values if isinstance(values, Mapping) else getattr(values, "index", ())
+        if values is not None and (callable(keys) or {*keys} != {*names}):  # a list has a method `index`
+            raise _checks.ArgumentError(
+                argument,
+                f"`{argument}` must name its classes where columns are class ids in another order, for it may be in "
+                f"that of the ids or of the columns. Received columns {texts[:8]}: give "
+                f"dict(zip(class_names, {argument})), or put the columns in order.",
+            )
 
 
 def _check_shape(array, prior, is_unit):
