@@ -98,6 +98,8 @@ def test_all_logits_of_a_model_that_avoids_them_are_refused(rng):
     for output in ("auto", "logits"):  # its output is features, which must not pass for logits
         with pytest.raises(ValueError, match="`model` must give logits.*`kla.tune_tau` takes it as it is"):
             kla.held_out.predict_logits(model_of(0.0), np.ones((2, D)), output=output)
+    with pytest.raises(ValueError, match="`model` must give logits.*the top classes.*`kla.tune_tau` takes that model"):
+        kla.tune_tau(model_of(0.0).predictor(2), (np.ones((2, D)), [0, 1]), COUNTS)
 
 
 def test_the_top_k_scores_are_refused_with_what_serves():
@@ -115,6 +117,7 @@ BAD = {
     "wide features": ({"batches": [([0], np.zeros((1, 5)))]}, r"`features` must be \[N, 3\].*\(1, 5\)"),
     "NaN in features": ({"batches": [([0], np.full((1, D), np.nan))]}, "`features` must be finite"),
     "no batches": ({"batches": []}, "at least one held-out example"),
+    "other axes": ({"batches": [(np.zeros((3, 2)), np.zeros((2, 3, D)))]}, "and `features` must have the same leading"),
     "labels": ({"batches": [([9], np.zeros((1, D)))]}, "must be class ids 0 … 8"),
 }
 

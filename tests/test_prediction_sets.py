@@ -67,7 +67,9 @@ def of_scores(scores):
     return np.log(np.stack([p, 1 - p], axis=1)), np.zeros(p.size, int)
 
 
-@pytest.mark.parametrize(("n", "alpha", "rank"), [(9, 0.1, 9), (10, 0.1, 10), (19, 0.1, 18), (4, 0.2, 4), (3, 0.5, 2)])
+@pytest.mark.parametrize(
+    ("n", "alpha", "rank"), [(9, 0.1, 9), (10, 0.1, 10), (19, 0.1, 18), (4, 0.2, 4), (3, 0.5, 2), (3, 1 - 1e-12, 1)]
+)
 def test_the_threshold_is_the_score_of_the_promised_rank(n, alpha, rank):
     scores = np.random.default_rng(n).permutation(np.linspace(0.55, 0.95, n))
     sets = PredictionSets(*of_scores(scores), [1, 1], alpha=alpha, score="softmax")

@@ -136,3 +136,14 @@ def test_no_batches_are_refused_and_a_bad_one_as_the_whole_would_be():
         kla.TauPath.from_batches([], [2, 1])
     with pytest.raises(ValueError, match="finite"):
         kla.TauPath.from_batches([([0], [[0.0, 1.0]]), ([0], [[np.nan, 1.0]])], [2, 1])
+
+
+@pytest.mark.parametrize("ignore_class", [None, 255])
+@pytest.mark.parametrize("batches", [(np.zeros(3, int), np.eye(3)[:, :2]), [([0], [[0.0, 1.0]], [1.0])], [([0],)], 3])
+def test_batches_that_are_no_pairs_are_refused(batches, ignore_class):
+    for name, read in {
+        "logits": kla.TauPath.from_batches,
+        "features": lambda *args, **options: kla.TauPath.from_features(*args, kernel=np.eye(2), **options),
+    }.items():
+        with pytest.raises(ValueError, match=rf"`batches` must be an iterable of pairs \(y_true, {name}\)"):
+            read(batches, [2, 1], ignore_class=ignore_class)

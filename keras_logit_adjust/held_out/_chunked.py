@@ -44,8 +44,10 @@ class Scorer:
                 f"`features` must be [N, {self.kernel.shape[1]}], N ≥ 1, what the head reads. Received shape "
                 f"{features.shape}.",
             )
+        y_true = _reading.to_numpy(y_true, "y_true")
+        _reading.check_order(y_true, features, "features")
         features = features.reshape(-1, features.shape[-1]).astype(self.kernel.dtype, copy=False)
-        ids = _reading.as_ids(_reading.to_numpy(y_true, "y_true"), len(features), self.log_prior.size)
+        ids = _reading.as_ids(y_true, len(features), self.log_prior.size)
         own = np.einsum("nd,nd->n", features, self.kernel[ids]).astype("float64")
         own += 0.0 if self.bias is None else self.bias[ids]
         if not np.isfinite(own).all():

@@ -99,12 +99,26 @@ def as_logits(logits, num_classes, *, independent=False, name="logits"):
     return matrix.astype("float64")
 
 
-def check_order(y_true, logits):
+def as_pairs(batches, name="logits"):
+    """The batches one by one, each a pair `(y_true, logits)`, or a `ValueError` for what is none."""
+    rule = f"`batches` must be an iterable of pairs (y_true, {name})."
+    if not hasattr(batches, "__iter__") and not hasattr(batches, "__getitem__"):
+        raise _arrays.ArgumentError("batches", f"{rule} Received a {type(batches).__name__}.")
+    for batch in batches:
+        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+            size = f" of {len(batch)}" if hasattr(batch, "__len__") else ""
+            raise _arrays.ArgumentError(
+                "batches", f"{rule} Received a {type(batch).__name__}{size}: of one pair give [(y_true, {name})]."
+            )
+        yield batch
+
+
+def check_order(y_true, logits, name="logits"):
     """Raise where both have several leading axes, in another order: flattened, labels would go with other logits."""
     leading = logits.shape[:-1]
     if y_true.ndim >= len(leading) > 1 and y_true.shape[: len(leading)] != leading and y_true.shape[1:] != (1,):
         raise ValueError(
-            "`y_true` and `logits` must have the same leading axes, in the same order. "
+            f"`y_true` and `{name}` must have the same leading axes, in the same order. "
             f"Received shapes {y_true.shape} and {logits.shape}."
         )
 

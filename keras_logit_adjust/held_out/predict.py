@@ -88,6 +88,12 @@ def logits_model(model, *, output):
             "tensor of all logits exists. `kla.tune_tau` takes it as it is, `model.predictor(k)` gives the best "
             "scores, and `model.head.to_dense()` is a head of all logits.",
         )
+    if isinstance(model, layers.ManyClassPredictor):
+        raise _checks.ArgumentError(
+            "model",
+            f"`model` must give logits. Received {model.name!r}, which gives the top classes of a `ManyClassModel`: "
+            "`kla.tune_tau` takes that model as it is.",
+        )
     try:
         _guard.check_not_adjusted(model, allow_double_correction=False)
     except ValueError as error:

@@ -139,7 +139,7 @@ class PredictionSets:
         self.thresholds = thresholds
 
     def _find_thresholds(self, scores, ids):
-        least = math.ceil(1 / self.alpha - _ROUNDING) - 1
+        least = math.ceil(min(1 / self.alpha, 1e18) - _ROUNDING) - 1
         if self.num_examples < least:
             raise _checks.ArgumentError(
                 "y_true",
@@ -233,5 +233,5 @@ class PredictionSets:
 
 def _quantile(scores, alpha):
     """The `⌈(n+1)·(1−α)⌉`-th largest score; 0, which every score reaches, where there are fewer."""
-    rank = math.ceil((scores.size + 1) * (1 - alpha) - _ROUNDING)
+    rank = max(1, math.ceil((scores.size + 1) * (1 - alpha) - _ROUNDING))
     return np.partition(scores, scores.size - rank)[scores.size - rank] if rank <= scores.size else 0.0

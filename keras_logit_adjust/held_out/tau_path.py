@@ -89,6 +89,7 @@ class TauPath:
         self._read([(y_true, logits)], as_prior(class_counts, num_examples), ignore_class)
 
     def _read(self, batches, prior, ignore_class):
+        batches = _reading.as_pairs(batches)
         if ignore_class is not None:
             batches = _without_ignored(batches, _checks.check_ignore_class(ignore_class))
         reader = _reading.Reader(prior.size, independent=prior.are_labels)
@@ -148,6 +149,7 @@ class TauPath:
         """
         path, prior = cls.__new__(cls), as_prior(class_counts)
         scorer = _chunked.Scorer(kernel, bias, prior, class_axis=class_axis, chunk_size=chunk_size)
+        batches = _reading.as_pairs(batches, "features")
         if ignore_class is not None:
             batches = _without_ignored(batches, _checks.check_ignore_class(ignore_class), "features")
         parts = [scorer.intervals(*batch) for batch in batches]
