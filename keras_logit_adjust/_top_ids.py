@@ -2,12 +2,18 @@
 
 import collections.abc
 import dataclasses
+import math
 import typing
 
 import keras
 from keras import ops
 
 from keras_logit_adjust import _checks, _labels
+
+_OF_SCORES = (
+    "The metrics of a `ManyClassPredictor` must take `y_pred.ids`, as `kla.metrics.BalancedAccuracy(num_classes, k=5)` "
+    "and the others of `kla.metrics` do."
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -21,13 +27,13 @@ class TopIds:
     scores: typing.Any = None
 
     def __getattr__(self, name):  # such as `shape`, which metrics of scores ask for
-        raise AttributeError(
-            f"Ids of the best classes have no {name!r}. The metrics of a `ManyClassPredictor` must take `y_pred.ids`, "
-            "as `kla.metrics.BalancedAccuracy(num_classes, k=5)` and the others of `kla.metrics` do."
-        )
+        raise AttributeError(f"Ids of the best classes have no {name!r}. {_OF_SCORES}")
+
+    def __array__(self, dtype=None, copy=None):  # as a metric of Keras's makes a tensor of its predictions
+        raise TypeError(f"Ids of the best classes are no array of scores. {_OF_SCORES}")
 
     def best(self, k):
-        """The first `k` of the ids; −1, which is no class, where the score is NaN."""
+        """The first `k` of the ids; −1, which is no class, where the score is NaN or −inf."""
         if self.ids.shape[-1] < k:
             raise _checks.ArgumentError(
                 "k",
@@ -37,8 +43,9 @@ class TopIds:
         ids = self.ids[..., :k]
         if self.scores is None:
             return ids
-        scores = self.scores[..., :k]
-        return ops.where(ops.equal(scores, scores), ids, ops.full_like(ids, -1))
+        # TensorFlow ranks NaN below everything: what is found then has an id of 0 and the score −inf.
+        is_score = ops.greater(_labels.at_least_float32(self.scores[..., :k]), -math.inf)
+        return ops.where(is_score, ids, ops.full_like(ids, -1))
 
     def have(self, labels, k):
         """Whether each of the labels `[..., m]` is among the first `k` ids: bool `[..., m]`."""

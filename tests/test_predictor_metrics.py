@@ -85,9 +85,19 @@ def test_a_loss_and_metrics_of_scores_are_refused(rng):
     predictor.compile(metrics=["accuracy"])
     with pytest.raises(AttributeError, match="Ids of the best classes have no 'shape'.*`y_pred.ids`"):
         predictor.evaluate(x, y, verbose=0)
+    predictor.compile(metrics=[keras.metrics.SparseCategoricalAccuracy()])
+    with pytest.raises(TypeError, match="Ids of the best classes are no array of scores.*`y_pred.ids`"):
+        predictor.evaluate(x, y, verbose=0)
     predictor.compile(metrics=[kla.metrics.BalancedAccuracy(L, k=5)])
     with pytest.raises(ValueError, match=r"`k` must be at most the number of ids.*, 4.*predictor\(k=5\)"):
         predictor.evaluate(x, y, verbose=0)
+
+
+def test_a_model_whose_scores_are_nan_hits_no_class():
+    _, predictor = trained_nowhere()
+    predictor.compile(metrics=[kla.metrics.BalancedAccuracy(L, k=3)])
+    found = predictor.evaluate(np.full((L, 3), np.nan, "float32"), np.arange(L), verbose=0, return_dict=True)
+    assert found["top_3_balanced_accuracy"] == 0
 
 
 class LabelIsFirst(keras.metrics.Mean):
