@@ -213,6 +213,7 @@ def test_every_public_function_and_class_of_numbers_is_called():
         "held_out.BestTau",
         "held_out.LinearProbe",
         "held_out.SetReport",
+        "held_out.SourcePrior",
         "held_out.TargetPrior",
         "held_out.TunedOffsets",
         "held_out.TunedTau",

@@ -1,4 +1,4 @@
-"""What is chosen on held-out logits and labels: τ, offsets, a calibration, a class mix, prediction sets."""
+"""What is chosen on held-out logits and labels: τ, offsets, a calibration, a prior, prediction sets."""
 
 from keras_logit_adjust.held_out.calibration import calibrate, calibration_error, reliability
 from keras_logit_adjust.held_out.label_shift import TargetPrior, estimate_target_prior
@@ -6,6 +6,7 @@ from keras_logit_adjust.held_out.linear_probe import LinearProbe, fit_linear_pro
 from keras_logit_adjust.held_out.offsets import TunedOffsets, tune_offsets
 from keras_logit_adjust.held_out.predict import predict_logits
 from keras_logit_adjust.held_out.prediction_sets import PredictionSets, SetReport
+from keras_logit_adjust.held_out.source_prior import SourcePrior, estimate_source_prior
 from keras_logit_adjust.held_out.tau import TunedTau, tune_tau
 from keras_logit_adjust.held_out.tau_path import BestTau, TauPath
 
@@ -14,12 +15,14 @@ __all__ = [
     "LinearProbe",
     "PredictionSets",
     "SetReport",
+    "SourcePrior",
     "TargetPrior",
     "TauPath",
     "TunedOffsets",
     "TunedTau",
     "calibrate",
     "calibration_error",
+    "estimate_source_prior",
     "estimate_target_prior",
     "fit_linear_probe",
     "predict_logits",

@@ -192,7 +192,10 @@ CALLS = {
         applied(kla.layers.PriorAwareDense),
         {"inputs": LOGITS, "units": 3, "class_counts": COUNTS},
     ),
-    "layers.CosineDense": (applied(kla.layers.CosineDense), {"inputs": LOGITS, "units": 3, "scale": 30.0}),
+    "layers.CosineDense": (
+        applied(kla.layers.CosineDense),
+        {"inputs": LOGITS, "units": 3, "scale": 30.0, "initial_kernel": np.eye(3)},
+    ),
     "layers.MinimumRiskDecision": (
         applied(kla.layers.MinimumRiskDecision),
         {"inputs": LOGITS, "costs": np.ones((3, 2)), "from_logits": True},
@@ -239,6 +242,10 @@ CALLS = {
     "estimate_target_prior": (
         lambda **kwargs: kla.estimate_target_prior(**kwargs).prior,
         {"logits": LOGITS, "class_counts": COUNTS, "replicates": 3, "level": 0.9, "seed": 0, "max_iterations": 20},
+    ),
+    "held_out.estimate_source_prior": (
+        lambda **kwargs: H.estimate_source_prior(**kwargs).prior,
+        {**HELD_OUT, "class_prior": None, "level": 0.9},
     ),
     "held_out.fit_linear_probe": (
         lambda **kwargs: H.fit_linear_probe(**kwargs).bias,
