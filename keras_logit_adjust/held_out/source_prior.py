@@ -98,7 +98,7 @@ def estimate_source_prior(logits, y_true, *, class_prior=None, level=0.95):
     >>> bool(source.low[0] < 0.8 < source.high[0])
     True
 
-    Reference: Zhu et al. (2023), Generalized Logit Adjustment, §4; Prentice and Pyke (1979), on examples chosen by
+    Reference: Zhu et al. (2023), Generalized Logit Adjustment; Prentice and Pyke (1979), on examples chosen by
     class.
     """
     y_true, logits = _reading.to_numpy(y_true, "y_true"), _reading.to_numpy(logits, "logits")
