@@ -94,6 +94,14 @@ def test_tau_of_a_head_that_trained_the_adjusted_loss_is_refused(rng):
         kla.tune_tau(model_of(1.0), (x, y), COUNTS)
 
 
+def test_what_a_model_of_many_classes_does_not_give_or_have_is_refused(rng):
+    y, x, *_ = example(rng)
+    with pytest.raises(ValueError, match="`output` must be one of 'auto', 'logits'"):
+        kla.tune_tau(model_of(0.0), (x, y), COUNTS, output="softmax")
+    with pytest.raises(ValueError, match="head 'many.*' has 9 classes, `class_counts` has 8"):
+        kla.tune_tau(model_of(0.0), (x, y), COUNTS[:-1])
+
+
 def test_all_logits_of_a_model_that_avoids_them_are_refused(rng):
     for output in ("auto", "logits"):  # its output is features, which must not pass for logits
         with pytest.raises(ValueError, match="`model` must give logits.*`kla.tune_tau` takes it as it is"):

@@ -25,7 +25,8 @@ class PredictorMetrics(keras.callbacks.Callback):
 
     Raises:
         ValueError: for no metrics, data that is not pairs or does not end; as training begins, for a model that is no
-            `ManyClassModel`, a metric of more than `k` classes, labels that do not fit, or several workers.
+            `ManyClassModel`, a metric of more than `k` classes, or several workers. After a label outside [0, L) a
+            metric is NaN.
 
     Example:
 

@@ -120,6 +120,7 @@ def tune_tau(
     if cross_fit is not None:
         path = _cross_fit(model_or_logits, validation_data, prior, folds=cross_fit, seed=seed, **prediction)
     elif isinstance(model_or_logits, layers.ManyClassModel):
+        _checks.check_choice(output, "output", ("auto", "logits"))
         path = _path_of_many_classes(model_or_logits, validation_data, prior, ignore_class, batch_size)
     elif isinstance(model_or_logits, keras.Model):
         batches = predict.labels_and_logits(model_or_logits, validation_data, **prediction)
@@ -179,6 +180,7 @@ def _path_of_many_classes(model, data, prior, ignore_class, batch_size):
             "tau=0."
         )
     _guard.check_not_adjusted(model, allow_double_correction=False)
+    _checks.check_length(prior.counts, head.units, "class_counts", f"head {head.name!r}")
     batches = predict.labels_and_features(model, data, batch_size=batch_size)
     weights = [None if w is None else keras.ops.convert_to_numpy(w)[: head.units] for w in (head.kernel, head.bias)]
     options = {"class_axis": 0, "chunk_size": head.chunk_size, "ignore_class": ignore_class}
