@@ -152,3 +152,10 @@ def test_class_balanced_weights_have_a_mean_of_one_over_what_is_asked(beta):
 def test_the_mean_is_over_classes_or_examples():
     with pytest.raises(ValueError, match="`mean_over` must be one of 'classes', 'examples'. Received: mean_over='all'"):
         kla.losses.class_balanced_weights(COUNTS, mean_over="all")
+
+
+def test_weights_of_a_stage_do_not_change_the_precision_of_independent_labels():
+    loss = kla.losses.BinaryLogitAdjustedCrossentropy([20, 50, 90], 100)
+    loss.stage_weight = np.array([1.0, 2.0, 5.0])
+    value = loss(np.ones((2, 3)), np.zeros((2, 3), "float32"))
+    assert keras.backend.standardize_dtype(value.dtype) == "float32"
