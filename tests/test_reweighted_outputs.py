@@ -154,7 +154,7 @@ def test_the_mean_is_over_classes_or_examples():
         kla.losses.class_balanced_weights(COUNTS, mean_over="all")
 
 
-def test_weights_of_a_stage_do_not_change_the_precision_of_independent_labels():
+def test_weights_of_a_stage_leave_the_precision_of_independent_labels():
     loss = kla.losses.BinaryLogitAdjustedCrossentropy([20, 50, 90], 100)
     loss.stage_weight = np.array([1.0, 2.0, 5.0])
     value = loss(np.ones((2, 3)), np.zeros((2, 3), "float32"))
