@@ -177,7 +177,8 @@ def judge(mutant, rounds, limit):
                 continue
             outcome = "timeout" if status is None else "killed"
             failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", log, re.MULTILINE)
-            killer = failed[0] if failed else log if mutant is None else log.strip().splitlines()[-1][:120]
+            last_line = (log.strip() or "no output").splitlines()[-1][:120]
+            killer = failed[0] if failed else log if mutant is None else last_line
             break
     finally:
         if mutant:
