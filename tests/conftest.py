@@ -52,6 +52,14 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.fixture
+def fitted(monkeypatch):
+    """A mark for each fit of a study, in whose place random numbers stand."""
+    from helpers.small_studies import replace_fits
+
+    return replace_fits(monkeypatch)
+
+
+@pytest.fixture
 def trained(monkeypatch):
     """(seed, method) of the runs of `compare` that made-up logits stand in for."""
     from helpers.fake_training import fake_training

@@ -11,18 +11,13 @@ import numpy as np
 import pytest
 import scipy.stats
 from helpers.rows import CONFIG, read_json
-from helpers.small_studies import RUNS, replace_fits, run_from_command_line
+from helpers.small_studies import RUNS, run_from_command_line
 
 from keras_logit_adjust import cli, plots, studies
 from keras_logit_adjust.compare import METHODS, statistics, training
 from keras_logit_adjust.studies import consistency, groups, label_noise, many_classes, weight_norms
 
 pytestmark = pytest.mark.usefixtures("folder")
-
-
-@pytest.fixture
-def trained(monkeypatch):
-    return replace_fits(monkeypatch)
 
 
 def load(path):
@@ -34,7 +29,7 @@ def load(path):
 
 
 @pytest.mark.parametrize("name", studies.STUDIES)
-def test_a_study_writes_its_numbers_their_table_and_a_figure(name, trained, folder, capsys):
+def test_a_study_writes_its_numbers_their_table_and_a_figure(name, fitted, folder, capsys):
     assert run_from_command_line(name, "--output", "out") == 0
     results = read_json(folder / "out" / "results.json")
     assert results["study"] == name and results["versions"]["backend"] == keras.backend.backend()
@@ -42,11 +37,11 @@ def test_a_study_writes_its_numbers_their_table_and_a_figure(name, trained, fold
     assert text.startswith(f"# Study: {name}\n\n{table}\n\n![figure](figure.png)\n")
     assert table in capsys.readouterr().out
     assert (folder / "out" / "figure.png").read_bytes()[:4] == b"\x89PNG"
-    assert len(trained) == RUNS[name] and not list(folder.rglob("*.partial"))
+    assert len(fitted) == RUNS[name] and not list(folder.rglob("*.partial"))
 
 
 @pytest.mark.parametrize("name", studies.STUDIES)
-def test_a_study_without_an_output_folder_prints_and_leaves_nothing(name, trained, folder, capsys):
+def test_a_study_without_an_output_folder_prints_and_leaves_nothing(name, fitted, folder, capsys):
     assert run_from_command_line(name) == 0
     column = "optimizer" if name == "weight-norms" else "method"
     assert capsys.readouterr().out.count(f"| {column} |") == 1
@@ -55,7 +50,7 @@ def test_a_study_without_an_output_folder_prints_and_leaves_nothing(name, traine
 
 @pytest.mark.parametrize("output", [["--output", "out"], []])
 @pytest.mark.parametrize("name", studies.STUDIES)
-def test_an_interrupted_study_goes_on_with_what_is_missing(name, output, trained, folder, monkeypatch):
+def test_an_interrupted_study_goes_on_with_what_is_missing(name, output, fitted, folder, monkeypatch):
     stubs = {
         (training, "train"): training.train,
         (consistency, "fit_affine"): consistency.fit_affine,
@@ -64,7 +59,7 @@ def test_an_interrupted_study_goes_on_with_what_is_missing(name, output, trained
 
     def interrupted(stub):
         def fit(*args, **options):
-            if len(trained) == 3:
+            if len(fitted) == 3:
                 raise KeyboardInterrupt
             return stub(*args, **options)
 
@@ -75,18 +70,18 @@ def test_an_interrupted_study_goes_on_with_what_is_missing(name, output, trained
             patch.setattr(module, attribute, interrupted(stub))
         assert run_from_command_line(name, *output) == 130
     assert run_from_command_line(name, *output) == 0
-    assert len(trained) == len(set(trained)) == RUNS[name]
+    assert len(fitted) == len(set(fitted)) == RUNS[name]
 
 
 @pytest.mark.parametrize("name", studies.STUDIES)
-def test_a_finished_study_repeats_its_numbers_without_training(name, trained, folder):
+def test_a_finished_study_repeats_its_numbers_without_training(name, fitted, folder):
     assert run_from_command_line(name, "--output", "out") == 0
     first = read_json(folder / "out" / "results.json")
     assert run_from_command_line(name, "--output", "out") == 0
-    assert len(trained) == RUNS[name] and read_json(folder / "out" / "results.json") == first
+    assert len(fitted) == RUNS[name] and read_json(folder / "out" / "results.json") == first
 
 
-def test_a_study_without_matplotlib_says_how_to_get_the_figure(trained, folder, monkeypatch, capsys):
+def test_a_study_without_matplotlib_says_how_to_get_the_figure(fitted, folder, monkeypatch, capsys):
     monkeypatch.setattr(studies.run.importlib.util, "find_spec", lambda module: None)
     assert run_from_command_line("consistency", "--output", "out") == 0
     assert 'pip install "keras_logit_adjust[plots]"' in capsys.readouterr().out
@@ -97,10 +92,10 @@ def test_a_study_without_matplotlib_says_how_to_get_the_figure(trained, folder, 
 # --- weight norms ----------------------------------------------------------------------------------------------------
 
 
-def test_norms_are_correlated_with_the_prior_under_both_optimizers(trained, folder):
+def test_norms_are_correlated_with_the_prior_under_both_optimizers(fitted, folder):
     assert run_from_command_line("weight-norms", "--output", "out") == 0
     found = read_json(folder / "out" / "results.json")["optimizers"]
-    assert list(found) == ["sgd", "adam"] and [call[0] for call in trained] == ["sgd"] * 2 + ["adam"] * 2
+    assert list(found) == ["sgd", "adam"] and [call[0] for call in fitted] == ["sgd"] * 2 + ["adam"] * 2
     text = (folder / "out" / "report.md").read_text(encoding="utf-8")
     for optimizer, row in found.items():
         stored = load(folder / "out" / optimizer / "predictions.npz")
@@ -122,7 +117,7 @@ def test_norms_are_correlated_with_the_prior_under_both_optimizers(trained, fold
 # --- consistency -----------------------------------------------------------------------------------------------------
 
 
-def test_the_table_has_the_error_of_every_rule_at_every_size(trained, folder):
+def test_the_table_has_the_error_of_every_rule_at_every_size(fitted, folder):
     assert run_from_command_line("consistency", "--output", "out") == 0
     results = read_json(folder / "out" / "results.json")
     stored = {path.name: load(path)["weights"].astype("float64") for path in (folder / "out").glob("*.npz")}
@@ -164,7 +159,7 @@ def test_a_class_without_test_examples_counts_in_no_bucket():
     np.testing.assert_array_equal(found, [50, 25, np.nan])
 
 
-def test_groups_and_buckets_follow_from_the_predictions(trained, folder):
+def test_groups_and_buckets_follow_from_the_predictions(fitted, folder):
     assert run_from_command_line("groups", "--output", "out") == 0
     results = read_json(folder / "out" / "results.json")
     (path,) = (folder / "out").rglob("predictions.npz")
@@ -183,7 +178,7 @@ def test_groups_and_buckets_follow_from_the_predictions(trained, folder):
         assert len(counts) == 2 and found["title"] == METHODS[name].title
 
 
-def test_a_class_without_test_examples_leaves_the_report_without_nan(trained, folder):
+def test_a_class_without_test_examples_leaves_the_report_without_nan(fitted, folder):
     with np.load("test.npz") as file:
         kept = file["y"] != 1
         np.savez("test.npz", x=file["x"][kept], y=file["y"][kept])
@@ -195,11 +190,11 @@ def test_a_class_without_test_examples_leaves_the_report_without_nan(trained, fo
 # --- label noise -----------------------------------------------------------------------------------------------------
 
 
-def test_what_noise_costs_the_frequent_class_follows_from_both_predictions(trained, folder):
+def test_what_noise_costs_the_frequent_class_follows_from_both_predictions(fitted, folder):
     assert run_from_command_line("label-noise", "--output", "out") == 0
     results = read_json(folder / "out" / "results.json")
     clean, noisy = (load(folder / "out" / part / "predictions.npz") for part in ("clean", "noisy"))
-    assert [call[1] for call in trained] == [0.0] * 2 + [0.2] * 2
+    assert [call[1] for call in fitted] == [0.0] * 2 + [0.2] * 2
     assert results["share"] == 0.2 and results["classes"] == [0, 2]
     assert results["counts"] == {"clean": [135, 54, 13], "noisy": [135 - 27, 54, 13 + 27]}
     labels = clean["labels"]
@@ -219,13 +214,13 @@ def test_what_noise_costs_the_frequent_class_follows_from_both_predictions(train
 
 
 @pytest.mark.parametrize("config", [None, CONFIG])
-def test_a_hundredth_is_mislabeled_where_no_share_is_given(config, trained, monkeypatch):
+def test_a_hundredth_is_mislabeled_where_no_share_is_given(config, fitted, monkeypatch):
     results = studies.run_study("label-noise", config=config or CONFIG, methods=["erm"], seeds=1)
     assert results["share"] == label_noise.SHARE == 0.01
     assert results["counts"]["noisy"] == [135 - 1, 54, 13 + 1]
 
 
-def test_figures_hold_the_results_of_their_study(trained, monkeypatch):
+def test_figures_hold_the_results_of_their_study(fitted, monkeypatch):
     drawn = {}
     for name in ("class_norms", "error_by_sample_size", "group_accuracy", "label_noise"):
         drawn[name] = mock.create_autospec(getattr(plots, name))  # refuses what the figure would refuse
@@ -250,17 +245,17 @@ def test_figures_hold_the_results_of_their_study(trained, monkeypatch):
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04junk", b"text"])
-def test_a_damaged_fit_is_made_again(content, trained, folder):
+def test_a_damaged_fit_is_made_again(content, fitted, folder):
     assert run_from_command_line("consistency", "--output", "out") == 0
     first = read_json(folder / "out" / "results.json")
     next((folder / "out").glob("adaptive_50_*.npz")).write_bytes(content)
     assert run_from_command_line("consistency", "--output", "out") == 0
-    assert len(trained) == RUNS["consistency"] + 1
+    assert len(fitted) == RUNS["consistency"] + 1
     assert read_json(folder / "out" / "results.json").keys() == first.keys()
 
 
 @pytest.mark.parametrize("name", studies.STUDIES)
-def test_a_report_names_the_command_that_repeats_it(name, trained, folder):
+def test_a_report_names_the_command_that_repeats_it(name, fitted, folder):
     assert run_from_command_line(name, "--output", "out") == 0
     command = read_json(folder / "out" / "results.json")["command"]
     assert f"Repeat: `{command}`" in (folder / "out" / "report.md").read_text(encoding="utf-8")
@@ -285,13 +280,13 @@ FROM_PYTHON = {
 
 @pytest.mark.filterwarnings("ignore:The confusion matrix is near singular")
 @pytest.mark.parametrize("name", studies.STUDIES)
-def test_the_command_of_a_study_run_from_python_repeats_it(name, trained, folder, monkeypatch):
+def test_the_command_of_a_study_run_from_python_repeats_it(name, fitted, folder, monkeypatch):
     monkeypatch.setattr(studies.run, "_write", lambda study, folder, results: kept.append(results))
     kept = []
     results = studies.run_study(name, **FROM_PYTHON[name])
-    marks = list(trained)
+    marks = list(fitted)
     assert cli.main([*shlex.split(results["command"])[1:], "--output", "out"]) == 0
-    assert trained[len(marks) :] == marks
+    assert fitted[len(marks) :] == marks
     if name != "consistency":  # whose made-up fits are others each time
         assert kept == [results]
     assert [again["command"] for again in kept] == [results["command"]]

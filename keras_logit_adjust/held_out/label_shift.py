@@ -61,13 +61,16 @@ class TargetPrior:
         return _with_pseudo_count(self.prior, self.num_examples)
 
     def __repr__(self):
-        shown = [
-            f"{c}: {p:.4f} [{low:.4f}, {high:.4f}]"
-            for c, (p, low, high) in enumerate(zip(self.prior, self.low, self.high, strict=True))
-        ]
-        more = [f"… ({len(shown)} classes)"] * (len(shown) > 12)
         basis = f"{self.num_examples:,} examples, {100 * self.level:g}% interval"
-        return f"TargetPrior by {self.method} from {basis}: {', '.join([*shown[: 12 - len(more)], *more])}"
+        return f"TargetPrior by {self.method} from {basis}: {shown_shares(self)}"
+
+
+def shown_shares(estimate):
+    """The `prior` of an estimate with its interval, class by class, of many classes the first ones."""
+    shares = zip(estimate.prior, estimate.low, estimate.high, strict=True)
+    shown = [f"{c}: {p:.4f} [{low:.4f}, {high:.4f}]" for c, (p, low, high) in enumerate(shares)]
+    more = [f"… ({len(shown)} classes)"] * (len(shown) > 12)
+    return ", ".join([*shown[: 12 - len(more)], *more])
 
 
 def estimate_target_prior(

@@ -12,6 +12,7 @@ import numpy as np
 
 from keras_logit_adjust import _checks
 from keras_logit_adjust.held_out import _reading
+from keras_logit_adjust.held_out.label_shift import shown_shares
 from keras_logit_adjust.priors.formulas import as_prior
 
 _TOLERANCE = 1e-7  # largest derivative where the search ends, in units of a root of the mix
@@ -44,13 +45,8 @@ class SourcePrior:
         return self.prior
 
     def __repr__(self):
-        shown = [
-            f"{c}: {p:.4f} [{low:.4f}, {high:.4f}]"
-            for c, (p, low, high) in enumerate(zip(self.prior, self.low, self.high, strict=True))
-        ]
-        more = [f"… ({len(shown)} classes)"] * (len(shown) > 12)
         basis = f"{self.examples.sum():,} labeled examples, {100 * self.level:g}% interval"
-        return f"SourcePrior from {basis}: {', '.join([*shown[: 12 - len(more)], *more])}"
+        return f"SourcePrior from {basis}: {shown_shares(self)}"
 
 
 def estimate_source_prior(logits, y_true, *, class_prior=None, level=0.95):

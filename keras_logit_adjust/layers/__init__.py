@@ -22,6 +22,6 @@ __all__ = [
     "PredictionSet",
     "PriorAwareDense",
     "StreamingPriorDense",
-    "many_class_layout",
     "TopClasses",
+    "many_class_layout",
 ]
