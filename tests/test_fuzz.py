@@ -220,6 +220,7 @@ def test_every_public_function_and_class_of_numbers_is_called():
         "posthoc.AdjustedModel",
         "posthoc.product_of_experts",
         "priors.CountingModel",
+        "priors.LabelCounts",
         "priors.Prior",
     }
     called = {name.split(".")[-1] for name in CALLS}

@@ -43,6 +43,8 @@ PAIRS = {
     ("points", "labels", "scores"),
     ("pictures", "titles"),
     ("labels", "batch_size"),
+    ("targets", "batch_size"),
+    ("targets", "positive_counts"),
     ("units", "streaming_prior"),
     ("y_true", "y_pred", "log_prior"),
     ("y_true", "y_pred", "log_odds"),
