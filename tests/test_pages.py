@@ -115,6 +115,7 @@ TABLES = {
     "report-callback": ("report_callback", "to_markdown"),
     "sampler": ("sampler", "to_markdown"),
     "precision": ("precision", "to_markdown"),
+    "served-precision": ("served_precision", "to_markdown"),
     "scaling": ("scaling", "to_markdown"),
     "zoo": of_tool("zoo"),
     "mutants": of_tool("mutants"),
