@@ -106,6 +106,7 @@ TABLES = {
     "label-noise": ("study_label_noise", studied),
     "label-shift": ("study_label_shift", studied),
     "prediction-sets": ("prediction_sets", "to_markdown"),
+    "undone-weights": ("undone_weights", "to_markdown"),
     "many-classes-trained": ("study_many_classes", studied),
     "loss": ("loss", "to_markdown"),
     "many-classes": ("many_classes", "to_markdown"),
