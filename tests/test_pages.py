@@ -34,6 +34,15 @@ def name_of(page):
     return str(page.relative_to(ROOT))
 
 
+# Tasks whose trainings take longer than those of all other pages together.
+SLOW = ("frozen_features", "many_products", "phone", "segmentation")
+PAGES_THAT_RUN = [
+    pytest.param(page, marks=[pytest.mark.slow] * (page.parent.name == "tasks" and page.stem in SLOW), id=name_of(page))
+    for page in PAGES
+    if snippets(page)
+]
+
+
 def run(code, namespace, name):
     """What `code` prints."""
     printed = io.StringIO()
@@ -50,7 +59,7 @@ def run_first(code):
 
 
 @pytest.mark.filterwarnings("default:.*recall is pooled.*:UserWarning")
-@pytest.mark.parametrize("page", [page for page in PAGES if snippets(page)], ids=name_of)
+@pytest.mark.parametrize("page", PAGES_THAT_RUN)
 def test_every_snippet_prints_what_the_page_shows(page):
     (first, shown_first), *others = snippets(page)
     printed, namespace = run_first(first)
