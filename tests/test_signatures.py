@@ -51,6 +51,7 @@ PAIRS = {
     ("y_true", "features"),
     ("y_true", "features", "kernel", "bias", "log_prior"),
     ("model", "adjustment"),
+    ("model", "adjustments"),
     ("class_counts", "num_examples"),
     ("tau", "measure"),
     ("intervals", "value"),
