@@ -107,6 +107,7 @@ def of_tool(name):
 TABLES = {
     "compare": ("compare_fashion_mnist_lt", compared),
     "compare-banking": ("compare_banking77_lt", compared),
+    "zero-shot-names": ("zero_shot_names", "to_markdown"),
     "methods": ("methods_fashion_mnist_lt", compared),
     "adaptive-drw": ("compare_adaptive_drw", compared),
     "cifar100": ("compare_cifar100_lt", compared),
@@ -199,6 +200,17 @@ def test_what_the_text_says_of_the_tables_is_so():
     regret = {round(row["best_tau"], 2): row for row in on_file("choosing")["regret"]}
     assert all(row["50 a class"]["mean"] < 0.7 * row["possible"] for tau, row in regret.items() if abs(tau - 1) > 0.1)
     assert regret[1.09]["50 a class"]["mean"] < 0.05
+
+
+def test_what_the_text_says_of_names_as_a_head_is_so():
+    rows = on_file("zero_shot_names")["rows"]
+    keys = ("versus_rival", "versus_probe")
+    verdict = {(name, key): row[key]["verdict"] for name, row in rows.items() for key in keys if row[key]}
+    assert verdict["debiased", "versus_rival"] == "lower" and verdict["debiased", "versus_probe"] == "higher"
+    assert verdict["calibrated", "versus_probe"] == "higher"
+    assert "lower" not in (verdict[name, key] for name in ("sum", "sum_calibrated") for key in keys)
+    assert [verdict[f"names_{epochs}", "versus_rival"] for epochs in (2, 10, 50)] == ["lower", "lower", "none"]
+    assert verdict["names_10", "versus_probe"] == "lower"
 
 
 def flat(page):
