@@ -1,6 +1,6 @@
 """Logit adjustment for long-tailed classification in Keras: in the loss, in the head, or after training."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 import importlib
 

@@ -134,3 +134,23 @@ def test_a_description_names_the_head_the_means_and_the_prior(name):
     for text in texts[:-1]:
         assert text in described
     assert described.endswith(texts[-1]) or texts[-1] in described.splitlines()[2]
+
+
+def test_each_output_of_several_is_described_by_its_name():
+    inputs = keras.Input((4,))
+    heads = {name: keras.layers.Dense(units, "softmax", name=name)(inputs) for name, units in {"a": 3, "b": 2}.items()}
+    model = kla.adjust(
+        keras.Model(inputs, heads, name="two"), {"a": [5, 3, 1], "b": [3, 1]}, target_prior={"b": [1, 2]}
+    )
+    found = kla.serving.describe(model)
+    assert (found.head, found.output, found.prior, len(found.corrections)) == (None, None, "of each output its own", 2)
+    assert "several outputs, ['a', 'b']: describe(model, output='a')" in str(found)
+    first, second = (kla.serving.describe(model, output=name) for name in "ab")
+    assert (first.head, first.num_outputs, first.output, first.prior) == ("a", 3, "softmax", "uniform")
+    assert (second.head, second.num_outputs, second.prior) == ("b", 2, "target")
+    with pytest.raises(
+        ValueError, match=r"`output` must name outputs of model 'two_adjusted', \['a', 'b'\]\. Received: 'c'"
+    ):
+        kla.serving.describe(model, output="c")
+    with pytest.raises(ValueError, match="`output` is for Functional models"):
+        kla.serving.describe(of_a_subclass(), output="a")

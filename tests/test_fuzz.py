@@ -218,8 +218,10 @@ def test_every_public_function_and_class_of_numbers_is_called():
         "held_out.TunedOffsets",
         "held_out.TunedTau",
         "posthoc.AdjustedModel",
+        "posthoc.AdjustedOutputs",
         "posthoc.product_of_experts",
         "priors.CountingModel",
+        "priors.LabelCounts",
         "priors.Prior",
     }
     called = {name.split(".")[-1] for name in CALLS}

@@ -49,10 +49,12 @@ def test_one_hot_integers_are_counted_as_they_are_said_to_be(kind, make):
 
 def test_several_labels_in_a_row_are_no_label_to_count():
     several = np.array([[1, 1, 0], [0, 0, 1], [0, 0, 0]])
-    with pytest.raises(ValueError, match=MAY_BE_EITHER + r".*Independent labels are counted by labels\.sum\(axis=0\)"):
+    with pytest.raises(
+        ValueError, match=MAY_BE_EITHER + r".*Independent labels are counted by kla\.priors\.count_labels"
+    ):
         count_classes(several)
     for rows, options in ((several, {"label_form": "rows"}), (several.astype("float32"), {})):
-        with pytest.raises(ValueError, match=r"one-hot or soft.*shape \(3, 3\).*labels\.sum\(axis=0\)"):
+        with pytest.raises(ValueError, match=r"one-hot or soft.*shape \(3, 3\).*`count_labels`"):
             count_classes(rows, **options)
 
 

@@ -120,6 +120,12 @@ CONFIGURED = [
     kla.metrics.WorstClassAccuracy(3, ignore_class=2, name="j"),
     kla.metrics.GroupAccuracy([500, 30, 1], bounds=(5, 50), name="k"),
     kla.metrics.GroupAccuracy([500, 30, 1], groups={0: "head", 2: "tail"}, k=2),
+    kla.metrics.MultiLabelBalancedAccuracy(3, threshold=[0, 0.5, 1], ignore_class=-1, name="u"),
+    kla.metrics.PerLabelBalancedAccuracy(3, threshold=0.5, ignore_class=-1, name="v"),
+    kla.metrics.MultiLabelMacroF1(1, threshold=-1, name="w"),
+    kla.metrics.MultiLabelGroupAccuracy(
+        [5, 0], threshold=0, bounds=(1, 4), inclusive=False, groups=["a", None], name="x"
+    ),
     kla.metrics.PropensityScoredPrecision([50, 3, 0], 60, k=2, a=0.6, b=2.6, ignore_class=-2, name="t"),
 ]
 

@@ -1,6 +1,7 @@
 """What Keras does not promise stands in two files, `_keras.py` and `tf_distribute/_keras.py`, and in no other."""
 
 import ast
+import importlib
 import os
 import pathlib
 import re
@@ -138,6 +139,32 @@ def test_a_name_that_keras_does_not_promise_is_seen_however_it_is_taken(line):
 @pytest.mark.parametrize("line", ["self._losses = []", "__version__", "_checks.check_integer(1)", "f'{name}_kernel'"])
 def test_names_of_our_own_are_let_through(line):
     assert faults(ast.parse(line)) == []
+
+
+PRIVATE_IMPORTS = sorted(
+    name for path in HOMES for _, name in imports(TREES[path]) if name.startswith(("keras.src", "tensorflow.python"))
+)
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="some of the names are those of TensorFlow's models"
+)
+def test_keras_still_has_every_private_name_that_is_used():
+    """A new Keras that dropped a name fails here, and the message has the name."""
+    import tensorflow as tf
+
+    logits = keras.ops.ones((1, 2))
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    specs = strategy.experimental_distribute_dataset(tf.data.Dataset.range(4).batch(2)).element_spec
+    made = [keras.activations.softmax(logits), specs, sys, keras.optimizers.SGD()]
+    known = of_keras() | {name for thing in made for name in dir(thing)}
+    assert AT_HOME - OWN - known == set()
+
+
+@pytest.mark.parametrize("name", PRIVATE_IMPORTS)
+def test_keras_still_has_every_file_that_is_imported(name):
+    module, of_module = name.rsplit(".", 1)
+    assert hasattr(importlib.import_module(module), of_module)
 
 
 @pytest.mark.slow

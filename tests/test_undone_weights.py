@@ -1,5 +1,8 @@
 """Classifiers of scikit-learn, adjusted by their scores, and their class weights undone."""
 
+import json
+import pathlib
+
 import numpy as np
 import pytest
 from imblearn.over_sampling import RandomOverSampler
@@ -91,3 +94,14 @@ def test_decision_values_are_adjusted_as_logits():
     np.testing.assert_allclose(values, np.log(p[:, 1] / p[:, 0]), atol=1e-9)
     second = kla.adjust_scores(model.predict_proba(x_test)[:, 1], counts)
     np.testing.assert_allclose(second, p[:, 1], rtol=1e-9)
+
+
+def test_what_the_page_says_of_boosters_is_on_file():
+    path = pathlib.Path(__file__).parents[1] / "benchmarks" / "results" / "undone_weights.json"
+    for name, ways in json.loads(path.read_text())["classifiers"].items():
+        plain, weighted, undone = (np.array(ways[way]["log_loss"]) for way in ("plain", "class_weight", "undone"))
+        if name.endswith("overfitted"):
+            assert undone.mean() > weighted.mean()
+        else:
+            assert (np.abs(undone - plain) < (0.01 if name.startswith("logistic") else 0.02)).all()
+            assert (weighted - plain > 0.05).all()

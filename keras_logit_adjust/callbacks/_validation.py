@@ -7,7 +7,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_logit_adjust import _labels, metrics
+from keras_logit_adjust import _checks, _labels, metrics
+from keras_logit_adjust.callbacks import _outputs
 from keras_logit_adjust.layers import ManyClassModel
 
 _KINDS = "(x, y) arrays, or a dataset of batches (x, y)"
@@ -53,33 +54,42 @@ class ValidationPass:
     """Per-class accuracy of a model on validation data, by Keras's own `evaluate`.
 
     Args:
-        model: built; what it predicts is one tensor `[…, L]`.
+        model: built; what it predicts, at `output`, is one tensor `[…, L]`.
         data: what `check_data` lets through.
         num_classes: number of classes `L`.
-        ignore_class: a class id left out.
-        threshold: of one sigmoid unit.
+        independent: whether they are independent labels, judged by their balanced accuracy.
+        ignore_class: a class id (or a target) left out.
+        threshold: of one sigmoid unit, or of labels.
         batch_size: of arrays.
+        output: the name or position of the output, or None.
     """
 
-    def __init__(self, model, data, *, num_classes, ignore_class, threshold, batch_size):
+    def __init__(self, model, data, *, num_classes, independent, ignore_class, threshold, batch_size, output):
         refuse_workers(
             model,
             f"`LongTailReport` cannot evaluate `validation_data` itself on several workers. Leave it out, compile the "
-            f"model with `metrics=[kla.metrics.PerClassAccuracy({num_classes})]`, give the callback "
-            '`metric="per_class_accuracy"`, and `validation_data` to `kla.tf_distribute.fit`.',
+            f"model with `metrics=[{recommended(num_classes, independent, threshold)}]`, give the callback "
+            f'`metric="{name_of_recommended(independent)}"`, and `validation_data` to `kla.tf_distribute.fit`.',
         )
         self._data, self._batch_size, self._num_classes = data, batch_size, num_classes
+        self._independent = independent
+        kind = metrics.PerLabelBalancedAccuracy if independent else metrics.PerClassAccuracy
         with scope_of(model):
-            self._metric = metrics.PerClassAccuracy(num_classes, ignore_class=ignore_class, threshold=threshold)
+            self._metric = kind(num_classes, ignore_class=ignore_class, threshold=threshold)
             # A training model of very many classes gives features.
-            self._judged = model.predictor(1) if isinstance(model, ManyClassModel) else _Judged(model)
+            self._judged = model.predictor(1) if isinstance(model, ManyClassModel) else _Judged(model, output)
             compile_as(model, self._judged, [self._metric])
 
     def recall(self):
         """The recall of each class, float64 `[L]`; NaN for a class without examples."""
         self._run()
         if not self._seen().any():
-            raise ValueError("`validation_data` must have an example with a label. Received none.")
+            what = (
+                "a label that is on in one example and off in another"
+                if self._independent
+                else "an example with a label"
+            )
+            raise ValueError(f"`validation_data` must have {what}. Received none.")
         return ops.convert_to_numpy(self._metric.result()).astype("float64")
 
     def try_first_batch(self):
@@ -91,36 +101,59 @@ class ValidationPass:
         evaluated(self._judged, self._data, self._batch_size, **options)
 
     def _seen(self):
+        if self._independent:
+            positives, negatives = (ops.convert_to_numpy(x) for x in (self._metric.positives, self._metric.negatives))
+            if np.isnan(positives + negatives).any():
+                raise ValueError(
+                    "Every target of `validation_data` must lie in [0, 1]. Received one that does not. Remedy: "
+                    "`ignore_class` for a value that marks unknown targets."
+                )
+            return positives * negatives
         total = ops.convert_to_numpy(self._metric.total)
         if np.isnan(total).any():
             raise ValueError(
                 f"Every label of `validation_data` must be an integer in [0, {self._num_classes}), one for each number "
                 "in `class_counts`, or the row of one label. Received one that is not. Remedy: counts of all classes, "
-                "or `ignore_class` for a label that stands for none. Rows of several labels have metrics of their own, "
-                "such as `keras.metrics.F1Score(threshold=…)`."
+                "or `ignore_class` for a label that stands for none. Of rows of several labels give `num_examples`: "
+                "LongTailReport(positive_counts, num_examples=…, threshold=…)."
             )
         return total
 
 
 class _Judged(keras.Model):
-    """A model as one whose losses need no computing."""
+    """One output of a model, as a model whose losses need no computing."""
 
-    def __init__(self, model):
+    def __init__(self, model, output):
         super().__init__(name="judged")  # TensorFlow refuses a name that begins with "_"
-        self.model = model
+        self.model, self.output_name = model, output
         self.built = True
 
     def call(self, x, training=False):
         y_pred = self.model(x)
+        if self.output_name is not None:
+            names = getattr(self.model, "output_names", None)
+            return _outputs.part(y_pred, self.output_name, f"model {self.model.name!r}", names)
         if len(outputs := keras.tree.flatten(y_pred)) != 1:
             raise ValueError(
-                f"`LongTailReport` is for a model of one output. Received a model of {len(outputs)}: compile "
-                "`kla.metrics.GroupAccuracy` for the output that it is about."
+                f"`LongTailReport` is for a model of one output. Received a model of {len(outputs)}: name the one that "
+                f"it is about, LongTailReport(…, output={_outputs.names_in(y_pred)[0]!r})."
             )
         return y_pred
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=False):
         return ops.zeros(())
+
+
+def recommended(num_classes, independent, threshold):
+    """How the metric is made that a report reads."""
+    if independent:
+        return f"kla.metrics.PerLabelBalancedAccuracy({num_classes}, threshold={_checks.shown(threshold)})"
+    return f"kla.metrics.PerClassAccuracy({num_classes})"
+
+
+def name_of_recommended(independent):
+    """What `fit` calls that metric."""
+    return "per_label_balanced_accuracy" if independent else "per_class_accuracy"
 
 
 def _arguments(data, batch_size):
@@ -132,12 +165,13 @@ def _arguments(data, batch_size):
     return {"x": (_check_batch(batch) for batch in data)}  # Keras reads generators, each of them once
 
 
-def check_data(data, *, num_classes=None, ignore_class=None):
-    """Validation data with labels, that can be gone through again and again; arrays as arrays.
+def check_data(data, *, num_classes=None, ignore_class=None, output=None):
+    """Validation data with labels, of one `output`, that can be gone through again and again; arrays as arrays.
 
     Ids of arrays are checked against `num_classes`, if that is given.
     """
     if isinstance(data, tuple):
+        data = data if output is None else _outputs.of_batch(data, output)
         return _check_arrays(data, num_classes=num_classes, ignore_class=ignore_class)
     is_endless = False
     if hasattr(data, "element_spec"):
@@ -154,7 +188,7 @@ def check_data(data, *, num_classes=None, ignore_class=None):
         )
     if is_endless:
         raise ValueError("`validation_data` must end. Received an endless dataset: leave out `.repeat()`.")
-    return data
+    return data if output is None else _outputs.of_data(data, output)
 
 
 def _check_batch(batch):

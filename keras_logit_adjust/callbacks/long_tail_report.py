@@ -8,9 +8,8 @@ import numpy as np
 
 from keras_logit_adjust import _checks, metrics
 from keras_logit_adjust._printing import say
-from keras_logit_adjust.callbacks import _validation
+from keras_logit_adjust.callbacks import _outputs, _validation
 
-_TAKEN = ("balanced", "worst_class")
 _RUNNING = weakref.WeakSet()  # reports that a `fit` has begun with
 
 
@@ -24,6 +23,12 @@ class LongTailReport(keras.callbacks.Callback):
     below, unless `verbose=0`. A key that a metric of the model has put there already stays as it is; with a `name` of
     its own, which stands in front of each, `val_{name}_few_accuracy`, a report has keys that nothing else has.
 
+    With `num_examples` the labels are independent, rows of 0 and 1, and `r_l = (TPR_l + TNR_l) / 2` is the balanced
+    accuracy of label l, in groups by its positives. The smallest is `val_worst_label_accuracy`.
+
+    Of a model of several outputs `output` names the one to judge, which stands in front of each key,
+    `val_species_few_accuracy`, where `name` does not.
+
     A `kla.layers.ManyClassModel` is judged by the best class of its predictor; metrics of its top k are for
     `PredictorMetrics`.
 
@@ -33,11 +38,16 @@ class LongTailReport(keras.callbacks.Callback):
     pass.
 
     Args:
-        class_counts: `[L]` training examples of each class (true counts).
+        class_counts: `[L]` training examples of each class (true counts); of independent labels the positives of each,
+            of which some may be 0.
+        num_examples: for independent labels, the number of training examples.
         validation_data: `(x, y)` or `(x, y, sample_weight)`, or a `tf.data.Dataset`, a `PyDataset` or another iterable
             (no iterator) of such batches. Labels are ids `[N, …]` or one-hot rows `[N, …, L]`, predictions logits or
-            probabilities `[N, …, L]`; sample weights count.
-        metric: in place of `validation_data`, the name of a `PerClassAccuracy` of the model, as `fit` shows it.
+            probabilities `[N, …, L]`; sample weights count. With `output` labels and weights are a dict or list of
+            all outputs', or those of the one.
+        output: of a model that gives a dict or a list, the key or the position of the output to judge.
+        metric: in place of `validation_data`, the name of a `PerClassAccuracy` of the model, as `fit` shows it; of
+            independent labels that of a `PerLabelBalancedAccuracy`.
         bounds: `(few, many)`, as in `kla.metrics.GroupAccuracy`.
         inclusive: as there.
         groups: instead of bounds, the group name of each class, as there.
@@ -45,19 +55,21 @@ class LongTailReport(keras.callbacks.Callback):
         class_names: `[L]` names; ids by default. With them `class_counts` may be by name, a dict or a `Counter`.
         batch_size: of arrays.
         every: epochs from one report to the next; in the others the keys are missing, as with `validation_freq`.
-        ignore_class: a class id left out.
+        ignore_class: a class id left out; of independent labels a value, such as −1, of unknown targets.
         threshold: of a model of one sigmoid unit and two counts, [negatives, positives]: 0.5 for probabilities, 0 for
-            logits.
-        name: in front of each key. Of several reports in one `fit` all but one need it.
+            logits. Independent labels need it: a number, or one for each label.
+        name: in front of each key; by default `output`. Of several reports in one `fit` all but one need it.
 
     Attributes:
-        per_class_accuracy: `[L]` recalls of the last report, NaN for a class without examples; None before.
+        per_class_accuracy: `[L]` recalls of the last report, NaN for a class without examples; None before. Of
+            independent labels their balanced accuracies, NaN for a label without positives or negatives.
 
     Raises:
         ValueError: for counts, bounds or groups that `GroupAccuracy` refuses, data that is not pairs or does not end,
-            labels that are no classes, data and a metric together or neither; as training begins, for predictions or
-            labels of another number of classes, a model of several outputs, or data on several workers; after the first
-            validation, for a metric that is not there or has another number of classes.
+            labels that are no classes, data and a metric together or neither, independent labels without a threshold;
+            as training begins, for predictions or labels of another number of classes, a model of several outputs
+            without `output`, an output that is not there, or data on several workers; after the first validation, for a
+            metric that is not there or has another number of classes.
 
     Warns:
         UserWarning: after a training in which `fit` never validated, so that `metric` had nothing to report.
@@ -79,7 +91,9 @@ class LongTailReport(keras.callbacks.Callback):
         self,
         class_counts,
         *,
+        num_examples=None,
         validation_data=None,
+        output=None,
         metric=None,
         bounds=(20, 100),
         inclusive=True,
@@ -93,31 +107,46 @@ class LongTailReport(keras.callbacks.Callback):
         name=None,
     ):
         super().__init__()
-        class_counts = _checks.as_true_counts(class_counts, class_names=class_names)
-        rule = metrics.GroupAccuracy(
+        rule, self.independent = _rule(
             class_counts,
+            num_examples,
+            class_names,
             bounds=bounds,
             inclusive=inclusive,
             groups=groups,
             ignore_class=ignore_class,
             threshold=threshold,
         )
-        self.class_counts, self.ignore_class, self.threshold = rule.class_counts, rule.ignore_class, rule.threshold
-        self.name = _check_name(name)
-        self._members = _members(rule)
+        self.class_counts = rule.positive_counts if self.independent else rule.class_counts
+        self.ignore_class, self.threshold = rule.ignore_class, rule.threshold
+        self.output, self.name = _outputs.check_output(output), _check_name(name)
+        if self.name is None and output is not None:
+            self.name = self.output if isinstance(output, str) else f"output_{self.output}"
+        self._worst = "worst_label" if self.independent else "worst_class"
+        self._members = _members(self.class_counts, rule, taken=("balanced", self._worst))
         self.worst = _checks.check_integer(worst, "worst", minimum=1)
         self.batch_size = _checks.check_integer(batch_size, "batch_size", minimum=1)
         self.every = _checks.check_integer(every, "every", minimum=1)
         self.class_names = list(map(str, range(self.class_counts.size) if class_names is None else class_names))
         if (validation_data is None) == (metric is None):
+            metric_of_it = _validation.recommended(self.class_counts.size, self.independent, self.threshold)
             raise ValueError(
                 "`LongTailReport` needs `validation_data`, or the name of a metric that `fit` validates with: compile "
-                f'`kla.metrics.PerClassAccuracy({self.class_counts.size})` and give `metric="per_class_accuracy"`. '
+                f'`{metric_of_it}` and give `metric="{_validation.name_of_recommended(self.independent)}"`. '
                 f"Received {'neither' if metric is None else 'both'}."
             )
         if metric is None:
             validation_data = _validation.check_data(
-                validation_data, num_classes=self.class_counts.size, ignore_class=self.ignore_class
+                validation_data,
+                num_classes=None if self.independent else self.class_counts.size,
+                ignore_class=self.ignore_class,
+                output=self.output,
+            )
+        elif output is not None:
+            raise _checks.ArgumentError(
+                "output",
+                f"`output` goes with `validation_data`. Received: output={output!r} and metric={metric!r}. The name "
+                'of a metric has that of its output in it, as metric="species_per_class_accuracy".',
             )
         self.validation_data, self.metric = validation_data, metric
         self.per_class_accuracy = self._pass = self._line = None
@@ -130,9 +159,11 @@ class LongTailReport(keras.callbacks.Callback):
                 self.model,
                 self.validation_data,
                 num_classes=self.class_counts.size,
+                independent=self.independent,
                 ignore_class=self.ignore_class,
                 threshold=self.threshold,
                 batch_size=self.batch_size,
+                output=self.output,
             )
             self._pass.try_first_batch()
 
@@ -148,13 +179,14 @@ class LongTailReport(keras.callbacks.Callback):
             return
         self.per_class_accuracy, seen = recall, ~np.isnan(recall)
         figures = {name: _over(np.mean, recall[own & seen]) for name, own in self._members.items()}
-        figures |= {"balanced": _over(np.mean, recall[seen]), "worst_class": _over(np.min, recall[seen])}
+        figures |= {"balanced": _over(np.mean, recall[seen]), self._worst: _over(np.min, recall[seen])}
         prefix = "val_" if self.name is None else f"val_{self.name}_"
         for name, value in figures.items():
             logs.setdefault(f"{prefix}{name}_accuracy", value)
         worst = np.argsort(recall, kind="stable")[: min(self.worst, seen.sum())]  # of equal ones the first; NaN is last
         named = (f"{self.class_names[c]} {recall[c]:.4f} ({self.class_counts[c]:g})" for c in worst)
-        self._line = f"worst classes{f' of {self.name}' if self.name else ''}: {', '.join(named)}"
+        kind = "labels" if self.independent else "classes"
+        self._line = f"worst {kind}{f' of {self.name}' if self.name else ''}: {', '.join(named)}"
 
     def on_train_end(self, logs=None):
         self._print()
@@ -185,10 +217,11 @@ class LongTailReport(keras.callbacks.Callback):
             return None
         if key not in logs:
             found = ", ".join(repr(name.removeprefix("val_")) for name in logs if name.startswith("val_"))
+            remedy = _validation.recommended(self.class_counts.size, self.independent, self.threshold)
             raise ValueError(
-                "`metric` must be the name of a `kla.metrics.PerClassAccuracy` of the model. Received: "
+                f"`metric` must be the name of a `{remedy.split('(')[0]}` of the model. Received: "
                 f"metric={self.metric!r}, and a validation of {found}. Remedy: compile the model with "
-                f"`metrics=[kla.metrics.PerClassAccuracy({self.class_counts.size})]`."
+                f"`metrics=[{remedy}]`."
             )
         recall = np.asarray(keras.ops.convert_to_numpy(logs[key]), "float64")
         _checks.check_length(self.class_counts, recall.size, "class_counts", f"metric {self.metric!r}")
@@ -200,16 +233,39 @@ class LongTailReport(keras.callbacks.Callback):
         self._line = None
 
 
-def _members(rule):
+def _rule(class_counts, num_examples, class_names, *, threshold, **options):
+    """The metric of groups whose arguments those of a report are, and whether it is of independent labels."""
+    if num_examples is None and not getattr(class_counts, "are_labels", False):
+        counts = _checks.as_true_counts(class_counts, class_names=class_names)
+        return metrics.GroupAccuracy(counts, threshold=threshold, **options), False
+    counts = _checks.as_true_counts(class_counts, "positive_counts", allow_zero=True, class_names=class_names)
+    num_examples = getattr(class_counts, "num_examples", num_examples)
+    num_examples = _checks.check_number(num_examples, "num_examples", minimum=1)
+    _checks.refuse_numbers(
+        counts > num_examples,
+        counts,
+        "positive_counts",
+        f"Every number in `positive_counts` must be at most num_examples={num_examples:g}.",
+    )
+    if threshold is None:
+        raise _checks.ArgumentError(
+            "threshold",
+            "A `LongTailReport` of independent labels must be told where a score says yes. Received no `threshold`: "
+            "give threshold=0.5 for probabilities, or 0 for logits.",
+        )
+    return metrics.MultiLabelGroupAccuracy(counts, threshold=threshold, **options), True
+
+
+def _members(counts, rule, *, taken):
     """`{group: bool [L]}`, the most frequent first where the groups go by counts."""
-    names = rule.groups or metrics.groups_of_counts(rule.class_counts, bounds=rule.bounds, inclusive=rule.inclusive)
+    names = rule.groups or metrics.groups_of_counts(counts, bounds=rule.bounds, inclusive=rule.inclusive)
     order = [
         name for name in dict.fromkeys(rule.groups or ("many", "medium", "few")) if name in names and name is not None
     ]
-    if taken := [name for name in order if name in _TAKEN]:
+    if found := [name for name in order if name in taken]:
         raise ValueError(
-            f"The groups of a `LongTailReport` must not be named {' or '.join(map(repr, _TAKEN))}, which its other "
-            f"figures are. Received: {taken[0]!r}"
+            f"The groups of a `LongTailReport` must not be named {' or '.join(map(repr, taken))}, which its other "
+            f"figures are. Received: {found[0]!r}"
         )
     return {group: np.array([name == group for name in names]) for group in order}
 

@@ -6,7 +6,7 @@ import os
 import keras
 
 from keras_logit_adjust import _checks
-from keras_logit_adjust.data import LongTailSampler
+from keras_logit_adjust.data import LongTailSampler, MultiLabelSampler
 
 
 class SamplerBackup(keras.callbacks.Callback):
@@ -23,7 +23,7 @@ class SamplerBackup(keras.callbacks.Callback):
     and with loss scaling, which skips updates; and a pipeline has read ahead.
 
     Args:
-        sampler: the `LongTailSampler` whose `dataset` or `py_dataset` is trained on.
+        sampler: the `LongTailSampler` (or `MultiLabelSampler`) whose `dataset` or `py_dataset` is trained on.
         path: of the file, JSON, replaced as a whole.
         save_freq: "epoch", or a number of batches.
 
@@ -59,9 +59,11 @@ class SamplerBackup(keras.callbacks.Callback):
         """
         try:
             with open(path, encoding="utf-8") as file:
-                return LongTailSampler.from_state(json.load(file), labels)
+                state = json.load(file)
         except FileNotFoundError:
             return None
+        kind = MultiLabelSampler if isinstance(state, dict) and "unlabeled_share" in state else LongTailSampler
+        return kind.from_state(state, labels)
 
     def on_train_begin(self, logs=None):
         self._before = self._step = self._saved = self.sampler.start_step

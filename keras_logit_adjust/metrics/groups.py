@@ -84,34 +84,18 @@ class GroupAccuracy(PriorWeightedMetric):
             counts.size, k=k, ignore_class=ignore_class, class_prior=class_prior, threshold=threshold, name=name
         )
         self.class_counts = counts
-        self.bounds, self.inclusive = _check_bounds(bounds), _checks.check_bool(inclusive, "inclusive")
-        names = (
-            groups_of_counts(counts, bounds=self.bounds, inclusive=self.inclusive)
-            if groups is None
-            else _group_names(groups, counts.size)
-        )
-        self.groups = None if groups is None else names
-        self._members = {
-            name: np.array([own == name for own in names])
-            for name in dict.fromkeys(own for own in names if own is not None)
-        }
+        self.bounds, self.inclusive = check_bounds(bounds), _checks.check_bool(inclusive, "inclusive")
+        self.groups, self._members = members_of(counts, self.bounds, self.inclusive, groups)
 
     @property
     def _results(self):
         """`{name in the result: whether each class belongs to the group}`."""
-        prefix = "" if self.name == _NAME else f"{self.name}_"
-        return {f"{prefix}{name}_accuracy": members for name, members in self._members.items()}
+        return results_by_name(self, _NAME)
 
     def result(self):
-        results, recall = self._results, self._recall()
-        for other in _keras.metrics_read_now():
-            taken = other._results if isinstance(other, GroupAccuracy) else [other.name]
-            if other is not self and (same := [name for name in results if name in taken]):
-                raise ValueError(
-                    f"Metrics of one model must have results of different names. Received two of {same[0]!r}, of "
-                    f"{self.name!r} and {other.name!r}: give one a name of its own, GroupAccuracy(…, name='fine')."
-                )
-        return {name: self._mean_over_present(recall, own * self._importance) for name, own in results.items()}
+        refuse_same_results(self)
+        recall = self._recall()
+        return {name: self._mean_over_present(recall, own * self._importance) for name, own in self._results.items()}
 
 
 def groups_of_counts(class_counts, *, bounds=(20, 100), inclusive=True):
@@ -139,13 +123,41 @@ def groups_of_counts(class_counts, *, bounds=(20, 100), inclusive=True):
     Reference: Menon et al. (2021), appendix E.4 (the default); Liu et al. (2019), OLTR (`inclusive=False`).
     """
     counts = _checks.as_true_counts(class_counts, allow_zero=True)
-    few, many = _check_bounds(bounds)
+    few, many = check_bounds(bounds)
     if not _checks.check_bool(inclusive, "inclusive"):
         few, many = np.nextafter([few, many], [-np.inf, np.inf])
     return ["many" if n >= many else "few" if n <= few else "medium" for n in counts]
 
 
-def _check_bounds(bounds):
+def members_of(counts, bounds, inclusive, groups):
+    """The names that `groups` gives the classes, None where the counts do; and `{group: which classes are in it}`."""
+    if groups is None:
+        names = groups_of_counts(counts, bounds=bounds, inclusive=inclusive)
+    else:
+        groups = names = _group_names(groups, counts.size)
+    found = dict.fromkeys(own for own in names if own is not None)
+    return groups, {name: np.array([own == name for own in names]) for name in found}
+
+
+def results_by_name(metric, default):
+    """`{name in the result: which classes are in the group}` of a metric of groups, called `default` by default."""
+    prefix = "" if metric.name == default else f"{metric.name}_"
+    return {f"{prefix}{name}_accuracy": members for name, members in metric._members.items()}
+
+
+def refuse_same_results(metric):
+    """Raise where another metric of the compiled model has a result of the same name: Keras would merge them."""
+    for other in _keras.metrics_read_now():
+        taken = getattr(other, "_results", [other.name])
+        if other is not metric and (same := [name for name in metric._results if name in taken]):
+            raise ValueError(
+                f"Metrics of one model must have results of different names. Received two of {same[0]!r}, of "
+                f"{metric.name!r} and {other.name!r}: give one a name of its own, {type(metric).__name__}(…, "
+                "name='fine')."
+            )
+
+
+def check_bounds(bounds):
     bounds = _arrays.as_array(bounds, "bounds", "a pair of numbers (few, many)").astype("float64")
     if bounds.shape != (2,):
         raise _checks.ArgumentError(

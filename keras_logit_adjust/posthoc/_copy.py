@@ -101,6 +101,8 @@ def _copy_head(layer, twin):
     for name, variable in variables_of(layer):
         if name != "bias" or twin.bias is not None:
             getattr(twin, name).assign(ops.convert_to_numpy(variable))
+    if getattr(layer, "lora_enabled", False):
+        twin.lora_alpha = layer.lora_alpha  # `build` of Keras's Dense sets it to the rank
 
 
 def _copy_state(layer, twin):

@@ -79,8 +79,9 @@ def require_model(model):
         )
     if is_graph(model) and len(model.outputs) != 1:
         raise ValueError(
-            f"`model` must have one output. Model {model.name!r} has {len(model.outputs)}: adjust each on its own, "
-            "with `keras.Model(model.input, model.outputs[i])`, or put `kla.layers.LogitAdjustment` behind its logits."
+            f"`model` must have one output. Model {model.name!r} has {len(model.outputs)}: adjust each by counts of "
+            "its own, `kla.adjust(model, {output: counts})`, or one, `keras.Model(model.input, model.outputs[i])`; or "
+            "put `kla.layers.LogitAdjustment` behind its logits."
         )
 
 

@@ -11,7 +11,7 @@ from keras import ops
 from keras_logit_adjust import _checks, priors
 from keras_logit_adjust.layers import LogitAdjustment, PredictionSet
 from keras_logit_adjust.layers.adjustment import as_target
-from keras_logit_adjust.posthoc import _graph, _guard, _many_classes
+from keras_logit_adjust.posthoc import _graph, _guard, _many_classes, _outputs
 
 OUTPUTS = ("auto", "logits", "softmax", "sigmoid")
 
@@ -41,19 +41,23 @@ def adjust(
     classes (`fit` warns). Train the model given, and adjust it again. To change τ or a prior while a model serves,
     use `layer.set` of its `LogitAdjustment`, not a new `adjust` at each request.
 
+    Of a model of several outputs those are adjusted that `class_counts` name, a dict or list of counts by output. The
+    others stay as they are, and so does the structure. Each other argument is one for all, or a dict by output too.
+
     Args:
-        model: a trained `keras.Model` with one output: Functional or Sequential that ends in a softmax or sigmoid, or
-            in a head that gives logits (also through layers and functions that move, average or scale them, and in
-            nested models), or, with `output` given, any other. Of a `kla.layers.ManyClassModel` or its predictor the
+        model: a trained `keras.Model`: Functional or Sequential that ends in a softmax or sigmoid, or in a head that
+            gives logits (also through layers and functions that move, average or scale them, and in nested models), or,
+            with `output` given, any other. Of a `kla.layers.ManyClassModel` or its predictor the
             scores are adjusted, chunk by chunk; the new model has a predictor of its own.
         class_counts: `[L]` training examples of each class (or probabilities), all > 0. For one sigmoid unit two
-            numbers, [negatives, positives]; for `L` independent sigmoid labels the positives of each.
+            numbers, [negatives, positives]; for `L` independent sigmoid labels the positives of each. By output, a dict
+            `{"species": counts, …}`, or a list with counts (or None) for each.
         tau: strength, a number or a vector `[L]`. 1 is right for a well-calibrated model.
         target_prior: class mix the predictions should be right for, in the form of `class_counts` (for independent
             labels, the probability of each); uniform by default.
         output: what the model gives. "auto" reads it off a Functional or Sequential model. For others "logits",
             "softmax" or "sigmoid"; float32 probabilities are then adjusted by their logarithms, right to rounding where
-            they did not round to 0 or 1. A model that gives a dict or list must have one tensor in it.
+            they did not round to 0 or 1. Without counts by output, a dict or list must have one tensor in it.
         axis: the axis of the classes in what the model gives. By default it is read off a graph, as of channels-first
             maps, and the last one of other models.
         num_examples: the number of training examples, for independent labels only: they are adjusted by their
@@ -68,7 +72,8 @@ def adjust(
         A new, uncompiled `keras.Model`.
 
     Raises:
-        ValueError: for a model whose logits are not found, several outputs, probabilities in half precision that would
+        ValueError: for a model whose logits are not found, several outputs without counts by output, a name that is no
+            output, probabilities in half precision that would
             have to be adjusted by their logarithms, counts or a calibration that do not fit, or a prior that would be
             corrected twice.
 
@@ -82,9 +87,18 @@ def adjust(
     >>> balanced = adjust(model, class_counts=[75, 25])
     >>> balanced(np.ones((1, 3))).__array__().round(4).tolist()  # ½/¾ against ½/¼
     [[0.25, 0.75]]
+    >>> inputs = keras.Input((3,))
+    >>> heads = {name: keras.layers.Dense(2, "softmax", "zeros", name=name)(inputs) for name in ("species", "genus")}
+    >>> both = adjust(keras.Model(inputs, heads), {"species": [75, 25]})
+    >>> {name: y.__array__().round(4).tolist() for name, y in sorted(both(np.ones((1, 3))).items())}
+    {'genus': [[0.5, 0.5]], 'species': [[0.25, 0.75]]}
 
     Reference: Menon et al. (2021), §4, equation 9.
     """
+    if _outputs.are_by_output(model, class_counts):
+        options = {"tau": tau, "target_prior": target_prior, "output": output, "axis": axis, "calibration": calibration}
+        options |= {"num_examples": num_examples, "allow_double_correction": allow_double_correction}
+        return _outputs.adjusted(adjust, model, class_counts, options)
     _guard.check_not_adjusted(model, allow_double_correction)
     _checks.check_choice(output, "output", OUTPUTS)
     options = {
@@ -163,7 +177,7 @@ def adjustment_layer(class_counts, num_examples, *, width, output, target_prior,
         raise _checks.ArgumentError(
             "num_examples", "`num_examples` is for independent sigmoid labels; the model gives a softmax over classes."
         )
-    if width is None and output == "sigmoid" and prior.size == 2:
+    if width is None and output == "sigmoid" and prior.size == 2 and not prior.are_labels:
         width = 1
     if width == 1 and not prior.are_labels:
         # One sigmoid unit is the log-odds of two classes: adjusted by the log-odds of the second.

@@ -4,7 +4,7 @@ from keras import ops
 
 from keras_logit_adjust import _keras
 from keras_logit_adjust.layers.calibration import as_calibration
-from keras_logit_adjust.posthoc import _copy, _graph, _guard, _many_classes, _operations
+from keras_logit_adjust.posthoc import _copy, _graph, _guard, _many_classes, _operations, _outputs
 from keras_logit_adjust.posthoc.adjust import adjustment_layer, head_to_adjust
 
 
@@ -19,6 +19,8 @@ def fold_into_bias(
     allow_double_correction=False,
 ):
     """A copy of the model with the adjustment inside its head's bias: `b_y ← b_y − τ·log π_y + log target_y`.
+
+    Of several outputs, those are folded that `class_counts` name, as in `adjust`.
 
     A calibration goes into the head too: its kernel and bias are divided by the temperature, and the calibration's bias
     is added. Equals `adjust` to rounding and costs nothing when served: where the head has a bias, the copy has the
@@ -54,6 +56,11 @@ def fold_into_bias(
 
     Reference: Menon et al. (2021), §4, equation 9.
     """
+    if _outputs.are_by_output(model, class_counts):
+        _require_graph(model)
+        options = {"tau": tau, "target_prior": target_prior, "num_examples": num_examples, "calibration": calibration}
+        options["allow_double_correction"] = allow_double_correction
+        return _outputs.folded(head_to_adjust, _fold, model, class_counts, options)
     _guard.check_not_adjusted(model, allow_double_correction)
     if _many_classes.has_many_classes(model):
         _many_classes.check_adjustable(model)
@@ -62,12 +69,23 @@ def fold_into_bias(
         layer = adjustment_layer(class_counts, num_examples, width=width, output="softmax", **options)
         return _many_classes.folded(model, layer)
     _graph.require_model(model)
+    _require_graph(model)
+    head = head_to_adjust(model, "auto")
+    options = {"tau": tau, "target_prior": target_prior, "num_examples": num_examples, "calibration": calibration}
+    return _fold(model, head, class_counts, **options)
+
+
+def _require_graph(model):
+    _graph.require_keras_model(model)
     if not _graph.is_graph(model):
         raise ValueError(
             f"Only the head of a Functional or Sequential model can be folded; {model.name!r} is a subclassed model. "
             'Use kla.adjust(model, class_counts, output="logits" | "softmax" | "sigmoid").'
         )
-    head = head_to_adjust(model, "auto")
+
+
+def _fold(model, head, class_counts, *, tau, target_prior, num_examples, calibration):
+    """A copy of `model`, of which `head` is one, with the adjustment in the bias of this head."""
     way_out = "Use `kla.adjust`, which adds a layer behind it instead."
     temperature = 1.0 if calibration is None else as_calibration(calibration, None).temperature
     _check_foldable(head, temperature, way_out)

@@ -52,7 +52,7 @@ def count_classes(labels_or_dataset, *, num_classes=None, label_form=None, recor
     tally = _Tally(num_classes, _checks.check_choice(label_form, "label_form", (None, "ids", "rows")))
     files = records.as_files(labels_or_dataset, record_label)
     source = labels_or_dataset if files is None else records.label_batches(files, record_label, _REBATCH)
-    for position, labels in _label_batches(source, label_form):
+    for position, labels in label_batches(source, label_form, "count_classes"):
         tally.add(_labels.as_labels(labels, "labels"), position)
     counts = tally.counts()
     if counts.sum() == 0:
@@ -62,19 +62,19 @@ def count_classes(labels_or_dataset, *, num_classes=None, label_form=None, recor
     return whole.astype("int64") if np.allclose(counts, whole, rtol=1e-6, atol=1e-4) else counts
 
 
-def _label_batches(source, label_form):
-    """(where in words, labels as a NumPy array) for every batch of `source`."""
+def label_batches(source, label_form, owner):
+    """(where in words, labels as a NumPy array) for every batch of `source`, for the function called `owner`."""
     if hasattr(source, "element_spec"):
-        yield from _with_progress(_dataset_labels(source, label_form))
+        yield from _with_progress(_dataset_labels(source, label_form, owner))
     elif isinstance(source, keras.utils.PyDataset):
         if source.num_batches is None:
-            raise ValueError("`count_classes` was given an endless PyDataset. Count the labels that it draws from.")
+            raise ValueError(f"`{owner}` was given an endless PyDataset. Count the labels that it draws from.")
         yield from _with_progress((labels_of(source[i]) for i in range(source.num_batches)), source.num_batches)
     elif _is_array(source):
         yield "the labels", _to_numpy(source)
     elif isinstance(source, Mapping) or not hasattr(source, "__iter__"):
         raise ValueError(
-            "`count_classes` takes labels, a dataset or an iterable of batches (x, y). "
+            f"`{owner}` takes labels, a dataset or an iterable of batches (x, y). "
             f"Received: {type(source).__name__}. Counts that exist already need no counting: pass them as a list."
         )
     else:
@@ -111,11 +111,11 @@ def labels_of(batch):
     return batch
 
 
-def _dataset_labels(dataset, label_form):
+def _dataset_labels(dataset, label_form, owner):
     """The labels of a `tf.data.Dataset`, whole batches at a time."""
     if dataset.cardinality() == -1:  # tf.data.INFINITE_CARDINALITY, without importing TensorFlow
-        raise ValueError("`count_classes` was given an endless dataset: count before `.repeat()`, or `.take(n)` of it.")
-    labels = dataset.map(lambda *batch: labels_of(batch if len(batch) > 1 else batch[0]))
+        raise ValueError(f"`{owner}` was given an endless dataset: count before `.repeat()`, or `.take(n)` of it.")
+    labels = dataset.map(lambda *batch: _dense(labels_of(batch if len(batch) > 1 else batch[0])))
     is_single = holds_single_examples(dataset.element_spec)
     if labels.element_spec.shape.rank == 1 and label_form is not None:
         is_single = label_form == "rows"
@@ -124,6 +124,14 @@ def _dataset_labels(dataset, label_form):
     if shape.rank == 1 and shape[0] is None:
         labels = labels.map(lambda ids: ids[:, None])  # a column, which nobody takes for a row
     return labels.as_numpy_iterator()
+
+
+def _dense(labels):
+    if type(labels).__name__ != "SparseTensor":
+        return labels
+    import tensorflow as tf
+
+    return tf.sparse.to_dense(labels)
 
 
 def holds_single_examples(spec):
@@ -152,7 +160,9 @@ def _with_progress(batches, total=None):
 
 def _to_numpy(labels):
     is_numpy = isinstance(labels, (list, tuple)) or hasattr(labels, "__array__") and not keras.ops.is_tensor(labels)
-    return labels if is_numpy else keras.ops.convert_to_numpy(labels)
+    if is_numpy or hasattr(labels, "tocsc"):  # SciPy's sparse matrices are counted as they are
+        return labels
+    return keras.ops.convert_to_numpy(labels)
 
 
 class _Tally:
@@ -223,7 +233,7 @@ def _ambiguous(what, received):
     return _checks.ArgumentError(
         "label_form",
         f"Labels must be class ids or one-hot rows, and {what} may be either. Received {received}: give "
-        'label_form="ids" or label_form="rows". Independent labels are counted by labels.sum(axis=0).',
+        'label_form="ids" or label_form="rows". Independent labels are counted by kla.priors.count_labels.',
     )
 
 
@@ -239,7 +249,7 @@ def _count_rows(rows, num_classes, position):
         expected = f"num_classes={num_classes} wide" if num_classes is not None else "one column a class"
         raise ValueError(
             f"Rows of labels must be one-hot or soft, {expected}, each in [0, 1] and summing to one. Received shape "
-            f"{rows.shape} in {position}. Multi-label rows are counted by `labels.sum(axis=0)`; whole numbers that are "
+            f"{rows.shape} in {position}. Multi-label rows are counted by `count_labels`; whole numbers that are "
             'ids by label_form="ids".'
         )
     return rows.reshape(-1, rows.shape[-1]).sum(axis=0, dtype="float64")

@@ -13,6 +13,7 @@ import numpy as np
 from keras_logit_adjust import losses
 from keras_logit_adjust.layers import ManyClassModel, PredictionSet
 from keras_logit_adjust.posthoc import _graph, _guard, _many_classes
+from keras_logit_adjust.posthoc import _outputs as _outputs_of
 from keras_logit_adjust.posthoc.adjust import AdjustedModel
 
 BINARY_LOSSES = (
@@ -147,17 +148,18 @@ class Description:
         return "\n".join(f"{name:<10}{text}" for name, text in rows.items())
 
 
-def describe(model):
+def describe(model, *, output=None):
     """What head a model has, what it gives, and whether, how and towards which prior it is adjusted.
 
     Args:
         model: any built `keras.Model`. Of a subclassed one, what it gives is known only where `kla.adjust` made it.
+        output: of a Functional model with several outputs, the key or the position of the one to describe.
 
     Returns:
         A `Description`, to print or to read.
 
     Raises:
-        ValueError: for what is no Keras model.
+        ValueError: for what is no Keras model, or has no such output.
 
     Example:
 
@@ -172,10 +174,17 @@ def describe(model):
     """
     if not isinstance(model, keras.Model):
         _graph.require_model(model)
+    if output is not None:
+        model = _outputs_of.one_of(model, output)
     corrections = tuple(_as_correction(part) for _, part in _guard.corrections(model))
     is_binary = isinstance(getattr(model, "loss", None), BINARY_LOSSES) or any(
         correction.num_examples is not None for correction in corrections
     )
+    if names := _outputs_of.names_of(model):
+        note = f"the model has several outputs, {names}: describe(model, output={names[0]!r})"
+        return Description(
+            model=model.name, is_binary=is_binary, corrections=corrections, prior="of each output its own", note=note
+        )
     prior = corrections[0].prior if corrections else "training, if nothing was folded into the bias"
     return Description(
         model=model.name,

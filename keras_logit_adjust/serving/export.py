@@ -102,9 +102,17 @@ def export(
         except Exception as error:  # converters raise whatever they stumble over
             reason = str(error).strip().split("\n", 1)[0]
             raise ValueError(
-                f"Keras cannot write model {model.name!r} as {to}: {type(error).__name__}: {reason}"
+                f"Keras cannot write model {model.name!r} as {to}: {type(error).__name__}: {reason}{_remedy(model, to)}"
             ) from error
     return path
+
+
+def _remedy(model, to):
+    """What to do where layers of `model` that Keras quantized may be why it cannot be written, else nothing."""
+    if not any(getattr(layer, "quantization_mode", None) for layer in _keras.layers_of(model)):
+        return ""
+    converter = "let the converter quantize the model as it was before, or " if to == "tflite" else ""
+    return f". The model has layers that Keras quantized: {converter}write .keras or a SavedModel."
 
 
 def check_writable(to):

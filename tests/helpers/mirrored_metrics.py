@@ -14,7 +14,14 @@ from keras import layers
 from helpers.mirrored_fit import COUNTS
 from keras_logit_adjust.layers import PriorAwareDense
 from keras_logit_adjust.losses import LogitAdjustedCrossentropy
-from keras_logit_adjust.metrics import BalancedAccuracy, GroupAccuracy, MacroF1, PerClassAccuracy
+from keras_logit_adjust.metrics import (
+    BalancedAccuracy,
+    GroupAccuracy,
+    MacroF1,
+    MultiLabelMacroF1,
+    PerClassAccuracy,
+    PerLabelBalancedAccuracy,
+)
 
 BATCH = 64
 RNG = np.random.default_rng(0)
@@ -33,8 +40,8 @@ def metrics(**options):
     ]
 
 
-def compiled(model, loss, rate=0.5, ignore_class=None):
-    weighted = [MacroF1(4, name="weighted_f1", ignore_class=ignore_class)]
+def compiled(model, loss, rate=0.5, ignore_class=None, weighted=()):
+    weighted = [MacroF1(4, name="weighted_f1", ignore_class=ignore_class), *weighted]
     measured = metrics(ignore_class=ignore_class)
     model.compile(keras.optimizers.SGD(rate), loss, metrics=measured, weighted_metrics=weighted)
     return model
@@ -69,7 +76,9 @@ def two_outputs():
 def prior_aware_head():
     inputs = keras.Input((5,))
     model = keras.Model(inputs, PriorAwareDense(4, COUNTS)(inputs))
-    return compiled(model, LogitAdjustedCrossentropy(COUNTS, tau=0)), (X, np.eye(4, dtype="float32")[Y], WEIGHT)
+    labels = [MultiLabelMacroF1(4, threshold=0), PerLabelBalancedAccuracy(4, threshold=[-1, 0, 0, 1])]
+    model = compiled(model, LogitAdjustedCrossentropy(COUNTS, tau=0), weighted=labels)
+    return model, (X, np.eye(4, dtype="float32")[Y], WEIGHT)
 
 
 def half_precision():

@@ -55,6 +55,11 @@ def drawn(**kwargs):
     return sampler.rows(0), sampler.effective_prior
 
 
+def drawn_by_label(**kwargs):
+    sampler = D.MultiLabelSampler(**kwargs)
+    return sampler.rows(0), sampler.effective_counts
+
+
 def rivals_drawn(seed, **kwargs):
     return L.RivalSampler(**kwargs).draw(seed).ids
 
@@ -69,6 +74,7 @@ OPTIONS = {"label_smoothing": 0.1, "ignore_class": None, "reduction": "sum_over_
 ON_COUNTS = {**LABELED, "class_counts": COUNTS, **OPTIONS}
 MARGINS = {"class_weight": [1, 2, 3], "label_margin": [0, 1, 2], "rival_margin": [0, 1, 2], "logit_scale": [1, 1, 2]}
 MEASURED = {**LABELED, "num_classes": 3, "ignore_class": None}
+OF_LABELS = {**LABELED, "y_true": TARGETS, "threshold": [0.0, 0.5, 1.0], "ignore_class": -1}
 UNIT = {"y_true": IDS % 2, "y_pred": LOGITS[:, :1], "sample_weight": None}
 LINEAR = {
     "y_true": IDS,
@@ -146,6 +152,13 @@ CALLS = {
         updated(M.GroupAccuracy),
         {**LABELED, "class_counts": COUNTS, "bounds": (20, 40), "groups": None, "class_prior": COUNTS},
     ),
+    "metrics.MultiLabelBalancedAccuracy": (updated(M.MultiLabelBalancedAccuracy), {**OF_LABELS, "num_labels": 3}),
+    "metrics.PerLabelBalancedAccuracy": (updated(M.PerLabelBalancedAccuracy), {**OF_LABELS, "num_labels": 3}),
+    "metrics.MultiLabelMacroF1": (updated(M.MultiLabelMacroF1), {**OF_LABELS, "num_labels": 3}),
+    "metrics.MultiLabelGroupAccuracy": (
+        updated(M.MultiLabelGroupAccuracy),
+        {**OF_LABELS, "positive_counts": COUNTS, "bounds": (20, 40), "groups": None},
+    ),
     "metrics.PropensityScoredPrecision": (
         updated(M.PropensityScoredPrecision),
         {
@@ -172,6 +185,7 @@ CALLS = {
         P.count_classes,
         {"labels_or_dataset": IDS, "num_classes": 3, "label_form": None, "record_label": None},
     ),
+    "priors.count_labels": (P.count_labels, {"targets_or_dataset": TARGETS, "ignore_class": -1}),
     "priors.effective_prior": (
         P.effective_prior,
         {"class_counts": COUNTS, "class_weight": [1, 2, 3], "resampled_counts": [60, 60, 60], "class_names": None},
@@ -278,6 +292,22 @@ CALLS = {
     ),
     "data.zipf_counts": (D.zipf_counts, {"num_classes": 5, "num_examples": 100, "exponent": 1.0}),
     "data.subsample": (D.subsample, {"labels": IDS, "class_counts": [2, 1, 1], "seed": 0}),
+    "data.subsample_multi_label": (
+        D.subsample_multi_label,
+        {"targets": TARGETS, "positive_counts": [2, 2, 1], "seed": 0, "num_unlabeled": 0},
+    ),
+    "data.MultiLabelSampler": (
+        drawn_by_label,
+        {
+            "targets": TARGETS,
+            "batch_size": 4,
+            "strategy": "balanced",
+            "seed": 0,
+            "unlabeled_share": None,
+            "repeat_threshold": 0.1,
+            "beta": 0.99,
+        },
+    ),
     "data.LongTailSampler": (
         drawn,
         {"labels": IDS, "batch_size": 4, "strategy": "balanced", "seed": 0, "num_classes": 3, "beta": 0.99},

@@ -1,0 +1,281 @@
+"""Rows of several labels: batches drawn by label, and long tails cut out of a set."""
+
+import hashlib
+import reprlib
+
+import numpy as np
+
+from keras_logit_adjust import _arrays, _checks, _labels
+from keras_logit_adjust.data import _strategies, profiles
+from keras_logit_adjust.data.sampling import LongTailSampler
+
+_FORMAT = 1
+_STRATEGIES = ("balanced", "square_root", "effective_number", "instance", "repeat_factor")
+_SETTINGS = {"batch_size", "strategy", "seed", "unlabeled_share", "replacement", "repeat_threshold", "beta"}
+
+
+class MultiLabelSampler(LongTailSampler):
+    """Batches of row numbers of a set with several labels a row, in which every label has a share of the draws.
+
+    A draw takes a label l by its share `p_l ∝ n_l^q`, where `n_l` rows have it, and then a row that has it: every such
+    row before one comes again. Rows without any label are drawn too, with a share of their own.
+
+    - "balanced": q = 0, every label equally often; "square_root": q = ½; any number q; "effective_number", or a vector
+      `[L]` of shares, as in `LongTailSampler`;
+    - "repeat_factor": no label is drawn, and a row comes in proportion to `max(1, max_l √(t·N / n_l))` over its labels;
+    - "instance": every row equally often.
+
+    A row brings all its labels with it. A frequent label beside rare ones is on more often than its share says, and
+    `effective_counts` says how often. Give these to the loss:
+    `BinaryLogitAdjustedCrossentropy(sampler.effective_counts, sampler.num_examples)`. It corrects how often each label
+    is on. It does not correct which labels come together: draws by label change that too.
+
+    Batches, shards, resuming and datasets are as in `LongTailSampler`.
+
+    Args:
+        targets: `[N, L]` rows of 0 and 1, an array, a tensor, a table or a sparse matrix of SciPy's.
+        batch_size: examples in a batch.
+        strategy: see above.
+        seed: int ≥ 0 that every draw follows from.
+        unlabeled_share: the share of the draws that are rows without labels; by default what they are of the set. Not
+            for "instance" and "repeat_factor", which draw rows.
+        replacement: as in `LongTailSampler`.
+        repeat_threshold: t of "repeat_factor": rows are repeated whose rarest label is on in less than this share.
+        beta: `0 ≤ β < 1` of "effective_number".
+
+    Attributes:
+        positive_counts: int64 `[L]` rows that have each label.
+        num_examples: the number of rows `N`.
+        effective_counts: float64 `[L]`, how often each label is on in N draws on average.
+        steps_per_epoch: batches in an epoch, `⌈N / batch_size⌉`.
+
+    Raises:
+        ValueError: for targets that are not rows of 0 and 1, none of which is on, or a share of rows that there are
+            not; and as `LongTailSampler`.
+
+    Example:
+
+    >>> targets = np.array([[1, 0]] * 6 + [[1, 1]] * 2)
+    >>> sampler = MultiLabelSampler(targets, batch_size=4, seed=0)
+    >>> rows = np.concatenate([sampler.rows(step) for step in range(4)])  # 16 draws, 8 by each label
+    >>> targets[rows].sum(axis=0).tolist(), sampler.effective_counts.tolist()  # 8 + 8, and 8·2/8 + 8; in 8 draws half
+    ([16, 10], [8.0, 5.0])
+
+    Reference: Shen et al. (2016) (class-aware sampling); Gupta et al. (2019), "LVIS" (repeat factors); Wu et al.
+    (2020), "Distribution-Balanced Loss", §3.1 (labels that come together).
+    """
+
+    def __init__(
+        self,
+        targets,
+        batch_size,
+        *,
+        strategy="balanced",
+        seed=None,
+        unlabeled_share=None,
+        replacement=False,
+        repeat_threshold=0.001,
+        beta=0.9999,
+    ):
+        self._on, (num_examples, num_labels) = as_pairs(targets)
+        rows, labels = self._on
+        positive_counts = np.bincount(labels, minlength=num_labels)
+        unlabeled = np.setdiff1d(np.arange(num_examples), rows)
+        threshold = _checks.check_number(repeat_threshold, "repeat_threshold", minimum=0, maximum=1)
+        beta = _checks.check_fraction(beta, "beta")
+        draws_rows = isinstance(strategy, str) and strategy in ("instance", "repeat_factor")
+        if isinstance(strategy, str):
+            _checks.check_choice(strategy, "strategy", _STRATEGIES)
+        if draws_rows:
+            _refuse_share_of_rows(unlabeled_share, strategy)
+            if strategy == "instance":
+                threshold = 0.0
+            shares = _repeat_factors(rows, positive_counts[labels], num_examples, threshold)
+            rows = kinds = np.arange(num_examples)
+        else:
+            shares = _strategies.class_shares(positive_counts, strategy, beta=beta)
+            share = _check_share(unlabeled_share, unlabeled.size, num_examples)
+            shares = np.append((1 - share) * shares, share) if unlabeled.size else shares
+            rows = np.append(rows, unlabeled)
+            kinds = np.append(labels, np.full(unlabeled.size, num_labels))
+        super().__init__(
+            kinds,
+            batch_size,
+            strategy=shares / shares.sum(),
+            seed=seed,
+            num_classes=shares.size,
+            replacement=replacement,
+            beta=beta,
+        )
+        self._plan.rows_by_class = rows[self._plan.rows_by_class]  # of draws by label, or of rows
+        self.class_counts = self.positive_counts = positive_counts
+        self.num_examples = num_examples
+        self.steps_per_epoch = -(-num_examples // self.batch_size)
+        sizes = np.bincount(kinds, minlength=shares.size)
+        self._row_shares = np.bincount(
+            rows, (self._plan.target.shares / np.maximum(sizes, 1))[kinds], minlength=num_examples
+        )
+        numbers = (
+            None if isinstance(strategy, str) else _arrays.as_array(strategy, "strategy").astype("float64").tolist()
+        )
+        self._settings = {name: value for name, value in self._settings.items() if name in _SETTINGS} | {
+            "strategy": strategy if numbers is None else numbers,
+            "unlabeled_share": None if unlabeled_share is None else float(unlabeled_share),
+            "repeat_threshold": float(repeat_threshold),
+        }
+        self._labels_hash = _hash(self._on, (num_examples, num_labels))
+
+    @property
+    def effective_counts(self):
+        """How often each label is on in N draws on average, float64 `[L]`: the positives that a loss corrects by."""
+        rows, labels = self._on
+        return self.num_examples * np.bincount(labels, self._row_shares[rows], minlength=self.positive_counts.size)
+
+    @property
+    def effective_prior(self):
+        """Refused: it is of classes that exclude each other.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            "A MultiLabelSampler has no prior of classes that exclude each other. Give a loss of independent labels "
+            "its counts: BinaryLogitAdjustedCrossentropy(sampler.effective_counts, sampler.num_examples)."
+        )
+
+    @classmethod
+    def from_state(cls, state, labels):
+        """The sampler whose `state(step)` this is, beginning with that step; `labels` are the targets it was made with.
+
+        Raises:
+            ValueError: for targets that differ from those, or a state of another format.
+        """
+        keys = _SETTINGS | {"format", "step", "labels_sha256"}
+        if not isinstance(state, dict) or state.get("format") != _FORMAT or state.keys() != keys:
+            raise ValueError(
+                f"`state` must come from `MultiLabelSampler.state` of this version. Received: {reprlib.repr(state)}"
+            )
+        sampler = cls(labels, **{name: value for name, value in state.items() if name in _SETTINGS})
+        if sampler._labels_hash != state["labels_sha256"]:
+            raise ValueError(
+                "`labels` must be the targets that the state was saved with: their hash differs. Restore the same data "
+                "in the same order, or begin with a new sampler."
+            )
+        return sampler.starting_at(state["step"])
+
+
+def subsample_multi_label(targets, positive_counts, *, seed, num_unlabeled=None):
+    """Draw rows without replacement in which each label is on as often as `positive_counts` says: a long tail.
+
+    Labels are gone through from the rarest wanted on. Of each, rows are drawn at random among those without any label
+    before it, until it has its count. So the count of a label is what is wanted, but for two cases. It is larger where
+    the rows of rarer labels have it more often already. It is smaller where too few rows without rarer labels are left.
+    Count what was drawn, `count_labels(targets[rows])`.
+
+    Args:
+        targets: `[N, L]`, as in `MultiLabelSampler`.
+        positive_counts: `[L]` rows wanted of each label (0 is allowed: then no row with it is drawn).
+        seed: as in `subsample`.
+        num_unlabeled: rows to keep of those without labels; by default in proportion to the others.
+
+    Returns:
+        Int64 array of row numbers, ascending.
+
+    Raises:
+        ValueError: for targets that are not rows of 0 and 1, or more rows wanted of a label than there are, naming it.
+
+    Example:
+
+    >>> targets = np.array([[1, 0]] * 50 + [[1, 1]] * 4 + [[0, 1]] * 4 + [[0, 0]] * 58)
+    >>> rows = subsample_multi_label(targets, [20, 5], seed=0)
+    >>> targets[rows].sum(axis=0).tolist()
+    [20, 5]
+
+    Reference: Wu et al. (2020), "Distribution-Balanced Loss" (long-tailed versions of VOC and COCO).
+    """
+    (rows, labels), (num_examples, num_labels) = as_pairs(targets)
+    wanted = profiles.as_whole_counts(positive_counts, "positive_counts")
+    _checks.check_length(wanted, num_labels, "positive_counts", "targets")
+    available = np.bincount(labels, minlength=num_labels)
+    short = wanted > available
+    _checks.refuse_numbers(
+        short,
+        wanted,
+        "positive_counts",
+        "`positive_counts` must not ask for more rows than there are, "
+        f"{', '.join(map(str, available[short][:8].tolist()))}.",
+    )
+    rng = np.random.default_rng(seed if isinstance(seed, np.random.SeedSequence) else _checks.check_seed(seed))
+    keys = rng.random(num_examples)
+    by_label = np.split(rows[np.argsort(labels, kind="stable")], np.cumsum(available)[:-1])
+    chosen, closed = np.zeros(num_examples, bool), np.zeros(num_examples, bool)
+    for label in np.argsort(wanted, kind="stable"):
+        own = by_label[label]
+        free = own[~(chosen[own] | closed[own])]
+        missing = max(0, wanted[label] - int(chosen[own].sum()))
+        chosen[free[np.argsort(keys[free])][:missing]] = True
+        closed[own] = True  # its count is complete: no row drawn later has it
+    unlabeled = np.setdiff1d(np.arange(num_examples), rows)
+    if num_unlabeled is None:
+        num_unlabeled = round(unlabeled.size * chosen.sum() / max(1, num_examples - unlabeled.size))
+    num_unlabeled = _checks.check_integer(num_unlabeled, "num_unlabeled", 0, unlabeled.size)
+    chosen[unlabeled[np.argsort(keys[unlabeled])][:num_unlabeled]] = True
+    return np.flatnonzero(chosen)
+
+
+def as_pairs(targets):
+    """`(rows, labels)` of every target that is on, by row, and the shape `[N, L]`."""
+    is_sparse = hasattr(targets, "tocsr")
+    matrix = targets.tocsr() if is_sparse else _labels.as_labels(targets, "targets")
+    values = _labels.as_labels(matrix.data, "targets") if is_sparse else matrix
+    if matrix.ndim != 2 or 0 in matrix.shape:
+        raise _checks.ArgumentError(
+            "targets",
+            f"`targets` must be rows of 0 and 1, [N, L], one column for each label. Received shape {matrix.shape}. "
+            "For class ids use `LongTailSampler` and `subsample`.",
+        )
+    if (bad := (values != 0) & (values != 1)).any():
+        raise _checks.ArgumentError(
+            "targets",
+            f"`targets` must be 0 or 1. Received {values[bad][0]} ({int(bad.sum())} such). Of unknown targets draw by "
+            "those that are known to be on: np.where(y == 1, 1, 0).",
+        )
+    rows, labels = matrix.nonzero()
+    if not rows.size:
+        raise _checks.ArgumentError("targets", "`targets` must have a label that is on. Received zeros alone.")
+    return (rows.astype("int64"), labels.astype("int64")), matrix.shape
+
+
+def _repeat_factors(rows, counts, num_examples, threshold):
+    """`max(1, max_l √(t·N / n_l))` of every row; `counts` are those of the label of each pair."""
+    factors = np.ones(num_examples)
+    np.maximum.at(factors, rows, np.sqrt(threshold * num_examples / counts))
+    return factors
+
+
+def _check_share(share, number, num_examples):
+    if share is None:
+        return number / num_examples
+    share = _checks.check_fraction(share, "unlabeled_share")
+    if share and not number:
+        raise _checks.ArgumentError(
+            "unlabeled_share",
+            f"`unlabeled_share` is for rows without labels. Received {share:g}, and there are none: leave it out.",
+        )
+    return share
+
+
+def _refuse_share_of_rows(share, strategy):
+    if share is not None:
+        raise _checks.ArgumentError(
+            "unlabeled_share",
+            f"`unlabeled_share` goes with draws by label. Received: unlabeled_share={share!r} with "
+            f"strategy={strategy!r}, which draws rows: leave it out.",
+        )
+
+
+def _hash(pairs, shape):
+    digest = hashlib.sha256(np.array(shape, "<i8").tobytes())
+    for part in pairs:
+        digest.update(part.astype("<i8").tobytes())
+    return digest.hexdigest()
