@@ -1,6 +1,7 @@
 """Figures: their axes, scales and series hold what they were given; no pixel is compared."""
 
 import copy
+import io
 
 import numpy as np
 import pytest
@@ -14,6 +15,15 @@ from keras_logit_adjust import plots
 
 COUNTS = [5, 500, 50]
 RECALLS = {"erm": [0.1, 0.9, 0.5], "la_loss": [0.7, 0.75, np.nan]}
+
+
+@pytest.mark.parametrize("names", [None, ["many", "medium", "few"]])
+def test_nothing_of_a_heat_map_is_cut_off(names):
+    figure = plots.confusion({"erm": np.eye(3), "la_loss": np.eye(3)}, class_names=names)
+    figure.savefig(io.BytesIO())
+    left, bottom, right, top = figure.get_tightbbox().extents
+    width, height = figure.get_size_inches()
+    assert left >= 0 and right <= width and bottom >= 0 and top <= height
 
 
 def only_axes(figure):

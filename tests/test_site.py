@@ -1,10 +1,13 @@
 """The site builds without a network or a warning, and is whole: its names, its notebooks, its links."""
 
+import html
 import html.parser
 import importlib
+import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import urllib.parse
@@ -127,6 +130,24 @@ def test_the_reference_lists_every_name_of_the_top_level(site):
         assert re.search(rf'href="[^"]+#keras_logit_adjust[\w.]*\.{name}"><code>kla\.{name}', page.text), name
 
 
+@pytest.mark.parametrize("part", PARTS)
+def test_every_public_name_has_an_example_or_names_one_that_gives_it(site, part):
+    text = site[f"reference/{part}.html"].text
+    starts = {name: text.index(f'id="{anchor_of(part, name, text)}"') for name in public_names(part)}
+    order = [*sorted(starts.values()), len(text)]
+    sections = {name: text[start : order[order.index(start) + 1]] for name, start in starts.items()}
+    shown = {name for name, section in sections.items() if "&gt;&gt;&gt;" in section}
+    for name in sections.keys() - shown:
+        named = set(re.findall(r"<code>(?:kla\.)?(\w+)", sections[name]))
+        assert named & shown or name.isupper(), name  # a constant shows its value
+
+
+def anchor_of(part, name, text):
+    """Where the page explains a name; one that a file is named after has a block of its own there."""
+    own = f"keras_logit_adjust.{part}.{name}"
+    return f"{own}.{name}" if f'id="{own}.{name}"' in text else own
+
+
 def test_docstrings_are_rendered_section_by_section(site):
     page = site["reference/losses.html"].text
     assert "<blockquote>" not in page  # what Markdown makes of a bare `>>>`
@@ -141,6 +162,59 @@ def test_a_notebook_is_a_page_with_its_figures(site, path):
     figures = [image for image in page.images if image["src"].startswith(path.stem)]
     assert figures and all(image["alt"].startswith("Figure: ") for image in figures)
     assert (site[""] / "files" / "notebooks" / path.name).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_shows_what_its_cells_printed(site, path):
+    page = html.unescape(re.sub("<[^>]+>", "", site[f"notebooks/{path.stem}.html"].text))
+    outputs = [out for cell in json.loads(path.read_text())["cells"] for out in cell.get("outputs", [])]
+    printed = [line.rstrip() for out in outputs for line in "".join(out.get("text", [])).splitlines() if line.strip()]
+    assert printed and [line for line in printed if line not in page and "\x1b" not in line] == []
+
+
+def test_the_search_of_pages_opened_as_files_has_its_index_and_its_worker(site):
+    folder = site[""] / "search"
+    name, _, index = (folder / "search_index.js").read_text().partition(" = ")
+    assert name == "var __index" and json.loads(index) == json.loads((folder / "search_index.json").read_text())
+    found = {document["location"].partition("#")[0] for document in json.loads(index)["docs"]}
+    assert found == set(pages(site))
+    for name, page in pages(site).items():
+        assert any(script.endswith("assets/iframe-worker.js") for script in page.loads), name
+
+
+def test_the_search_finds_a_page_that_was_opened_as_a_file(site):
+    playwright = pytest.importorskip("playwright.sync_api", reason="a browser is driven by it")
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        pytest.skip("No browser: apt-get install chromium")
+    said = []
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=browser, args=["--no-sandbox", "--disable-gpu"])
+        page = chromium.new_context(offline=True).new_page()
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.goto((site[""] / "tasks" / "fraud.html").as_uri())
+        page.locator("input.md-search__input").click()
+        page.keyboard.type("temperature")
+        page.wait_for_selector(".md-search-result__item", timeout=30_000)
+        links = [link.get_attribute("href") for link in page.locator(".md-search-result__link").all()]
+        chromium.close()
+    assert any("guide/calibration.html" in link for link in links) and said == []
+
+
+def test_what_is_new_is_on_the_site_as_in_the_changelog(site):
+    versions = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    text = site["changelog.html"].text
+    assert versions and all(re.search(rf"<h2 [^>]*>\[?{re.escape(version)}", text) for version in versions)
+    assert all('changelog.html">' in page.text or 'changelog.html"' in page.text for page in pages(site).values())
+
+
+def test_the_gallery_shows_every_figure_with_its_lines(site):
+    page = site["gallery.html"]
+    shown = [image["src"] for image in page.images]
+    assert shown == [f"gallery/{pathlib.Path(name).name}" for name in shown]
+    assert {pathlib.Path(name).stem for name in shown} == set(public_names("plots"))
+    assert all((site[""] / name).is_file() for name in shown)
 
 
 def test_formulas_need_no_script(site):

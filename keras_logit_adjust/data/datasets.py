@@ -21,7 +21,7 @@ _BARS = "▁▂▃▄▅▆▇█"
 
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class LongTailDataset:
-    """A long-tailed training set with its validation and test sets.
+    """A long-tailed training set with its validation and test sets: what `load` gives.
 
     Attributes:
         name: what it was loaded by.

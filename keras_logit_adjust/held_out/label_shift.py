@@ -29,7 +29,7 @@ _LONGEST_JUMP = 1e4
 
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class TargetPrior:
-    """An estimated class mix. Goes wherever a target prior or class counts go, as its `effective_prior`.
+    """What `estimate_target_prior` gives. Its `effective_prior` goes wherever a target prior or class counts go.
 
     Attributes:
         prior: `[L]` the estimate, which sums to one; 0 for a class that was not found.

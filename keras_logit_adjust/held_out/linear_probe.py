@@ -20,7 +20,7 @@ _LARGEST, _LARGEST_TAU, _PENALTY_RANGE = 1e30, 1e3, (1e-12, 1e12)
 
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class LinearProbe:
-    """A linear classifier, `x @ kernel + bias`, and what it was chosen by.
+    """What `fit_linear_probe` gives: a linear classifier, `x @ kernel + bias`, and what it was chosen by.
 
     Attributes:
         kernel: float64 `[D, L]`, for features as they were given.

@@ -23,7 +23,7 @@ _SMALLEST = 1e-300  # of a share: log 0 is not finite
 
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class SourcePrior:
-    """The class prior in a head. Goes wherever class counts go, as its `effective_prior`.
+    """What `estimate_source_prior` gives. Its `effective_prior` goes wherever class counts go.
 
     Attributes:
         prior: `[L]` the estimate, positive, which sums to one.

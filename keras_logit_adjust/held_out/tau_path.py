@@ -18,7 +18,7 @@ MEASURES = ("balanced_accuracy", "accuracy", "many_accuracy", "medium_accuracy",
 
 @dataclasses.dataclass(frozen=True)
 class BestTau:
-    """Where a path is highest.
+    """Where a path is highest: what `TauPath.best` gives.
 
     Attributes:
         tau: a robust point of the interval: its middle; where one side is open, the point nearest to 1 that is at least

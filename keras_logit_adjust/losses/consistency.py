@@ -29,7 +29,7 @@ _LARGER_SHARE = 0.8  # of a witness's classes, at the contested point
 
 @dataclasses.dataclass(frozen=True)
 class Witness:
-    """A distribution on which a loss's minimizer is not Bayes-optimal for the balanced error.
+    """What `is_fisher_consistent` shows where a loss's minimizer is not Bayes-optimal for the balanced error.
 
     Both classes occur at a first, contested point; every other point belongs to one class.
 

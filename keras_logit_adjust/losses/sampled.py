@@ -18,7 +18,7 @@ ESTIMATORS = ("partition", "posterior")
 
 
 class Rivals(typing.NamedTuple):
-    """Classes that were drawn as rivals.
+    """Classes that were drawn as rivals: what `RivalSampler.draw` gives.
 
     Attributes:
         ids: int32 `[m]`, shared by all examples of a batch.

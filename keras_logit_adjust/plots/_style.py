@@ -65,7 +65,7 @@ def heat_maps(matrices, *, label, number, beside, percent=False, class_names=Non
     limits = {"vmin": shown.min(), "vmax": shown.max(), **limits}
     size = next(iter(matrices.values())).shape[0]
     side = 3.0 if size <= 6 else 3.9
-    figure = Figure(figsize=(side * len(matrices) + 0.9, side + 0.3), layout="constrained")
+    figure = Figure(figsize=(side * len(matrices) + 0.9, side + 0.3), layout="compressed")
     axes = figure.subplots(1, len(matrices), sharey=True, squeeze=False)[0]
     for panel, (title, matrix) in zip(axes, matrices.items(), strict=True):
         image = panel.imshow(matrix, cmap="cividis", **limits)

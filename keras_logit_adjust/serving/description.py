@@ -54,7 +54,7 @@ def name_prior(*, tau=1.0, has_target=False, is_binary=False):
 
 @dataclasses.dataclass(frozen=True)
 class Correction:
-    """Something in a model that corrects its prior.
+    """Something in a model that corrects its prior: what `describe` lists as `corrections`.
 
     Attributes:
         means: what it is, as "layer 'logit_adjustment' (LogitAdjustment)" or "loss 'LogitAdjustedCrossentropy'".
@@ -97,7 +97,7 @@ class Correction:
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """What is known of a model; its `str` says so in a few lines.
+    """What `describe` finds out about a model; its `str` says so in a few lines.
 
     Attributes:
         model: its name.

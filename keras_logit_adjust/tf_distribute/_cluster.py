@@ -13,7 +13,7 @@ _HINT = (
 
 
 class WorkerLostError(RuntimeError):
-    """Another worker of the job failed or cannot be reached any more: it was killed, or its machine is gone."""
+    """`fit` raises it: another worker of the job was killed, failed, or cannot be reached any more."""
 
 
 def multi_worker_strategy():
