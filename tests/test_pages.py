@@ -42,6 +42,10 @@ def run(code, namespace, name):
     return printed.getvalue()
 
 
+def marked_page(page):
+    return pytest.param(page, marks=pytest.mark.slow) if page.stem == "keras_hub" else page  # traces of text pipelines
+
+
 @functools.cache
 def run_first(code):
     """README and the start page begin with the same snippet, which trains: it runs once."""
@@ -50,8 +54,10 @@ def run_first(code):
 
 
 @pytest.mark.filterwarnings("default:.*recall is pooled.*:UserWarning")
-@pytest.mark.parametrize("page", [page for page in PAGES if snippets(page)], ids=name_of)
+@pytest.mark.parametrize("page", [*map(marked_page, filter(snippets, PAGES))], ids=name_of)
 def test_every_snippet_prints_what_the_page_shows(page):
+    if page.stem == "keras_hub":
+        pytest.importorskip("keras_hub", reason="KerasHub, an optional extra, is not installed")
     (first, shown_first), *others = snippets(page)
     printed, namespace = run_first(first)
     assert_same(printed, shown_first, tolerance(first))
