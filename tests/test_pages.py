@@ -34,10 +34,11 @@ def name_of(page):
     return str(page.relative_to(ROOT))
 
 
-# Tasks whose trainings take longer than those of all other pages together.
-SLOW = ("frozen_features", "many_products", "phone", "segmentation")
+# Pages whose trainings and text pipelines take longer than all others together.
+SLOW = ("guide/keras_hub", "tasks/frozen_features", "tasks/many_products", "tasks/phone", "tasks/segmentation")
+SLOW = [f"docs/{page}.md" for page in SLOW]
 PAGES_THAT_RUN = [
-    pytest.param(page, marks=[pytest.mark.slow] * (page.parent.name == "tasks" and page.stem in SLOW), id=name_of(page))
+    pytest.param(page, marks=[pytest.mark.slow] * (name_of(page) in SLOW), id=name_of(page))
     for page in PAGES
     if snippets(page)
 ]
@@ -61,6 +62,8 @@ def run_first(code):
 @pytest.mark.filterwarnings("default:.*recall is pooled.*:UserWarning")
 @pytest.mark.parametrize("page", PAGES_THAT_RUN)
 def test_every_snippet_prints_what_the_page_shows(page, monkeypatch):
+    if page.stem == "keras_hub":
+        pytest.importorskip("keras_hub", reason="KerasHub, an optional extra, is not installed")
     monkeypatch.chdir(ROOT)  # a page may read results on file
     (first, shown_first), *others = snippets(page)
     printed, namespace = run_first(first)

@@ -78,6 +78,8 @@ class ValidationPass:
             self._metric = kind(num_classes, ignore_class=ignore_class, threshold=threshold)
             # A training model of very many classes gives features.
             self._judged = model.predictor(1) if isinstance(model, ManyClassModel) else _Judged(model, output)
+            if hasattr(model, "preprocess_samples"):
+                self._data = _preprocessed(data, model.preprocess_samples)
             compile_as(model, self._judged, [self._metric])
 
     def recall(self):
@@ -156,6 +158,18 @@ def name_of_recommended(independent):
     return "per_label_balanced_accuracy" if independent else "per_class_accuracy"
 
 
+def _preprocessed(data, preprocess):
+    """The data as a model of KerasHub preprocesses them in its own `fit` and `evaluate`, outside its graph."""
+    if isinstance(data, tuple):
+        x, *others = data
+        is_text = getattr(getattr(x, "dtype", None), "kind", None) in ("U", "S", "O")  # some tokenizers take lists only
+        return preprocess(x.tolist() if is_text else x, *others)
+    if hasattr(data, "element_spec"):
+        return data.map(preprocess)
+    batches = map(data.__getitem__, range(data.num_batches)) if isinstance(data, keras.utils.PyDataset) else data
+    return [preprocess(*_check_batch(batch)) for batch in batches]
+
+
 def _arguments(data, batch_size):
     """What `evaluate` takes for the data."""
     if isinstance(data, tuple):
@@ -205,6 +219,7 @@ def _check_arrays(data, *, num_classes, ignore_class):
     if len(data) not in (2, 3):
         raise ValueError(f"`validation_data` must be (x, y) or (x, y, sample_weight). Received {len(data)} of them.")
     x, y, *weights = data
+    x = np.asarray(x) if isinstance(x, list) and x and isinstance(x[0], str) else x
     y = np.asarray(y) if isinstance(y, (list, tuple)) else y
     if not hasattr(y, "shape"):
         raise ValueError(f"The labels of `validation_data` must be an array. Received: {type(y).__name__}")

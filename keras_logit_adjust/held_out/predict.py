@@ -1,11 +1,13 @@
 """The logits of a model on held-out data, read from in front of the activation that hides them."""
 
+import functools
+
 import keras
 import numpy as np
 from keras import ops
 
 from keras_logit_adjust import _arrays, _checks, layers
-from keras_logit_adjust.posthoc import _graph, _guard
+from keras_logit_adjust.posthoc import _graph, _guard, _hub
 from keras_logit_adjust.posthoc.adjust import head_to_adjust
 
 
@@ -101,9 +103,11 @@ def logits_model(model, *, output):
     _graph.require_model(model)
     head = head_to_adjust(model, output)
     kind, axis = ("logits", head.axis) if head is not None else (output, -1)
-    if head is not None and head.output != "logits":
-        model = _graph.rebuild(model, head, lambda logits: logits)
-    return lambda x: np.moveaxis(_predict(model, x, kind), axis, -1)
+    if head is None or head.output == "logits" and not _hub.is_task(model):
+        return lambda x: np.moveaxis(_predict(model, x, kind), axis, -1)
+    graph = _graph.rebuild(model, head, lambda logits: logits)
+    prepare = functools.partial(_hub.preprocessed, model) if _hub.is_task(model) else lambda x: x
+    return lambda x: np.moveaxis(_predict(graph, prepare(x), kind), axis, -1)
 
 
 def _predict(model, x, kind):

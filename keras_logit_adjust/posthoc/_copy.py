@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_logit_adjust import _keras
-from keras_logit_adjust.posthoc import _operations
+from keras_logit_adjust.posthoc import _hub, _operations
 from keras_logit_adjust.posthoc._graph import is_graph, variables_of
 
 
@@ -54,13 +54,26 @@ def clone(model):
 
 
 def clone_with_head(model, head, *, use_bias):
-    """An uncompiled copy of `model`, and its copy of the layer `head`, whose bias is zeros where it had none."""
+    """An uncompiled copy of `model`, and its copy of the layer `head`, whose bias is zeros where it had none.
+
+    Of a task of KerasHub all but the head is shared with the copy, and in any other model KerasHub's backbones are:
+    some of their layers cannot be made again from their configs.
+    """
     copies = {}
 
     def copy(layer):
         if id(layer) not in copies:
-            copies[id(layer)] = layer, _clone_graph(layer, copy) if is_graph(layer) else _clone_layer(layer)
+            copies[id(layer)] = layer, _copy(layer)
         return copies[id(layer)][1]
+
+    def _copy(layer):
+        if _is_shared(layer):
+            return layer
+        return _clone_graph(layer, copy) if is_graph(layer) else _clone_layer(layer)
+
+    def _is_shared(layer):
+        holds_head = isinstance(layer, keras.Layer) and any(part is head for part in _keras.layers_of(layer))
+        return not holds_head and (_hub.is_task(model) or _hub.is_backbone(layer))
 
     def _clone_layer(layer):
         config, inner = layer.get_config(), _operations.inside(layer)
@@ -70,12 +83,16 @@ def clone_with_head(model, head, *, use_bias):
         changed = {"use_bias": use_bias} if layer is head and "use_bias" in config else {}
         return type(layer).from_config({**config, **changed})
 
-    clone = _clone_graph(model, copy)
+    with _keras.leaving_no_calls(model):
+        clone = _clone_graph(model, copy)
     for layer, twin in copies.values():
         if layer is head:
             _copy_head(layer, twin)
-        elif isinstance(layer, keras.Layer) and not is_graph(layer):
+        elif isinstance(layer, keras.Layer) and not is_graph(layer) and twin is not layer:
             _copy_state(layer, twin)
+    if _hub.is_task(model):
+        replaced = {number: twin for number, (_, twin) in copies.items()}
+        clone = _hub.as_task(clone, like=model, replaced=replaced, compile=True)
     return clone, None if head is None else copies[id(head)][1]
 
 

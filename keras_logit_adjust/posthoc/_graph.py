@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_logit_adjust import _checks, _keras, layers
-from keras_logit_adjust.posthoc import _operations
+from keras_logit_adjust.posthoc import _hub, _operations
 
 
 class NoHeadError(_checks.ArgumentError):
@@ -73,6 +73,7 @@ def require_keras_model(model):
 def require_model(model):
     """Raise unless `model` is a Keras model with one output and, as a graph, built."""
     require_keras_model(model)
+    _hub.check_task(model)
     if is_graph(model) and isinstance(model, keras.Sequential) and not model.built:
         raise ValueError(
             f"Model {model.name!r} is not built, so its head is not known. Give it a `keras.Input`, or call it once."
@@ -272,6 +273,16 @@ def linear_twin(layer):
 def variables_of(layer):
     """The attributes of a head that are variables: (name, variable)."""
     return [(name, value) for name, value in vars(layer).items() if isinstance(value, keras.Variable)]
+
+
+def activated(logits, head):
+    """The logits with the activation put back that a head gave them."""
+    if head.output == "logits":
+        return logits
+    options = {"dtype": logits.dtype, "name": f"adjusted_{head.output}"}
+    if head.output == "softmax" and head.axis != -1:
+        return keras.layers.Softmax(axis=head.axis, **options)(logits)
+    return keras.layers.Activation(head.output, **options)(logits)
 
 
 def rebuild(model, head, transform):

@@ -11,7 +11,7 @@ from keras import ops
 from keras_logit_adjust import _checks, priors
 from keras_logit_adjust.layers import LogitAdjustment, PredictionSet
 from keras_logit_adjust.layers.adjustment import as_target
-from keras_logit_adjust.posthoc import _graph, _guard, _many_classes, _outputs
+from keras_logit_adjust.posthoc import _graph, _guard, _hub, _many_classes, _outputs, task
 
 OUTPUTS = ("auto", "logits", "softmax", "sigmoid")
 
@@ -48,7 +48,8 @@ def adjust(
         model: a trained `keras.Model`: Functional or Sequential that ends in a softmax or sigmoid, or in a head that
             gives logits (also through layers and functions that move, average or scale them, and in nested models), or,
             with `output` given, any other. Of a `kla.layers.ManyClassModel` or its predictor the
-            scores are adjusted, chunk by chunk; the new model has a predictor of its own.
+            scores are adjusted, chunk by chunk; the new model has a predictor of its own. A KerasHub `ImageClassifier`,
+            `TextClassifier` or `ImageSegmenter` stays one, with its preprocessor.
         class_counts: `[L]` training examples of each class (or probabilities), all > 0. For one sigmoid unit two
             numbers, [negatives, positives]; for `L` independent sigmoid labels the positives of each. By output, a dict
             `{"species": counts, …}`, or a list with counts (or None) for each.
@@ -125,17 +126,9 @@ def adjust(
     if head is None:
         return AdjustedModel(model, layer, output=output, name=f"{model.name}_adjusted")
     layer.name = _graph.free_name(model, layer.name)
-    return _graph.rebuild(model, head, lambda logits: _activated(layer(logits), head))
-
-
-def _activated(logits, head):
-    """The logits with the activation put back that a head gave them."""
-    if head.output == "logits":
-        return logits
-    options = {"dtype": logits.dtype, "name": f"adjusted_{head.output}"}
-    if head.output == "softmax" and head.axis != -1:
-        return keras.layers.Softmax(axis=head.axis, **options)(logits)
-    return keras.layers.Activation(head.output, **options)(logits)
+    if _hub.is_task(model):
+        return task.adjusted(model, head, layer)
+    return _graph.rebuild(model, head, lambda logits: _graph.activated(layer(logits), head))
 
 
 def head_to_adjust(model, output, *, axis=None):

@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_logit_adjust import _checks, priors
 from keras_logit_adjust.layers import LogitAdjustment
-from keras_logit_adjust.posthoc import _graph, _guard
+from keras_logit_adjust.posthoc import _graph, _guard, _hub
 
 
 def product_of_experts(models, class_counts, *, taus=1.0, target_prior=None, allow_double_correction=False):
@@ -60,6 +60,11 @@ def product_of_experts(models, class_counts, *, taus=1.0, target_prior=None, all
             raise ValueError(
                 f"Experts must be Functional or Sequential models, whose logits can be read off. {model.name!r} is a "
                 "subclassed model."
+            )
+        if _hub.is_task(model) and model.preprocessor is not None:
+            raise ValueError(
+                f"Experts are joined in one graph, and the preprocessor of {model.name!r} is not in its graph. Give "
+                "keras.Model(task.input, task.output), and the product preprocessed inputs: task.preprocessor(x)."
             )
         _guard.check_not_adjusted(model, allow_double_correction or tau == 0)
         _graph.require_model(model)

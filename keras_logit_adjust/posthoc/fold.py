@@ -4,7 +4,7 @@ from keras import ops
 
 from keras_logit_adjust import _keras
 from keras_logit_adjust.layers.calibration import as_calibration
-from keras_logit_adjust.posthoc import _copy, _graph, _guard, _many_classes, _operations, _outputs
+from keras_logit_adjust.posthoc import _copy, _graph, _guard, _many_classes, _operations, _outputs, task
 from keras_logit_adjust.posthoc.adjust import adjustment_layer, head_to_adjust
 
 
@@ -24,8 +24,9 @@ def fold_into_bias(
 
     A calibration goes into the head too: its kernel and bias are divided by the temperature, and the calibration's bias
     is added. Equals `adjust` to rounding and costs nothing when served: where the head has a bias, the copy has the
-    operations of the original. The model given is not changed and shares no weight with the copy. As there,
-    probabilities are posteriors under the target prior, uniform where none is named.
+    operations of the original. The model given is not changed and shares no weight with the copy, but of a KerasHub
+    task all outside the head, and in any other model a backbone of KerasHub: some of their layers cannot be made again.
+    As in `adjust`, probabilities are posteriors under the target prior, uniform where none is named.
 
     Args:
         model: a trained Functional or Sequential `keras.Model` with one float32 head, Dense, EinsumDense or a
@@ -40,12 +41,16 @@ def fold_into_bias(
         allow_double_correction: as in `adjust`. A folded model looks like any other: the guard cannot see it.
 
     Returns:
-        A new, uncompiled model, Sequential or Functional as the one given.
+        A new, uncompiled model, Sequential or Functional as the one given; of a KerasHub task one of its class,
+        compiled with KerasHub's defaults.
 
     Raises:
         ValueError: for a head that is shared, tied, used twice, not last, quantized or in half precision, for an
             operation behind it that scales or mixes (such as an average of heads), each with the way out; and as
             `adjust`.
+
+    Warns:
+        UserWarning: for a KerasHub task whose head has another precision than its backbone, which is not saved.
 
     Example:
 
@@ -90,11 +95,13 @@ def _fold(model, head, class_counts, *, tau, target_prior, num_examples, calibra
     temperature = 1.0 if calibration is None else as_calibration(calibration, None).temperature
     _check_foldable(head, temperature, way_out)
     _copy.check_own_head(model, head.layer, way_out)
+    task.check_copyable(model, head.layer, use_bias=True, way_out=way_out)
     if head.layer.compute_dtype in ("float16", "bfloat16"):
         raise ValueError(
             f"Head {head.layer.name!r} adds its bias in {head.layer.compute_dtype}, which would round the prior (−36.9 "
             f'becomes −37.0 in bfloat16). Build the head with dtype="float32". {way_out}'
         )
+    task.warn_of_lost_precision(model, head.layer)
     layer = adjustment_layer(
         class_counts,
         num_examples,

@@ -8,14 +8,15 @@ import numpy as np
 from keras import ops
 
 from keras_logit_adjust import _checks, _keras, priors
-from keras_logit_adjust.posthoc import _copy, _graph, _guard, _operations
+from keras_logit_adjust.posthoc import _copy, _graph, _guard, _operations, task
 
 
 def normalize_weights(model, *, tau=1.0, by="norm", class_counts=None, bias="keep", allow_double_correction=False):
     """A copy of the model that predicts with `w_yᵀΦ(x) / ν_y^τ (+ b_y)`, `ν_y = ‖w_y‖₂` or `ν_y = π_y`.
 
     Not logit adjustment, which subtracts: a negative logit divided by a small norm gets smaller, not larger, so the
-    rule is not consistent for the balanced error. The model given is not changed and shares no weight with the copy.
+    rule is not consistent for the balanced error. The model given is not changed and shares no weight with the copy
+    (of KerasHub's models the same as in `fold_into_bias`).
 
     Args:
         model: a trained Functional or Sequential `keras.Model` with one Dense or convolution head of `L ≥ 2` units.
@@ -57,7 +58,9 @@ def normalize_weights(model, *, tau=1.0, by="norm", class_counts=None, bias="kee
         divisor = size ** _checks.as_tau(tau, head.width)
     if not ((divisor > 1 / _checks.LARGEST) & (divisor < _checks.LARGEST)).all():
         raise _checks.ArgumentError("tau", f"`tau` must leave {by} ** tau within float32. Received: tau={tau!r}")
-    copy, twin = _copy.clone_with_head(model, head.layer, use_bias=head.layer.use_bias and bias == "keep")
+    use_bias = head.layer.use_bias and bias == "keep"
+    task.check_copyable(model, head.layer, use_bias=use_bias, way_out='Leave it there, with bias="keep".')
+    copy, twin = _copy.clone_with_head(model, head.layer, use_bias=use_bias)
     for name, variable in _graph.variables_of(twin):
         if _keras.scales_kernel(name):
             variable.assign(ops.convert_to_numpy(variable).astype("float64") / divisor)

@@ -1,0 +1,212 @@
+"""KerasHub's tasks, adjusted and folded: strings and raw images in, softmax(log p − τ·log π) out, in float64."""
+
+import keras
+import numpy as np
+import pytest
+from helpers import hub_tasks
+from helpers.arrays import as_float64
+from helpers.posthoc_models import reload
+from reference import log_prior, softmax
+
+import keras_logit_adjust as kla
+
+keras_hub = pytest.importorskip("keras_hub", reason="no KerasHub here")
+pytest.importorskip("tensorflow_text", reason="KerasHub's tokenizers need tensorflow-text")
+pytestmark = [
+    # Keras's, for every task of KerasHub that is loaded, and KerasHub's own on torch.
+    pytest.mark.filterwarnings("ignore:`compile..` was not called as part of model loading"),
+    pytest.mark.filterwarnings("ignore:Using a non-tuple sequence.*"),
+]
+COUNTS, TAU = [90, 9, 1], 1.5
+
+
+def expected_of(outputs, kind):
+    if kind == "logits":
+        return as_float64(outputs) - TAU * log_prior(COUNTS)
+    return softmax(np.log(as_float64(outputs)) - TAU * log_prior(COUNTS))
+
+
+def eager(task, data):
+    """What a task gives for raw inputs, without a step that is traced."""
+    task.run_eagerly = True
+    return as_float64(task.predict_on_batch(data))
+
+
+def traced(task, data):
+    return as_float64(task.predict(data, verbose=0))
+
+
+def check(name, predict, tmp_path, after=lambda made, task, data, result: None):
+    """A task adjusted and folded predicts what is expected, keeps its preprocessor, and is saved and loaded."""
+    kind = "logits" if name in hub_tasks.WITHOUT_ACTIVATION else "softmax"
+    task, data = hub_tasks.make(name, activation=None if kind == "logits" else kind)
+    before = predict(task, data)
+    assert np.ptp(before.reshape(-1, hub_tasks.CLASSES), axis=0).max() > 1e-4  # examples differ
+    made = [kla.adjust(task, COUNTS, tau=TAU)]
+    assert kla.serving.describe(made[0]).prior == kla.serving.name_prior(tau=TAU)
+    if name == "DeepLabV3ImageSegmenter":
+        with pytest.raises(ValueError, match="has no bias, and KerasHub would not load one with it.*kla.adjust"):
+            kla.fold_into_bias(task, COUNTS)
+    else:
+        made.append(kla.fold_into_bias(task, COUNTS, tau=TAU))
+        assert type(made[1]) is type(task)
+        shared = {id(variable) for variable in task.variables}
+        own = [variable for variable in made[1].variables if id(variable) not in shared]
+        assert [variable.shape[-1] for variable in own] == [hub_tasks.CLASSES] * 2  # the kernel and bias of the head
+    for other in made:
+        result = predict(other, data)
+        np.testing.assert_allclose(result, expected_of(before, kind), rtol=1e-5, atol=1e-5)
+        assert isinstance(other, type(task)) and other.output_shape == task.output_shape
+        assert other.compiled == (type(other) is type(task))  # as KerasHub makes its tasks
+        assert other.preprocessor is task.preprocessor and other.backbone is task.backbone
+        loaded = reload(other, tmp_path)
+        np.testing.assert_allclose(predict(loaded, data), result, rtol=1e-6, atol=1e-6)
+        assert isinstance(loaded, type(task)) and isinstance(loaded.preprocessor, type(task.preprocessor))
+        after(other, task, data, result)
+    np.testing.assert_array_equal(predict(task, data), before)
+
+
+def test_a_task_whose_layers_cannot_be_made_again_is_adjusted_and_folded(tmp_path):
+    check("ViTImageClassifier", eager, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", hub_tasks.NAMES)
+def test_a_task_of_every_class_is_adjusted_folded_saved_and_exported(name, tmp_path):
+    def export(made, task, data, result):
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            made.export(str(tmp_path / type(made).__name__), verbose=False)
+            served = tf.saved_model.load(str(tmp_path / type(made).__name__))
+            inputs = task.preprocessor(data.tolist() if data.dtype.kind == "U" else data)
+            np.testing.assert_allclose(as_float64(served.serve(inputs)), result, rtol=1e-5, atol=1e-5)
+
+    check(name, traced, tmp_path, export)
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    """A `BertTextClassifier` that gives logits, as by default, and its strings as a list."""
+    task, data = hub_tasks.make("BertTextClassifier")
+    return task, data.tolist()
+
+
+def test_a_task_that_takes_strings_takes_them_adjusted_and_folded(classifier):
+    task, strings = classifier
+    before = eager(task, strings)
+    for made in (kla.adjust(task, COUNTS, tau=TAU), kla.fold_into_bias(task, COUNTS, tau=TAU)):
+        np.testing.assert_allclose(eager(made, strings), expected_of(before, "logits"), rtol=1e-5, atol=1e-5)
+        assert isinstance(made, keras_hub.models.BertTextClassifier)
+    np.testing.assert_array_equal(eager(task, strings), before)
+
+
+def test_held_out_logits_of_a_task_are_read_from_strings(classifier):
+    task, strings = classifier
+    before = eager(task, strings)
+    np.testing.assert_allclose(kla.held_out.predict_logits(task, strings), before, rtol=1e-6, atol=1e-6)
+    tuned = kla.tune_tau(task, (strings * 4, np.arange(12) % 3), COUNTS, min_examples=1)
+    of_logits = kla.tune_tau(np.tile(before, (4, 1)), np.arange(12) % 3, COUNTS, min_examples=1)
+    assert tuned.tau == pytest.approx(of_logits.tau, rel=1e-4)
+    made = kla.adjust(task, COUNTS, calibration=kla.Calibration(temperature=2.0))
+    expected = before / 2 - log_prior(COUNTS)
+    np.testing.assert_allclose(eager(made, strings), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_normalized_weights_of_a_task_leave_its_body_shared(classifier):
+    task, strings = classifier
+    made = kla.normalize_weights(task)
+    kernel, bias = (as_float64(variable) for variable in (task.output_dense.kernel, task.output_dense.bias))
+    expected = (eager(task, strings) - bias) / np.linalg.norm(kernel, axis=0) + bias
+    np.testing.assert_allclose(eager(made, strings), expected, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match='has a bias, and KerasHub would not load one without it.*bias="keep"'):
+        kla.normalize_weights(task, bias="drop")
+
+
+def test_an_adjusted_task_is_refused_where_it_could_not_be_loaded_again(classifier, tmp_path):
+    adjusted = kla.adjust(classifier[0], COUNTS)
+    with pytest.raises(ValueError, match="would be corrected twice"):
+        kla.fold_into_bias(adjusted, COUNTS)
+    for change in (kla.fold_into_bias, lambda *args, **kwargs: kla.normalize_weights(args[0], **kwargs)):
+        with pytest.raises(ValueError, match="is adjusted by a layer.*adjusted.task"):
+            change(adjusted, COUNTS, allow_double_correction=True)
+    with pytest.raises(ValueError, match="A preset has no place for an adjustment.*fold_into_bias"):
+        adjusted.save_to_preset(str(tmp_path / "preset"))
+    assert adjusted.task.output_dense is classifier[0].output_dense and not adjusted.task.compiled
+
+
+def test_experts_that_preprocess_are_refused_and_their_graphs_are_joined(classifier):
+    task, strings = classifier
+    with pytest.raises(ValueError, match="the preprocessor of .* is not in its graph"):
+        kla.product_of_experts([task, task], COUNTS)
+    graph = keras.Model(task.input, task.output)
+    product = kla.product_of_experts([graph, graph], COUNTS)
+    logits = as_float64(product.predict_on_batch(task.preprocessor(strings)))
+    expected = np.log(softmax(eager(task, strings))) - log_prior(COUNTS)
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_task_that_scores_no_classes_is_refused_by_name(classifier):
+    backbone = classifier[0].backbone
+    task = keras_hub.models.BertMaskedLM(backbone)
+    with pytest.raises(ValueError, match="a BertMaskedLM. .*keras.Model.task.input, task.outputs"):
+        kla.adjust(task, COUNTS)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_backbone_with_lora_is_shared_whenever_it_was_enabled(when):
+    task, data = hub_tasks.make("BertTextClassifier")
+    make_both = lambda: [kla.adjust(task, COUNTS, tau=TAU), kla.fold_into_bias(task, COUNTS, tau=TAU)]  # noqa: E731
+    made = make_both() if when == "after" else []
+    task.backbone.enable_lora(2)
+    for variable in task.backbone.trainable_variables:
+        variable.assign(variable + 0.5)
+    made = made or make_both()
+    inputs = task.preprocessor(data.tolist())
+    expected = expected_of(keras.ops.convert_to_numpy(task(inputs, training=False)), "logits")
+    for model in made:
+        result = keras.ops.convert_to_numpy(model(inputs, training=False))
+        np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_head_whose_precision_is_not_saved_is_folded_with_a_warning():
+    task, data = hub_tasks.make("ViTImageClassifier", dtype="bfloat16", head_dtype="float32")
+    with pytest.warns(UserWarning, match="KerasHub does not save the first"):
+        folded = kla.fold_into_bias(task, COUNTS)
+    before, inputs = as_float64(task(task.preprocessor(data), training=False)), task.preprocessor(data)
+    result = as_float64(folded(inputs, training=False))
+    np.testing.assert_allclose(result, before - log_prior(COUNTS), rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="adds its bias in bfloat16.*kla.adjust"):
+        kla.fold_into_bias(hub_tasks.make("ViTImageClassifier", dtype="bfloat16")[0], COUNTS)
+
+
+def test_a_folded_model_of_ones_own_shares_its_backbone_of_the_hub():
+    task, data = hub_tasks.make("ViTImageClassifier")
+    backbone = task.backbone
+    hidden = keras.layers.Dense(4, "relu")(backbone(backbone.input)[:, 0])
+    model = keras.Model(backbone.input, keras.layers.Dense(3)(hidden))
+    inputs = task.preprocessor(data)
+    before = as_float64(model(inputs, training=False))
+    folded = kla.fold_into_bias(model, COUNTS, tau=TAU)
+    np.testing.assert_allclose(
+        as_float64(folded(inputs, training=False)), expected_of(before, "logits"), rtol=1e-5, atol=1e-5
+    )
+    shared = {id(variable) for variable in model.variables} & {id(variable) for variable in folded.variables}
+    assert shared == {id(variable) for variable in backbone.variables}
+
+
+@pytest.mark.slow  # pipelines of strings
+def test_the_adjusted_loss_trains_a_task_on_strings_and_reports_on_them():
+    task, data = hub_tasks.make("BertTextClassifier", dropout=0.0)
+    strings, labels = data.tolist() * 4, np.array([0, 0, 1, 0, 0, 2] * 2)
+    counts = [8, 2, 2]
+    logits = keras.ops.convert_to_numpy(task(task.preprocessor(strings), training=False)).astype("float64")
+    adjusted = np.log(softmax(logits + log_prior(counts)))
+    hits = [(logits.argmax(-1)[labels == y] == y).mean() for y in range(3)]
+    task.compile(keras.optimizers.SGD(0.0), kla.losses.LogitAdjustedCrossentropy(counts), metrics=[], run_eagerly=True)
+    report = kla.callbacks.LongTailReport(counts, validation_data=(strings, labels))
+    history = task.fit(strings, labels, callbacks=[report], shuffle=False, verbose=0).history
+    assert history["loss"] == [pytest.approx(-adjusted[np.arange(12), labels].mean(), rel=1e-5)]
+    assert history["val_balanced_accuracy"] == [pytest.approx(np.mean(hits), rel=1e-5)]
+    with pytest.raises(ValueError, match="would be corrected twice"):
+        kla.adjust(task, counts)
