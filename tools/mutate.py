@@ -53,7 +53,7 @@ TESTS = {
     "losses/sampled.py": "sampled_loss package | many_class_models",
     "losses/_draws.py": "sampled_loss | many_class_models",
     "losses": "losses losses_labels losses_bad_input package signatures | mixed_precision metrics_in_models callbacks "
-    "posthoc | tf_losses",
+    "posthoc | tf_losses losses mixed_precision",
     "layers/streaming.py": "streaming_prior package | counting_model mixed_precision layers | tf_streaming_prior",
     "layers/large.py": "many_class_models package | linear_loss sampled_loss layers_bad_input | tf_many_classes",
     "layers/decision.py": "minimum_risk package | numbers_read calibrated_models posthoc tune_tau_models",
@@ -63,7 +63,7 @@ TESTS = {
     "| mixed_precision long_tail_report | tf_metrics_layers",
     "priors/streaming.py": "streaming_prior package | counting_model mixed_precision | tf_streaming_prior",
     "priors": "priors ids_or_rows counts_by_name "
-    "| numbers_read losses_bad_input label_shift layers sampling_bad_input package | tf_counting tf_streams",
+    "| numbers_read losses_bad_input label_shift layers sampling_bad_input package | tf_counting tf_streams priors",
     "posthoc": "posthoc posthoc_bad_input posthoc_models descriptions | correction_guard zoo class_axis "
     "calibrated_models minimum_risk tune_tau_models experts package | tf_posthoc",
     "held_out": "tau_path tau_path_input tau_path_bad_input | tune_tau tune_tau_models offsets package | tf_posthoc",
