@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
-from helpers.offsets import COUNTS, WHOLE, between, draw, value_by_loop
+from helpers.offsets import COUNTS, WHOLE, between, draw, search_by_trying, value_by_loop
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
 import keras_logit_adjust as kla
-from keras_logit_adjust.held_out._coordinate_search import MacroF1, WeightedRecall, _Scores, search
+from keras_logit_adjust.held_out import _coordinate_search
+from keras_logit_adjust.held_out._coordinate_search import MacroF1, WeightedRecall, search
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -21,17 +22,22 @@ def objectives(y, weight, num_classes):
     yield WeightedRecall(y, weight, num_classes), lambda predicted: np.average(predicted == y, weights=weight)
 
 
+def scores_of(logits, offsets):
+    logits = logits.astype("float64")
+    return _coordinate_search._Scores(logits, offsets, np.ascontiguousarray(logits.T))
+
+
 @settings(max_examples=30)
 @given(st.integers(1, 12), st.integers(2, 5), st.sampled_from([1, 2, 1024]), seeds)
 def test_the_values_along_an_offset_are_those_between_its_margins(size, num_classes, steps, seed):
     rng = np.random.default_rng(seed)
     logits = np.rint(steps * rng.normal(size=(size, num_classes))) / steps  # ties, and sums without rounding
     y, weight = rng.integers(0, num_classes, size), rng.integers(1, 4, size).astype("float64")
-    scores, c = _Scores(logits, rng.integers(-2, 3, num_classes) / 4), rng.integers(num_classes)
-    rivals, margins = scores.without(c)
+    scores, c = scores_of(logits, rng.integers(-2, 3, num_classes) / 4), rng.integers(num_classes)
+    own, rivals, margins = scores.without(c)
     order = np.argsort(margins, kind="stable")
     for ours, expected in objectives(y, weight, num_classes):
-        values = ours.along(c, rivals, order)
+        values = ours.line(c, ours.tallies(scores.first), own, rivals).values(order)
         for offset in between(margins):
             shifted = logits + np.where(np.arange(num_classes) == c, offset, scores.offsets)
             value = values[np.searchsorted(margins[order], offset)]
@@ -39,16 +45,73 @@ def test_the_values_along_an_offset_are_those_between_its_margins(size, num_clas
 
 
 @settings(max_examples=30)
+@given(st.integers(1, 40), st.integers(2, 6), st.integers(1, 8), seeds)
+def test_no_value_in_a_cell_is_above_its_bound(size, num_classes, num_cells, seed):
+    rng = np.random.default_rng(seed)
+    logits, y = draw(rng, size, num_classes)
+    scores, c = scores_of(logits, rng.normal(size=num_classes)), rng.integers(num_classes)
+    own, rivals, margins = scores.without(c)
+    order = np.argsort(margins, kind="stable")
+    cells = np.empty(size, "int64")
+    cells[order] = np.sort(rng.integers(0, num_cells, size))
+    for ours, _ in objectives(y, rng.uniform(0.1, 3, size), num_classes):
+        line = ours.line(c, ours.tallies(scores.first), own, rivals)
+        values, bounds = line.values(order), line.bounds(cells, num_cells)
+        assert values[0] == pytest.approx(line.start, abs=1e-12)
+        assert (values[1:] <= bounds[cells[order]] + 1e-12).all()
+        # One example alone in each cell: of recalls the bound is the value after it, or that before.
+        if isinstance(ours, WeightedRecall):
+            alone = np.empty(size, "int64")
+            alone[order] = np.arange(size)
+            np.testing.assert_allclose(line.bounds(alone, size), np.maximum(values[1:], values[:-1]), atol=1e-12)
+
+
+@settings(max_examples=30)
+@given(st.integers(2, 60), st.integers(2, 12), st.sampled_from([1, 4, 2**20]), st.integers(1, 20), seeds)
+def test_a_search_by_bounds_takes_the_steps_of_one_without(size, num_classes, steps, num_cells, seed):
+    """The bounds only spare work: what is found is what sorting all examples for each class finds."""
+    rng = np.random.default_rng(seed)
+    logits, y = draw(rng, size, num_classes, signal=rng.choice([0.0, 1.0, 3.0]))
+    logits, base = np.rint(steps * logits) / steps, rng.normal(size=num_classes)
+    weight = rng.choice([np.ones(size), rng.uniform(0.3, 3, size)])
+    for make, expected in (
+        (MacroF1, lambda predicted: value_by_loop("macro_f1", y, predicted, weight)),
+        (WeightedRecall, lambda predicted: np.average(predicted == y, weights=weight)),
+    ):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(_coordinate_search, "_CELLS", num_cells)
+            found, value = search(logits, make(y, weight, num_classes), base, sweeps=3)
+        by_trying = search_by_trying(logits, y, expected, base, sweeps=3)
+        np.testing.assert_allclose(found, by_trying, atol=1e-9)
+        assert value == pytest.approx(expected((logits + found).argmax(-1)), abs=1e-12)
+
+
+@settings(max_examples=15)
+@given(st.integers(2, 30), st.integers(2, 6), st.sampled_from([None, 1, 2]), seeds)
+def test_examples_drawn_several_times_count_as_often(size, num_classes, step, seed):
+    rng = np.random.default_rng(seed)
+    logits, y = draw(rng, size, num_classes)
+    logits, base = logits if step is None else np.rint(step * logits) / step, rng.normal(size=num_classes)
+    weight, times = rng.uniform(0.3, 3, size), rng.integers(1, 4, size)
+    again = np.repeat(np.arange(size), times)
+    for make in (MacroF1, WeightedRecall):
+        once = search(logits, make(y, weight * times, num_classes), base, sweeps=3)
+        repeated = search(logits[again], make(y[again], weight[again], num_classes), base, sweeps=3)
+        np.testing.assert_allclose(once[0], repeated[0], atol=1e-9)
+        assert once[1] == pytest.approx(repeated[1], abs=1e-12)
+
+
+@settings(max_examples=30)
 @given(st.integers(1, 9), st.integers(2, 6), st.booleans(), seeds)
 def test_changed_scores_have_the_best_two_classes_of_scores_made_anew(size, num_classes, whole, seed):
     rng = np.random.default_rng(seed)
     logits = rng.integers(-2, 3, (size, num_classes)) if whole else rng.normal(size=(size, num_classes))
-    scores = _Scores(logits.astype("float64"), np.zeros(num_classes))
+    scores = scores_of(logits, np.zeros(num_classes))
     for c in rng.integers(0, num_classes, 8):
         scores.set(c, rng.integers(-2, 3) / 2)
-        anew = _Scores(logits, scores.offsets)
-        np.testing.assert_allclose(scores.scores, anew.scores, atol=1e-12)
+        anew = scores_of(logits, scores.offsets)
         np.testing.assert_array_equal([scores.first, scores.second], [anew.first, anew.second])
+        np.testing.assert_array_equal([scores.highest, scores.next], [anew.highest, anew.next])
         np.testing.assert_array_equal(scores.first, (logits + scores.offsets).argmax(-1))
 
 

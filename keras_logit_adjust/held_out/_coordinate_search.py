@@ -2,6 +2,9 @@
 
 With the others fixed, raising the offset of class c takes examples over from their best other class, the rival, one by
 one, in order of the margin between them. Sorted, the margins give the objective at every offset at once.
+
+Few of the margins need sorting. An upper bound of the objective, from sums over cells of the line of margins, says how
+many examples class c may take before it can gain nothing more: of very many classes it is a small part of all.
 """
 
 import numpy as np
@@ -11,9 +14,13 @@ from keras_logit_adjust.held_out._intervals import nearest
 _BEYOND = 0.5  # how far past the last margin an offset goes where nothing bounds it
 _RESTARTS = 32  # of a search that starts anew
 _ROUNDING = 1e-9  # margins no further apart are equal: no offset lies between them
+_CELLS = 256  # of equal width, on which the objective is bounded
+_SLACK = 1e-9  # of a bound: more than rounding can make of its sums
+_ROWS = 1024  # of scores held at a time
+_TINY = 1e-100  # in place of 0, so that nothing is divided by it
 
 
-def search(logits, objective, base, *, sweeps):
+def search(logits, objective, base, *, sweeps, columns=None):
     """Offsets `[L]` that no change of a single one improves, and the objective there.
 
     Args:
@@ -21,33 +28,56 @@ def search(logits, objective, base, *, sweeps):
         objective: a `MacroF1` or `WeightedRecall` of the N examples.
         base: `[L]` where to start; of equally good offsets the nearest to it are taken.
         sweeps: at most so many rounds over all classes.
+        columns: `[L, N]` the same logits, each class's next to each other; made where they are not given.
     """
-    scores = _Scores(logits, base)
+    scores = _Scores(logits, base, np.ascontiguousarray(logits.T) if columns is None else columns)
+    tallies = objective.tallies(scores.first)
     for _ in range(sweeps):
         moves = 0
         for c in objective.present:
-            rivals, margins = scores.without(c)
-            order = np.argsort(margins, kind="stable")
-            best, offset = _nearest_best(objective.along(c, rivals, order), margins[order], base[c])
-            if best > objective.value(scores.first) + 1e-12:
-                scores.set(c, offset)
-                moves += 1
+            own, rivals, margins = scores.without(c)
+            line = objective.line(c, tallies, own, rivals)
+            found = _best_on(line, margins, base=base[c], above=objective.value(tallies))
+            if found is not None:
+                scores.set(c, found)
+                tallies, moves = objective.tallies(scores.first), moves + 1
         if not moves:
             break
-    return scores.offsets, objective.value(scores.first)
+    return scores.offsets, objective.value(tallies)
 
 
 def search_from_many(logits, objective, base, *, sweeps, rng):
     """The best of searches from `base` and from random offsets around it: one coordinate at a time may get stuck."""
+    from tqdm import tqdm  # it takes a moment, and not everyone comes here
+
     spread = (logits - logits.mean(axis=1, keepdims=True)).std()
     starts = [base, *(base + spread * rng.normal(size=(_RESTARTS, base.size)))]
-    return max((search(logits, objective, start, sweeps=sweeps) for start in starts), key=lambda found: found[1])[0]
+    options = {"sweeps": sweeps, "columns": np.ascontiguousarray(logits.T)}
+    starts = tqdm(starts, "starts", delay=5, leave=False)
+    return max((search(logits, objective, start, **options) for start in starts), key=lambda found: found[1])[0]
 
 
-def _nearest_best(values, margins, base):
+def _best_on(line, margins, *, base, above):
+    """The offset on a `line` that raises the objective above a value most, or None where none does."""
+    lowest, highest = margins.min(), margins.max()
+    scale = _CELLS / width if (width := highest - lowest) > 0 else 0.0
+    cells = np.minimum((margins - lowest) * scale, _CELLS - 1).astype("intp")
+    hopeful = np.flatnonzero(np.append(line.start, line.bounds(cells, _CELLS)) > above - _SLACK)
+    if not hopeful.size:
+        return None
+    is_near = cells < hopeful[-1]  # the first of `hopeful` is before all cells
+    near = np.flatnonzero(is_near)
+    order = near[np.argsort(margins[near], kind="stable")]
+    following = np.where(is_near, np.inf, margins).min()
+    room = _ROUNDING * (1.0 + max(abs(lowest), abs(highest)))
+    best, offset = _nearest_best(
+        line.values(order), np.concatenate([[-np.inf], margins[order], [following]]), base, room
+    )
+    return offset if best > above + 1e-12 else None
+
+
+def _nearest_best(values, ends, base, room):
     """The highest value, and of the offsets that have it the one nearest to `base`, away from where it changes."""
-    ends = np.concatenate([[-np.inf], margins, [np.inf]])
-    room = _ROUNDING * (1.0 + np.abs(margins).max())
     wide = ends[1:] - ends[:-1] > 2 * room
     highest = values[wide].max()
     best = np.flatnonzero((values >= highest - 1e-12) & wide)
@@ -60,28 +90,37 @@ def _nearest_best(values, margins, base):
 class _Scores:
     """Logits with offsets, and of every example the best class, which is predicted, and the second best."""
 
-    def __init__(self, logits, offsets):
-        self.offsets = offsets.astype("float64").copy()
-        self.scores = logits + self.offsets
-        self.first, self.second = (np.empty(len(logits), "int64") for _ in range(2))
-        self._rank(np.arange(len(logits)))
+    def __init__(self, logits, offsets, columns):
+        self.logits, self.columns, self.offsets = logits, columns, offsets.astype("float64").copy()
+        self.first, self.second = (np.empty(len(logits), "intp") for _ in range(2))
+        self.highest, self.next = (np.empty(len(logits)) for _ in range(2))
+        for start in range(0, len(logits), _ROWS):
+            self._rank(np.arange(start, min(start + _ROWS, len(logits))))
 
     def _rank(self, rows):
-        scores = self.scores[rows]
+        scores, numbers = self.logits[rows] + self.offsets, np.arange(rows.size)
         self.first[rows] = first = scores.argmax(axis=1)
-        scores[np.arange(rows.size), first] = -np.inf
-        self.second[rows] = scores.argmax(axis=1)
+        self.highest[rows] = scores[numbers, first]
+        scores[numbers, first] = -np.inf
+        self.second[rows] = second = scores.argmax(axis=1)
+        self.next[rows] = scores[numbers, second]
 
     def without(self, c):
-        """The best class other than c, and the offset at which c overtakes it, of every example."""
-        rivals = np.where(self.first == c, self.second, self.first)
-        return rivals, self.scores[np.arange(rivals.size), rivals] - (self.scores[:, c] - self.offsets[c])
+        """The examples that c has; of every one the best class other than c, and the offset at which c overtakes it."""
+        own, rivals, scores = np.flatnonzero(self.first == c), self.first.copy(), self.highest.copy()
+        rivals[own], scores[own] = self.second[own], self.next[own]
+        return own, rivals, scores - self.columns[c]
 
     def set(self, c, offset):
-        self.scores[:, c] += offset - self.offsets[c]
+        rises = offset > self.offsets[c]
         self.offsets[c] = offset
-        overtakes = self.scores[:, c] >= self.scores[np.arange(self.first.size), self.second]
-        self._rank(np.flatnonzero((self.first == c) | (self.second == c) | overtakes))
+        scores, is_first = self.columns[c] + offset, self.first == c
+        # Nothing but its score changes where it was the best, and stays that.
+        stays = np.flatnonzero(is_first & (scores > self.next))
+        self.highest[stays] = scores[stays]
+        others = scores >= self.next if rises else is_first | (self.second == c)
+        others[stays] = False
+        self._rank(np.flatnonzero(others))
 
 
 class WeightedRecall:
@@ -91,13 +130,32 @@ class WeightedRecall:
         self.ids, self.weight = ids, weight / weight.sum()
         self.present = np.flatnonzero(np.bincount(ids, minlength=num_classes))
 
-    def value(self, predicted):
+    def tallies(self, predicted):
+        """What the value is made of: here the value itself."""
         return float(self.weight[predicted == self.ids].sum())
 
-    def along(self, c, rivals, order):
-        """`[N + 1]` the value when c has taken the first k examples of `order` from their rivals."""
-        gain = self.weight * ((self.ids == c).astype("float64") - (self.ids == rivals))
-        return self.value(rivals) + np.append(0.0, np.cumsum(gain[order]))
+    def value(self, tallies):
+        """The objective."""
+        return tallies
+
+    def line(self, c, tallies, own, rivals):
+        """The values as class c takes examples from their `rivals`; now it has the examples `own`."""
+        return _RecallLine(self, c, rivals)
+
+
+class _RecallLine:
+    def __init__(self, objective, c, rivals):
+        is_right = objective.ids == rivals
+        self.start = float(objective.weight[is_right].sum())
+        self.gain = objective.weight * ((objective.ids == c).astype("float64") - is_right)
+
+    def values(self, order):
+        """`[K + 1]` the value when c has taken the first k of the examples `order [K]` from their rivals."""
+        return self.start + np.append(0.0, np.cumsum(self.gain[order]))
+
+    def bounds(self, cells, num_cells):
+        """`[num_cells]` what no value exceeds while c takes the examples of each cell, one cell after the other."""
+        return self.start + _highest_sums(self.gain, cells, num_cells)
 
 
 class MacroF1:
@@ -108,44 +166,94 @@ class MacroF1:
         self.occurs = np.bincount(ids, weight, num_classes)
         self.present = np.flatnonzero(self.occurs)
 
-    def value(self, predicted):
-        return float(np.sum(self._f1(*self._tallies(predicted), slice(None))) / self.present.size)
-
-    def _tallies(self, predicted):
+    def tallies(self, predicted):
+        """What the value is made of: the hits and the predictions of each class."""
         hits = np.bincount(self.ids, self.weight * (self.ids == predicted), self.num_classes)
         return hits, np.bincount(predicted, self.weight, self.num_classes)
 
-    def _f1(self, hits, predictions, classes):
+    def value(self, tallies):
+        """The objective."""
+        return float(np.sum(self.f1(*tallies, slice(None))) / self.present.size)
+
+    def f1(self, hits, predictions, classes):
         total = self.occurs[classes] + predictions
         return np.divide(2 * hits, total, out=np.zeros_like(total), where=total > 0)
 
-    def along(self, c, rivals, order):
-        """`[N + 1]` the value when c has taken the first k examples of `order` from their rivals."""
-        hits, predictions = self._tallies(rivals)
-        weight = self.weight[order]
-        f1_of_c = self._f1(np.cumsum(weight * (self.ids[order] == c)), np.cumsum(weight), c)
-        losses = np.cumsum(self._losses_of_rivals(rivals[order], order, hits, predictions))
-        f1_of_rivals = self._f1(hits, predictions, slice(None)).sum() + np.append(0.0, losses)
-        return (np.append(0.0, f1_of_c) + f1_of_rivals) / self.present.size
+    def most_changes(self, hits, predictions):
+        """Upper bounds of what the F1 of each class changes by with a wrong prediction less, and with a hit less.
 
-    def _losses_of_rivals(self, rivals, order, hits, predictions):
+        Of h hits and D = occurrences + predictions, a hits and b others fewer leave `2(h − a) / (D − a − b)`. Its
+        slope by a is `−2(D − b − h)/(D − b)²` or steeper, steepest there for the largest b, and without a it is convex
+        in b: it stays below the chord to the last wrong prediction. So the change is at most
+        `b·2h/(D(occurrences + h)) − a·2(D − h)/D²`.
+        """
+        total = np.maximum(self.occurs + predictions, _TINY)
+        return 2 * hits / (total * np.maximum(self.occurs + hits, _TINY)), -2 * (total - hits) / total**2
+
+    def line(self, c, tallies, own, rivals):
+        """The values as class c takes examples from their `rivals`; now it has the examples `own`."""
+        return _F1Line(self, c, tallies, own, rivals)
+
+
+class _F1Line:
+    def __init__(self, objective, c, tallies, own, rivals):
+        self.objective, self.c, self.rivals = objective, c, rivals
+        weight, theirs = objective.weight[own], rivals[own]
+        is_hit = objective.ids[own] == theirs
+        self.hits, self.predictions = (
+            tally + np.bincount(theirs, gained, objective.num_classes)
+            for tally, gained in zip(tallies, (weight * is_hit, weight), strict=True)
+        )
+        self.hits[c] = self.predictions[c] = 0.0
+        self.sum_of_rivals = objective.f1(self.hits, self.predictions, slice(None)).sum()
+        self.start = self.sum_of_rivals / objective.present.size
+
+    def values(self, order):
+        """`[K + 1]` the value when c has taken the first k of the examples `order [K]` from their rivals."""
+        objective, weight = self.objective, self.objective.weight[order]
+        hits = np.cumsum(weight * (objective.ids[order] == self.c))
+        f1_of_c = objective.f1(hits, np.cumsum(weight), self.c)
+        losses = np.cumsum(self._losses_of_rivals(order))
+        return (np.append(0.0, f1_of_c) + self.sum_of_rivals + np.append(0.0, losses)) / objective.present.size
+
+    def bounds(self, cells, num_cells):
+        """`[num_cells]` what no value exceeds while c takes the examples of each cell, one cell after the other."""
+        objective, is_hit = self.objective, self.objective.ids == self.rivals
+        of_both = np.concatenate(objective.most_changes(self.hits, self.predictions))
+        changes = of_both[self.rivals + is_hit * objective.num_classes] * objective.weight
+        taken = np.bincount(cells, objective.weight, num_cells)
+        members = np.flatnonzero(objective.ids == self.c)
+        hits = np.bincount(cells[members], objective.weight[members], num_cells)
+        # F1 of c rises with each hit and falls with each other example: the hits of a cell first, no other of it.
+        predictions = np.cumsum(taken) - taken + hits
+        f1_of_c = objective.f1(np.cumsum(hits), predictions, self.c)
+        return self.start + (f1_of_c + _highest_sums(changes, cells, num_cells)) / objective.present.size
+
+    def _losses_of_rivals(self, order):
         """What the F1 of its rival changes by when each example leaves it, in `order`."""
+        objective, rivals = self.objective, self.rivals[order]
         # The examples of a rival together, in order; NumPy sorts short integers in linear time.
-        grouped = np.argsort(rivals.astype("uint16") if self.num_classes < 2**16 else rivals, kind="stable")
+        grouped = np.argsort(rivals.astype("uint16") if objective.num_classes < 2**16 else rivals, kind="stable")
         rival, example = rivals[grouped], order[grouped]
-        weight = self.weight[example]
-        hit = weight * (self.ids[example] == rival)
-        hits_left = hits[rival] - _cumulate_within(hit, rival)
-        predictions_left = np.maximum(predictions[rival] - _cumulate_within(weight, rival), 0.0)
+        weight = objective.weight[example]
+        hit = weight * (objective.ids[example] == rival)
+        hits_left = self.hits[rival] - _cumulate_within(hit, rival)
+        predictions_left = np.maximum(self.predictions[rival] - _cumulate_within(weight, rival), 0.0)
         losses = np.empty(order.size)
-        losses[grouped] = self._f1(hits_left, predictions_left, rival) - self._f1(
+        losses[grouped] = objective.f1(hits_left, predictions_left, rival) - objective.f1(
             hits_left + hit, predictions_left + weight, rival
         )
         return losses
 
 
+def _highest_sums(changes, cells, num_cells):
+    """`[num_cells]` what no running sum of `changes` exceeds within each cell, whatever the order in it."""
+    sums = np.bincount(cells, changes, num_cells)
+    return np.cumsum(sums) - sums + np.bincount(cells, np.maximum(changes, 0.0), num_cells)
+
+
 def _cumulate_within(values, groups):
     """The running sums of `values` that begin anew with every group; equal groups are neighbors."""
     sums = np.append(0.0, np.cumsum(values))
-    starts = np.flatnonzero(np.append(True, groups[1:] != groups[:-1]))
+    starts = np.flatnonzero(np.append(True, groups[1:] != groups[:-1])[: groups.size])
     return sums[1:] - np.repeat(sums[starts], np.diff(np.append(starts, groups.size)))

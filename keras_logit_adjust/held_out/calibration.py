@@ -9,6 +9,7 @@ after that are posteriors under the target prior, the uniform one where none is 
 import warnings
 
 import numpy as np
+from scipy import optimize, special
 
 from keras_logit_adjust import _checks
 from keras_logit_adjust.held_out import _reading
@@ -21,6 +22,7 @@ _TEMPERATURES = (0.01, 100.0)
 # The gradient, over the root of the curvature, at which the search ends: this share of a standard error from the best.
 _TOLERANCE = 1e-5
 _STEPS = 2000
+_NUMBERS_AT_A_TIME = 2**16
 _SUM_OF_PROBABILITIES = 1e-3  # how far the sum of a row of half-precision probabilities may be from one
 
 
@@ -73,16 +75,11 @@ def calibrate(logits, y_true, *, method="temperature", class_prior=None, indepen
     if logits.ndim == 1 or logits.shape[-1:] == (1,):  # one sigmoid unit
         logits, independent = logits.reshape(-1, 1), True
     logits = _reading.as_logits(logits, logits.shape[-1] if logits.ndim else 1, independent=independent)
-    is_true = (
-        _reading.as_multi_hot(y_true, *logits.shape)
-        if independent
-        else _reading.as_ids(y_true, *logits.shape)[:, None] == np.arange(logits.shape[1])
-    )
-    weight = _example_weights(is_true, class_prior, independent)
-    loss = _loss_of(is_true, weight, independent)
-    inverse, bias = _best_inverse_temperature(logits, loss), None
+    labels = (_reading.as_multi_hot if independent else _reading.as_ids)(y_true, *logits.shape)
+    loss = _Loss(logits, labels, _example_weights(labels, logits.shape[1], class_prior, independent))
+    inverse, bias = _best_inverse_temperature(loss), None
     if method == "bias_corrected_temperature":
-        inverse, bias = _best_affine(logits, loss, weight, inverse)
+        inverse, bias = _best_affine(loss, inverse)
         bias = bias if independent else bias - bias.mean()  # 0 up to where the search ended
     low, high = _TEMPERATURES
     temperature = float(np.clip(1.0 / inverse, low, high))
@@ -98,11 +95,11 @@ def calibrate(logits, y_true, *, method="temperature", class_prior=None, indepen
     return Calibration(temperature, bias)
 
 
-def _example_weights(is_true, class_prior, independent):
+def _example_weights(labels, num_classes, class_prior, independent):
     """`prior / share` of each example `[N, 1]`, or of each label of each example `[N, L]`; ones by default."""
     if class_prior is None:
-        return np.ones((len(is_true), 1))
-    num_classes, share = is_true.shape[1], is_true.mean(axis=0)
+        return np.ones((len(labels), 1))
+    share = labels.mean(axis=0) if independent else np.bincount(labels, minlength=num_classes) / labels.size
     if not independent or num_classes == 1:
         prior = as_prior(class_prior, name="class_prior").probabilities
     else:
@@ -122,34 +119,74 @@ def _example_weights(is_true, class_prior, independent):
             "hold out more examples, or leave `class_prior` out and hold them out with the class mix of training."
         )
     ratio = prior / share
-    return (
-        np.where(is_true, ratio, (1 - prior) / (1 - share)) if independent else ratio[is_true.argmax(axis=1)][:, None]
-    )
+    return np.where(labels, ratio, (1 - prior) / (1 - share)) if independent else ratio[labels][:, None]
 
 
-def _loss_of(is_true, weight, independent):
-    """A function from scores `[N, L]` to the weighted loss, its slope in the scores, and the probabilities."""
+class _Loss:
+    """The weighted loss of `scale·logits + bias`: its value and slopes, in one pass over blocks of examples.
 
-    def loss(scores):
-        if independent:
-            log_sum = np.logaddexp(0.0, scores)
-            values = log_sum - is_true * scores
-        else:
-            scores = scores - scores.max(axis=1, keepdims=True)
-            log_sum = np.log(np.exp(scores).sum(axis=1, keepdims=True))
-            values = log_sum - scores[is_true][:, None]
-        probability = np.exp(scores - log_sum)
-        return (weight * values).sum(), weight * (probability - is_true), probability
+    Nothing of the size of the logits is made beside them: a block stays in a processor's cache from the first of its
+    operations to the last, all of which write where they read.
 
-    return loss
+    Args:
+        logits: `[N, L]` float64.
+        labels: ids `[N]`, or for independent labels booleans `[N, L]`.
+        weight: of each example `[N, 1]`, or of each of its labels `[N, L]`.
+    """
+
+    def __init__(self, logits, labels, weight):
+        self.logits, self.labels, self.weight = logits, labels, weight
+        self.rows = max(1, _NUMBERS_AT_A_TIME // logits.shape[1])
+        self._buffer, self._numbers = np.empty((self.rows, logits.shape[1])), np.arange(self.rows)
+
+    def slopes(self, scale, bias=0.0):
+        """The value, its derivative by `scale`, and those by `bias` `[L]`."""
+        value, by_scale, by_bias = 0.0, 0.0, np.zeros(self.logits.shape[1])
+        for logits, labels, weight, loss, slope in self._blocks(scale, bias):
+            if labels.ndim == 2:
+                slope -= labels
+            else:
+                slope[self._numbers[: labels.size], labels] -= 1.0
+            slope *= weight
+            value += loss
+            by_scale += np.einsum("nl,nl->", slope, logits)
+            by_bias += slope.sum(axis=0)
+        return value, by_scale, by_bias
+
+    def curvature(self, scale):
+        """About the second derivatives by `scale` and `bias` `[1 + L]` where the bias is 0, one at a time."""
+        sums = np.zeros(1 + self.logits.shape[1])
+        for logits, _, weight, _, probability in self._blocks(scale, 0.0):
+            spread = weight * probability * (1 - probability)
+            sums[0] += np.einsum("nl,nl,nl->", spread, logits, logits)
+            sums[1:] += spread.sum(axis=0)
+        return sums
+
+    def _blocks(self, scale, bias):
+        """Of each block the logits, labels, weights and loss, and the probabilities, in memory that is used again."""
+        for start in range(0, len(self.logits), self.rows):
+            part = slice(start, start + self.rows)
+            logits, labels, weight = self.logits[part], self.labels[part], self.weight[part]
+            scores = np.multiply(logits, scale, out=self._buffer[: len(logits)])
+            scores += bias
+            if labels.ndim == 2:
+                loss = (weight * (np.logaddexp(0.0, scores) - labels * scores)).sum()
+                special.expit(scores, out=scores)
+            else:
+                scores -= scores.max(axis=1, keepdims=True)
+                own = scores[self._numbers[: labels.size], labels]
+                np.exp(scores, out=scores)
+                sums = scores.sum(axis=1)
+                loss = (weight[:, 0] * (np.log(sums) - own)).sum()
+                scores /= sums[:, None]
+            yield logits, labels, weight, loss, scores
 
 
-def _best_inverse_temperature(logits, loss):
+def _best_inverse_temperature(loss):
     """`1/T` where the slope of the loss is 0, or the bound that it points to."""
-    from scipy import optimize
 
     def slope(log_inverse):
-        return (loss(np.exp(log_inverse) * logits)[1] * logits).sum()
+        return loss.slopes(np.exp(log_inverse))[1]
 
     low, high = -np.log(_TEMPERATURES[1]), -np.log(_TEMPERATURES[0])
     if slope(low) >= 0:
@@ -160,20 +197,17 @@ def _best_inverse_temperature(logits, loss):
     return np.exp(optimize.brentq(slope, low, high, xtol=1e-13))
 
 
-def _best_affine(logits, loss, weight, inverse):
+def _best_affine(loss, inverse):
     """`1/T` and `b`, from the best `1/T` without a bias on."""
-    from scipy import optimize
-
     # In steps of the root of the curvature frequent classes are about as steep as rare ones.
-    probability = loss(inverse * logits)[2]
-    curvature = weight * probability * (1 - probability)
-    size = np.sqrt(np.maximum(1.0, [(curvature * logits**2).sum(), *(curvature.sum(axis=0) + 1.0)]))
+    curvature = loss.curvature(inverse)
+    curvature[1:] += 1.0
+    size = np.sqrt(np.maximum(1.0, curvature))
 
     def objective(point):
         scale, bias = point[0] / size[0], point[1:] / size[1:]
-        value, slope, _ = loss(scale * logits + bias)
-        gradient = np.array([(slope * logits).sum(), *(slope.sum(axis=0) + bias)])
-        return value + 0.5 * (bias**2).sum(), gradient / size
+        value, by_scale, by_bias = loss.slopes(scale, bias)
+        return value + 0.5 * (bias**2).sum(), np.append(by_scale, by_bias + bias) / size
 
     bounds = [(size[0] / _TEMPERATURES[1], size[0] / _TEMPERATURES[0])] + [(None, None)] * (size.size - 1)
     start = [inverse * size[0], *np.zeros(size.size - 1)]

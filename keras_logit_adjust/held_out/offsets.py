@@ -83,8 +83,8 @@ def tune_offsets(
             all of it.
         bags: bootstrap samples to average over; 0 searches the examples themselves, from several starts (a search of
             one offset at a time need not find the best of all).
-        sweeps: at most so many rounds over all classes in a search; a round is exact, and takes a sort of all examples
-            for each class.
+        sweeps: at most so many rounds over all classes in a search. A round is exact, and reads the logits of every
+            class once.
         seed: of the samples.
 
     Returns:
@@ -115,7 +115,8 @@ def tune_offsets(
             raise ValueError("Independent labels take the objectives 'macro_f1' and 'balanced', and no `class_prior`.")
         base = -_strength(objective, tau, prior.size) * prior.logits
         find = functools.partial(_find_threshold, objective=objective, shrinkage=shrinkage, bags=bags, seed=seed)
-        offsets, *values = np.transpose([*map(find, logits.T, labels.T.astype("int64"), base)])
+        columns = _with_progress(zip(logits.T, labels.T.astype("int64"), base, strict=True), "labels", prior.size)
+        offsets, *values = np.transpose([find(*column) for column in columns])
         return TunedOffsets(offsets, base, *map(_mean_of_known, values), prior.logits)
     ids, examples = labels, np.bincount(labels, minlength=prior.size)
     mix = None if class_prior is None else as_prior(class_prior, name="class_prior").probabilities
@@ -123,8 +124,10 @@ def tune_offsets(
         _checks.check_length(mix, prior.size, "class_prior", "class_counts")
     make, base = _settle(objective, prior.logits, mix, tau)
 
-    def found(rows):
-        objective = make(ids[rows], _weights(ids[rows], mix))
+    weights = _weights(ids, mix)
+
+    def found(rows, times):
+        objective = make(ids[rows], weights[rows] * times, times)
         if bags:
             return search(logits[rows], objective, base, sweeps=sweeps)[0]
         return search_from_many(logits, objective, base, sweeps=sweeps, rng=np.random.default_rng(seed))
@@ -134,8 +137,8 @@ def tune_offsets(
         # A constant added to all offsets changes nothing; shrunk class by class it would.
         offsets = offsets - np.median(offsets - base)
     offsets = _shrink(offsets, base, examples, shrinkage)
-    whole = make(ids, _weights(ids, mix))
-    values = (whole.value((logits + candidate).argmax(axis=-1)) for candidate in (offsets, base))
+    whole = make(ids, weights, np.ones(ids.size))
+    values = (whole.value(whole.tallies((logits + candidate).argmax(axis=-1))) for candidate in (offsets, base))
     if reader.is_unit:
         return TunedOffsets(np.diff(offsets), np.diff(base), *values, np.diff(prior.logits))
     return TunedOffsets(offsets - offsets.mean(), base - base.mean(), *values, prior.logits)
@@ -155,13 +158,13 @@ def _strength(objective, tau, num_classes):
 
 
 def _settle(objective, log_prior, mix, tau):
-    """How to make the objective from ids and weights, and the offsets to shrink towards."""
+    """How to make the objective of examples, their weights and how often each was drawn; what to shrink towards."""
     log_mix = log_prior if mix is None else np.log(mix)
     if isinstance(objective, str):
         base = -log_prior + (1.0 - _strength(objective, tau, log_prior.size)) * log_mix
         if objective == "macro_f1":
-            return lambda ids, weight: MacroF1(ids, weight, log_prior.size), base
-        return lambda ids, _: WeightedRecall(ids, 1.0 / np.bincount(ids)[ids], log_prior.size), base
+            return lambda ids, weight, _: MacroF1(ids, weight, log_prior.size), base
+        return functools.partial(_balanced, num_classes=log_prior.size), base
     if _arrays.as_array(objective, "objective", f"one of {OBJECTIVES}, or one cost for each class").ndim == 2:
         raise _checks.ArgumentError(
             "objective",
@@ -174,19 +177,32 @@ def _settle(objective, log_prior, mix, tau):
             "tau", "`tau` goes with a named objective: costs say by themselves what the optimal offsets are."
         )
     base = -log_prior + log_mix + np.log(costs)
-    return lambda ids, weight: WeightedRecall(ids, weight * costs[ids], log_prior.size), base
+    return lambda ids, weight, _: WeightedRecall(ids, weight * costs[ids], log_prior.size), base
+
+
+def _balanced(ids, weight, times, num_classes=2):
+    """The mean of per-class recalls, for which no weight but the number of times counts that examples were drawn."""
+    return WeightedRecall(ids, times / np.bincount(ids, times)[ids], num_classes)
 
 
 def _bagged(found, strata, *, bags, seed):
-    """The mean of what `found` gives for bootstrap samples, stratified so that no class is lost."""
-    if not bags:
-        return found(np.arange(strata.size))
-    from tqdm import tqdm  # it takes a moment, and not everyone comes here
+    """The mean of what `found` gives for bootstrap samples, stratified so that no class is lost.
 
+    A sample comes as the examples in it, each once, and the number of times that each was drawn.
+    """
+    if not bags:
+        return found(np.arange(strata.size), np.ones(strata.size))
     rows, first, size = by_stratum(strata)
     rng = np.random.default_rng(seed)
-    samples = tqdm(range(bags), "bags", delay=5, leave=False)  # thousands of classes take minutes
-    return np.mean([found(rows[first + rng.integers(0, size)]) for _ in samples], axis=0)
+    drawn = (np.unique(rows[first + rng.integers(0, size)], return_counts=True) for _ in range(bags))
+    return np.mean([found(*sample) for sample in _with_progress(drawn, "bags", bags)], axis=0)
+
+
+def _with_progress(items, name, total):
+    """The `items`, with a bar where they take longer than a few seconds."""
+    from tqdm import tqdm  # it takes a moment, and not everyone comes here
+
+    return tqdm(items, name, total=total, delay=5, leave=False)
 
 
 def _shrink(found, base, examples, shrinkage):
@@ -205,23 +221,28 @@ def _find_threshold(logits, on, base, *, objective, shrinkage, bags, seed):
     if on.all() or not on.any():  # nothing to learn a threshold from
         return base, np.nan, np.nan
     columns = np.stack([np.zeros_like(logits), logits], axis=-1)
-    make = _OfOneLabel if objective == "macro_f1" else lambda ids: WeightedRecall(ids, 1.0 / np.bincount(ids)[ids], 2)
+    make = _OfOneLabel if objective == "macro_f1" else _balanced
 
-    def found(rows):
-        offsets = search(columns[rows], make(on[rows]), np.array([0.0, base]), sweeps=1)[0]
+    def found(rows, times):
+        offsets = search(columns[rows], make(on[rows], times, times), np.array([0.0, base]), sweeps=1)[0]
         return offsets[1] - offsets[0]
 
     offset = _shrink(_bagged(found, on, bags=bags, seed=seed), base, on.sum(), shrinkage)
-    return offset, *(make(on).value((logits + shift > 0).astype("int64")) for shift in (offset, base))
+    whole = make(on, *np.ones((2, on.size)))
+    said = ((logits + shift > 0).astype("int64") for shift in (offset, base))
+    return offset, *(whole.value(whole.tallies(labels)) for labels in said)
 
 
 class _OfOneLabel(MacroF1):
     """F1 of a label where it is on."""
 
-    def __init__(self, ids):
-        super().__init__(ids, np.ones(ids.size), 2)
+    def __init__(self, ids, weight, _):
+        super().__init__(ids, weight, 2)
         self.occurs = self.occurs * [0, 1]
         self.present = np.array([1])
 
-    def _f1(self, hits, predictions, classes):
-        return super()._f1(hits, predictions, classes) * np.arange(2)[classes]
+    def f1(self, hits, predictions, classes):
+        return super().f1(hits, predictions, classes) * np.arange(2)[classes]
+
+    def most_changes(self, hits, predictions):
+        return np.zeros((2, 2))
