@@ -103,8 +103,8 @@ def studied(results):
     return f"{studies.to_markdown(results)}\n\nMachine: {results['versions']['machine']}."
 
 
-def of_tool(name):
-    return name, lambda results: benchmark(name, "tools").to_markdown(results)
+def of_tool(name, file=None):
+    return file or name, lambda results: benchmark(name, "tools").to_markdown(results)
 
 
 # The name of a marked table → the results on file, and what makes the table of them.
@@ -134,6 +134,7 @@ TABLES = {
     "scaling": ("scaling", "to_markdown"),
     "zoo": of_tool("zoo"),
     "mutants": of_tool("mutants"),
+    "mutants-fresh": of_tool("mutants", "mutants_fresh"),
 }
 
 
