@@ -220,11 +220,17 @@ def test_a_head_comes_from_nothing_but_a_dense_layer_of_logits():
     assert ManyClassDense.from_dense(built, COUNTS).bias is None
     with pytest.raises(ValueError, match=f"units={L}.*7 classes|7.*{L}|{L}.*7"):
         ManyClassDense.from_dense(built, COUNTS[:7])
+    for option, value in {"use_bias": True, "units": L}.items():
+        with pytest.raises(ValueError, match=f"`{option}` must be that of `dense`, .*{option}={value}. Leave it out"):
+            ManyClassDense.from_dense(built, COUNTS, **{option: value})
 
 
 BAD = {
     "units": ({"units": 5}, r"units=5 has 5 classes|class_counts.*5"),
-    "tau": ({"tau": [1.0] * L}, "`tau` must be a number of at least 0"),
+    "tau": ({"tau": -1.0}, "`tau` must be a number of at least 0"),
+    "tau of fewer classes": ({"tau": [1.0] * 3}, f"`tau` must be a number or a vector of {L} numbers"),
+    "tau below 0": ({"tau": [1.0] * (L - 1) + [-0.5]}, rf"`tau` must be at least 0.*\[-0.5\] at class {L - 1}"),
+    "no tau": ({"tau": None}, "`tau` must be a number of at least 0"),
     "smoothing": ({"num_rivals": 3, "label_smoothing": 0.1}, "`label_smoothing` must be 0 with drawn rivals"),
     "rivals": ({"num_rivals": L + 1}, "Without replacement `num_rivals` must be at most"),
     "chunk": ({"chunk_size": 0}, "`chunk_size` must be an integer of at least 1"),

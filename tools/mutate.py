@@ -55,7 +55,8 @@ TESTS = {
     "losses": "losses losses_labels losses_bad_input package signatures | mixed_precision metrics_in_models callbacks "
     "posthoc | tf_losses losses mixed_precision",
     "layers/streaming.py": "streaming_prior package | counting_model mixed_precision layers | tf_streaming_prior",
-    "layers/large.py": "many_class_models package | linear_loss sampled_loss layers_bad_input | tf_many_classes",
+    "layers/large.py": "many_class_models many_classes_class_tau package | linear_loss sampled_loss | tf_many_classes",
+    "layers/many_class_model.py": "many_class_models package | many_classes_adjusted | tf_many_classes",
     "layers/decision.py": "minimum_risk package | numbers_read calibrated_models posthoc tune_tau_models",
     "layers": "layers layers_bad_input class_axis calibration package | correction_guard numbers_read losses_bad_input "
     "posthoc posthoc_models calibrated_models mixed_precision weight_norm old_files | tf_metrics_layers",

@@ -173,11 +173,11 @@ def tune_tau(
 def _path_of_many_classes(model, data, prior, ignore_class, batch_size):
     """The path of a `ManyClassModel`, chunk by chunk of its head."""
     head = model.head
-    if head.tau:
+    if not head.is_plain:
         raise ValueError(
             f"The prior would be corrected twice: the head {head.name!r} trains the adjusted loss with "
-            f"tau={head.tau:g}. Its plain argmax is balanced already. Tune τ of a model whose head was trained with "
-            "tau=0."
+            f"tau={_checks.shown(np.asarray(head.tau).tolist())}. Its plain argmax is balanced already. Tune τ of a "
+            "model whose head was trained with tau=0."
         )
     _guard.check_not_adjusted(model, allow_double_correction=False)
     _checks.check_length(prior.counts, head.units, "class_counts", f"head {head.name!r}")

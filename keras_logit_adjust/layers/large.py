@@ -5,16 +5,14 @@ belongs to the model, `ManyClassModel`. What is served is the top k, chunk by ch
 """
 
 import functools
-import warnings
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_logit_adjust import _checks, _labels, _replicas, priors
+from keras_logit_adjust import _checks, _labels, priors
 from keras_logit_adjust.layers import _largest, class_sharding
 from keras_logit_adjust.layers import adjustment as _adjustment
-from keras_logit_adjust.layers.top_classes import ManyClassPredictor, TopClasses
 from keras_logit_adjust.losses import _base, linear, sampled
 
 
@@ -30,7 +28,8 @@ class ManyClassDense(class_sharding.PlacedRows, keras.layers.Layer):
         units: number of classes `L`.
         class_counts: `[L]` training examples of each class (or probabilities), all > 0. None only for a layer whose
             weights will be loaded: they hold the log-prior.
-        tau: strength of the adjustment, a number; 0 is plain cross-entropy.
+        tau: strength of the adjustment, a number or a vector `[L]`, at least 0; 0 is plain cross-entropy. A vector is
+            a weight too. None, with no counts, is a vector in the weights that will be loaded.
         num_rivals: None for the exact loss; else how many rivals a step draws, or "batch", the labels of the batch.
         distribution: what rivals are drawn from: "log_uniform", "uniform" or "prior", as in `kla.losses.RivalSampler`.
         estimator: "partition" or "posterior", as in `kla.losses.sampled_logit_adjusted_crossentropy`. With "posterior"
@@ -59,6 +58,8 @@ class ManyClassDense(class_sharding.PlacedRows, keras.layers.Layer):
     Reference: Menon et al. (2021), §5, equation 10.
     """
 
+    class_tau = None  # a weight where τ is a vector
+
     def __init__(
         self,
         units,
@@ -81,7 +82,7 @@ class ManyClassDense(class_sharding.PlacedRows, keras.layers.Layer):
         super().__init__(**kwargs)
         self.supports_masking = True
         self.units = _labels.check_num_classes(units)
-        self.tau = _checks.check_number(tau, "tau", 0)
+        self.tau = _as_tau(tau, units, has_counts=class_counts is not None)
         is_named = num_rivals is None or (isinstance(num_rivals, str) and num_rivals == "batch")
         self.num_rivals = num_rivals if is_named else _checks.check_integer(num_rivals, "num_rivals", 1)
         self.distribution = _checks.check_choice(distribution, "distribution", sampled.DISTRIBUTIONS)
@@ -112,6 +113,11 @@ class ManyClassDense(class_sharding.PlacedRows, keras.layers.Layer):
         """The training counts, float64 `[L]`; None where they are not known."""
         return None if self.prior is None else self.prior.counts
 
+    @property
+    def is_plain(self):
+        """Whether the loss is plain cross-entropy: τ is 0, for every class."""
+        return self.tau is not None and not np.any(self.tau)
+
     def build(self, input_shape):
         rows = self._place(self.units)
         self.kernel = self.add_weight(
@@ -128,6 +134,9 @@ class ManyClassDense(class_sharding.PlacedRows, keras.layers.Layer):
         # Never 0 where it is not known: that would pass for a prior.
         values = np.full(self.units, np.nan) if self.prior is None else self.prior.logits
         self.log_prior = _adjustment.add_constant(self, "log_prior", values)
+        if np.ndim(self.tau) or self.tau is None:
+            taus = np.full(self.units, np.nan) if self.tau is None else self.tau
+            self.class_tau = _adjustment.add_constant(self, "class_tau", taus)
         if self.adjustment is not None and not self.adjustment.built:
             self.adjustment.build((None, self.units))
         if self._draws:
@@ -153,14 +162,15 @@ class ManyClassDense(class_sharding.PlacedRows, keras.layers.Layer):
         self._check_placement()
         head = self._scorer(features)
         log_prior = ops.convert_to_tensor(self.log_prior)
+        adjustment = log_prior * (self.tau if self.class_tau is None else ops.convert_to_tensor(self.class_tau))
         options = {"ignore_class": self.loss.ignore_class, "spread": self._spread}
         if exact or self.num_rivals is None:
             options |= {"chunk_size": self.chunk_size, "label_smoothing": self.loss.label_smoothing}
-            adjustment = self._padded(self.tau * log_prior, linear.LOWEST)
+            adjustment = self._padded(adjustment, linear.LOWEST)
             return linear.linear_values(y_true, head, adjustment, num_classes=self.units, **options)
         rivals = self._drawn() if self._draws else "batch"
         options |= {"log_prior": log_prior, "rivals": rivals, "estimator": self.estimator}
-        return sampled.sampled_values(y_true, head, self.tau * log_prior, **options)
+        return sampled.sampled_values(y_true, head, adjustment, **options)
 
     def top_k(self, features, *, k):
         """The `k` classes of the largest scores of each position, by chunks of classes.
@@ -224,6 +234,8 @@ class ManyClassDense(class_sharding.PlacedRows, keras.layers.Layer):
         log_prior = ops.convert_to_numpy(self.log_prior).astype("float64")
         if self.prior is None and np.isfinite(log_prior).all():
             self._follow(priors.as_prior(np.exp(log_prior)))
+        if self.tau is None and np.isfinite(taus := ops.convert_to_numpy(self.class_tau)).all():
+            self.tau = taus.astype("float64")
 
     @classmethod
     def from_dense(cls, dense, class_counts, **options):
@@ -235,7 +247,8 @@ class ManyClassDense(class_sharding.PlacedRows, keras.layers.Layer):
             **options: as in the class. `tau=0` goes on with the plain loss, and leaves the correction to `kla.adjust`.
 
         Raises:
-            ValueError: for a layer that is no `Dense`, has no weights yet, another activation, or is quantized.
+            ValueError: for a layer that is no `Dense`, has no weights yet, another activation, or is quantized; for
+                `units` or `use_bias`, which are those of `dense`.
 
         Example:
 
@@ -261,6 +274,12 @@ class ManyClassDense(class_sharding.PlacedRows, keras.layers.Layer):
             raise _checks.ArgumentError(
                 "dense", f"`dense` must give logits or their softmax. Received one with the activation {activation!r}."
             )
+        for name in {"units", "use_bias"} & {*options}:
+            raise _checks.ArgumentError(
+                name,
+                f"`{name}` must be that of `dense`, {getattr(dense, name)}. Received: {name}="
+                f"{_checks.shown(options[name])}. Leave it out.",
+            )
         head = cls(dense.units, class_counts, use_bias=dense.use_bias, **{"name": dense.name, **options})
         head.build((None, dense.kernel.shape[0]))
         # By NumPy: on JAX an array that two variables hold is gone from both once a step of one donates it.
@@ -282,11 +301,12 @@ class ManyClassDense(class_sharding.PlacedRows, keras.layers.Layer):
 
     def get_config(self):
         known = self.prior is not None and self.units <= _adjustment.MAX_CLASSES_IN_CONFIG
-        own = ("units", "tau", "num_rivals", "distribution", "estimator", "chunk_size", "use_bias", "seed")
+        own = ("units", "num_rivals", "distribution", "estimator", "chunk_size", "use_bias", "seed")
         return {
             **super().get_config(),
             **{name: getattr(self, name) for name in own},
             "class_counts": self.prior.counts.tolist() if known else None,
+            "tau": self.tau if np.ndim(self.tau) == 0 else self.tau.tolist() if known else None,
             "label_smoothing": self.loss.label_smoothing,
             "ignore_class": self.loss.ignore_class,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
@@ -297,6 +317,17 @@ class ManyClassDense(class_sharding.PlacedRows, keras.layers.Layer):
     @classmethod
     def from_config(cls, config):
         return cls(**{**config, "adjustment": keras.saving.deserialize_keras_object(config["adjustment"])})
+
+
+def _as_tau(tau, units, *, has_counts):
+    """τ of a head as a float, a vector `[units]`, or None: a vector that will be loaded, with the counts."""
+    if tau is None and not has_counts:
+        return None
+    if np.ndim(tau) == 0 and not hasattr(tau, "keys"):
+        return _checks.check_number(tau, "tau", 0)
+    tau = _checks.as_tau(tau, units)
+    _checks.refuse_numbers(tau < 0, tau, "tau", "Every number in `tau` must be at least 0.")
+    return tau
 
 
 class _LossOfHead(_base.MaskedLoss):
@@ -310,79 +341,3 @@ class _LossOfHead(_base.MaskedLoss):
 
     def values_and_mask(self, y_true, y_pred):
         return self.function(y_true, y_pred)
-
-
-@keras.saving.register_keras_serializable(package="keras_logit_adjust")
-class ManyClassModel(keras.Model):
-    """A `keras.Model` whose output is that of a `ManyClassDense`, and whose loss is that head's.
-
-    Compile it without a loss and without metrics. It returns features, so metrics belong to `predictor`. Evaluation
-    computes the exact loss, also where training draws rivals.
-
-    Raises:
-        ValueError: where the output is not that of a `ManyClassDense`; in `fit` and `evaluate`, where it was compiled
-            with a loss or metrics.
-
-    Example:
-
-    >>> inputs = keras.Input((3,))
-    >>> head = ManyClassDense(1000, class_counts=np.arange(1000, 0, -1))
-    >>> model = ManyClassModel(inputs, head(keras.layers.Dense(8, "relu")(inputs)))
-    >>> model.compile("adam")
-    >>> _ = model.fit(np.ones((4, 3)), np.array([0, 7, 7, 999]), verbose=0)
-    >>> model.predictor(k=5).predict(np.ones((4, 3)), verbose=0)["ids"].shape
-    (4, 5)
-
-    Reference: Menon et al. (2021), §5, equation 10.
-    """
-
-    @property
-    def head(self):
-        """The `ManyClassDense` of the model."""
-        heads = [layer for layer in self.layers if isinstance(layer, ManyClassDense)]
-        if len(heads) != 1:
-            raise ValueError(
-                f"A `ManyClassModel` must have one `ManyClassDense`, which makes its output. Received {len(heads)}."
-            )
-        return heads[0]
-
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        if self.loss is not None:
-            raise ValueError(
-                f"Model {self.name!r} has the loss of its head. Received: loss={self.loss!r}: compile it without."
-            )
-        if training and self.head.adjustment is not None and not self.head.tau:
-            warnings.warn(
-                f"Model {self.name!r} is adjusted by layer {self.head.adjustment.name!r} and trains a loss that knows "
-                "no prior. It learns the prior of its training data again: the correction is lost. Train the model "
-                "without the layer and adjust it again.",
-                stacklevel=2,
-            )
-        loss = (self.head.loss if training else self.head.exact_loss)(y, y_pred, sample_weight)
-        replica = _replicas.replica_context()
-        for penalty in self.losses:
-            loss = loss + ops.sum(penalty) / (1 if replica is None else replica.num_replicas_in_sync)
-        return loss
-
-    def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        if any(metric.name == "compile_metrics" for metric in self.metrics):  # Keras's name for those of `compile`
-            raise ValueError(
-                f"Model {self.name!r} gives features, of which metrics would measure nothing. Compile it without "
-                "`metrics`, and give them to `model.predictor(k)`, or in `fit` to `kla.callbacks.PredictorMetrics`."
-            )
-        return super().compute_metrics(x, y, y_pred, sample_weight)
-
-    def predictor(self, k):
-        """A model of the same inputs and weights that gives the top `k` classes.
-
-        Args:
-            k: how many classes.
-
-        Returns:
-            A `ManyClassPredictor`, not compiled, whose output is a dict of `ids` and `scores`, `[..., k]`. The scores
-            are unadjusted, as the loss leaves them: their order is right for balanced classes.
-
-        Raises:
-            ValueError: for a `k` above the number of classes.
-        """
-        return ManyClassPredictor(self.input, TopClasses(self.head, k=k)(self.head.input))

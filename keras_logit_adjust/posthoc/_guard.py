@@ -3,8 +3,9 @@
 import warnings
 
 import keras
+import numpy as np
 
-from keras_logit_adjust import _keras, layers
+from keras_logit_adjust import _checks, _keras, layers
 from keras_logit_adjust.losses import _base, _marks
 from keras_logit_adjust.posthoc._graph import require_keras_model
 
@@ -37,8 +38,9 @@ def corrections(model):
     for layer in _keras.layers_of(model):
         if isinstance(layer, (layers.PriorAwareDense, layers.StreamingPriorDense)):
             yield f"has the prior-aware head {layer.name!r}", layer
-        elif isinstance(layer, layers.ManyClassDense) and layer.tau:
-            yield f"has the head {layer.name!r}, which trains the adjusted loss with tau={layer.tau:g}", layer
+        elif isinstance(layer, layers.ManyClassDense) and not layer.is_plain:
+            tau = _checks.shown(np.asarray(layer.tau).tolist())
+            yield f"has the head {layer.name!r}, which trains the adjusted loss with tau={tau}", layer
         elif isinstance(layer, layers.LogitAdjustment):
             yield f"is adjusted already, by layer {layer.name!r}", layer
     for loss, layer in () if compiled else _marked(model):

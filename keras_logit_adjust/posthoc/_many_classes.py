@@ -71,7 +71,7 @@ def folded(model, layer):
 
 def _like(head, **changes):
     """A head of the options and the prior of `head`, without weights."""
-    return type(head)(**{**head.get_config(), "class_counts": head.prior, **changes})
+    return type(head)(**{**head.get_config(), "class_counts": head.prior, "tau": head.tau, **changes})
 
 
 def _features(model):

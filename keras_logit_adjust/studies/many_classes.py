@@ -209,7 +209,7 @@ def fit(sample, *, options, epochs, seed):
     def predicted():
         return model.predictor(1).predict(sample.test[0], batch_size=_BLOCK, verbose=0)["ids"][:, 0]
 
-    if head.tau:
+    if not head.is_plain:
         return {"la": predicted()}
     plain = predicted()
     head.bias.assign_sub(priors.log_prior(counts).astype("float32"))

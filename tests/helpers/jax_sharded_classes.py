@@ -25,7 +25,11 @@ from keras_logit_adjust.losses import (
 # Of 2, 4 and 8 devices the last has rows that are no classes.
 L, D, BATCH, CHUNK, K = 2003, 8, 16, 70, 5
 COUNTS = np.arange(L, 0, -1)
-HEADS = {"exact": {"label_smoothing": 0.1}, "sampled": {"num_rivals": 40}, "batch": {"num_rivals": "batch"}}
+HEADS = {
+    "exact": {"label_smoothing": 0.1, "tau": np.linspace(0, 2, L)},
+    "sampled": {"num_rivals": 40},
+    "batch": {"num_rivals": "batch"},
+}
 # The shape of each mesh; of one axis, examples and classes are spread along it.
 MESHES = {"1 x 2": (1, 2), "1 x 4": (1, 4), "1 x 8": (1, 8), "2 x 4": (2, 4), "4": (4,)}
 OF_HEAD = {"exact": [*MESHES, "data parallel"], "sampled": [*MESHES], "batch": ["4"]}
