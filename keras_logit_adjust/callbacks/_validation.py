@@ -116,7 +116,7 @@ class ValidationPass:
             raise ValueError(
                 f"Every label of `validation_data` must be an integer in [0, {self._num_classes}), one for each number "
                 "in `class_counts`, or the row of one label. Received one that is not. Remedy: counts of all classes, "
-                "or `ignore_class` for a label that stands for none. Of rows of several labels give `num_examples`: "
+                "`ignore_class` for a label that stands for none, or, for rows of several labels, `num_examples`: "
                 "LongTailReport(positive_counts, num_examples=…, threshold=…)."
             )
         return total

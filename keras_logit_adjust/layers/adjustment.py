@@ -251,9 +251,9 @@ class LogitAdjustment(Adjustment, keras.layers.Layer):
         if compiled and all(map(_marks.knows_no_prior, compiled)) and (self.values is None or np.ptp(self.values) > 0):
             warnings.warn(
                 f"Model {model.name!r} is adjusted by layer {self.name!r} and trains with a loss that knows no prior. "
-                "It learns the prior of its training data again: the correction is lost, and a model that shares its "
-                "weights gets worse for rare classes. Train the model without the layer and adjust it again, or train "
-                "with `kla.losses.LogitAdjustedCrossentropy`. If the training data are balanced, ignore this warning.",
+                "It learns the prior of its training data again, and a model that shares its weights gets worse for "
+                "rare classes: train the model without the layer and adjust it again, or train with "
+                "`kla.losses.LogitAdjustedCrossentropy`. If the training data are balanced, ignore this warning.",
                 stacklevel=2,
             )
 

@@ -111,8 +111,8 @@ def _check_order(class_names, **priors_given):
         if values is not None and (callable(keys) or {*keys} != {*names}):  # a list has a method `index`
             raise _checks.ArgumentError(
                 argument,
-                f"`{argument}` must name its classes where columns are class ids in another order, for it may be in "
-                f"that of the ids or of the columns. Received columns {texts[:8]}: give "
+                f"`{argument}` must name its classes where columns are class ids in another order: it may have "
+                f"the order of the ids or of the columns. Received columns {texts[:8]}: give "
                 f"dict(zip(class_names, {argument})), or put the columns in order.",
             )
 

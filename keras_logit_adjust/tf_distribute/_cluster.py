@@ -161,7 +161,7 @@ def naming_a_lost_worker(strategy, place):
         if not has_workers(strategy):
             raise
         raise WorkerLostError(
-            f"A worker of this job cannot be reached any more, {place()}. Workers: {worker_addresses(strategy)}. "
-            "Start all of them again: with the same `backup_dir` they go on from the last checkpoint. "
-            f"(TensorFlow: {type(error).__name__}.)"
+            f"A worker of this job cannot be reached any more, {place()}. "
+            f"Workers: {worker_addresses(strategy)} (TensorFlow: {type(error).__name__}). "
+            "Start all of them again: with the same `backup_dir` they go on from the last checkpoint."
         ) from error

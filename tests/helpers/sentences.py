@@ -1,0 +1,63 @@
+"""Sentences of a Markdown page and of the messages in source code, and their words."""
+
+import ast
+import re
+
+_NOT_PROSE = re.compile(
+    r"^ *```.*?^ *```[^\n]*$"  # code
+    r"|<!--(?: \S+:begin -->.*?<!-- \S+:end)?.*?-->"  # comments, and tables that are made from results
+    r"|^\$\$.*?\$\$$"  # formulas
+    r"|^ *\|[^\n]*$",  # tables
+    re.DOTALL | re.MULTILINE,
+)
+_BLOCK = re.compile(r"\n[ \t]*\n|^#.*$|^ *(?:[-*]|\d+\.) ", re.MULTILINE)
+# A period ends a sentence where the end or a blank and no small letter follow; closing marks may stand between.
+_END = re.compile(r"(?<!\bal)(?<!\be\.g)(?<!\bi\.e)(?<!\bvs)[.!?][\"'”’)*_]*(?:\s+(?![a-z])|$)")
+
+
+def of_markdown(text):
+    """The sentences of a page: without code blocks, tables and displayed formulas; a link is its text.
+
+    A heading, an item of a list and a paragraph end a sentence. Code and a formula inside of a line are one word.
+    """
+    text = _NOT_PROSE.sub("\n\n", text)
+    text = re.sub(r"(`+)(?!`).*?(?<!`)\1(?!`)|\$[^$\n]+\$", "Code", text, flags=re.DOTALL)
+    text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text)
+    return [sentence for block in _BLOCK.split(text) for sentence in of_text(block)]
+
+
+def of_text(text):
+    """The sentences of a plain text."""
+    return [sentence for part in _END.split(text) if (sentence := " ".join(part.split())) and words(sentence)]
+
+
+def words(sentence):
+    """The words of a sentence: what stands between blanks and has a letter or a digit."""
+    return [word for word in sentence.split() if any(letter.isalnum() for letter in word)]
+
+
+def messages(source):
+    """`(line, text)` of every message in `source`: of errors, whatever their class, and of `warnings.warn`.
+
+    What an f-string or a name fills in is one word. `_checks.refuse_numbers` puts a message together of a rule, what it
+    received and a remedy.
+    """
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        function = ast.unparse(node.func).split(".")[-1] if isinstance(node, ast.Call) else ""
+        if function == "refuse_numbers":
+            remedy = [_text(option.value) for option in node.keywords if option.arg == "remedy"] or ["."]
+            found.append((node.lineno, f"{_text(node.args[3])} Received Value{remedy[0]}"))
+        elif (function.endswith("Error") or function == "warn") and node.args:
+            found.append((node.lineno, _text(node.args[1 if function == "ArgumentError" else 0])))
+    return found
+
+
+def _text(node):
+    if isinstance(node, ast.Constant):
+        return str(node.value)
+    if isinstance(node, ast.JoinedStr):
+        return "".join(_text(part) for part in node.values)
+    if isinstance(node, ast.BinOp):
+        return _text(node.left) + _text(node.right)
+    return "Value"
