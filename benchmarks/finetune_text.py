@@ -183,15 +183,15 @@ def _how(results):
     )
     single = " One seed: the interval is of test sampling only." if 1 in seeds else ""
     trained = f"""\
-{settings["epochs"]} epochs of Adam in batches of {settings["batch"]}, {settings["precision"]}, rank of LoRA {settings["rank"]}. Learning rates
-tried, with the held-out cross-entropy of ERM: {tried}; the lower one is taken. """
+{settings["epochs"]} epochs of Adam in batches of {settings["batch"]}, {settings["precision"]}, rank of LoRA \
+{settings["rank"]}. Learning rates tried, with the held-out cross-entropy of ERM, by which they are chosen: {tried}. """
     return f"""\
 Mean ± standard deviation over seeds. Differences in balanced error, in points, to ERM of the same encoder and to the
 probe with the same method, with a 95 % paired bootstrap interval over test examples and seeds that both have; "none"
 where it holds zero.{single}
 
-{trained * bool(tried)}The frozen features are those of sentence-transformers to {stored["largest_of_others"]:.1g}, but for
-{stored["apart"]} of {stored["sentences"]:,} sentences.
+{trained * bool(tried)}The frozen features are those of sentence-transformers to \
+{stored["largest_of_others"]:.1g}, but for {stored["apart"]} of {stored["sentences"]:,} sentences.
 
 Repeat: `{results["command"]}`
 
