@@ -180,7 +180,8 @@ def describe(model, *, output=None):
     is_binary = isinstance(getattr(model, "loss", None), BINARY_LOSSES) or any(
         correction.num_examples is not None for correction in corrections
     )
-    if names := _outputs_of.names_of(model):
+    # The ids and scores of a predictor are one output.
+    if not _many_classes.has_many_classes(model) and (names := _outputs_of.names_of(model)):
         note = f"the model has several outputs, {names}: describe(model, output={names[0]!r})"
         return Description(
             model=model.name, is_binary=is_binary, corrections=corrections, prior="of each output its own", note=note
