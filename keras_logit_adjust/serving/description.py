@@ -184,7 +184,8 @@ def describe(model, *, output=None):
     is_binary = isinstance(getattr(model, "loss", None), BINARY_LOSSES) or any(
         correction.num_examples is not None for correction in corrections
     )
-    if names := _outputs_of.names_of(model):
+    # The ids and scores of a predictor are one output.
+    if not _many_classes.has_many_classes(model) and (names := _outputs_of.names_of(model)):
         return _of_several(model, names, corrections)
     prior = corrections[0].prior if corrections else "training, if nothing was folded into the bias"
     return Description(
