@@ -20,7 +20,8 @@ COUNTS = [160_000, 400, 20, 1]  # the prior spans 12 nats
 SHIFT = log_prior(COUNTS)
 KINDS = {"logits": None, "softmax": "softmax"}
 WAYS = {"adjust": kla.adjust, "fold": kla.fold_into_bias}
-INTEGERS = ("int8", "int4")
+INT4 = pytest.param("int4", marks=pytest.mark.slow)  # the same code of ours, and of Keras's another
+INTEGERS = ("int8", INT4)
 
 
 def made(kind="logits", dtype=None):
@@ -118,7 +119,7 @@ def test_a_copy_from_a_file_is_quantized_and_the_original_not(data, tmp_path):
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("alpha", [None, 5])
+@pytest.mark.parametrize("alpha", [pytest.param(None, marks=pytest.mark.slow), 5])
 def test_low_rank_parts_count_before_and_after_they_are_merged(alpha, kind, way, data, tmp_path):
     model = low_rank(made(kind), alpha)
     assert np.abs(numpy(model(data)) - numpy(made(kind)(data))).max() > 0.05
@@ -140,7 +141,9 @@ def test_low_rank_parts_of_a_quantized_model_count_too(mode, data):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("policy", ["float16", "mixed_float16", "bfloat16"])
+@pytest.mark.parametrize(
+    "policy", ["float16", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mixed_float16", "bfloat16"))]
+)
 def test_a_half_precision_head_meets_the_prior_in_float32_only(policy, kind, data):
     model = made(kind, dtype=policy)
     logits = sequential(layers.Dense(16, "relu", dtype=policy), layers.Dense(4, dtype=policy))
