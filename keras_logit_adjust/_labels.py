@@ -320,6 +320,11 @@ def as_labels(labels, name="y_true"):
     return _as_numbers(labels, name, f"integer class ids or one-hot rows ({_OF_NAMES})")
 
 
+def as_targets(targets, name="targets"):
+    """Targets of independent labels as a NumPy array of real numbers, none of them masked."""
+    return _as_numbers(targets, name, "rows of 0 and 1, one column for each label")
+
+
 def _as_numbers(values, name, rule):
     array = _arrays.as_array(values, name, rule, kinds="biuf")
     return array.astype("float32") if array.dtype.kind == "V" else array  # bfloat16

@@ -96,7 +96,7 @@ WRONG = {
     "sparse": (sparse.csr_matrix([[0, 1], [3, 0]]), "Received 3 in the targets"),
     "widths": ([(None, np.ones((2, 3))), (None, np.ones((2, 4)))], "3 and 4 columns, the latter in batch 1"),
     "none": ([(None, np.ones((0, 3)))], "found no rows in the list"),
-    "text": (np.array([["a", "b"]]), "`targets` must be"),
+    "text": (np.array([["a", "b"]]), "`targets` must be rows of 0 and 1, one column for each label"),
     "dict": ({"a": [1]}, "`count_labels` takes labels, a dataset"),
 }
 

@@ -154,3 +154,26 @@ def test_each_output_of_several_is_described_by_its_name():
         kla.serving.describe(model, output="c")
     with pytest.raises(ValueError, match="`output` is for Functional models"):
         kla.serving.describe(of_a_subclass(), output="a")
+
+
+class TwoHeads(keras.Model):
+    def __init__(self):
+        super().__init__(name="heads")
+        self.a, self.b = layers.Dense(3), layers.Dense(1, "sigmoid")
+
+    def call(self, inputs):
+        return {"a": self.a(inputs), "b": self.b(inputs)}
+
+
+def test_each_output_of_a_subclassed_model_is_described_by_its_name():
+    model = kla.adjust(
+        TwoHeads(), {"a": [5, 3, 1], "b": [3, 1]}, output={"a": "logits", "b": "sigmoid"}, tau={"a": 0.5}
+    )
+    found = kla.serving.describe(model)
+    assert (found.output, found.prior, len(found.corrections)) == (None, "of each output its own", 2)
+    first, second = (kla.serving.describe(model, output=name) for name in "ab")
+    assert (first.output, first.num_outputs, first.is_binary) == ("logits", 3, False)
+    assert first.prior.startswith("training prior to the power 0.5")
+    assert (second.output, second.num_outputs, second.is_binary, second.prior) == ("sigmoid", 1, True, "uniform")
+    with pytest.raises(ValueError, match=r"must be one that is adjusted, \['a', 'b'\]\. Received: output='c'"):
+        kla.serving.describe(model, output="c")

@@ -55,10 +55,13 @@ def data(rng):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("mode", [*INTEGERS, "float8"])
-def test_a_quantized_model_is_adjusted_as_by_hand_and_not_folded(mode, kind, data):
+def test_a_quantized_model_is_adjusted_as_by_hand_and_not_folded(mode, kind, data, tmp_path):
     model = quantized(kind, mode)
     expected = adjusted_by_hand(model(data), kind, SHIFT)
-    np.testing.assert_allclose(numpy(kla.adjust(model, COUNTS)(data)), expected, rtol=2e-5, atol=2e-5)
+    adjusted = kla.adjust(model, COUNTS)
+    found = numpy(adjusted(data))
+    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-5)
+    np.testing.assert_array_equal(numpy(reload(adjusted, tmp_path)(data)), found)
     with pytest.raises(ValueError, match="'head' is quantized. Do this before quantizing. Use `kla.adjust`"):
         kla.fold_into_bias(model, COUNTS)
 
@@ -72,6 +75,22 @@ def test_an_adjusted_model_is_quantized_as_its_original_would_be(mode, kind, way
     assert mode in {layer.quantization_mode for layer in adjusted.layers if isinstance(layer, layers.Dense)}
     expected = adjusted_by_hand(quantized(kind, mode)(data), kind, SHIFT)
     np.testing.assert_allclose(numpy(adjusted(data)), expected, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("mode", INTEGERS)
+def test_a_prior_aware_head_stays_in_float_and_its_dense_is_quantized(mode, data):
+    head = kla.layers.PriorAwareDense(4, COUNTS, name="head")
+    model = sequential(layers.Dense(16, "relu", name="body"), head)
+    randomize(model, np.random.default_rng(0))
+    head.set(class_counts=COUNTS)  # what was drawn for the adjustment goes
+    dense = sequential(model.layers[0], head.to_dense())
+    model.quantize(mode)
+    assert (model.layers[0].quantization_mode, head.quantization_mode) == (mode, None)
+    before = numpy(dense(data))  # of the same body
+    np.testing.assert_allclose(numpy(model(data)), before, rtol=1e-5, atol=1e-5)
+    dense.layers[-1].quantize(mode)
+    error = np.abs(numpy(dense(data)) - before).max()
+    assert 0 < error < (0.2 if mode == "int8" else 3)
 
 
 def test_float8_rounds_a_folded_prior_and_no_layer(data):
@@ -116,6 +135,8 @@ def test_low_rank_parts_count_before_and_after_they_are_merged(alpha, kind, way,
 def test_low_rank_parts_of_a_quantized_model_count_too(mode, data):
     model = low_rank(quantized("logits", mode), 5)
     np.testing.assert_allclose(numpy(kla.adjust(model, COUNTS)(data)), numpy(model(data)) - SHIFT, rtol=1e-5)
+    with pytest.raises(ValueError, match="'head' is quantized. Do this before quantizing. Use `kla.adjust`"):
+        kla.fold_into_bias(model, COUNTS)
 
 
 @pytest.mark.parametrize("kind", KINDS)

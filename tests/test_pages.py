@@ -111,6 +111,7 @@ def of_tool(name, file=None):
 TABLES = {
     "compare": ("compare_fashion_mnist_lt", compared),
     "compare-banking": ("compare_banking77_lt", compared),
+    "finetune-text": ("finetune_text", "to_markdown"),
     "zero-shot-names": ("zero_shot_names", "to_markdown"),
     "methods": ("methods_fashion_mnist_lt", compared),
     "adaptive-drw": ("compare_adaptive_drw", compared),
@@ -205,6 +206,13 @@ def test_what_the_text_says_of_the_tables_is_so():
     regret = {round(row["best_tau"], 2): row for row in on_file("choosing")["regret"]}
     assert all(row["50 a class"]["mean"] < 0.7 * row["possible"] for tau, row in regret.items() if abs(tau - 1) > 0.1)
     assert regret[1.09]["50 a class"]["mean"] < 0.05
+
+
+def test_what_the_text_says_of_text_encoders_is_so():
+    (probe,) = (
+        row for row in on_file("finetune_text")["rows"] if (row["system"], row["method"]) == ("probe", "la_loss")
+    )
+    assert probe["versus_posthoc"]["verdict"] == "lower" and len(probe["seeds"]) == 3
 
 
 def test_what_the_text_says_of_names_as_a_head_is_so():

@@ -101,6 +101,9 @@ def test_predictor_metrics_refuse_what_does_not_fit(rng):
     for bad in ([], ["accuracy"]):
         with pytest.raises(ValueError, match="`metrics` must be a list of metrics that take the ids"):
             make((x, y), metrics=bad)
+    twins = [kla.metrics.BalancedAccuracy(L, k=3), balanced, kla.metrics.GroupAccuracy(COUNTS, k=3)]
+    with pytest.raises(ValueError, match=r"a name of its own.*more than once: \['top_3_balanced_accuracy'\]. Give all"):
+        make((x, y), metrics=twins)
     with pytest.raises(ValueError, match=r"must be \(x, y\) or \(x, y, sample_weight\)"):
         make((x,), metrics=[balanced])
     with pytest.raises(ValueError, match="`k` must be an integer of at least 1"):

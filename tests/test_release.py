@@ -14,20 +14,24 @@ ROOT = pathlib.Path(__file__).parents[1]
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 
 
+def parsed(text):
+    return [Requirement(line) for line in map(str.strip, text.splitlines()) if line and not line.startswith("#")]
+
+
 def requirements():
     """The libraries that setup.cfg names, with the tests' extra and all that it includes."""
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
-    extras = dict(config["options.extras_require"])
-    listed = [config["options"]["install_requires"], *extras.values()]
-    lines = [line.strip() for text in listed for line in text.splitlines()]
-    named = [Requirement(line) for line in lines if line and not line.startswith("#")]
-    return [requirement for requirement in named if requirement.name != "keras_logit_adjust"]
+    found, extras = parsed(config["options"]["install_requires"]), ["test"]
+    while extras:
+        found += parsed(config["options.extras_require"][extras.pop()])
+        extras += [extra for own in found if own.name == "keras_logit_adjust" for extra in own.extras]
+        found = [requirement for requirement in found if requirement.name != "keras_logit_adjust"]
+    return found
 
 
 def pins():
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
-    return [Requirement(line) for line in lines if line and not line.startswith("#")]
+    return parsed((ROOT / "constraints.txt").read_text())
 
 
 def holds(requirement, python):

@@ -70,6 +70,6 @@ def test_a_report_on_several_labels_names_the_metric_to_use():
     report = kla.callbacks.LongTailReport(COUNTS, validation_data=(several, several))
     with pytest.raises(
         ValueError,
-        match=r"or the row of one label.*several labels give `num_examples`: LongTailReport\(positive_counts,",
+        match=r"or the row of one label.*several labels, `num_examples`: LongTailReport\(positive_counts,",
     ):
         model.fit(several, several, verbose=0, callbacks=[report])

@@ -154,3 +154,24 @@ def test_a_decision_behind_a_unit_is_of_least_expected_cost(unit, from_logits):
     np.testing.assert_allclose(scores, -np.concatenate([1 - yes, yes], axis=-1) @ costs, rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match="takes logits. Received the sigmoid of layer .*from_logits=False"):
         kla.layers.MinimumRiskDecision(costs)(network().outputs[0])
+
+
+@pytest.mark.parametrize("score", ["prevalence_adjusted", "softmax"])
+@pytest.mark.parametrize("leading", [(60,), (10, 6)])
+def test_sets_behind_a_unit_are_those_of_two_classes(unit, score, leading, tmp_path):
+    ids, logits = unit
+    columns = np.concatenate([0 * logits, logits], axis=-1)
+    sets, pairs = (
+        kla.held_out.PredictionSets(given, ids, COUNTS, alpha=0.3, score=score, tau=0.4) for given in (logits, columns)
+    )
+    expected = pairs.sets(columns)
+    assert 0 < expected.mean() < 1
+    inputs = keras.Input((*leading[1:], 1))
+    model = keras.Model(inputs, sets.layer()(inputs))
+    assert model.output_shape[-1] == 2
+    model.save(tmp_path / "model.keras")
+    for each in (model, keras.saving.load_model(tmp_path / "model.keras")):
+        found = each.predict(logits.reshape(*leading, 1), verbose=0)
+        np.testing.assert_array_equal(found, expected.reshape(*leading, 2))
+    with pytest.raises(ValueError, match="`lowest` must have one number for each class: the input has 1 classes"):
+        kla.layers.PredictionSet([0.0, 0.0, 0.0])(logits)

@@ -52,8 +52,8 @@ TESTS = {
     "losses/_chunks.py": "linear_loss many_class_models | sampled_loss | linear_loss many_class_models",
     "losses/sampled.py": "sampled_loss package | many_class_models",
     "losses/_draws.py": "sampled_loss | many_class_models",
-    "losses": "losses losses_labels losses_bad_input package signatures | mixed_precision metrics_in_models callbacks "
-    "posthoc | tf_losses losses mixed_precision",
+    "losses": "losses losses_labels losses_bad_input package signatures "
+    "| mixed_precision metrics_in_models callbacks reweighted_outputs posthoc | tf_losses losses mixed_precision",
     "layers/streaming.py": "streaming_prior package | counting_model mixed_precision layers | tf_streaming_prior",
     "layers/large.py": "many_class_models many_classes_class_tau package | linear_loss sampled_loss | tf_many_classes",
     "layers/many_class_model.py": "many_class_models package | many_classes_adjusted | tf_many_classes",

@@ -1,5 +1,7 @@
 """Metrics of the top classes of a model of very many classes, whose training step sees no scores."""
 
+import collections
+
 import keras
 
 from keras_logit_adjust import _checks, layers
@@ -24,9 +26,9 @@ class PredictorMetrics(keras.callbacks.Callback):
         every: epochs from one evaluation to the next; in the others the keys are missing, as with `validation_freq`.
 
     Raises:
-        ValueError: for no metrics, data that is not pairs or does not end; as training begins, for a model that is no
-            `ManyClassModel`, a metric of more than `k` classes, or several workers. After a label outside [0, L) a
-            metric is NaN.
+        ValueError: for no metrics or two of one name, data that is not pairs or does not end; as training begins, for
+            a model that is no `ManyClassModel`, a metric of more than `k` classes, or several workers. After a label
+            outside [0, L) a metric is NaN.
 
     Example:
 
@@ -51,6 +53,12 @@ class PredictorMetrics(keras.callbacks.Callback):
                 "metrics",
                 "`metrics` must be a list of metrics that take the ids of the best classes, such as "
                 f"`kla.metrics.BalancedAccuracy(num_classes, k=5)`. Received: {metrics!r}",
+            )
+        if twice := [name for name, number in collections.Counter(m.name for m in metrics).items() if number > 1]:
+            raise _checks.ArgumentError(
+                "metrics",
+                f"Every metric in `metrics` must have a name of its own, under which it is logged. Received more than "
+                f"once: {twice}. Give all but one another `name`.",
             )
         self.metrics = metrics
         k = max(getattr(metric, "k", 1) for metric in metrics) if k is None else k

@@ -226,8 +226,8 @@ def subsample_multi_label(targets, positive_counts, *, seed, num_unlabeled=None)
 def as_pairs(targets):
     """`(rows, labels)` of every target that is on, by row, and the shape `[N, L]`."""
     is_sparse = hasattr(targets, "tocsr")
-    matrix = targets.tocsr() if is_sparse else _labels.as_labels(targets, "targets")
-    values = _labels.as_labels(matrix.data, "targets") if is_sparse else matrix
+    matrix = targets.tocsr() if is_sparse else _labels.as_targets(targets)
+    values = _labels.as_targets(matrix.data) if is_sparse else matrix
     if matrix.ndim != 2 or 0 in matrix.shape:
         raise _checks.ArgumentError(
             "targets",

@@ -22,7 +22,9 @@ class PredictionSet(keras.layers.Layer):
             is τ·log π, which puts the prior back.
         **kwargs: as in `keras.layers.Layer`.
 
-    Input: logits `[..., L]`. Output: booleans `[..., L]`.
+    Input: logits `[..., L]`; or `[..., 1]` of one sigmoid unit, the logit of the second of two classes.
+
+    Output: booleans `[..., L]`.
 
     Raises:
         ValueError: for NaN, a bound of +inf, or vectors that do not fit each other or the input.
@@ -44,13 +46,16 @@ class PredictionSet(keras.layers.Layer):
         self.supports_masking = True
 
     def build(self, input_shape):
-        _checks.check_length(self.lowest, input_shape[-1], "lowest", "the input")
+        if (self.lowest.size, input_shape[-1]) != (2, 1):
+            _checks.check_length(self.lowest, input_shape[-1], "lowest", "the input")
         self.lowest_log_probability = add_constant(self, "lowest", self.lowest)
         self.added = add_constant(self, "offset", self.offset)
 
     def call(self, inputs):
         _labels.check_logits(inputs, f"Layer {self.name!r}")
         logits = _labels.at_least_float32(inputs)
+        if logits.shape[-1] == 1:  # one sigmoid unit: the first class has a logit of 0
+            logits = ops.concatenate([ops.zeros_like(logits), logits], axis=-1)
         added, lowest = (
             ops.cast(ops.convert_to_tensor(weight), logits.dtype)
             for weight in (self.added, self.lowest_log_probability)
@@ -58,7 +63,7 @@ class PredictionSet(keras.layers.Layer):
         return ops.greater_equal(ops.log_softmax(logits + added, axis=-1), lowest)
 
     def compute_output_spec(self, inputs):
-        return keras.KerasTensor(inputs.shape, dtype="bool")
+        return keras.KerasTensor((*inputs.shape[:-1], self.lowest.size), dtype="bool")
 
     def get_config(self):
         return {**super().get_config(), "lowest": self.lowest.tolist(), "offset": self.offset.tolist()}

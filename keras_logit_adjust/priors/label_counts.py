@@ -60,7 +60,7 @@ def count_labels(targets_or_dataset, *, ignore_class=None):
         batches = counting.label_batches(targets_or_dataset, "rows", "count_labels")
     for position, rows in batches:
         if not hasattr(rows, "tocsc"):
-            rows = _labels.as_labels(rows, "targets")
+            rows = _labels.as_targets(rows)
         if rows.ndim < 2:
             raise _not_rows(rows, position)
         if num_examples and rows.shape[-1] != on.size:
@@ -95,7 +95,7 @@ def _sum_sparse(rows, ignore_class, position):
     """As `_sum_rows`, without the zeros: what is not stored is known to be off."""
     rows = rows.tocsc(copy=True)
     rows.sum_duplicates()
-    values, columns = _labels.as_labels(rows.data, "targets"), np.repeat(np.arange(rows.shape[1]), np.diff(rows.indptr))
+    values, columns = _labels.as_targets(rows.data), np.repeat(np.arange(rows.shape[1]), np.diff(rows.indptr))
     known = np.ones(values.size, bool) if ignore_class is None else values != ignore_class
     _refuse_improper(known & ~((values >= 0) & (values <= 1)), values, position)
     on = np.bincount(columns[known], values[known].astype("float64"), minlength=rows.shape[1])

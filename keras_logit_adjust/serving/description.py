@@ -10,10 +10,11 @@ import dataclasses
 import keras
 import numpy as np
 
-from keras_logit_adjust import losses
+from keras_logit_adjust import _checks, losses
 from keras_logit_adjust.layers import ManyClassModel, PredictionSet
 from keras_logit_adjust.posthoc import _graph, _guard, _many_classes
 from keras_logit_adjust.posthoc import _outputs as _outputs_of
+from keras_logit_adjust.posthoc._outputs import AdjustedOutputs
 from keras_logit_adjust.posthoc.adjust import AdjustedModel
 
 BINARY_LOSSES = (
@@ -153,7 +154,8 @@ def describe(model, *, output=None):
 
     Args:
         model: any built `keras.Model`. Of a subclassed one, what it gives is known only where `kla.adjust` made it.
-        output: of a Functional model with several outputs, the key or the position of the one to describe.
+        output: of a Functional model with several outputs, the key or the position of the one to describe; of another
+            kind of model, an output that `kla.adjust` adjusted.
 
     Returns:
         A `Description`, to print or to read.
@@ -174,6 +176,8 @@ def describe(model, *, output=None):
     """
     if not isinstance(model, keras.Model):
         _graph.require_model(model)
+    if isinstance(model, AdjustedOutputs):
+        return _of_outputs(model, output)
     if output is not None:
         model = _outputs_of.one_of(model, output)
     corrections = tuple(_as_correction(part) for _, part in _guard.corrections(model))
@@ -182,16 +186,41 @@ def describe(model, *, output=None):
     )
     # The ids and scores of a predictor are one output.
     if not _many_classes.has_many_classes(model) and (names := _outputs_of.names_of(model)):
-        note = f"the model has several outputs, {names}: describe(model, output={names[0]!r})"
-        return Description(
-            model=model.name, is_binary=is_binary, corrections=corrections, prior="of each output its own", note=note
-        )
+        return _of_several(model, names, corrections)
     prior = corrections[0].prior if corrections else "training, if nothing was folded into the bias"
     return Description(
         model=model.name,
         corrections=corrections,
         prior=CORRECTED_TWICE if len(corrections) > 1 else prior,
         **{"is_binary": is_binary, **_outputs(model, corrections, is_binary)},
+    )
+
+
+def _of_several(model, names, corrections):
+    note = f"the model has several outputs, {names}: describe(model, output={names[0]!r})"
+    return Description(model=model.name, corrections=corrections, prior="of each output its own", note=note)
+
+
+def _of_outputs(model, output):
+    """The `Description` of a subclassed model with adjusted outputs, or of one of these."""
+    corrections = tuple(map(_as_correction, model.adjustments))
+    if output is None:
+        return _of_several(model, model.places, corrections)
+    if output not in model.places:
+        raise _checks.ArgumentError(
+            "output", f"`output` must be one that is adjusted, {model.places}. Received: output={output!r}"
+        )
+    place = model.places.index(output)
+    correction, kind = corrections[place], model.output_kinds[place]
+    counts = correction.class_counts
+    return Description(
+        model=model.name,
+        num_outputs=None if counts is None else counts.size,
+        output=kind,
+        is_binary=kind == "sigmoid" or correction.num_examples is not None,
+        corrections=(correction,),
+        prior=correction.prior,
+        note="the output of a model of another kind is adjusted",
     )
 
 
