@@ -148,7 +148,8 @@ def to_markdown(results):
 
 
 def _cell(figure):
-    return f"{figure['mean']:.1f}" + ("" if figure["std"] is None else f" ± {figure['std']:.1f}")
+    deviation = "" if figure is None or figure["std"] is None else f" ± {figure['std']:.1f}"
+    return "-" if figure is None else f"{figure['mean']:.1f}{deviation}"
 
 
 def _named(row):
@@ -160,14 +161,14 @@ def _said(results):
     """Which wins and by how much, in sentences."""
     best, of = results["best"], {(row["system"], row["method"]): row for row in results["rows"]}
     error = of[tuple(best["row"])]["summary"]["balanced_error"]
-    against = [f"from {_named(row['row'])} by {report.show_difference(row)}" for row in best["versus"]]
+    against = [f"{_named(row['row'])} {report.show_difference(row)}" for row in best["versus"]]
     twins = [
         f"{SYSTEMS[system]} {report.show_difference(row['versus_posthoc'])}"
         for (system, _), row in of.items()
         if row["versus_posthoc"]
     ]
     lowest = f"The lowest balanced error, {_cell(error)} %, has: {_named(best['row'])}."
-    beside = f" In points it differs {'; '.join(against)}." if against else ""
+    beside = f" Less the best row of each other encoder, in points: {'; '.join(against)}." if against else ""
     missing = [title for system, title in SYSTEMS.items() if system not in {row["system"] for row in results["rows"]}]
     later = f" Not measured yet: {'; '.join(missing)}." if missing else ""
     return f"{lowest}{beside} The adjusted loss less post hoc, in points: {'; '.join(twins)}.{later}"

@@ -146,7 +146,8 @@ Repeat: `{results["command"]}`"""
 
 
 def _cell(figure):
-    return f"{figure['mean']:.1f}" + (f" ± {figure['std']:.1f}" if figure["std"] else "")
+    deviation = "" if figure is None or not figure["std"] else f" ± {figure['std']:.1f}"
+    return "-" if figure is None else f"{figure['mean']:.1f}{deviation}"
 
 
 def main():

@@ -110,6 +110,18 @@ def test_the_table_pairs_seeds_that_both_encoders_have():
     lora = rows["lora", "la_posthoc"]["summary"]["balanced_error"]["mean"]
     np.testing.assert_allclose(versus["difference"], lora - errors[0])
     assert found["best"]["row"][0] == "lora" and found["best"]["versus"][0]["row"][0] == "probe"
+    shown = finetune.to_markdown(
+        {
+            **found,
+            "command": "command",
+            "versions": {"machine": "machine", "backend": "torch"},
+            "settings": {"epochs": 4, "batch": 32, "rank": 8, "precision": "float32"},
+            "stored_features": {"sentences": 9, "apart": 1, "largest_of_others": 5e-4},
+            "held_out_loss": {"lora": [[0.001, 0.5]]},
+        }
+    )
+    assert shown.count("\n| ") == len(rows) and "One seed" in shown and "0.001 (0.500)" in shown
+    assert "Not measured yet: all weights trained." in shown
 
 
 @pytest.mark.slow
