@@ -1,5 +1,11 @@
 """KerasHub's tasks, adjusted and folded: strings and raw images in, softmax(log p − τ·log π) out, in float64."""
 
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -34,6 +40,14 @@ def eager(task, data):
 
 def traced(task, data):
     return as_float64(task.predict(data, verbose=0))
+
+
+def served_inputs(task, data):
+    """What an exported graph takes: integers, where the preprocessor gives a mask of truth values."""
+    import tensorflow as tf
+
+    cast = lambda array: tf.cast(array, "int32") if array.dtype == tf.bool else tf.convert_to_tensor(array)  # noqa: E731
+    return keras.tree.map_structure(cast, task.preprocessor(data))
 
 
 def check(name, predict, tmp_path, after=lambda made, task, data, result: None):
@@ -72,15 +86,21 @@ def test_a_task_whose_layers_cannot_be_made_again_is_adjusted_and_folded(tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", hub_tasks.NAMES)
-def test_a_task_of_every_class_is_adjusted_folded_saved_and_exported(name, tmp_path):
+def test_a_task_of_every_class_is_adjusted_folded_saved_and_loaded(name, tmp_path):
+    check(name, eager, tmp_path)
+
+
+@pytest.mark.slow  # steps and graphs are traced
+@pytest.mark.parametrize("name", ["BertTextClassifier", "SwinTransformerImageClassifier", "DeepLabV3ImageSegmenter"])
+def test_a_task_predicts_what_its_export_gives(name, tmp_path):
     def export(made, task, data, result):
         if keras.backend.backend() == "tensorflow":
             import tensorflow as tf
 
             made.export(str(tmp_path / type(made).__name__), verbose=False)
             served = tf.saved_model.load(str(tmp_path / type(made).__name__))
-            inputs = task.preprocessor(data.tolist() if data.dtype.kind == "U" else data)
-            np.testing.assert_allclose(as_float64(served.serve(inputs)), result, rtol=1e-5, atol=1e-5)
+            given = as_float64(served.serve(served_inputs(task, data)))
+            np.testing.assert_allclose(given, result, rtol=1e-5, atol=1e-5)
 
     check(name, traced, tmp_path, export)
 
@@ -89,7 +109,7 @@ def test_a_task_of_every_class_is_adjusted_folded_saved_and_exported(name, tmp_p
 def classifier():
     """A `BertTextClassifier` that gives logits, as by default, and its strings as a list."""
     task, data = hub_tasks.make("BertTextClassifier")
-    return task, data.tolist()
+    return task, data
 
 
 def test_a_task_that_takes_strings_takes_them_adjusted_and_folded(classifier):
@@ -153,6 +173,18 @@ def test_a_task_that_scores_no_classes_is_refused_by_name(classifier):
         kla.adjust(task, COUNTS)
 
 
+def test_a_task_whose_logits_cannot_be_found_is_refused_by_name():
+    task, data = hub_tasks.make("ViTImageClassifier", activation="log_softmax")
+    with pytest.raises(ValueError, match="of 'predictions' must be one of"):
+        kla.adjust(task, COUNTS)
+    with pytest.raises(ValueError, match="a ViTImageClassifier of KerasHub, were not found.*keras.Model.task.input"):
+        kla.adjust(task, COUNTS, output="logits")
+    made = kla.adjust(keras.Model(task.input, task.output), COUNTS, output="logits")
+    inputs = task.preprocessor(data)
+    expected = as_float64(task(inputs, training=False)) - log_prior(COUNTS)
+    np.testing.assert_allclose(as_float64(made(inputs, training=False)), expected, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_backbone_with_lora_is_shared_whenever_it_was_enabled(when):
     task, data = hub_tasks.make("BertTextClassifier")
@@ -162,7 +194,7 @@ def test_a_backbone_with_lora_is_shared_whenever_it_was_enabled(when):
     for variable in task.backbone.trainable_variables:
         variable.assign(variable + 0.5)
     made = made or make_both()
-    inputs = task.preprocessor(data.tolist())
+    inputs = task.preprocessor(data)
     expected = expected_of(keras.ops.convert_to_numpy(task(inputs, training=False)), "logits")
     for model in made:
         result = keras.ops.convert_to_numpy(model(inputs, training=False))
@@ -198,7 +230,7 @@ def test_a_folded_model_of_ones_own_shares_its_backbone_of_the_hub():
 @pytest.mark.slow  # pipelines of strings
 def test_the_adjusted_loss_trains_a_task_on_strings_and_reports_on_them():
     task, data = hub_tasks.make("BertTextClassifier", dropout=0.0)
-    strings, labels = data.tolist() * 4, np.array([0, 0, 1, 0, 0, 2] * 2)
+    strings, labels = data * 4, np.array([0, 0, 1, 0, 0, 2] * 2)
     counts = [8, 2, 2]
     logits = keras.ops.convert_to_numpy(task(task.preprocessor(strings), training=False)).astype("float64")
     adjusted = np.log(softmax(logits + log_prior(counts)))
@@ -210,3 +242,69 @@ def test_the_adjusted_loss_trains_a_task_on_strings_and_reports_on_them():
     assert history["val_balanced_accuracy"] == [pytest.approx(np.mean(hits), rel=1e-5)]
     with pytest.raises(ValueError, match="would be corrected twice"):
         kla.adjust(task, counts)
+
+
+def test_the_package_never_imports_kerashub():
+    for path in pathlib.Path(kla.__file__).parent.rglob("*.py"):
+        assert not re.search(r"^\s*(import|from) keras_hub", path.read_text(), re.MULTILINE), path
+
+
+@pytest.mark.slow  # a process of its own
+def test_an_adjusted_task_is_loaded_where_only_this_package_is_imported(tmp_path):
+    task, data = hub_tasks.make("ViTImageClassifier")
+    kla.adjust(task, COUNTS).save(tmp_path / "adjusted.keras")
+    np.save(tmp_path / "data.npy", data)
+    code = """
+import keras, numpy, keras_logit_adjust
+model = keras.saving.load_model("adjusted.keras")
+numpy.save("logits.npy", model.predict(numpy.load("data.npy"), verbose=0))
+print(type(model).__name__)
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    options = {"capture_output": True, "text": True, "cwd": tmp_path, "env": environment, "timeout": 300}
+    result = subprocess.run([sys.executable, "-c", code], **options)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert result.stdout.split()[-1] == "AdjustedViTImageClassifier"
+    expected = traced(task, data) - log_prior(COUNTS)
+    np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow  # pipelines of strings
+def test_a_prior_aware_head_trains_in_a_task_on_strings_and_is_loaded(tmp_path):
+    @keras.saving.register_keras_serializable(package="test_hub_tasks")
+    class PriorAwareClassifier(keras_hub.models.TextClassifier):
+        def __init__(self, backbone, class_counts, preprocessor=None, **kwargs):
+            self.backbone, self.preprocessor = backbone, preprocessor
+            self.output_dense = kla.layers.PriorAwareDense(len(class_counts), class_counts, name="logits")
+            outputs = self.output_dense(backbone(backbone.input)["pooled_output"])
+            super().__init__(inputs=backbone.input, outputs=outputs, **kwargs)
+            self.class_counts = class_counts
+
+        def get_config(self):
+            return {**super().get_config(), "class_counts": self.class_counts}
+
+    plain, data = hub_tasks.make("BertTextClassifier")
+    strings, labels, counts = data * 2, np.array([0, 0, 1, 0, 0, 2]), [4, 1, 1]
+    task = PriorAwareClassifier(plain.backbone, counts, preprocessor=plain.preprocessor)
+    task.compile(keras.optimizers.SGD(0.0), task.loss, run_eagerly=True)  # KerasHub's default, from logits
+    logits = eager(task, strings)
+    history = task.fit(strings, labels, shuffle=False, verbose=0).history
+    adjusted = np.log(softmax(logits + log_prior(counts)))
+    assert history["loss"] == [pytest.approx(-adjusted[np.arange(6), labels].mean(), rel=1e-5)]
+    with pytest.raises(ValueError, match="has the prior-aware head 'logits'"):
+        kla.adjust(task, counts)
+    np.testing.assert_allclose(eager(reload(task, tmp_path), strings), logits, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_an_adjusted_task_is_served_by_names_for_preprocessed_inputs(classifier, tmp_path):
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("a SavedModel of names is TensorFlow's")
+    import tensorflow as tf
+
+    task, strings = classifier
+    path = kla.serving.export(kla.adjust(task, COUNTS), tmp_path / "served", class_names=["a", "b", "c"])
+    served = tf.saved_model.load(str(path)).signatures["serving_default"](**served_inputs(task, strings))
+    expected = softmax(eager(task, strings) - log_prior(COUNTS))
+    np.testing.assert_allclose(served["probabilities"].numpy(), expected, rtol=1e-5, atol=1e-5)
+    assert served["prior"].numpy().tolist() == [b"uniform"] * 3

@@ -38,7 +38,18 @@ def check_task(model):
         raise ValueError(
             f"Of KerasHub's tasks those that score classes are adjusted, {', '.join(KINDS)} with one output. Received "
             f"{model.name!r}, a {type(model).__name__}. If one of its outputs is logits or probabilities of classes, "
-            "adjust its graph, which takes preprocessed inputs: kla.adjust(keras.Model(task.input, task.outputs[i]), …)"
+            "adjust its graph, which takes preprocessed inputs: "
+            "kla.adjust(keras.Model(task.input, task.outputs[i]), …)."
+        )
+
+
+def check_read(model):
+    """Raise where `model` is a task whose logits were not found: behind its output alone its preprocessor is lost."""
+    if is_task(model):
+        raise ValueError(
+            f"The logits of {model.name!r}, a {type(model).__name__} of KerasHub, were not found. Build the task with "
+            'activation=None, "softmax" or "sigmoid". Or adjust its graph, which takes preprocessed inputs: '
+            "kla.adjust(keras.Model(task.input, task.output), …, output=…)."
         )
 
 

@@ -11,7 +11,7 @@ from keras import ops
 from keras_logit_adjust import _checks, priors
 from keras_logit_adjust.layers import LogitAdjustment, PredictionSet
 from keras_logit_adjust.layers.adjustment import as_target
-from keras_logit_adjust.posthoc import _graph, _guard, _hub, _many_classes, _outputs, task
+from keras_logit_adjust.posthoc import _graph, _guard, _hub, _many_classes, _outputs, _task
 
 OUTPUTS = ("auto", "logits", "softmax", "sigmoid")
 
@@ -124,10 +124,11 @@ def adjust(
         **options,
     )
     if head is None:
+        _hub.check_read(model)
         return AdjustedModel(model, layer, output=output, name=f"{model.name}_adjusted")
     layer.name = _graph.free_name(model, layer.name)
     if _hub.is_task(model):
-        return task.adjusted(model, head, layer)
+        return _task.adjusted(model, head, layer)
     return _graph.rebuild(model, head, lambda logits: _graph.activated(layer(logits), head))
 
 

@@ -4,7 +4,7 @@ from keras import ops
 
 from keras_logit_adjust import _keras
 from keras_logit_adjust.layers.calibration import as_calibration
-from keras_logit_adjust.posthoc import _copy, _graph, _guard, _many_classes, _operations, _outputs, task
+from keras_logit_adjust.posthoc import _copy, _graph, _guard, _many_classes, _operations, _outputs, _task
 from keras_logit_adjust.posthoc.adjust import adjustment_layer, head_to_adjust
 
 
@@ -95,13 +95,13 @@ def _fold(model, head, class_counts, *, tau, target_prior, num_examples, calibra
     temperature = 1.0 if calibration is None else as_calibration(calibration, None).temperature
     _check_foldable(head, temperature, way_out)
     _copy.check_own_head(model, head.layer, way_out)
-    task.check_copyable(model, head.layer, use_bias=True, way_out=way_out)
+    _task.check_copyable(model, head.layer, use_bias=True, way_out=way_out)
     if head.layer.compute_dtype in ("float16", "bfloat16"):
         raise ValueError(
             f"Head {head.layer.name!r} adds its bias in {head.layer.compute_dtype}, which would round the prior (−36.9 "
             f'becomes −37.0 in bfloat16). Build the head with dtype="float32". {way_out}'
         )
-    task.warn_of_lost_precision(model, head.layer)
+    _task.warn_of_lost_precision(model, head.layer)
     layer = adjustment_layer(
         class_counts,
         num_examples,

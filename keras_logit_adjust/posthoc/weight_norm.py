@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_logit_adjust import _checks, _keras, priors
-from keras_logit_adjust.posthoc import _copy, _graph, _guard, _operations, task
+from keras_logit_adjust.posthoc import _copy, _graph, _guard, _operations, _task
 
 
 def normalize_weights(model, *, tau=1.0, by="norm", class_counts=None, bias="keep", allow_double_correction=False):
@@ -59,7 +59,7 @@ def normalize_weights(model, *, tau=1.0, by="norm", class_counts=None, bias="kee
     if not ((divisor > 1 / _checks.LARGEST) & (divisor < _checks.LARGEST)).all():
         raise _checks.ArgumentError("tau", f"`tau` must leave {by} ** tau within float32. Received: tau={tau!r}")
     use_bias = head.layer.use_bias and bias == "keep"
-    task.check_copyable(model, head.layer, use_bias=use_bias, way_out='Leave it there, with bias="keep".')
+    _task.check_copyable(model, head.layer, use_bias=use_bias, way_out='Leave it there, with bias="keep".')
     copy, twin = _copy.clone_with_head(model, head.layer, use_bias=use_bias)
     for name, variable in _graph.variables_of(twin):
         if _keras.scales_kernel(name):

@@ -30,6 +30,7 @@ _RESNET = {
     "stackwise_num_blocks": [1, 1],
     "stackwise_num_strides": [1, 2],
     "block_type": "basic_block",
+    "use_pre_activation": True,
 }
 _SMALL = {"image_shape": (16, 16, 3)}
 
@@ -237,7 +238,7 @@ def make(name, *, activation=None, dtype=None, seed=0, **options):
     if family in TEXT:
         backbone, tokenizer = _encoder(models, family)
         preprocessor = getattr(models, f"{name}Preprocessor")(tokenizer, sequence_length=8)
-        data = np.array(TEXTS)
+        data = TEXTS
     else:
         backbone, side, more = _image_backbone(models, family, dtype)
         options = {**more, **options}
@@ -246,8 +247,9 @@ def make(name, *, activation=None, dtype=None, seed=0, **options):
         preprocessor = getattr(models, f"{name}Preprocessor")(converter)
         data = rng.integers(0, 256, size=(3, side + 4, side + 4, 3)).astype("float32")
     task = getattr(models, name)(backbone=backbone, preprocessor=preprocessor, num_classes=CLASSES, **options)
+    scale = 0.02 if family in ("ResNet", "DeepLabV3") else 0.3  # of 64 channels, where more makes a softmax 0 or 1
     for variable in task.trainable_variables:
-        variable.assign(variable + keras.ops.cast(rng.normal(size=variable.shape, scale=0.3), variable.dtype))
+        variable.assign(variable + keras.ops.cast(rng.normal(size=variable.shape, scale=scale), variable.dtype))
     return task, data
 
 
