@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from reference import softmax
 
 import keras_logit_adjust as kla
-from keras_logit_adjust.held_out import label_shift
+from keras_logit_adjust.held_out import _likeliest_mix, label_shift
 from keras_logit_adjust.held_out.label_shift import TargetPrior, estimate_target_prior
 
 SHARP = {"tol": 1e-12, "replicates": 2}
@@ -177,10 +177,49 @@ def test_no_iteration_lowers_the_likelihood_though_it_jumps(separation, rng):
     likelihood, heights = np.exp(logs - logs.max(axis=1, keepdims=True)), []
     for limit in range(1, 12):
         options = {"weights": np.full((1, 300), 1 / 300), "start": np.full(10, 0.1)}
-        (q,), iterations, converged = label_shift._maximize(likelihood, **options, tol=1e-300, max_iterations=limit)
+        (q,), iterations, converged = _likeliest_mix.maximize(likelihood, **options, tol=1e-300, max_iterations=limit)
         assert iterations == limit and not converged and q.sum() == pytest.approx(1)
         heights.append(np.log(likelihood @ q).mean())
     assert (np.diff(heights) >= -1e-13).all() and heights[-1] > heights[0]
+
+
+def overlapping(rng, num_examples=200, num_classes=25):
+    """Likelihoods of classes that look alike, on which jumps alone take far more than a curvature waits for."""
+    logs, _ = draw_examples(rng, rng.dirichlet(np.full(num_classes, 0.3)), num_examples, separation=0.8)
+    return np.exp(logs - logs.max(axis=1, keepdims=True))
+
+
+def test_newtons_steps_reach_the_optimum_of_jumps_in_fewer_iterations():
+    saved = []
+    for seed in range(6):
+        likelihood = overlapping(np.random.default_rng(seed))
+        options = {"weights": np.full((1, 200), 1 / 200), "start": np.full(25, 1 / 25), "max_iterations": 10_000}
+        (jumps,), slow, _ = _likeliest_mix.maximize(likelihood, **options, tol=1e-10)
+        (newton,), fast, converged = _likeliest_mix.maximize(likelihood, **options, tol=1e-10, newton=True)
+        gradient = (likelihood / (likelihood @ newton)[:, None]).mean(axis=0)
+        assert converged and gradient.max() <= 1 + 1e-9 and newton.sum() == pytest.approx(1)
+        assert np.log(likelihood @ newton).mean() == pytest.approx(np.log(likelihood @ jumps).mean(), abs=2e-10)
+        np.testing.assert_allclose(newton, jumps, atol=1e-3)
+        saved.append((slow, fast))
+    assert np.sum(saved, axis=0)[0] > 3 * np.sum(saved, axis=0)[1]
+
+
+def test_a_shared_curvature_leads_every_replicate_to_its_own_optimum(rng):
+    likelihood = overlapping(rng)
+    whole, options = np.full((1, 200), 1 / 200), {"max_iterations": 10_000}
+    (estimate,), _, _ = _likeliest_mix.maximize(likelihood, whole, np.full(25, 1 / 25), tol=1e-10, **options)
+    start = (200 * estimate + 0.5) / (200 + 0.5 * 25)
+    weights = rng.multinomial(200, whole[0], size=12) / 200
+    gradient = (likelihood / (likelihood @ start)[:, None]).mean(axis=0)
+    curvature = _likeliest_mix.Curvature(likelihood, whole[0], start, gradient)
+    near, few, converged = _likeliest_mix.maximize(
+        likelihood, weights, start, tol=1e-3 / 200, curvature=curvature, **options
+    )
+    exact, many, _ = _likeliest_mix.maximize(likelihood, weights, start, tol=1e-11, **options)
+    heights = [(weights * np.log(q @ likelihood.T)).sum(axis=1) for q in (near, exact)]
+    assert converged and 3 * few < many
+    # Twice the tolerance: of the quadratic model, not of the likelihood.
+    assert (heights[1] - heights[0] <= 2e-3 / 200).all() and (heights[1] - heights[0] >= -1e-9).all()
 
 
 def test_em_that_is_cut_off_warns_and_says_so(shifted):

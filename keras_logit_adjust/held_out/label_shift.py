@@ -13,18 +13,16 @@ import numpy as np
 
 from keras_logit_adjust import _checks
 from keras_logit_adjust.held_out import _reading
+from keras_logit_adjust.held_out._likeliest_mix import Curvature, maximize
 from keras_logit_adjust.priors.formulas import as_prior
 
 METHODS = ("em", "bbse")
 SMALLEST_SINGULAR_VALUE = 0.05  # below it, an error in what is counted comes out more than twentyfold
 STANDARD_ERRORS = 2  # of a singular value: nearer to 0, it may be 0
 PSEUDO_COUNT = 0.5  # examples of each class that `effective_prior` adds
-_NUMBERS_AT_A_TIME = 2**18  # of replicates × examples: what stays in a processor's cache
+_NUMBERS_AT_A_TIME = 2**22  # of replicates × examples, 32 MiB: the matrix products are large enough then
 _GAP = 1e-3  # of the log-likelihood of all examples: leaves a replicate within 1/20 of a standard error
-_FLOOR = 1e-290  # EM would never leave 0 itself, and the likelihood of an example must not be 0
-_ROUNDING = 1e-14
 _TRACE = 0.01
-_LONGEST_JUMP = 1e4
 
 
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
@@ -165,11 +163,13 @@ def _with_pseudo_count(prior, num_examples):
 
 def _estimate_by_em(logits, prior, replicates, rng, *, tol, max_iterations):
     num_examples = logits.shape[0]
-    ratios = logits - prior.logits  # log P(x|y) up to a number for each example, which takes no part
-    likelihood = np.exp(ratios - ratios.max(axis=1, keepdims=True))
+    likelihood = logits - prior.logits  # log P(x|y) up to a number for each example, which takes no part
+    likelihood -= likelihood.max(axis=1, keepdims=True)
+    np.exp(likelihood, out=likelihood)
     # The likelihood is concave: the start decides only between priors that the examples cannot tell apart.
-    (estimate,), iterations, converged = _maximize(
-        likelihood, np.full((1, num_examples), 1.0 / num_examples), np.exp(prior.logits), tol, max_iterations
+    weights, most = np.full((1, num_examples), 1.0 / num_examples), {"max_iterations": max_iterations}
+    (estimate,), iterations, converged = maximize(
+        likelihood, weights, np.exp(prior.logits), tol=tol, newton=True, **most
     )
     if not converged:
         warnings.warn(
@@ -179,58 +179,17 @@ def _estimate_by_em(logits, prior, replicates, rng, *, tol, max_iterations):
         )
     found, start = [[estimate]], _with_pseudo_count(estimate, num_examples)  # EM leaves 0 slowly
     loose, at_a_time = max(tol, _GAP / num_examples), max(1, _NUMBERS_AT_A_TIME // num_examples)
+    curvature = None
+    if iterations > 1:
+        curvature = Curvature(likelihood, weights[0], start, weights[0] / (likelihood @ start) @ likelihood)
     for done in range(0, replicates, at_a_time):
         draws = (rng.integers(num_examples, size=num_examples) for _ in range(min(at_a_time, replicates - done)))
         weights = np.stack([np.bincount(rows, minlength=num_examples) for rows in draws]) / num_examples
-        found.append(_maximize(likelihood, weights, start, loose, max_iterations)[0])
+        found.append(maximize(likelihood, weights, start, tol=loose, curvature=curvature, **most)[0])
     q = np.concatenate(found)
     q = np.where(q * num_examples < _TRACE, 0.0, q)  # EM only nears 0: a hundredth of an example is none
     q /= q.sum(axis=-1, keepdims=True)
     return q[0], q[1:], {"iterations": iterations, "converged": converged}
-
-
-def _maximize(likelihood, weights, start, tol, max_iterations):
-    """EM for rows of example weights at once: `(priors [R, L], iterations, whether all converged)`.
-
-    An iteration is two steps of EM and, where that is likelier still, a jump in their direction: steps alone take
-    thousands where classes look alike (SQUAREM, Varadhan and Roland, 2008).
-    """
-    q = np.tile(start, (weights.shape[0], 1))
-    point, active, iterations = q.copy(), np.arange(weights.shape[0]), 0
-    _, gradient = _evaluate(likelihood, weights, point)
-    while active.size and iterations < max_iterations:
-        iterations += 1
-        once = q[active] = np.maximum(point * gradient, _FLOOR)
-        # The likelihood is concave and Σ q·gradient = 1: it can rise by no more than max gradient − 1.
-        left = gradient.max(axis=1) > 1 + tol
-        active, weights, point, once = active[left], weights[left], point[left], once[left]
-        if not active.size:
-            break
-        height, gradient = _evaluate(likelihood, weights, once)
-        twice = np.maximum(once * gradient, _FLOOR)
-        point = _extrapolate(point, once, twice)
-        reached, gradient = _evaluate(likelihood, weights, point)
-        if (lower := reached < height - _ROUNDING).any():
-            point[lower] = twice[lower]
-            gradient[lower] = _evaluate(likelihood, weights[lower], twice[lower])[1]
-        q[active] = point
-    return q, iterations, not active.size
-
-
-def _evaluate(likelihood, weights, q):
-    """The mean log-likelihood `[R]` and its gradient `[R, L]`; a step of EM multiplies q by the gradient."""
-    mixture = q @ likelihood.T
-    return (weights * np.log(mixture)).sum(axis=1), (weights / mixture) @ likelihood
-
-
-def _extrapolate(start, once, twice):
-    """Where the steps of EM lead if each is shorter than the one before by the same share."""
-    step, bend = once - start, twice - 2 * once + start
-    length, bent = (np.linalg.norm(v, axis=1, keepdims=True) for v in (step, bend))
-    times = np.clip(length / np.maximum(bent, _FLOOR), 1.0, _LONGEST_JUMP)
-    point = start + 2 * times * step + times**2 * bend
-    point = np.where(point > 0, point, 0.1 * twice)
-    return np.maximum(point / point.sum(axis=1, keepdims=True), _FLOOR)
 
 
 # --- BBSE ------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,144 @@
+"""The likeliest mix of classes, for many weightings of the same examples: EM that jumps, and Newton's steps.
+
+    max over q of Σ_i w_i·log Σ_y P_iy·q_y,   q_y ≥ 0 and Σ_y q_y = 1
+
+It is concave. A step of EM multiplies q by the gradient g, and `max g − 1` bounds what can still be gained. Steps alone
+take thousands where classes look alike. Jumps in their direction take hundreds (SQUAREM, Varadhan and Roland, 2008),
+Newton's steps about ten. The curvature `Σ_i w_i·P_iy·P_iz/m_i²` with the mixture `m = P·q` is as dear as some tens of
+evaluations, so Newton comes in where jumps have not ended early, and the bootstrap replicates share one curvature.
+"""
+
+import numpy as np
+
+_FLOOR = 1e-290  # EM would never leave 0 itself, and the likelihood of an example must not be 0
+_ROUNDING = 1e-14
+_LONGEST_JUMP = 1e4
+_LEAST_LEFT = 0.1  # of a share, by one step
+_PATIENCE = 16  # iterations before a curvature is worth its cost
+_LONG = 100  # iterations after which a shared curvature, then misleading, is given up
+_FRESH = 0.2  # what a step must leave of the bound at most, or else the curvature is made anew
+_SMALLEST_SCALE = 0.1  # of an example: of a class with less the curvature is not trusted
+_RIDGE = 1e-9  # of the curvature in its own scale, where 1 is the largest: classes that look alike have none
+_HOPELESS = 0.5  # gradient of a class that EM takes to 0 by itself
+_PASSES = 20  # of finding which shares are 0
+
+
+def maximize(likelihood, weights, start, *, tol, max_iterations, curvature=None, newton=False):
+    """`(priors [R, L], iterations, whether all converged)` for rows of example weights at once.
+
+    Args:
+        likelihood: `[N, L]` P, up to a factor for each example.
+        weights: `[R, N]`, rows that sum to one.
+        start: `[L]`, positive.
+        tol: a row ends when its mean log-likelihood is proven to be within `tol` of the largest; with a `curvature`
+            also when that of its quadratic model is.
+        max_iterations: as it says.
+        curvature: a `Curvature` near the optimum of all rows, for Newton's steps.
+        newton: whether to make one where jumps do not end early; for one row.
+    """
+    q = np.tile(start, (weights.shape[0], 1))
+    point, active, iterations = q.copy(), np.arange(weights.shape[0]), 0
+    bound, made, resume = np.inf, 0, _PATIENCE if newton else _LONG
+    height, gradient = _evaluate(likelihood, weights, point)
+    while active.size and iterations < max_iterations:
+        iterations += 1
+        once = q[active] = np.maximum(point * gradient, _FLOOR)
+        # The likelihood is concave and Σ q·gradient = 1: it can rise by no more than max gradient − 1.
+        highest = gradient.max(axis=1)
+        left = highest > 1 + tol
+        if iterations >= resume and highest[0] - 1 > _FRESH * bound and left.any():
+            # A step of a fresh curvature that did not help: jumps again for a while. One of an old one: a fresh one.
+            is_fresh = newton and (curvature is None or made < iterations - 1)
+            curvature = Curvature(likelihood, weights[0], point[0], gradient[0]) if is_fresh else None
+            made, resume = (iterations, resume) if is_fresh else (made, iterations + _PATIENCE)
+        bound = highest[0] - 1
+        if curvature is not None:
+            trial, gain = curvature.step(point, gradient)
+            left &= (gain > tol) | newton
+        kept = (array[left] for array in (active, weights, point, once, height, gradient))
+        active, weights, point, once, height, gradient = kept
+        if not active.size:
+            break
+        if curvature is None:
+            point, height, gradient = _jump(likelihood, weights, point, once)
+        else:
+            before, trial = (point, height), trial[left]
+            point, (height, gradient) = trial, _evaluate(likelihood, weights, trial)
+            if (lower := height < before[1] - _ROUNDING).any():
+                point[lower], height[lower], gradient[lower] = _jump(
+                    likelihood, weights[lower], before[0][lower], once[lower]
+                )
+        q[active] = point
+    return q, iterations, not active.size
+
+
+def _evaluate(likelihood, weights, q):
+    """The mean log-likelihood `[R]` and its gradient `[R, L]`; a step of EM multiplies q by the gradient."""
+    mixture = q @ likelihood.T
+    height = np.einsum("rn,rn->r", weights, np.log(mixture))
+    return height, np.divide(weights, mixture, out=mixture) @ likelihood
+
+
+def _jump(likelihood, weights, point, once):
+    """Two steps of EM and, where that is likelier still, a jump in their direction: where it ends, as evaluated."""
+    height, gradient = _evaluate(likelihood, weights, once)
+    twice = np.maximum(once * gradient, _FLOOR)
+    point = _extrapolate(point, once, twice)
+    reached, gradient = _evaluate(likelihood, weights, point)
+    if (lower := reached < height - _ROUNDING).any():
+        point[lower] = twice[lower]
+        reached[lower], gradient[lower] = _evaluate(likelihood, weights[lower], twice[lower])
+    return point, reached, gradient
+
+
+def _extrapolate(start, once, twice):
+    """Where the steps of EM lead if each is shorter than the one before by the same share."""
+    step, bend = once - start, twice - 2 * once + start
+    length, bent = (np.linalg.norm(v, axis=1, keepdims=True) for v in (step, bend))
+    times = np.clip(length / np.maximum(bent, _FLOOR), 1.0, _LONGEST_JUMP)
+    point = start + 2 * times * step + times**2 * bend
+    point = np.where(point > 0, point, _LEAST_LEFT * twice)
+    return np.maximum(point / point.sum(axis=1, keepdims=True), _FLOOR)
+
+
+class Curvature:
+    """The quadratic model of the likelihood at a mix, and its inverse, among the classes that are not hopeless."""
+
+    def __init__(self, likelihood, weights, q, gradient):
+        self.free = np.flatnonzero(gradient > _HOPELESS)
+        scale = np.sqrt(np.maximum(q[self.free], _SMALLEST_SCALE / len(likelihood)))
+        size, matrix = max(1, 2**22 // likelihood.shape[1]), np.zeros((scale.size, scale.size))
+        roots = np.sqrt(weights) / (likelihood @ q)
+        for start in range(0, len(likelihood), size):  # no second matrix of the size of the first
+            part = slice(start, start + size)
+            rows = likelihood[part][:, self.free] * (roots[part, None] * scale)
+            matrix += rows.T @ rows
+        matrix[np.diag_indices_from(matrix)] += _RIDGE
+        self.inverse = np.linalg.inv(matrix) * np.outer(scale, scale)
+
+    def step(self, q, gradient):
+        """Where the model is highest with no share below 0 `[R, L]`, and what its slope says is gained `[R]`.
+
+        Hopeless classes take a step of EM.
+        """
+        slope = gradient - 1.0  # of Σ w·log(P·q) − Σ q, which is highest where Σ q = 1
+        point = np.maximum(q * gradient, 0.0)
+        point[:, self.free] = q[:, self.free] + slope[:, self.free] @ self.inverse
+        for row in point:
+            row[self.free] = self._without_negatives(row[self.free])
+        gain = (slope * (point - q)).sum(axis=1)
+        point = np.maximum(point, _LEAST_LEFT**2 * q)  # of 0 nothing would come back by a step of EM
+        return np.maximum(point / point.sum(axis=1, keepdims=True), _FLOOR), gain
+
+    def _without_negatives(self, best):
+        """`best`, moved to where the model is highest with those shares 0 that are negative on the way."""
+        point, at_zero = best, best < 0
+        for _ in range(_PASSES):
+            if not (point < 0).any():
+                break
+            at_zero |= point < 0
+            zeros = np.flatnonzero(at_zero)
+            columns = self.inverse[:, zeros]
+            point = best - columns @ np.linalg.solve(columns[zeros], best[zeros])
+            point[zeros] = 0.0
+        return np.maximum(point, 0.0)
