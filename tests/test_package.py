@@ -1,5 +1,6 @@
 """The package as a whole: what importing it loads, which way its imports point, what its public objects promise."""
 
+import dataclasses
 import os
 import pathlib
 import re
@@ -147,6 +148,14 @@ def test_files_name_every_object_by_package_and_class():
     assert {keras.saving.get_registered_name(kind) for kind in kinds} == {f"{kla.__name__}>{k.__name__}" for k in kinds}
 
 
+def test_values_that_functions_return_cannot_be_set():
+    rooms = [value for value in vars(kla).values() if hasattr(value, "__path__")]
+    kinds = [kind for room in rooms for kind in vars(room).values() if isinstance(kind, type)]
+    frozen = {kind.__name__: kind.__dataclass_params__.frozen for kind in kinds if dataclasses.is_dataclass(kind)}
+    assert {"BestTau", "Prior", "TunedTau", "Calibration"} <= set(frozen)
+    assert all(frozen.values()), frozen
+
+
 _LOSS = {"label_smoothing": 0, "ignore_class": None, "reduction": "sum_over_batch_size"}
 _HEAD = {"tau": 1, "target_prior": None}
 _STREAM = kla.priors.StreamingPrior(3)
@@ -164,6 +173,7 @@ DEFAULTS = [
     (kla.layers.LogitAdjustment, ([5, 3, 1],), {"corrected_before": False, **_HEAD}),
     (kla.layers.PriorAwareDense, (3, [5, 3, 1]), _HEAD),
     (kla.layers.StreamingPriorDense, (3, _STREAM), _HEAD),
+    (kla.layers.ManyClassDense, (3, [5, 3, 1]), {"estimator": "partition", "chunk_size": 2048, "seed": 0, "tau": 1}),
     (kla.layers.CosineDense, (3,), {"scale": 30, "kernel_initializer": "glorot_uniform"}),
     (kla.layers.MinimumRiskDecision, ([[0, 1], [10, 0]],), {"from_logits": True}),
     (kla.layers.PredictionSet, ([-1, -2],), {"offset": [0, 0]}),
