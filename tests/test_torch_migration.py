@@ -1,25 +1,51 @@
-"""The torch snippets of the migration page, wherever torch is installed: any backend, and CI's run on torch."""
+"""The torch snippets of the pages, wherever torch is installed: any backend, and CI's run on torch."""
 
 import contextlib
 import io
 import pathlib
 import re
 
+import keras
 import pytest
 
 pytest.importorskip("torch", reason="the snippets are of torch")
 
-PAGE = pathlib.Path(__file__).parents[1] / "docs" / "migration.md"
-SNIPPETS = re.findall(r'```py title="needs torch"\n(.*?)```\n```text\n(.*?)```', PAGE.read_text(), re.DOTALL)
+DOCS = pathlib.Path(__file__).parents[1] / "docs"
+PAGES = {name: (DOCS / name).read_text() for name in ("migration.md", "guide/from_pytorch.md")}
 
 
-def test_the_page_has_torch_snippets():
-    assert SNIPPETS
+def snippets(title):
+    """(name of the page, code, what it prints) of every snippet that needs what `title` says."""
+    pattern = re.compile(rf'```py title="needs {title}"\n(.*?)```\n```text\n(.*?)```', re.DOTALL)
+    return [(name, *found) for name, text in PAGES.items() for found in pattern.findall(text)]
 
 
-@pytest.mark.parametrize(("code", "shown"), SNIPPETS)
-def test_a_torch_snippet_prints_what_the_page_shows(code, shown):
+def printed_by(name, code):
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        exec(compile(code, PAGE.name, "exec"), {})
-    assert printed.getvalue() == shown
+        exec(compile(code, name, "exec"), {})
+    return printed.getvalue()
+
+
+def test_the_pages_have_torch_snippets():
+    assert {name for name, _, _ in snippets("torch")} == set(PAGES)
+    assert len(snippets("torch as the backend")) == len(snippets("transformers and accelerate")) == 1
+
+
+@pytest.mark.parametrize(("name", "code", "shown"), snippets("torch"))
+def test_a_torch_snippet_prints_what_the_page_shows(name, code, shown):
+    assert printed_by(name, code) == shown
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="the snippet needs torch as Keras's backend")
+@pytest.mark.parametrize(("name", "code", "shown"), snippets("torch as the backend"))
+def test_a_training_loop_prints_what_the_page_shows(name, code, shown):
+    assert printed_by(name, code) == shown
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="the snippet needs torch as Keras's backend")
+@pytest.mark.parametrize(("name", "code", "shown"), snippets("transformers and accelerate"))
+def test_a_trainer_prints_what_the_page_shows(name, code, shown):
+    pytest.importorskip("transformers", reason="the snippet is of Hugging Face's Trainer")
+    pytest.importorskip("accelerate", reason="Trainer needs it")
+    assert printed_by(name, code) == shown
