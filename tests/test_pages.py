@@ -5,12 +5,14 @@ import functools
 import importlib.util
 import io
 import json
+import operator
 import pathlib
 import re
 import statistics
 
 import pytest
 
+import keras_logit_adjust as kla
 from keras_logit_adjust import studies
 from keras_logit_adjust.compare import report
 
@@ -147,6 +149,12 @@ def table(name):
     file, to_markdown = TABLES[name]
     results = on_file(file)
     return to_markdown(results) if callable(to_markdown) else getattr(benchmark(file), to_markdown)(results)
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=name_of)
+def test_every_name_of_ours_on_a_page_exists(page):
+    for name in set(re.findall(r"\bkla\.[\w.]*\w", page.read_text())):
+        operator.attrgetter(name.removeprefix("kla."))(kla)
 
 
 @pytest.mark.parametrize("name", TABLES)
