@@ -20,6 +20,14 @@ hypothesis.settings.register_profile("random", derandomize=False, deadline=None)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
+def pytest_collection_modifyitems(items):
+    """XLA's compiling is slow by nature: two seconds for each formula, whose eager and graph modes are quick."""
+    for item in items:
+        if getattr(getattr(item, "callspec", None), "params", {}).get("mode") == "xla":
+            item.add_marker(pytest.mark.slow)
+
+
 def pytest_collection_finish():
     """What imports and collection made stays: a search for garbage through it all takes a second each time."""
     gc.collect()

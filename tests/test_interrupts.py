@@ -56,6 +56,7 @@ sys.exit(cli.main([]))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such signals there")
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", -signal.SIGHUP)])
 def test_a_command_stops_where_its_shell_ignores_the_signal(name, status):
     program = [sys.executable, "-c", ENDED_AT_ONCE]

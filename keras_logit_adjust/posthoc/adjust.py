@@ -86,13 +86,14 @@ def adjust(
     >>> import keras, numpy as np
     >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, "softmax", kernel_initializer="zeros")])
     >>> balanced = adjust(model, class_counts=[75, 25])
-    >>> balanced(np.ones((1, 3))).__array__().round(4).tolist()  # ½/¾ against ½/¼
+    >>> keras.ops.convert_to_numpy(balanced(np.ones((1, 3)))).round(4).tolist()  # ½/¾ against ½/¼
     [[0.25, 0.75]]
     >>> inputs = keras.Input((3,))
-    >>> heads = {name: keras.layers.Dense(2, "softmax", "zeros", name=name)(inputs) for name in ("species", "genus")}
-    >>> both = adjust(keras.Model(inputs, heads), {"species": [75, 25]})
-    >>> {name: y.__array__().round(4).tolist() for name, y in sorted(both(np.ones((1, 3))).items())}
-    {'genus': [[0.5, 0.5]], 'species': [[0.25, 0.75]]}
+    >>> names = ("species", "genus")
+    >>> heads = [keras.layers.Dense(2, "softmax", kernel_initializer="zeros", name=name)(inputs) for name in names]
+    >>> both = adjust(keras.Model(inputs, dict(zip(names, heads))), {"species": [75, 25]})
+    >>> {name: keras.ops.convert_to_numpy(y).round(4).tolist() for name, y in both(np.ones((1, 3))).items()}
+    {'species': [[0.25, 0.75]], 'genus': [[0.5, 0.5]]}
 
     Reference: Menon et al. (2021), §4, equation 9.
     """
