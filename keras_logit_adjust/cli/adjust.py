@@ -6,7 +6,9 @@ import math
 import sys
 import warnings
 
-from keras_logit_adjust import held_out, posthoc, priors, serving
+import numpy as np
+
+from keras_logit_adjust import _checks, held_out, posthoc, priors, serving
 from keras_logit_adjust._printing import say
 from keras_logit_adjust.cli import files, printing, scores
 from keras_logit_adjust.cli.options import add_command, real, whole
@@ -178,6 +180,22 @@ def _adjusted(trained, options, *, tau, settings):
     return folded, dataclasses.replace(description, model=folded.name, corrections=(*others, last))
 
 
+def _check_every_class(labels, num_classes, options):
+    """Raise where held-out examples cannot stand for their class, because there is none of it."""
+    ids = labels if labels.ndim == 1 else labels[:, 0] if labels.shape[1:] == (1,) else None
+    rows = labels if ids is None else ids[:, None] == np.arange(num_classes)
+    if labels.dtype.kind not in "biuf" or rows.shape[1:] != (num_classes,):
+        return  # refused where labels are read
+    independent = options.num_examples is not None
+    missing = ~rows.any(axis=0) | (rows.all(axis=0) & independent)
+    if missing.any():
+        raise ValueError(
+            f"--calibrate weights the examples in {options.validation} to the class mix in {options.counts}, so every "
+            f"class needs an example there{', and one without it' if independent else ''}. Missing for "
+            f"{_checks.name_classes(missing)}: hold out more examples, or leave --calibrate out."
+        )
+
+
 def _choose(model, examples, *, options, settings):
     """τ and the calibration (None: none) for held-out data, and lines that say what they are."""
     (x, labels), counts, calibration, lines = examples, settings["class_counts"], None, []
@@ -186,6 +204,7 @@ def _choose(model, examples, *, options, settings):
         # As lines of the command, without the place in the code.
         warnings.showwarning = lambda message, *place: say(f"keras-logit-adjust: {message}", file=sys.stderr)
         if options.calibrate:
+            _check_every_class(labels, counts.size, options)
             logits = held_out.predict_logits(model, x, output=options.gives)
             calibration = held_out.calibrate(
                 logits,
