@@ -110,7 +110,7 @@ def test_weights_of_lightgbm_are_undone_by_its_effective_prior(table):
     assert abs(log_loss(undone) - log_loss(plain)) < 0.3 * (log_loss(weighted) - log_loss(plain))
 
 
-def test_tables_of_counts_as_pandas_reads_them_name_their_classes_or_are_refused(table, tmp_path):
+def test_tables_as_pandas_reads_them_name_classes_or_are_refused(table, tmp_path):
     x, y = table
     model = LogisticRegression().fit(x, y)
     frame = pandas.DataFrame(model.predict_proba(x), index=x.index, columns=model.classes_)

@@ -87,6 +87,12 @@ BAD = {
         "UTF-8 text. Received c.csv",
     ),
     "a wrong CSV": (lambda: pathlib.Path("c.csv").write_text("a,b\n1,2\n"), None, ["--counts", "c.csv"], "columns"),
+    "counts by name": (
+        lambda: pathlib.Path("c.csv").write_text("class,count\na,5\nb,3\nc,1\n"),
+        None,
+        ["--counts", "c.csv"],
+        "c.csv names its classes, but a model has them by class id: put the column class_id in place of class",
+    ),
     "no such CSV": (None, None, ["--counts", "absent.csv"], "absent.csv"),
     "weights that are NaN": (save_with_nan, "nan.keras", [], "must not be NaN"),
     "logits that are NaN": (
