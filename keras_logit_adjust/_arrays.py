@@ -135,9 +135,11 @@ def in_order(values, name, class_names):
     column = column[:, 0] if is_table else column
     if class_names is not None:
         names = as_names(class_names)
-        # Numbers from 0 on are class ids, unless they are the names of the classes in another order.
+        # Keys from 0 on are class ids, unless they are the names of the classes in another order.
         if keys != list(range(len(keys))) or sorted(names, key=str) == sorted(keys, key=str):
             return _by_name(keys, column, name, names)
+        if not is_mapping:
+            _refuse_row_numbers(values, name, names)
     if class_names is None and (is_mapping or is_table or not _is_increasing(keys)):
         raise ArgumentError(
             name,
@@ -147,6 +149,16 @@ def in_order(values, name, class_names):
             f"give [{name}[c] for c in class_names].",
         )
     return column
+
+
+def _refuse_row_numbers(values, name, class_names):
+    """Raise for a table that numbers its rows beside classes that have names: nobody said which row is of which."""
+    raise ArgumentError(
+        name,
+        f"`{name}` must name its classes in its index, as `class_names` does. Received a {type(values).__name__} with "
+        f"the index 0 … {len(values) - 1}, beside the class names {shown(class_names)}: make the column of names the "
+        f'index, table.set_index("class")["count"]. Where rows are in order of `class_names`, give {name}.to_numpy().',
+    )
 
 
 def _by_name(keys, column, name, class_names):

@@ -108,3 +108,22 @@ def test_weights_of_lightgbm_are_undone_by_its_effective_prior(table):
         return -np.log(p[np.arange(len(p)), ids[1::2]]).mean()
 
     assert abs(log_loss(undone) - log_loss(plain)) < 0.3 * (log_loss(weighted) - log_loss(plain))
+
+
+def test_tables_as_pandas_reads_them_name_classes_or_are_refused(table, tmp_path):
+    x, y = table
+    model = LogisticRegression().fit(x, y)
+    frame = pandas.DataFrame(model.predict_proba(x), index=x.index, columns=model.classes_)
+    path = tmp_path / "counts.csv"
+    path.write_text("class,count\n" + "".join(f"{name},{count}\n" for name, count in COUNTS.items()))
+    counts = pandas.read_csv(path)
+    for column in (counts["count"], counts[["count"]]):
+        with pytest.raises(ValueError, match=r'set_index\("class"\)\["count"\]'):
+            kla.adjust_scores(frame, column)
+    found = kla.adjust_scores(frame, counts.set_index("class")["count"], target_prior=TARGET)
+    np.testing.assert_allclose(found, expected(frame.to_numpy(), model.classes_), rtol=1e-11)
+    frame.insert(0, "animal", frame.index)
+    with pytest.raises(ValueError, match=r"Received text, 'animal 0', in column 'animal'.*set_index\('animal'\)"):
+        kla.adjust_scores(frame, COUNTS)
+    found = kla.adjust_scores(frame.set_index("animal"), COUNTS, target_prior=TARGET)
+    np.testing.assert_allclose(found, expected(model.predict_proba(x), model.classes_), rtol=1e-11)

@@ -40,6 +40,7 @@ def save_subclassed():
 
 def save_labels():
     sequential(layers.Dense(3, "sigmoid")).save("labels.keras")
+    np.savez("on.npz", x=np.ones((2, WIDTH)), y=[[1, 1, 0], [1, 0, 0]])
 
 
 def save_decisions():
@@ -86,6 +87,12 @@ BAD = {
         "UTF-8 text. Received c.csv",
     ),
     "a wrong CSV": (lambda: pathlib.Path("c.csv").write_text("a,b\n1,2\n"), None, ["--counts", "c.csv"], "columns"),
+    "counts by name": (
+        lambda: pathlib.Path("c.csv").write_text("class,count\na,5\nb,3\nc,1\n"),
+        None,
+        ["--counts", "c.csv"],
+        "c.csv names its classes, but a model has them by class id: put the column class_id in place of class",
+    ),
     "no such CSV": (None, None, ["--counts", "absent.csv"], "absent.csv"),
     "weights that are NaN": (save_with_nan, "nan.keras", [], "must not be NaN"),
     "logits that are NaN": (
@@ -154,7 +161,21 @@ BAD = {
         lambda: pathlib.Path("n.txt").write_text("a\nb\nc\n"),
         None,
         ["--class-names", "n.txt"],
-        "no place for them",
+        "A keras file has no place for --class-names, which a SavedModel has. Leave it out, or write a SavedModel, a "
+        "folder: --output without a suffix.\n",
+    ),
+    "calibration on data without a class": (
+        lambda: np.savez("n.npz", x=np.ones((6, WIDTH)), y=np.arange(6) % 2),
+        None,
+        ["--calibrate", "--validation", "n.npz"],
+        "--calibrate weights the examples in n.npz to the class mix in counts.csv, so every class needs an example "
+        "there. Missing for class 2: hold out more examples, or leave --calibrate out.",
+    ),
+    "calibration of a label that is always on": (
+        save_labels,
+        "labels.keras",
+        ["--num-examples", "200", "--calibrate", "--validation", "on.npz"],
+        "and one without it. Missing for classes 0, 2: hold out more examples",
     ),
     "another suffix": (None, None, ["--to", "onnx"], "must be named ….onnx"),
 }

@@ -89,6 +89,20 @@ def test_ids_as_names_keep_their_order():
     assert as_prior({2: 20, 0: 50, 1: 30}, class_names=range(3)).probabilities.tolist() == SHARES
 
 
+@pytest.mark.parametrize("table", [Series([50, 30, 20], [0, 1, 2]), DataFrame([[50], [30], [20]], [0, 1, 2])])
+def test_a_table_that_numbers_its_rows_names_no_class(table):
+    rule = r"must name its classes in its index.*with the index 0 … 2, beside the class names \['ant', 'bee', 'cat'\]"
+    remedy = r'table.set_index\("class"\)\["count"\]. Where rows are in order.*give class_counts.to_numpy\(\)'
+    with pytest.raises(ValueError, match=f"{rule}.*{remedy}"):
+        as_prior(table, class_names=NAMES)
+    assert as_prior(table, class_names=range(3)).probabilities.tolist() == SHARES  # the ids are the names
+
+
+def test_weights_that_number_their_rows_name_no_class():
+    with pytest.raises(ValueError, match="`class_weight` must name its classes in its index"):
+        kla.priors.effective_prior(COUNTS, class_weight=Series([1, 2, 3], [0, 1, 2]), class_names=NAMES)
+
+
 @pytest.mark.parametrize(
     ("counts", "names", "message"),
     [

@@ -49,6 +49,14 @@ DESCRIBED = {
         lambda: with_loss(kla.losses.ClassBalancedCrossentropy(COUNTS, beta=0.9)),
         ["by loss 'ClassBalancedCrossentropy', whose", "as corrected by loss 'ClassBalancedCrossentropy'"],
     ),
+    "adjusted by shares": (
+        lambda: kla.adjust(
+            sequential(layers.Dense(3)),
+            kla.priors.effective_prior(COUNTS, class_weight=[1, 10, 90]),
+            target_prior=COUNTS,
+        ),
+        ["tau 1, class prior [0.333333, 0.333333, 0.333333], target prior [0.9, 0.09, 0.01]", "target"],
+    ),
     "prior-aware head": (
         with_prior_aware_head,
         [

@@ -145,7 +145,8 @@ def test_class_counts_are_read_in_order_of_class(tmp_path, text):
 
 
 COLUMNS = "must have the columns `class_id` and `count`, whole numbers both"
-EVERY_CLASS = "must name every class from 0 on once, with a count of at least 0"
+EVERY_CLASS = "must name every class id from 0 on once"
+MISSING = "add the rows of those classes, or number the classes from 0 on"
 BAD_FILES = {
     "other columns": ("class,count\n0,90\n", f"{COLUMNS}.*counts.csv.*class_id"),
     "delimiters mixed": ("class_id;count,name\n0;90,a\n", f"{COLUMNS}.*'class_id;count,name', has no column count"),
@@ -167,12 +168,17 @@ BAD_FILES = {
     "a short row": ("class_id,count\n0,90\n1\n", COLUMNS),
     "a long row": ("class_id,count\n0,4,980\n1,9\n", "counts.csv"),  # thousands set off, not a count of 4
     "a number beyond 64 bits": (f"class_id,count\n0,{10**20}\n", COLUMNS),
-    "an id twice": ("class_id,count\n0,90\n0,9\n", f"{EVERY_CLASS}.*counts.csv: 2 rows"),
-    "an id left out": ("class_id,count\n0,90\n2,9\n", f"{EVERY_CLASS}.*2 rows"),
-    "ids from 1": ("class_id,count\n1,90\n2,9\n", EVERY_CLASS),
-    "a negative id": ("class_id,count\n-1,90\n0,9\n", EVERY_CLASS),
-    "a negative count": ("class_id,count\n0,90\n1,-9\n", f"{EVERY_CLASS}.*counts \[-9, 90\]"),
-    "no rows": ("class_id,count\n", f"{EVERY_CLASS}.*0 rows"),
+    "an id twice": (
+        "class_id,count\n0,90\n0,9\n",
+        f"{EVERY_CLASS}.*counts.csv: 2 rows, largest id 0, more than once: 0: mend",
+    ),
+    "ids left out": ("class_id,count\n0,90\n2,9\n5,1\n", f"3 rows, largest id 5, missing: 1, 3, 4: {MISSING}"),
+    "many ids left out": ("class_id,count\n0,9\n99,1\n", "missing: 1, 2, 3, 4, 5, 6, 7, 8, …: add"),
+    "ids from 1": ("class_id,count\n1,90\n2,9\n", f"2 rows, largest id 2, missing: 0: {MISSING}"),
+    "a negative id": ("class_id,count\n-1,90\n0,9\n", f"{EVERY_CLASS}.*largest id 0, below 0: -1: mend those rows"),
+    "negative ids": ("class_id,count\n-2,90\n-1,9\n", f"{EVERY_CLASS}.*below 0: -2, -1: mend those rows"),
+    "a negative count": ("class_id,count\n1,-9\n0,90\n", r"may be negative. Received .*counts.csv: \[-9\] at class 1"),
+    "no rows": ("class_id,count\n", f"{EVERY_CLASS}.*0 rows, none with an id"),
     "half an example": ("class_id,count\n0,90.5\n1,9\n", rf"{COLUMNS}.*90\.5"),
     "latin-1": (
         "class_id,count,name\n0,90,\xe9\n".encode("latin-1"),

@@ -41,6 +41,7 @@ def test_a_table_of_probabilities_is_adjusted_and_keeps_its_header(capsys):
     assert capsys.readouterr().out.splitlines() == [
         "scores    3 rows, 3 classes, probabilities",
         "adjusted  tau 1, prior of counts.csv, target prior uniform",
+        "paired    counts.csv by position: column 'ant' ← 90, column 'bee' ← 9, column 'cat' ← 1",
         "",
         "Written to out.csv: the adjusted scores",
     ]
@@ -148,12 +149,28 @@ def test_a_prior_is_read_from_a_file_of_shares():
 BAD = {
     "an option of models": (["--fold"], [], "--fold is for models"),
     "tau auto": (["--tau", "auto"], [], "--tau auto is for models"),
+    "negative counts": (
+        ["--counts", "neg.csv"],
+        [],
+        "Every count in neg.csv must be greater than zero: a class that was never seen has no finite log-prior. "
+        "Received [-9, 0] at classes 1, 2.",
+    ),
+    "ids left out": (["--counts", "gap.csv"], [], "gap.csv: 2 rows, largest id 3, missing: 1, 2: add the rows"),
     "another format": (["--output", "out.npy"], [], "--output must be named ….csv"),
     "no such file": ([], None, "No such file: scores.csv"),
     "another width": ([], ["0.5,0.5"], "a column for each of 3 classes"),
     "nothing": ([], [""], "Its first line is ''"),
-    "a short line": ([], ["0.5,0.25,0.25", "0.5,0.5"], "must have 3 fields. Line 2 has 2"),
-    "text": ([], ["0.5,0.25,0.25", "0.5,none,0.5"], "must be numbers, with a point. Received: 'none'"),
+    "a short line": ([], ["0.5,0.25,0.25", "", "0.5,0.5"], "must have 3 fields. Line 3 has 2"),
+    "text": (
+        [],
+        ["0.5,0.25,0.25", "0.5,none,0.5"],
+        "must be numbers, with a point. Received: 'none' in line 2, column 2.\n",
+    ),
+    "an empty cell": (
+        [],
+        ["id,ant,bee,cat", "a,0.5,0.25,0.25", "", "b,0.5,,0.5"],
+        "Received: '' in line 4, column 3 ('bee'): give it a number, or leave that row out.",
+    ),
     "decimal commas": ([], ["0,5;0,25;0,25", "0,5;0,25;0,25"], "must be numbers, with a point. Received: '0,5'"),
     "a header alone": ([], ["a,b,c"], "`scores` must have shape [N, 3]"),
     "logits": (
@@ -178,6 +195,8 @@ def test_bad_input_is_one_clear_error_and_nothing_is_written(name, folder, capsy
     options, lines, message = BAD[name]
     write("w.csv", "class_id,weight", "0,1", "1,much", "2,1")
     write("z.csv", "class_id,weight", "0,1", "1,0", "2,1")
+    write("neg.csv", "class_id,count", "0,9", "1,-9", "2,0")
+    write("gap.csv", "class_id,count", "0,9", "3,1")
     if lines is None:
         pathlib.Path("scores.csv").unlink()
     elif lines:
@@ -208,3 +227,84 @@ def test_a_damaged_array_is_refused(capsys):
     pathlib.Path("scores.npy").write_bytes(b"no array")
     assert main(["adjust", "scores.npy", "--counts", "counts.csv", "--output", "out.npy"]) == 2
     assert "scores.npy must be an array of numbers, as numpy.save writes it" in capsys.readouterr().err
+
+
+# --- By name ---------------------------------------------------------------------------------------------------------
+
+
+def test_files_by_name_are_put_in_order_of_the_header(capsys):
+    write("counts.csv", "Class,Count", "cat,1", "ant,90", "bee,9")
+    write("w.csv", "class;weight", "bee;2.5", "cat;9", "ant;1")
+    write("t.csv", "class,prior", "cat,0.5", "bee,0.3", "ant,0.2")
+    assert main([*COMMAND, "--class-weight", "w.csv", "--target-prior", "t.csv"]) == 0
+    prior = kla.priors.effective_prior(COUNTS, class_weight=[1, 2.5, 9])
+    right = kla.adjust_scores(P, prior, target_prior=[0.2, 0.3, 0.5])
+    np.testing.assert_allclose(np.array(written()[1:], float), right, rtol=1e-14)
+    printed = capsys.readouterr().out
+    assert "paired    counts.csv by name: column 'ant' ← 90, column 'bee' ← 9, column 'cat' ← 1\n" in printed
+    assert "paired    w.csv by name: column 'ant' ← 1, column 'bee' ← 2.5, column 'cat' ← 9\n" in printed
+
+
+def test_resampled_counts_may_be_by_name_too():
+    write("scores.csv", "image,cat,ant,bee", *(f"i{i},{c},{a},{b}" for i, (a, b, c) in enumerate(P.tolist())))
+    write("counts.csv", "class,count", "ant,90", "bee,9", "cat,1")
+    write("r.csv", "class,count", "cat,45", "bee,90", "ant,90")
+    assert main([*COMMAND, "--resampled-counts", "r.csv"]) == 0
+    right = kla.adjust_scores(P, kla.priors.effective_prior(COUNTS, resampled_counts=[90, 90, 45]))[:, [2, 0, 1]]
+    np.testing.assert_allclose(np.array([row[1:] for row in written()[1:]], float), right, rtol=1e-13)
+
+
+def test_the_only_column_is_of_the_class_that_it_names(capsys):
+    write("counts.csv", "class,count", "bear,10", "rest,90")
+    write("scores.csv", "bear", "0.1", "0.5")
+    assert main(COMMAND) == 0
+    np.testing.assert_allclose(np.array(written()[1:], float), [[0.5], [0.9]], rtol=1e-12)
+    assert "paired    counts.csv by name: column 'bear' ← 10\n" in capsys.readouterr().out
+
+
+def test_class_ids_in_the_column_class_are_ids():
+    write("counts.csv", "class,count", "2,1", "0,90", "1,9")
+    for header, order in (([], [0, 1, 2]), (["2,0,1"], [2, 0, 1])):
+        write("scores.csv", *header, *(",".join(map(str, row)) for row in P[:, order].tolist()))
+        assert main([*COMMAND, "--force"]) == 0
+        np.testing.assert_allclose(np.array(written()[len(header) :], float), ADJUSTED[:, order], rtol=1e-14)
+
+
+def test_five_pairs_are_shown_of_many(capsys):
+    write("counts.csv", "class,count", *(f"k{c},{c + 1}" for c in range(12)))
+    write("scores.csv", ",".join(f"k{c}" for c in range(12)), ",".join(["0.25"] * 4 + ["0"] * 8))
+    assert main(COMMAND) == 0
+    assert "column 'k4' ← 5, … (12 in all)\n" in capsys.readouterr().out
+
+
+BAD_NAMES = {
+    "other names": (["ant,90", "bee,9", "dog,1"], "missing: ['cat'], of no column: ['dog']"),
+    "a name twice": (["ant,90", "bee,9", "ant,1"], "counts.csv, line 4: 'ant' again"),
+    "no name": (["ant,90", ",9", "cat,1"], "counts.csv, line 3: no name"),
+    "no number": (["ant,90", "bee,", "cat,1"], "Received counts.csv, line 3: 'bee,'"),
+    "a short row": (["ant,90", "bee", "cat,1"], "Received counts.csv, line 3: 'bee'"),
+    "half an example": (["ant,90", "bee,9.5", "cat,1"], "'9.5' is no whole number"),
+    "a count of 0": (["ant,90", "bee,0", "cat,0"], "greater than zero: a class that was never seen has no finite"),
+    "no rows": ([], "Received counts.csv, which has no row"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_counts_by_name_that_do_not_fit_are_refused(name, capsys):
+    lines, message = BAD_NAMES[name]
+    write("counts.csv", "class,count", *lines)
+    assert main(COMMAND) == 2
+    assert message in (error := capsys.readouterr().err)
+    assert name != "a count of 0" or "Received [0, 0] at classes 'bee', 'cat'" in error
+    assert not pathlib.Path("out.csv").exists()
+
+
+def test_counts_by_name_need_columns_with_names(capsys):
+    write("counts.csv", "class,count", "ant,90", "bee,9", "cat,1")
+    write("scores.csv", *(",".join(map(str, row)) for row in P.tolist()))
+    assert main(COMMAND) == 2
+    remedy = "put the column class_id in place of class, 0 for the first class and so on"
+    error = capsys.readouterr().err
+    assert f"scores.csv has no line of names: {remedy}, or begin the scores with a line of names." in error
+    assert main(["adjust", "scores.npy", "--counts", "counts.csv", "--output", "out.npy"]) == 2
+    assert f"scores.npy has no line of names: {remedy}.\n" in capsys.readouterr().err

@@ -259,3 +259,58 @@ def test_ids_as_columns_in_another_order_need_counts_that_name_them(columns):
     ):
         with pytest.raises(ArgumentError, match=r"must name its classes.*Received columns \['2', '0', '1'\]"):
             kla.adjust_scores(frame, **options)
+
+
+# --- Frames name their scores ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("names", [["cat", "ant", "bee"], np.array(["ant", "cat", "bee"])])
+@pytest.mark.parametrize("kind", ["list", "dict"])
+def test_names_in_another_order_than_the_columns_are_refused(names, kind):
+    frame, counts = DataFrame(GOOD, [0, 1], ["ant", "bee", "cat"]), dict(zip(names, COUNTS, strict=True))
+    rule = r"`class_names` must be the columns of `scores`.*Received \[.*\] beside columns \['ant', 'bee', 'cat'\]"
+    with pytest.raises(
+        ArgumentError, match=rf"{rule}: leave `class_names` out. .*dict\(zip\(class_names, class_counts"
+    ):
+        kla.adjust_scores(frame, COUNTS if kind == "list" else counts, class_names=names)
+    # Both remedies give what the counts say.
+    right = kla.adjust_scores(GOOD, [counts[name] for name in ("ant", "bee", "cat")])
+    np.testing.assert_array_equal(np.asarray(kla.adjust_scores(frame, counts)), right)
+
+
+def test_names_of_other_classes_than_the_columns_are_refused():
+    frame = DataFrame(GOOD, [0, 1], ["ant", "bee", "cat"])
+    with pytest.raises(ArgumentError, match=r"must be the columns.*'Cat'.*scores.set_axis\(class_names, axis=1\)"):
+        kla.adjust_scores(frame, COUNTS, class_names=["ant", "bee", "Cat"])
+    # Columns of class ids in another order are names, too.
+    with pytest.raises(ArgumentError, match=r"must be the columns.*beside columns \[2, 0, 1\]"):
+        kla.adjust_scores(DataFrame(GOOD, [0, 1], [2, 0, 1]), COUNTS, class_names=["ant", "bee", "cat"])
+
+
+@pytest.mark.parametrize("columns", [["ant", "bee", "cat"], [0, 1, 2], ["0", "1", "2"]])
+def test_names_may_repeat_those_of_the_columns_or_name_numbered_ones(columns):
+    frame, by_name = DataFrame(GOOD, [0, 1], columns), {"cat": 1, "ant": 90, "bee": 9}
+    found = kla.adjust_scores(frame, by_name, class_names=["ant", "bee", "cat"])
+    np.testing.assert_array_equal(np.asarray(found), kla.adjust_scores(GOOD, COUNTS))
+
+
+@pytest.mark.parametrize("argument", ["class_counts", "target_prior", "tau"])
+def test_a_column_of_counts_without_names_is_refused_for_named_columns(argument):
+    frame, series = DataFrame(GOOD, [0, 1], ["ant", "bee", "cat"]), Series([0.2, 0.3, 0.5], [0, 1, 2])
+    with pytest.raises(ArgumentError, match=rf"`{argument}` must name its classes in its index.*set_index\("):
+        kla.adjust_scores(frame, **{"class_counts": COUNTS, argument: series})
+
+
+def test_tau_by_name_is_put_in_order_of_the_columns():
+    frame = DataFrame(GOOD, [0, 1], ["cat", "ant", "bee"])
+    found = kla.adjust_scores(frame, COUNTS, tau=Series([1.0, 2.0, 0.5], ["ant", "bee", "cat"]))
+    np.testing.assert_array_equal(np.asarray(found), kla.adjust_scores(GOOD, COUNTS, tau=[0.5, 1.0, 2.0]))
+
+
+def test_a_column_of_text_is_named():
+    cells = np.array([["a", 0.5, 0.25, 0.25], ["b", 0.1, 0.2, 0.7]], object)
+    frame = DataFrame(cells, [0, 1], ["image", "ant", "bee", "cat"])
+    with pytest.raises(
+        ArgumentError, match=r"Received text, 'a', in column 'image'.*set_index\('image'\).*index_col=0"
+    ):
+        kla.adjust_scores(frame, COUNTS)

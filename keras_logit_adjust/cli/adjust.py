@@ -6,9 +6,11 @@ import math
 import sys
 import warnings
 
-from keras_logit_adjust import held_out, posthoc, priors, serving
+import numpy as np
+
+from keras_logit_adjust import _checks, held_out, posthoc, serving
 from keras_logit_adjust._printing import say
-from keras_logit_adjust.cli import files, printing, scores
+from keras_logit_adjust.cli import counts, files, printing, scores
 from keras_logit_adjust.cli.options import add_command, real, whole
 from keras_logit_adjust.posthoc import _guard
 from keras_logit_adjust.posthoc.adjust import OUTPUTS
@@ -38,7 +40,11 @@ def add_to(subparsers):
         "model", metavar="MODEL.keras", help="trained with cross-entropy; or its scores, SCORES.csv or SCORES.npy"
     )
     parser.add_argument(
-        "--counts", "--prior", required=True, metavar="FILE.csv", help="class_id,count of training, or class_id,prior"
+        "--counts",
+        "--prior",
+        required=True,
+        metavar="FILE.csv",
+        help="class_id,count of training, or class_id,prior; class,… by name",
     )
     parser.add_argument(
         "--output", required=True, metavar="PATH", help="….keras, ….tflite, ….onnx, without suffix a folder; as scores"
@@ -55,7 +61,9 @@ def add_to(subparsers):
     how.add_argument("--validation", metavar="FILE.npz", help="held-out arrays x and y")
     how.add_argument("--target-prior", metavar="FILE.csv", help="class mix to be right for, as --counts (uniform)")
     how.add_argument(
-        "--class-weight", metavar="WEIGHTS", help="of training, to be undone: balanced, or FILE.csv, class_id,weight"
+        "--class-weight",
+        metavar="WEIGHTS",
+        help="of training, to be undone: balanced, or FILE.csv, class_id,weight (class,weight)",
     )
     how.add_argument("--resampled-counts", metavar="FILE.csv", help="training examples after resampling, to be undone")
     how.add_argument("--kind", choices=KINDS, help="what scores are (probabilities)")
@@ -86,7 +94,7 @@ def run(options):
         OSError: for a file that cannot be read or written.
     """
     if options.model.endswith(scores.SUFFIXES):
-        scores.run(options, _prior_settings(options))
+        scores.run(options, counts.read(options))
         return
     # Before anything that takes time: may it be written there?
     path, to = _files.as_destination(options.output, options.to, overwrite=options.force)
@@ -94,7 +102,7 @@ def run(options):
     _check_together(options)
     served = {"class_names": files.read_lines(options.class_names)} if options.class_names is not None else {}
     settings = {
-        **_prior_settings(options),
+        **counts.settings(counts.read(options), options),
         "num_examples": options.num_examples,
         "allow_double_correction": options.allow_double_correction,
     }
@@ -111,27 +119,6 @@ def run(options):
         served.update(prior_name=description.prior, output=description.served_output)
     serving.export(adjusted, path, to=to, overwrite=options.force, **served)
     printing.show("\n".join([*lines, str(description)]), output=options.output, files=WRITTEN[to])
-
-
-def _prior_settings(options):
-    """The prior that training left in a model, and the target prior, as arguments of `adjust`."""
-    if options.num_examples is not None and options.target_prior is not None:
-        raise ValueError(
-            "--target-prior has the counts of classes that exclude each other; --num-examples says that labels are "
-            "independent. Give their target probabilities from Python: kla.adjust(…, target_prior=…)."
-        )
-    counts = files.read_counts(options.counts, num_examples=options.num_examples)
-    weights, resampled = files.read_weights(options.class_weight), options.resampled_counts
-    if weights is not None or resampled is not None:
-        if options.num_examples is not None:
-            raise ValueError(
-                "--class-weight and --resampled-counts are of classes that exclude each other; --num-examples says "
-                "that labels are independent. Leave one out."
-            )
-        resampled = None if resampled is None else files.read_counts(resampled)
-        counts = priors.effective_prior(counts, class_weight=weights, resampled_counts=resampled)
-    target = None if options.target_prior is None else files.read_counts(options.target_prior)
-    return {"class_counts": counts, "target_prior": target}
 
 
 def _check_together(options):
@@ -178,20 +165,37 @@ def _adjusted(trained, options, *, tau, settings):
     return folded, dataclasses.replace(description, model=folded.name, corrections=(*others, last))
 
 
+def _check_every_class(labels, num_classes, options):
+    """Raise where held-out examples cannot stand for their class, because there is none of it."""
+    ids = labels if labels.ndim == 1 else labels[:, 0] if labels.shape[1:] == (1,) else None
+    rows = labels if ids is None else ids[:, None] == np.arange(num_classes)
+    if labels.dtype.kind not in "biuf" or rows.shape[1:] != (num_classes,):
+        return  # refused where labels are read
+    independent = options.num_examples is not None
+    missing = ~rows.any(axis=0) | (rows.all(axis=0) & independent)
+    if missing.any():
+        raise ValueError(
+            f"--calibrate weights the examples in {options.validation} to the class mix in {options.counts}, so every "
+            f"class needs an example there{', and one without it' if independent else ''}. Missing for "
+            f"{_checks.name_classes(missing)}: hold out more examples, or leave --calibrate out."
+        )
+
+
 def _choose(model, examples, *, options, settings):
     """τ and the calibration (None: none) for held-out data, and lines that say what they are."""
-    (x, labels), counts, calibration, lines = examples, settings["class_counts"], None, []
+    (x, labels), class_counts, calibration, lines = examples, settings["class_counts"], None, []
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
         # As lines of the command, without the place in the code.
         warnings.showwarning = lambda message, *place: say(f"keras-logit-adjust: {message}", file=sys.stderr)
         if options.calibrate:
+            _check_every_class(labels, class_counts.size, options)
             logits = held_out.predict_logits(model, x, output=options.gives)
             calibration = held_out.calibrate(
                 logits,
                 labels,
                 method="bias_corrected_temperature",
-                class_prior=counts / (1 if options.num_examples is None else options.num_examples),
+                class_prior=class_counts / (1 if options.num_examples is None else options.num_examples),
                 independent=options.num_examples is not None,
             )
             lines.append(
@@ -201,7 +205,7 @@ def _choose(model, examples, *, options, settings):
         if options.tau != "auto":
             return options.tau, calibration, lines
         tuned_on = (model, examples) if calibration is None else (calibration.apply(logits), labels)
-        best = held_out.tune_tau(*tuned_on, counts, num_examples=options.num_examples, output=options.gives)
+        best = held_out.tune_tau(*tuned_on, class_counts, num_examples=options.num_examples, output=options.gives)
     lines.append(
         f"tau       {best.tau:.4g}, chosen on {len(labels)} validation examples; interval "
         f"{best.interval[0]:.4g} to {best.interval[1]:.4g}, balanced accuracy {best.balanced_accuracy:.4f}"

@@ -5,11 +5,17 @@ import warnings
 import zipfile
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_logit_adjust import _checks
 from keras_logit_adjust.data import _sources
-from keras_logit_adjust.data.counts_file import read_class_counts, read_class_values, read_text
+from keras_logit_adjust.data.counts_file import (
+    read_class_values,
+    read_class_values_by_name,
+    read_counts_by_id,
+    read_text,
+)
 
 _SHOWN = 300  # characters of another library's message before it is cut
 
@@ -59,31 +65,48 @@ def check_no_nan(model):
 
 
 def read_counts(path, *, num_examples=None):
-    """The class counts (or the prior) in a file, all of them with a finite log-prior (or log-odds)."""
-    shares = read_class_values(path, "prior")
-    counts = read_class_counts(path) if shares is None else shares
-    if (counts == 0).any():
+    """The class counts (or the prior) in a file, with a finite log-prior (or log-odds): by class id, or a dict by name.
+
+    One rule for every count: greater than zero.
+    """
+    found = read_class_values_by_name(path, "count", "prior")
+    if found is None:
+        found = read_class_values(path, "prior")
+        found = read_counts_by_id(path) if found is None else found
+    counts = np.array(list(found.values())) if isinstance(found, dict) else found
+    if (bad := counts <= 0).any():
         raise ValueError(
             f"Every count in {path} must be greater than zero: a class that was never seen has no finite log-prior. "
-            f"Received 0 at {_checks.name_classes(counts == 0)}. Add a pseudo-count in the file, 1 to every count."
+            f"Received {counts[bad][:8].tolist()} at {_classes(found, bad)}. Add a pseudo-count in the file, 1 to "
+            "every count."
         )
     if num_examples is not None and (bad := counts >= num_examples).any():
         raise ValueError(
             f"Every count in {path} must be below --num-examples {num_examples}: a label that is always on has no "
-            f"finite log-odds. Received {counts[bad][:8].tolist()} at {_checks.name_classes(bad)}. Add an example of "
+            f"finite log-odds. Received {counts[bad][:8].tolist()} at {_classes(found, bad)}. Add an example of "
             "each kind: 1 to every count in the file, 2 to --num-examples."
         )
-    return counts
+    return found
+
+
+def _classes(found, mask):
+    """The classes where `mask` is true, by the names that a file gave them or by class id."""
+    if not isinstance(found, dict):
+        return _checks.name_classes(mask)
+    names = [name for name, is_so in zip(found, mask, strict=True) if is_so]
+    return f"class{'es' if len(names) > 1 else ''} {', '.join(map(repr, names[:8]))}{', …' if len(names) > 8 else ''}"
 
 
 def read_weights(text):
-    """Class weights: "balanced", or those in a file."""
+    """Class weights: "balanced", or those in a file, by class id or a dict by name."""
     if text in (None, "balanced"):
         return text
-    weights = read_class_values(text, "weight")
+    weights = read_class_values_by_name(text, "weight")
+    weights = read_class_values(text, "weight") if weights is None else weights
     if weights is None:
         raise ValueError(
-            f"--class-weight must be balanced, or a file with the columns class_id and weight. Received: {text}"
+            "--class-weight must be balanced, or a file with the columns class_id and weight (or class and weight). "
+            f"Received: {text}"
         )
     return weights
 

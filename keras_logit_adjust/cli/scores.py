@@ -8,7 +8,7 @@ import pathlib
 import numpy as np
 
 from keras_logit_adjust import posthoc
-from keras_logit_adjust.cli import printing
+from keras_logit_adjust.cli import counts, printing
 from keras_logit_adjust.cli.options import real
 from keras_logit_adjust.data import counts_file
 from keras_logit_adjust.serving import _files
@@ -34,30 +34,27 @@ class Table:
     delimiter: str = ","
 
     @property
-    def class_ids(self):
-        """The class of each column, where the header has ids in another order; or None."""
-        names = [] if self.header is None else self.header[-self.values.shape[1] :]
-        ids = [str(c) for c in range(len(names))]
-        return [int(name) for name in names] if names != ids and sorted(names) == sorted(ids) else None
+    def names(self):
+        """The names of the columns of scores, or None."""
+        return None if self.header is None else self.header[-self.values.shape[1] :]
 
 
-def run(options, settings):
-    """Adjust the scores in a file, write them to another, and show what was done."""
+def run(options, given):
+    """Adjust the scores in a file by what other files say (`given`), write them, and show what was done."""
     path, output = pathlib.Path(options.model), pathlib.Path(options.output)
     _check_together(options)
     if output.suffix != path.suffix:
         raise ValueError(f"--output must be named …{path.suffix}, as the scores are. Received: {output}")
     _files.check_place(output, "file", options.force)
-    kind, counts = options.kind or "probabilities", settings["class_counts"]
-    table = read(path, counts.size, options.num_examples is not None)
-    names = table.class_ids
-    target = settings["target_prior"]
+    kind, num_classes = options.kind or "probabilities", len(given["counts"])
+    table = read(path, num_classes, options.num_examples is not None)
+    is_unit = table.values.shape[1:] == (1,)
+    names = _both_classes(table.names, given) if is_unit else table.names
     adjusted = posthoc.adjust_scores(
         table.values,
-        counts if names is None else counts[names],
+        **counts.settings(given, options, names=names, scores=path),
         kind=kind,
         tau=options.tau,
-        target_prior=target if names is None or target is None else target[names],
         num_examples=options.num_examples,
     )
     with _files.replacing(output) as partial:
@@ -65,13 +62,20 @@ def run(options, settings):
     trained = f"prior of {options.counts}"
     trained += f", class weights {options.class_weight}" if options.class_weight is not None else ""
     trained += f", resampled to {options.resampled_counts}" if options.resampled_counts is not None else ""
-    towards = "uniform" if target is None else f"of {options.target_prior}"
+    towards = "uniform" if options.target_prior is None else f"of {options.target_prior}"
     lines = (
-        f"scores    {len(adjusted):,} rows, {counts.size} {'classes' if options.num_examples is None else 'labels'}, "
+        f"scores    {len(adjusted):,} rows, {num_classes} {'classes' if options.num_examples is None else 'labels'}, "
         f"{kind.replace('_', '-')}",
         f"adjusted  tau {options.tau:g}, {trained}, target prior {towards}",
+        *counts.pairing(given, options, names, is_unit=is_unit),
     )
     printing.show("\n".join(lines), output=options.output, files="the adjusted scores")
+
+
+def _both_classes(names, given):
+    """The names of two classes, the second that of the only column of scores; None where no file has names."""
+    by_name = next((values for values in given.values() if isinstance(values, dict)), None)
+    return None if names is None or by_name is None else [*(name for name in by_name if name not in names), *names]
 
 
 def _check_together(options):
@@ -116,11 +120,13 @@ def _read_csv(path, num_classes, independent):
     # Commas last, for they may be those of decimals; a single column has no delimiter.
     delimiter, rows = next((table for table in found if len(table[1][0]) > 1), found[-1])
     width, has_names = len(rows[0]), len(rows[0]) == num_classes + 1
-    for number, row in enumerate(rows, start=1):
+    lines = counts_file.line_numbers(text, delimiter)
+    for number, row in zip(lines, rows, strict=True):
         if len(row) != width:
             raise ValueError(f"Every line of {path} must have {width} fields. Line {number} has {len(row)}: {row[:8]}")
     header = rows.pop(0) if _are_names(rows[0][has_names:], path) else None
-    values = np.array([[_number(field, path) for field in row[has_names:]] for row in rows], "float64")
+    _check_numbers(rows, header, lines[len(lines) - len(rows) :], first=int(has_names), path=path)
+    values = np.array([list(map(real, row[has_names:])) for row in rows], "float64")
     values = values.reshape(len(rows), width - has_names)
     _check_no_row_numbers([row[0] for row in rows], has_names, width, path)
     return Table(values, header, [row[0] for row in rows] if has_names else None, delimiter)
@@ -170,10 +176,17 @@ def _is_number(field):
     return True
 
 
-def _number(field, path):
-    if not _is_number(field):
-        raise ValueError(f"Scores in {path} must be numbers, with a point. Received: {field[:40]!r}")
-    return real(field)
+def _check_numbers(rows, header, lines, *, first, path):
+    """Raise where a field from the column `first` on is no number, with its line and its column."""
+    for number, row in zip(lines, rows, strict=True):
+        for place in range(first, len(row)):
+            if not _is_number(row[place]):
+                name = f"column {place + 1}" + ("" if header is None else f" ({header[place]!r})")
+                remedy = "." if row[place] else ": give it a number, or leave that row out."
+                raise ValueError(
+                    f"Scores in {path} must be numbers, with a point. Received: {row[place][:40]!r} in line {number}, "
+                    f"{name}{remedy}"
+                )
 
 
 def write(path, table):

@@ -12,6 +12,7 @@ from keras_logit_adjust import _checks
 
 _NAMES = ("class_id", "count")
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+_SHOWN = 8  # ids in a message before it is cut
 _WHOLE = re.compile(r"([+-]?[0-9]+)(\.0*)?", re.ASCII)
 
 
@@ -29,7 +30,7 @@ def read_class_counts(path):
 
     Raises:
         ValueError: for text that is not UTF-8, other columns or one of them twice, ids that are not 0 … L − 1 once
-            each, or counts that are no whole numbers.
+            each, or counts that are no whole numbers or negative.
         OSError: for a file that cannot be read.
 
     Example:
@@ -40,18 +41,45 @@ def read_class_counts(path):
     >>> read_class_counts(path).tolist()
     [90, 10]
     """
+    counts = read_counts_by_id(path)
+    if (bad := counts < 0).any():
+        raise ValueError(
+            f"No count in a file of class counts may be negative. Received {path}: {counts[bad][:_SHOWN].tolist()} at "
+            f"{_checks.name_classes(bad)}."
+        )
+    return counts
+
+
+def read_counts_by_id(path):
+    """Whole numbers in order of class id, of any sign, from a file with the columns `class_id` and `count`."""
     try:
         ids, counts = _columns(read_text(path, "class counts"))
     except csv.Error as error:
         raise _error(path, str(error)) from error
     except _TableError as error:
         raise _error(path, str(error)) from None
-    if ids.size == 0 or not _are_ids(ids) or (counts < 0).any():
-        raise ValueError(
-            "A file of class counts must name every class from 0 on once, with a count of at least 0. Received "
-            f"{path}: {ids.size} rows, ids {sorted(ids.tolist())[:8]}, …, counts {sorted(counts.tolist())[:8]}, …"
-        )
+    _check_ids(ids, path)
     return counts[np.argsort(ids)]
+
+
+def _check_ids(ids, path):
+    """Raise unless `ids` are 0 … L − 1, once each."""
+    if ids.size and _are_ids(ids):
+        return
+    found, numbers = np.unique(ids, return_counts=True)
+    largest = found[-1] if ids.size else -1
+    gaps = np.setdiff1d(np.arange(min(largest, ids.size + _SHOWN) + 1), found)
+    faults = {"missing": gaps, "more than once": found[numbers > 1], "below 0": found[found < 0]}
+    said = [
+        f"{fault}: {', '.join(map(str, wrong[:_SHOWN]))}{', …' if wrong.size > _SHOWN else ''}"
+        for fault, wrong in faults.items()
+        if wrong.size
+    ]
+    remedy = "add the rows of those classes, or number the classes from 0 on" if gaps.size else "mend those rows"
+    raise ValueError(
+        f"A file of class counts or weights must name every class id from 0 on once. Received {path}: {ids.size} rows, "
+        + (f"largest id {largest}, {'; '.join(said)}: {remedy}." if ids.size else "none with an id.")
+    )
 
 
 def read_text(path, content):
@@ -89,9 +117,44 @@ def read_class_values(path, column):
             f"A file with the columns `class_id` and `{column}` must have a whole number and a number in each row, the "
             f"decimals behind a point. Received {path}: {error}."
         ) from error
-    if not ids.size or not _are_ids(ids):
-        raise ValueError(f"{path} must name every class from 0 on once. Received ids {sorted(ids.tolist())[:8]}, …")
+    _check_ids(ids, path)
     return values[np.argsort(ids)]
+
+
+def read_class_values_by_name(path, *columns):
+    """`{name: number}` of each class, from a text file with the columns `class` and one of `columns`; or None.
+
+    None too where the file has a column `class_id`.
+    """
+    text = read_text(path, "class weights" if "weight" in columns else "class counts")
+    for delimiter in _DELIMITERS:
+        header, *rows = split(text, delimiter) or [[]]
+        header = [name.casefold() for name in header]
+        found = [column for column in columns if header.count(column) == 1]
+        if found and header.count("class") == 1 and "class_id" not in header:
+            break
+    else:
+        return None
+    rule = f"A file with the columns `class` and `{found[0]}` must have a name and a number in each row"
+    values = {}
+    for number, row in zip(line_numbers(text, delimiter)[1:], rows, strict=True):
+        try:
+            name, field = row[header.index("class")], row[header.index(found[0])]
+            value = _whole([field], delimiter)[0] if found[0] == "count" else float(field)
+        except (_TableError, ValueError, IndexError) as error:
+            raise ValueError(
+                f"{rule}, the decimals behind a point. Received {path}, line {number}: {delimiter.join(row)[:80]!r} "
+                f"({error})."
+            ) from None
+        if not name or name in values:
+            raise ValueError(
+                f"{rule}, and every name once. Received {path}, line {number}: "
+                f"{f'{name!r} again' if name else 'no name'}."
+            )
+        values[name] = value
+    if not values:
+        raise ValueError(f"{rule}. Received {path}, which has no row.")
+    return values
 
 
 class _TableError(Exception):
@@ -130,9 +193,20 @@ def _columns(text):
 
 def split(text, delimiter):
     """The lines of a table that are not empty, as lists of their fields."""
+    return [row for _, row in _numbered(text, delimiter)]
+
+
+def line_numbers(text, delimiter):
+    """The number in the file, from 1 on, of each line that `split` gives."""
+    return [number for number, _ in _numbered(text, delimiter)]
+
+
+def _numbered(text, delimiter):
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
-    stripped = ([field.strip() for field in row] for row in rows)
-    return [row for row in stripped if any(row)]
+    for row in rows:
+        stripped = [field.strip() for field in row]
+        if any(stripped):
+            yield rows.line_num, stripped
 
 
 def _named_columns(header, rows, delimiter):

@@ -42,20 +42,21 @@ def adjust_scores(
             [negatives, positives] for the score of the second class. Counts by name (a dict, a `Series`) are put in
             order by `class_names`.
         kind: what the scores are: "probabilities", "logits" or "log_probabilities". The result is of the same kind.
-        tau: strength, a number or a vector `[L]`; 1 is right for scores that estimate `P(y|x)`.
+        tau: strength, a number or a vector `[L]`, also by name; 1 is right for scores that estimate `P(y|x)`.
         target_prior: class mix that the result should be right for, in the form of `class_counts`; uniform by default.
         num_examples: for independent labels only: the number of training examples, among which `class_counts` are
             positives. Each label is adjusted by its log-odds; `target_prior` has the probability of each.
-        class_names: `[L]` names in order of the columns, such as `model.classes_` of scikit-learn; by default those of
-            the columns of a `DataFrame`.
+        class_names: `[L]` names in order of the columns, such as `model.classes_` of scikit-learn. A `DataFrame` whose
+            columns have names needs none: those are the names, and others are refused.
 
     Returns:
         What `scores` is: an array, a frame with the same index and columns, or a tensor of the same library, in the
         same precision (float64 for integers and lists).
 
     Raises:
-        ValueError: for half precision; NaN; probabilities that are negative or rows of them that do not sum to one (to
-            1e-3); probabilities called logits; counts that do not fit.
+        ValueError: for half precision; NaN; a column of text; probabilities that are negative or rows of them that do
+            not sum to one (to 1e-3); probabilities called logits; counts that do not fit; a `Series` of counts whose
+            index is 0, 1, … beside columns that have other names; `class_names` that are not those of the columns.
 
     Example:
 
@@ -73,13 +74,14 @@ def adjust_scores(
     array = _as_floats(scores)
     are_labels = num_examples is not None or getattr(class_counts, "are_labels", False)
     is_unit = not are_labels and (array.ndim == 1 or array.shape[-1:] == (1,))
-    if class_names is None and hasattr(scores, "columns") and not is_unit:
-        class_names = scores.columns
+    if hasattr(scores, "columns") and not is_unit:
+        class_names = _names_of(scores, class_names)
     if class_names is not None:
         _check_order(class_names, class_counts=class_counts, target_prior=target_prior)
     prior = priors.as_prior(class_counts, num_examples, class_names=class_names)
     target_prior = _arrays.in_order(target_prior, "target_prior", class_names)
     _check_shape(array, prior, is_unit)
+    tau = _arrays.in_order(tau, "tau", class_names)
     _, target, shift = settle(prior, tau=tau, target_prior=target_prior)
     if is_unit:  # the log-odds of two classes
         shift = np.diff(shift)
@@ -90,6 +92,8 @@ def adjust_scores(
 
 def _as_floats(scores):
     """`scores` as a NumPy array of float32 or float64."""
+    if hasattr(scores, "columns"):
+        _check_no_text(scores)
     array = _arrays.as_array(scores, "scores", "an array, table or tensor of numbers")
     if _arrays.kind_of(array.dtype) == "f" and array.dtype.itemsize < 4:
         raise _checks.ArgumentError(
@@ -98,6 +102,41 @@ def _as_floats(scores):
             "model predict in float32. To convert what is rounded already brings nothing back.",
         )
     return array if array.dtype in ("float32", "float64") else array.astype("float64")
+
+
+def _check_no_text(frame):
+    """Raise where a column of a frame holds text, as one that names the rows does."""
+    values = np.asarray(frame)
+    if values.ndim != 2 or values.dtype.kind not in "OUS":
+        return
+    for place, column in enumerate(np.asarray(frame.columns).tolist()):
+        if texts := [value for value in values[:, place] if isinstance(value, (str, bytes))]:
+            raise _checks.ArgumentError(
+                "scores",
+                f"Every column of `scores` must have the numbers of a class. Received text, {_arrays.shown(texts[0])}, "
+                f"in column {column!r}: if it names the rows, make it the index, scores.set_index({column!r}), or read "
+                "the file by pandas.read_csv(…, index_col=0).",
+            )
+
+
+def _names_of(frame, class_names):
+    """The names of the classes of a frame: those of its columns, or `class_names` where columns are only numbered."""
+    columns = np.asarray(frame.columns).tolist()
+    if class_names is None:
+        return columns
+    names = _arrays.as_names(class_names)
+    texts, given = [str(column) for column in columns], [str(name) for name in names]
+    if texts == given or texts == [str(c) for c in range(len(columns))]:
+        return names
+    if sorted(texts) == sorted(given):
+        remedy = "Numbers in another order name their classes: class_counts=dict(zip(class_names, class_counts))"
+    else:
+        remedy = "Where columns are named wrongly, scores.set_axis(class_names, axis=1) names them anew"
+    raise _checks.ArgumentError(
+        "class_names",
+        "`class_names` must be the columns of `scores` in their order, for they name the scores. Received "
+        f"{_arrays.shown(names)} beside columns {_arrays.shown(columns)}: leave `class_names` out. {remedy}.",
+    )
 
 
 def _check_order(class_names, **priors_given):

@@ -90,9 +90,11 @@ class Correction:
             return f"{self.means}, whose counts and tau are not recorded"
         of = "" if self.num_examples is None else f" of {self.num_examples:g} examples"
         target = "uniform" if self.target_prior is None else _numbers(self.target_prior)
-        counts = _numbers(self.class_counts)
+        # What sums to one are shares: of `kla.priors.effective_prior`, say, where training had weights.
+        is_prior = self.num_examples is None and abs(np.sum(self.class_counts) - 1) < 1e-3
+        counts = f"{'class prior' if is_prior else 'class counts'} {_numbers(self.class_counts)}{of}"
         calibrated = "" if self.calibration is None else ", calibrated before"
-        text = f"{self.means}, tau {_numbers(self.tau)}, class counts {counts}{of}, target prior {target}{calibrated}"
+        text = f"{self.means}, tau {_numbers(self.tau)}, {counts}, target prior {target}{calibrated}"
         return f"{text}, of logits corrected before" if self.corrected_before else text
 
 

@@ -145,10 +145,13 @@ def _writer(model, to, inputs, *, class_names, prior_name, top_k, output):
             top_k=_checks.check_integer(top_k, "top_k", minimum=1),
         )
         return lambda path: _signature.write(model, path, inputs, served)
-    if (class_names, prior_name, output) != (None, None, "auto"):
+    given = {"class_names": class_names is not None, "prior_name": prior_name is not None, "output": output != "auto"}
+    if named := [name for name, is_given in given.items() if is_given]:
+        names, them = " and ".join(f"`{name}`" for name in named), "it" if len(named) == 1 else "them"
         raise _checks.ArgumentError(
-            "class_names",
-            f"`class_names`, `prior_name` and `output` are for a SavedModel; a {to} file has no place for them.",
+            named[0],
+            f"A {to} file has no place for {names}, which a SavedModel has. Leave {them} out, or write a SavedModel, a "
+            "folder: `path` without a suffix.",
         )
     if to == "keras":
         return model.save

@@ -1,0 +1,94 @@
+"""The class counts, weights and target prior that `adjust` is given: in files, by class id or by class name."""
+
+import numpy as np
+
+from keras_logit_adjust import priors
+from keras_logit_adjust.cli import files
+
+_SHOWN = 5  # columns with their numbers before a line is cut
+
+
+def read(options):
+    """What the options say, by option: `[L]` by class id, a dict by class name, "balanced" or None."""
+    if options.num_examples is not None and options.target_prior is not None:
+        raise ValueError(
+            "--target-prior has the counts of classes that exclude each other; --num-examples says that labels are "
+            "independent. Give their target probabilities from Python: kla.adjust(…, target_prior=…)."
+        )
+    given = {"counts": files.read_counts(options.counts, num_examples=options.num_examples)}
+    given["class_weight"] = files.read_weights(options.class_weight)
+    for name in ("resampled_counts", "target_prior"):
+        path = getattr(options, name)
+        given[name] = None if path is None else files.read_counts(path)
+    undone = given["class_weight"] is not None or given["resampled_counts"] is not None
+    if undone and options.num_examples is not None:
+        raise ValueError(
+            "--class-weight and --resampled-counts are of classes that exclude each other; --num-examples says "
+            "that labels are independent. Leave one out."
+        )
+    return given
+
+
+def settings(given, options, *, names=None, scores=None):
+    """The prior that training left in a model, and the target prior, as arguments of `adjust`.
+
+    Args:
+        given: what `read` gives.
+        options: of the command.
+        names: of the classes, in order of the columns of a file of scores; None for a model or where it has none.
+        scores: the path of that file; None for a model.
+    """
+    given = {name: _in_order(values, getattr(options, name), names, scores) for name, values in given.items()}
+    counts, how = given["counts"], {name: given[name] for name in ("class_weight", "resampled_counts")}
+    if any(values is not None for values in how.values()):
+        counts = priors.effective_prior(counts, **how)
+    return {"class_counts": counts, "target_prior": given["target_prior"]}
+
+
+def _in_order(values, path, names, scores):
+    """`values` in order of `names`; by position where they go by class id and `names` are none."""
+    if isinstance(values, dict) and _are_ids(values):
+        values = np.array([values[str(c)] for c in range(len(values))])
+    if isinstance(values, dict):
+        return _by_name(values, path, names, scores)
+    if values is None or isinstance(values, str) or names is None or not _are_ids(names) or len(names) != len(values):
+        return values
+    return values[[int(name) for name in names]]
+
+
+def _are_ids(names):
+    return sorted(names) == sorted(str(c) for c in range(len(names)))
+
+
+def _by_name(values, path, names, scores):
+    if names is None:
+        place = "a model has them by class id" if scores is None else f"{scores} has no line of names"
+        remedy = "" if scores is None or scores.suffix != ".csv" else ", or begin the scores with a line of names"
+        raise ValueError(
+            f"{path} names its classes, but {place}: put the column class_id in place of class, 0 for the first class "
+            f"and so on{remedy}."
+        )
+    missing, other = [name for name in names if name not in values], [name for name in values if name not in names]
+    if missing or other or len(set(names)) < len(names):
+        raise ValueError(
+            f"{path} must name every class in the first line of {scores} once, and no other. Received "
+            f"{len(values)} names for {len(names)} columns; missing: {missing[:8]}, of no column: {other[:8]}."
+        )
+    return np.array([values[name] for name in names])
+
+
+def pairing(given, options, names, *, is_unit=False):
+    """Lines that say which column was given which number, where columns have names."""
+    if names is None or _are_ids(names):
+        return []
+    lines = []
+    for option, values in given.items():
+        if values is None or isinstance(values, str) or len(values) != len(names):
+            continue
+        how = "by name" if isinstance(values, dict) else "by position"
+        numbers = _in_order(values, getattr(options, option), names, None)
+        pairs = [f"column {name!r} ← {number:.12g}" for name, number in zip(names, numbers, strict=True)]
+        pairs = pairs[-1:] if is_unit else pairs
+        rest = f", … ({len(pairs)} in all)" if len(pairs) > _SHOWN else ""
+        lines.append(f"paired    {getattr(options, option)} {how}: {', '.join(pairs[:_SHOWN])}{rest}")
+    return lines
