@@ -1,7 +1,8 @@
 """Choosing τ on held-out data, and not believing more than the data can tell.
 
 A τ that maximizes balanced accuracy on a few examples of each rare class follows their noise: on five a class it does
-worse than τ = 1 in most draws. `tune_tau` therefore leaves 1 only as far as the held-out examples insist.
+worse than τ = 1 in most draws. `tune_tau` therefore leaves 1 only as far as the held-out examples insist. What they
+cannot know, the recall of classes far from all of them in frequency, may be anything: no gain below it counts.
 """
 
 import dataclasses
@@ -17,6 +18,9 @@ from keras_logit_adjust.held_out.tau_path import BestTau, TauPath, robust_point
 from keras_logit_adjust.posthoc import _guard
 from keras_logit_adjust.priors.formulas import as_prior
 
+NEAR = 2.0  # times as frequent, or as rare: so near a class without held-out examples must have one that has some
+_FAR = np.log(NEAR) + 1e-9
+
 
 @dataclasses.dataclass(frozen=True)
 class TunedTau:
@@ -24,13 +28,18 @@ class TunedTau:
 
     Attributes:
         tau: the τ chosen.
-        interval: the least and the largest τ that the held-out examples cannot tell from the best.
-        balanced_accuracy: cross-validated: every example judged at the τ that the others choose.
+        interval: the least and the largest τ that the held-out examples cannot tell from the best. Some τ between them
+            may be worse, even 1.
+        balanced_accuracy: cross-validated: every example judged at the τ that the others choose. It estimates the
+            procedure and does not choose τ. Where it is not above `balanced_accuracy_at_one`, 1 is as good.
         balanced_accuracy_at_one: of the same examples at τ = 1.
-        best: where the path is highest, a `BestTau`, before shrinkage.
+        best: where the mean of pooled recalls is highest, a `BestTau`, before shrinkage.
         coverage: `{"classes": L, "pooled": …, "empty": …, "buckets": …}`: how many recalls could not stand alone, how
             many of them had no example, and how many means of recalls remained.
-        path: the `kla.TauPath`.
+        unknown: the share of recalls that no held-out example can speak for, 0 … 1. The accuracies leave them out.
+        path: the `kla.TauPath`, of plain recalls. Where classes are pooled, `path.best()` is not `best`.
+        weight: `[N]` what each example adds to the mean of pooled recalls. `path.steps(weight)` is the function of τ
+            that was maximized; `weight.max()` is the largest share that depends on one example.
     """
 
     tau: float
@@ -39,7 +48,9 @@ class TunedTau:
     balanced_accuracy_at_one: float
     best: BestTau
     coverage: dict
+    unknown: float
     path: TauPath = dataclasses.field(repr=False)
+    weight: np.ndarray = dataclasses.field(repr=False, compare=False)
 
     def __float__(self):
         return self.tau
@@ -67,6 +78,11 @@ def tune_tau(
     examples: 1 itself, or the middle of the piece. Classes with too few examples to have a recall of their own share
     one with classes of similar training frequency.
 
+    A class without examples is known by such a share where a class with some is at most twice as frequent or as rare,
+    and as far as the pool has at least as many examples as classes. The recall of the share `u` of all others may
+    change by anything from −1 to 1. So the difference must exceed it: `v(τ*) − v(τ) ≤ SE + u/(1 − u)`, with `v` the
+    mean over the classes known. If every class has held-out examples, `u` is 0; from `u` = 1/2 on, τ stays 1.
+
     Args:
         model_or_logits: a trained, unadjusted `keras.Model`, of a `kla.layers.ManyClassModel` one whose head has
             `tau=0`; or its logits `[N, L]` on the held-out examples; or with
@@ -80,7 +96,8 @@ def tune_tau(
         ignore_class: an id whose rows are left out, such as 255 for unlabeled pixels. Keras masks are not seen: give
             padded positions such a label.
         output: what the model gives, as in `kla.adjust`.
-        standard_errors: how many of them a difference must have to count. 0 gives the τ of the highest accuracy.
+        standard_errors: how many of them a difference must have to count. 0 gives the τ of the highest accuracy where
+            every class is known.
         min_examples: held-out examples that a class needs to have a recall of its own.
         folds: of the cross-validated accuracy that is reported.
         seed: of the folds.
@@ -94,7 +111,8 @@ def tune_tau(
             examples of one class alone, fewer examples than folds.
 
     Warns:
-        UserWarning: where classes have too few examples to stand alone, with how many and how many have none.
+        UserWarning: where classes have too few examples to stand alone, with how many and how many have none; and where
+            the recall of some is unknown, with how many and what gain of the others would outweigh them.
 
     Example:
 
@@ -109,7 +127,8 @@ def tune_tau(
     >>> round(tuned.balanced_accuracy_at_one, 3), round(tuned.balanced_accuracy, 3)
     (0.769, 0.839)
 
-    Reference: Menon et al. (2021), §4.2 (τ by cross-validation); Breiman et al. (1984), the one-standard-error rule.
+    Reference: Menon et al. (2021), §4.2 (τ by cross-validation); Breiman et al. (1984), the one-standard-error rule;
+    Manski (1989), bounds where what is not observed may be anything.
     """
     _checks.check_integer(min_examples, "min_examples", minimum=1)
     _checks.check_integer(folds, "folds", minimum=2)
@@ -146,28 +165,46 @@ def tune_tau(
         )
     # Of independent labels: each is off so often, and on so often.
     tallies = [prior.num_examples - prior.counts, prior.counts] if prior.are_labels else [prior.counts]
-    bucket = pool(path.examples, np.stack(tallies, axis=-1).ravel(), min_examples)
+    frequencies = np.stack(tallies, axis=-1).ravel()
+    bucket = pool(path.examples, frequencies, min_examples)
+    known = known_classes(path.examples, frequencies, bucket)
+    unknown = 1.0 - known.sum() / path.examples.size
+    options = {"standard_errors": standard_errors, "unknown": unknown}
+    weight = _weights(path.recall_ids, bucket, known)
+    tau, best, interval = _choose(path.low, path.high, weight, **options)
     few, empty = int((path.examples < min_examples).sum()), int((path.examples == 0).sum())
     coverage = {"classes": path.examples.size, "pooled": few, "empty": empty, "buckets": np.unique(bucket).size}
     if few:
         warnings.warn(
             f"{few} of {path.examples.size} classes have fewer than {min_examples} held-out examples ({empty} have "
             "none): their recall is pooled with that of classes of similar frequency, "
-            f"{coverage['buckets']} means in all.",
+            f"{coverage['buckets']} means in all." + _told(path.examples, frequencies, unknown, tau),
             stacklevel=2,
         )
-    weight = _weights(path.recall_ids, bucket)
-    tau, best, interval = _choose(path.low, path.high, weight, standard_errors)
     right = np.zeros(size, bool)
     fold = _stratified_folds(bucket[path.recall_ids], folds, seed)
     for k in range(folds):
         kept = fold != k
-        tau_of_others = _choose(
-            path.low[kept], path.high[kept], _weights(path.recall_ids[kept], bucket), standard_errors
-        )[0]
+        weight_of_others = _weights(path.recall_ids[kept], bucket, known)
+        tau_of_others = _choose(path.low[kept], path.high[kept], weight_of_others, **options)[0]
         right[~kept] = path.is_right(tau_of_others)[~kept]
     accuracies = (float(weight[is_right].sum()) for is_right in (right, path.is_right(1.0)))
-    return TunedTau(tau, interval, *accuracies, best, coverage, path)
+    return TunedTau(tau, interval, *accuracies, best, coverage, unknown, path, weight)
+
+
+def _told(examples, frequencies, unknown, tau):
+    """What the warning says of classes whose recall is unknown."""
+    if not unknown:
+        return ""
+    logs, empty = np.log(frequencies), examples == 0
+    kind = "rare" if logs[empty].mean() < logs[~empty].mean() else "frequent"
+    gain = f"tau leaves 1 only for a gain of more than {unknown / (1 - unknown):.2g} on the others."
+    return (
+        f" {round(unknown * examples.size)} of {examples.size} classes, mostly the {kind} ones, have no held-out "
+        f"example near them in frequency (within a factor of {NEAR:g}), or share it with too many. Their recall is "
+        f"unknown: {'tau stays 1.' if tau == 1 else gain} Give held-out examples of these classes; `cross_fit` has "
+        "some of every class with two in training."
+    )
 
 
 def _path_of_many_classes(model, data, prior, ignore_class, batch_size):
@@ -203,20 +240,41 @@ def pool(examples, frequencies, min_examples):
         pooled[-2:] = [pooled[-2] + pooled[-1]]
     for members in pooled:
         bucket[members] = members[0]
-    if few.size and not examples[few].any():  # they have nobody to share with but the nearest class that has some
-        place, full = np.argsort(by_frequency), np.flatnonzero(examples)
-        bucket[few] = full[np.abs(place[full] - place[few[0]]).argmin()]
+    # A class without examples, and without a near one in its pool: with the nearest of all that have some.
+    is_stray = _nearest(examples, frequencies, bucket)[1] > _FAR
+    bucket[is_stray] = bucket[_nearest(examples, frequencies, np.zeros_like(bucket))[0][is_stray]]
     return bucket
 
 
-def _weights(recall_ids, bucket):
-    """What each example adds to balanced accuracy: a bucket counts for its classes, its examples equally."""
-    classes, examples = np.bincount(bucket), np.bincount(bucket[recall_ids], minlength=bucket.max() + 1)
-    share = np.divide(classes, examples, out=np.zeros(classes.size), where=examples > 0)
-    return share[bucket[recall_ids]] / classes[examples > 0].sum()
+def known_classes(examples, frequencies, bucket):
+    """Of how many classes each bucket knows the recall: those near its examples, and no more than it has examples."""
+    is_near = _nearest(examples, frequencies, bucket)[1] <= _FAR
+    return np.minimum(np.bincount(bucket, is_near), np.bincount(bucket, examples))
 
 
-def _choose(low, high, weight, standard_errors):
+def _nearest(examples, frequencies, bucket):
+    """For every class the nearest in frequency, of those of its bucket with examples, and how far it is in logs."""
+    order = np.lexsort((frequencies, bucket))
+    place, has_some = np.arange(order.size), examples[order] > 0
+    before = np.maximum.accumulate(np.where(has_some, place, 0))
+    after = np.minimum.accumulate(np.where(has_some, place, order.size - 1)[::-1])[::-1]
+    sides, logs = np.stack([before, after]), np.log(frequencies[order])
+    is_one = has_some[sides] & (bucket[order][sides] == bucket[order])
+    far = np.where(is_one, np.abs(logs[sides] - logs), np.inf)
+    nearest, distance = np.empty_like(order), np.empty(order.size)
+    nearest[order] = order[sides[far.argmin(axis=0), place]]
+    distance[order] = far.min(axis=0)
+    return nearest, distance
+
+
+def _weights(recall_ids, bucket, known):
+    """What each example adds to balanced accuracy: a bucket counts for the classes it knows, its examples equally."""
+    examples = np.bincount(bucket[recall_ids], minlength=known.size)
+    share = np.divide(known, examples, out=np.zeros(known.size), where=examples > 0)
+    return share[bucket[recall_ids]] / known[examples > 0].sum()
+
+
+def _choose(low, high, weight, *, standard_errors, unknown):
     """τ nearest to 1 within so many standard errors of the best, the best, and the range of all such τ."""
     steps = Steps(low, high, weight)
     best = BestTau.of(*steps.highest())
@@ -226,7 +284,8 @@ def _choose(low, high, weight, standard_errors):
     left, right_end, _ = steps.pieces()
     taus = np.array([*map(robust_point, left, right_end), 1.0, best.tau])
     changed = np.square(weight[right]).sum() - lost.at(taus) + gained.at(taus)
-    is_close = best.value - steps.at(taus) <= standard_errors * np.sqrt(np.maximum(changed, 0.0)) + 1e-12
+    margin = standard_errors * np.sqrt(np.maximum(changed, 0.0)) + unknown / (1.0 - unknown)
+    is_close = best.value - steps.at(taus) <= margin + 1e-12
     interval = (
         float(np.append(left, [1.0, best.low])[is_close].min()),
         float(np.append(right_end, [1.0, best.high])[is_close].max()),

@@ -45,9 +45,10 @@ class TauPath:
 
     Example i is right on one interval of τ: its true class's line is above all others there. The ends of all intervals,
     sorted, give the path: what a grid of any number of τ would find, for the price of about one or two of its points.
-    A measure is one of "balanced_accuracy" (the mean of per-class recalls, classes without examples left out),
-    "accuracy", "many_accuracy", "medium_accuracy", "few_accuracy" (as of `kla.metrics.GroupAccuracy`), a class id (its
-    recall), or a list of class ids (the mean of their recalls).
+    A measure is one of "balanced_accuracy" (the mean of per-class recalls), "accuracy", "many_accuracy",
+    "medium_accuracy", "few_accuracy" (as of `kla.metrics.GroupAccuracy`), a class id (its recall), or a list of class
+    ids (the mean of their recalls). Means leave out classes without examples, and no warning says so:
+    `np.flatnonzero(path.examples == 0)` lists them. `kla.tune_tau` takes them into account.
 
     Independent labels have `num_examples`: the path is then that of `f_l − τ·log(π_l/(1−π_l)) > 0`, and the recalls are
     those of each label where it is on and where it is off.

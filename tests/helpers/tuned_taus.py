@@ -29,8 +29,10 @@ def weights_by_loop(y, bucket_of):
     return np.array([classes[bucket_of[k]] / sizes[bucket_of[k]] / sum(classes.values()) for k in y.tolist()])
 
 
-def chosen_by_loop(y, logits, counts, bucket_of, standard_errors):
+def chosen_by_loop(y, logits, counts, bucket_of, standard_errors, unknown=0.0):
     """The rule: between 1 and the best, the τ nearest to 1 within so many paired standard errors of it.
+
+    A class of a bucket without examples is left out; `unknown` is what such classes may add to a difference.
 
     Returns it, the best, and the outermost pieces that are within so many, as pairs of their ends.
     """
@@ -48,7 +50,7 @@ def chosen_by_loop(y, logits, counts, bucket_of, standard_errors):
         right = right_at(y, logits, counts, tau)
         lost = weight[at_best].sum() - weight[right].sum()
         variance = sum(w**2 * (int(a) - int(b)) ** 2 for w, a, b in zip(weight, at_best, right, strict=True))
-        if lost <= standard_errors * np.sqrt(variance) + 1e-12:
+        if lost <= standard_errors * np.sqrt(variance) + unknown + 1e-12:
             allowed.append(tau)
     between = [tau for tau in allowed if min(1.0, best) <= tau <= max(1.0, best)]
     outermost = [ends[k : k + 2] for k in np.searchsorted(taus, [min(allowed), max(allowed)])]
