@@ -21,8 +21,8 @@ class LongTailReport(keras.callbacks.Callback):
     smallest r_y. Classes without training examples are a group of their own, `val_unseen_accuracy`. So the progress
     line, `History` and every callback that is listed after this one have them: `EarlyStopping("val_few_accuracy",
     mode="max")`, `TensorBoard`, `CSVLogger`. The worst classes are named in a line below, unless `verbose=0`. A key
-    that a metric of the model has put there already stays as it is; with a `name` of
-    its own, which stands in front of each, `val_{name}_few_accuracy`, a report has keys that nothing else has.
+    that a metric of the model has put there already stays as it is; with a `name` of its own, which stands in front of
+    each, `val_{name}_few_accuracy`, a report has keys that nothing else has.
 
     With `num_examples` the labels are independent, rows of 0 and 1, and `r_l = (TPR_l + TNR_l) / 2` is the balanced
     accuracy of label l, in groups by its positives. The smallest is `val_worst_label_accuracy`.
