@@ -11,6 +11,11 @@ import numpy as np
 
 _SHOWN = 8  # names in a message before it is cut
 _LONGEST = 400  # characters of a value in a message
+# By one list: `np.unique` of each set by itself would give the same class other ids.
+IDS_OF_NAMES = (
+    "by one list of names for all data sets: ids = {name: i for i, name in enumerate(class_names)}; "
+    "y = np.array([ids[name] for name in y])"
+)
 
 
 class ArgumentError(ValueError):
@@ -119,8 +124,11 @@ def _is_real(value):
     return hasattr(type(value), "__float__") and not isinstance(value, (bool, np.bool_, np.ndarray))
 
 
-def in_order(values, name, class_names):
-    """`values` in order of class id: as they are, or where they name their classes in that of `class_names`."""
+def in_order(values, name, class_names, *, missing=None):
+    """`values` in order of class id: as they are, or where they name their classes in that of `class_names`.
+
+    A class that is not named has the value `missing`; by default every class must be named.
+    """
     is_mapping, is_table = isinstance(values, Mapping), hasattr(values, "columns")
     if not is_mapping and not (hasattr(values, "sort_index") and hasattr(values, "index")):  # no Series or DataFrame
         return values
@@ -137,7 +145,7 @@ def in_order(values, name, class_names):
         names = as_names(class_names)
         # Keys from 0 on are class ids, unless they are the names of the classes in another order.
         if keys != list(range(len(keys))) or sorted(names, key=str) == sorted(keys, key=str):
-            return _by_name(keys, column, name, names)
+            return _by_name(keys, column, name, names, missing)
         if not is_mapping:
             _refuse_row_numbers(values, name, names)
     if class_names is None and (is_mapping or is_table or not _is_increasing(keys)):
@@ -161,18 +169,20 @@ def _refuse_row_numbers(values, name, class_names):
     )
 
 
-def _by_name(keys, column, name, class_names):
+def _by_name(keys, column, name, class_names, missing):
     """The numbers of `column`, named by `keys`, in order of `class_names`, each of which must be named once."""
     found, asked = dict(zip(keys, column, strict=True)), set(class_names)
-    if len(found) < len(keys) or found.keys() != asked or len(found) < len(class_names):
-        missing = [c for c in class_names if c not in found][:_SHOWN]
-        other = [key for key in found if key not in asked][:_SHOWN]
+    absent, other = [c for c in class_names if c not in found], [key for key in found if key not in asked]
+    if other or len(found) < len(keys) or len(asked) < len(class_names) or (absent and missing is None):
+        remedy = ""
+        if absent and not other and name == "class_counts":
+            remedy = f" If these have no examples: kla.priors.prior({name}, smoothing=1, class_names=class_names)."
         raise ArgumentError(
             name,
             f"`{name}` must name every class of `class_names` once, and no other. Received {len(keys)} names for "
-            f"{len(class_names)} classes; missing: {missing}, of no class: {other}.",
+            f"{len(class_names)} classes; missing: {absent[:_SHOWN]}, of no class: {other[:_SHOWN]}.{remedy}",
         )
-    return [found[c] for c in class_names]
+    return [found.get(c, missing) for c in class_names]
 
 
 def as_names(class_names):

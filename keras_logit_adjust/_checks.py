@@ -54,9 +54,9 @@ def refuse_numbers(bad, values, name, rule, *, remedy="."):
         raise ArgumentError(name, f"{rule} {received}{remedy}")
 
 
-def as_vector(values, name, class_names=None):
+def as_vector(values, name, class_names=None, *, missing=None):
     """`values` as a finite float64 vector, put in order by `class_names` where it names its classes."""
-    values = in_order(values, name, class_names)
+    values = in_order(values, name, class_names, missing=missing)
     vector = _as_float64(values, name, "a list or vector of numbers, one for each class in order of class id")
     if vector.ndim != 1 or vector.size == 0:
         raise ArgumentError(
@@ -70,28 +70,25 @@ def as_vector(values, name, class_names=None):
     return vector
 
 
-def as_counts(class_counts, name="class_counts", *, allow_zero=False, class_names=None):
-    """`class_counts` (or a sampler's `effective_prior`) as a float64 vector of at least two positive numbers."""
+def as_counts(class_counts, name="class_counts", *, allow_zero=False, class_names=None, are_true=False):
+    """`class_counts` (or a sampler's `effective_prior`) as a float64 vector of at least two positive numbers.
+
+    Where zeros are allowed, a class that counts by name do not name has 0.
+    """
     is_drawn = hasattr(type(class_counts), "effective_prior")
-    counts = as_vector(getattr(class_counts, "effective_prior", class_counts), name, class_names)
+    counts = getattr(class_counts, "effective_prior", class_counts)
+    counts = as_vector(counts, name, class_names, missing=0 if allow_zero else None)
     if counts.size < 2:
         raise ArgumentError(
             name,
             f"`{name}` must name at least two classes. Received {counts.tolist()}: "
             "for one sigmoid unit give [negatives, positives].",
         )
-    bad = counts < 0 if allow_zero else counts <= 0
-    remedy = f", or give them a pseudo-count, {name}=kla.priors.prior({name}, smoothing=1)"
-    if bad[0] and counts[0] == 0 and bad.sum() == 1:
-        remedy = f"{remedy}. If your ids begin with 1: ids, y = np.unique(y, return_inverse=True)"
-    refuse_numbers(
-        bad,
-        counts,
-        name,
-        f"Every number in `{name}` must {'not be negative' if allow_zero else 'be greater than zero'}: a class that "
-        "was never seen has no finite log-prior.",
-        remedy=f". Remedy: leave such classes out{'' if is_drawn else remedy}.",
-    )
+    if allow_zero:
+        remedy = ": count labels with `kla.priors.count_classes(labels)`."
+        refuse_numbers(counts < 0, counts, name, f"Every number in `{name}` must not be negative.", remedy=remedy)
+    else:
+        _refuse_zeros(counts, name, is_drawn, are_true)
     with np.errstate(over="ignore"):
         total = counts.sum()
     if not np.isfinite(total):
@@ -103,6 +100,22 @@ def as_counts(class_counts, name="class_counts", *, allow_zero=False, class_name
     return counts
 
 
+def _refuse_zeros(counts, name, is_drawn, are_true):
+    """Raise for counts that are not above zero; the remedy is one that whatever needs true counts takes too."""
+    pseudo = f"np.maximum({name}, 1)" if are_true else f"kla.priors.prior({name}, smoothing=1)"
+    remedy = "" if is_drawn else f", or give them a pseudo-count, {name}={pseudo}"
+    if counts[0] == 0 and (counts[1:] > 0).all() and not is_drawn:
+        remedy = f"{remedy}. If your ids begin with 1: y = y - 1"
+    reason = "weight" if are_true else "log-prior"
+    refuse_numbers(
+        counts <= 0,
+        counts,
+        name,
+        f"Every number in `{name}` must be greater than zero: a class that was never seen has no finite {reason}.",
+        remedy=f". Remedy: leave such classes out{remedy}.",
+    )
+
+
 def as_true_counts(class_counts, name="class_counts", *, allow_zero=False, class_names=None):
     """`class_counts` as `as_counts` has it, refusing probabilities."""
     if hasattr(class_counts, "effective_prior"):
@@ -111,7 +124,7 @@ def as_true_counts(class_counts, name="class_counts", *, allow_zero=False, class
             f"`{name}` must be numbers of examples here. Received a {type(class_counts).__name__}, which has a prior: "
             "give its `class_counts`, the examples that there are.",
         )
-    counts = as_counts(class_counts, name, allow_zero=allow_zero, class_names=class_names)
+    counts = as_counts(class_counts, name, allow_zero=allow_zero, class_names=class_names, are_true=True)
     if abs(counts.sum() - 1.0) < 1e-3:
         raise ArgumentError(
             name,

@@ -16,7 +16,7 @@ from keras_logit_adjust import _arrays, _checks, _keras
 
 _UNKNOWN = "Give it a static shape with `tf.ensure_shape` or `tensor.set_shape(...)`."
 _TWO_FORMS = "Of NumPy labels one call had [N] and another [N, 1]: keep one form of labels, or compile again."
-_OF_NAMES = "map class names to them, names, y = np.unique(y, return_inverse=True)"
+_OF_NAMES = f"map class names to them, {_arrays.IDS_OF_NAMES}"
 _SUM_OF_ROW = 1.01  # the largest of one label's row: half precision rounds
 
 

@@ -297,7 +297,7 @@ def test_a_subclassed_model_of_several_inputs_is_reported_in_each_fit(rng):
 X, Y = np.zeros((4, 4), "float32"), np.array([0, 1, 2, 5])
 REFUSED = {
     "probabilities": (([0.5, 0.5], (X, Y)), {}, "`class_counts` must be numbers of examples here, not probabilities"),
-    "a zero": (([5, 0], (X, Y)), {}, "Every number in `class_counts` must be greater than zero"),
+    "a negative": (([5, -1], (X, Y)), {}, "Every number in `class_counts` must not be negative.* at class 1"),
     "worst": ((COUNTS, (X, Y)), {"worst": 0}, "`worst` must be an integer of at least 1. Received: worst=0"),
     "every": ((COUNTS, (X, Y)), {"every": 0}, "`every` must be an integer of at least 1. Received: every=0"),
     "batch_size": ((COUNTS, (X, Y)), {"batch_size": 1.5}, "`batch_size` must be an integer of at least 1"),

@@ -216,7 +216,7 @@ GROUPS = kla.metrics.GroupAccuracy
         (lambda m: m.MacroF1(L, class_prior=[1, np.nan, 1]), r"`class_prior` must be finite.*class 1"),
         (lambda m: m.PerClassPrecision(L, class_prior=[[1, 1]]), r"`class_prior` must be a non-empty vector.*\(1, 2\)"),
         (lambda m: GROUPS([0.7, 0.2, 0.1]), r"numbers of examples here, not probabilities.*sum to 1: multiply"),
-        (lambda m: GROUPS([7, 0, 1]), r"`class_counts` must be greater than zero.*class 1"),
+        (lambda m: GROUPS([7, -1, 1]), r"`class_counts` must not be negative. Received \[-1\.0\] at class 1: count"),
         (lambda m: GROUPS(COUNTS, bounds=20), r"`bounds` must be a pair of numbers \(few, many\).*bounds=20"),
         (lambda m: GROUPS(COUNTS, bounds=("a", "b")), r"`bounds` must be a pair of numbers.*'a', 'b'"),
         (lambda m: GROUPS(COUNTS, bounds=(100, 20)), r"`bounds` must increase, 0 <= few < many.*100.*20"),

@@ -46,6 +46,14 @@ def test_bars_of_the_tail_have_the_names_of_their_classes():
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["frequent", "medium", "rare"]
 
 
+@pytest.mark.parametrize(("names", "expected"), [(None, ["frequent", "rare"]), (["new", "rare", "frequent"], None)])
+def test_counts_by_name_are_drawn_with_their_names(names, expected):
+    axes = only_axes(plots.class_counts({"rare": 5, "frequent": 500}, class_names=names))
+    assert [bar.get_height() for bar in axes.patches] == [500, 5, 0][: 2 if names is None else 3]
+    shown = [tick.get_text() for tick in axes.get_xticklabels()]
+    assert shown == (expected or ["frequent", "rare", "new"])
+
+
 def test_recalls_of_another_number_of_classes_are_refused():
     with pytest.raises(ValueError, match=r"`counts` has shape \(3,\), the recalls of 'erm' have \(2,\)"):
         plots.per_class_accuracy(COUNTS, {"erm": [0.1, 0.9]})

@@ -28,7 +28,7 @@ LOGITS = [[1.0, 0.0, 0.0], [0.0, 2.0, 0.0]]
         ([0, 0.5], LOGITS, [3, 2, 1], r"`y_true` must be whole numbers"),
         ([0, np.nan], LOGITS, [3, 2, 1], r"`y_true` must be whole numbers"),
         ([0, np.inf], LOGITS, [3, 2, 1], r"`y_true` must be class ids 0 … 2"),
-        (["a", "b"], LOGITS, [3, 2, 1], r"`y_true` must be real numbers"),
+        (["a", "b"], LOGITS, [3, 2, 1], r"`y_true` must be integer class ids.*map class names to them, by one list"),
         ([[0.5, 0.5, 0], [1, 0, 0]], LOGITS, [3, 2, 1], r"Rows of `y_true` must be one-hot.*soft or empty"),
         ([[1, 1, 0], [1, 0, 0]], LOGITS, [3, 2, 1], r"one-hot.*several labels in one.*`num_examples`"),
         ([0, 1], LOGITS, [3, 0, 1], r"`class_counts` must be greater than zero.*class 1"),

@@ -18,10 +18,11 @@ class LongTailReport(keras.callbacks.Callback):
 
     With r_y = P[ŷ = y | y] on the validation data, an epoch's logs get `val_many_accuracy`, `val_medium_accuracy` and
     `val_few_accuracy` (or the groups that there are), `val_balanced_accuracy` and `val_worst_class_accuracy`, the
-    smallest r_y. So the progress line, `History` and every callback that is listed after this one have them:
-    `EarlyStopping("val_few_accuracy", mode="max")`, `TensorBoard`, `CSVLogger`. The worst classes are named in a line
-    below, unless `verbose=0`. A key that a metric of the model has put there already stays as it is; with a `name` of
-    its own, which stands in front of each, `val_{name}_few_accuracy`, a report has keys that nothing else has.
+    smallest r_y. Classes without training examples are a group of their own, `val_unseen_accuracy`. So the progress
+    line, `History` and every callback that is listed after this one have them: `EarlyStopping("val_few_accuracy",
+    mode="max")`, `TensorBoard`, `CSVLogger`. The worst classes are named in a line below, unless `verbose=0`. A key
+    that a metric of the model has put there already stays as it is; with a `name` of its own, which stands in front of
+    each, `val_{name}_few_accuracy`, a report has keys that nothing else has.
 
     With `num_examples` the labels are independent, rows of 0 and 1, and `r_l = (TPR_l + TNR_l) / 2` is the balanced
     accuracy of label l, in groups by its positives. The smallest is `val_worst_label_accuracy`.
@@ -38,8 +39,8 @@ class LongTailReport(keras.callbacks.Callback):
     pass.
 
     Args:
-        class_counts: `[L]` training examples of each class (true counts); of independent labels the positives of each,
-            of which some may be 0.
+        class_counts: `[L]` training examples of each class (true counts), of which some may be 0; of independent
+            labels the positives of each.
         num_examples: for independent labels, the number of training examples.
         validation_data: `(x, y)` or `(x, y, sample_weight)`, or a `tf.data.Dataset`, a `PyDataset` or another iterable
             (no iterator) of such batches. Labels are ids `[N, …]` or one-hot rows `[N, …, L]`, predictions logits or
@@ -52,7 +53,8 @@ class LongTailReport(keras.callbacks.Callback):
         inclusive: as there.
         groups: instead of bounds, the group name of each class, as there.
         worst: how many of the worst classes to name.
-        class_names: `[L]` names; ids by default. With them `class_counts` may be by name, a dict or a `Counter`.
+        class_names: `[L]` names; ids by default. With them `class_counts` may be by name, a dict or a `Counter`;
+            a class that is not in it has 0.
         batch_size: of arrays.
         every: epochs from one report to the next; in the others the keys are missing, as with `validation_freq`.
         ignore_class: a class id left out; of independent labels a value, such as −1, of unknown targets.
@@ -236,7 +238,7 @@ class LongTailReport(keras.callbacks.Callback):
 def _rule(class_counts, num_examples, class_names, *, threshold, **options):
     """The metric of groups whose arguments those of a report are, and whether it is of independent labels."""
     if num_examples is None and not getattr(class_counts, "are_labels", False):
-        counts = _checks.as_true_counts(class_counts, class_names=class_names)
+        counts = _checks.as_true_counts(class_counts, allow_zero=True, class_names=class_names)
         return metrics.GroupAccuracy(counts, threshold=threshold, **options), False
     counts = _checks.as_true_counts(class_counts, "positive_counts", allow_zero=True, class_names=class_names)
     num_examples = getattr(class_counts, "num_examples", num_examples)
@@ -260,7 +262,9 @@ def _members(counts, rule, *, taken):
     """`{group: bool [L]}`, the most frequent first where the groups go by counts."""
     names = rule.groups or metrics.groups_of_counts(counts, bounds=rule.bounds, inclusive=rule.inclusive)
     order = [
-        name for name in dict.fromkeys(rule.groups or ("many", "medium", "few")) if name in names and name is not None
+        name
+        for name in dict.fromkeys(rule.groups or ("many", "medium", "few", "unseen"))
+        if name in names and name is not None
     ]
     if found := [name for name in order if name in taken]:
         raise ValueError(

@@ -16,10 +16,7 @@ from keras_logit_adjust import _arrays, _checks
 from keras_logit_adjust.data import profiles
 
 MAX_ARRAY_BYTES = 4 << 30  # larger sets stream
-_IDS_OF_NAMES = (
-    "Make ids of them, for both sets at once: names, ids = np.unique(np.concatenate([y_train, y_test]), "
-    "return_inverse=True)."
-)
+_IDS_OF_NAMES = f"Make ids of them, {_arrays.IDS_OF_NAMES}."
 FASHION_CLASSES = (
     "T-shirt/top",
     "Trouser",

@@ -193,6 +193,6 @@ def check_ids(labels, name="`labels`", *, argument="labels"):
         raise _checks.ArgumentError(
             argument,
             f"{name} must be class ids below {_checks.MOST_CLASSES:,}. Received {labels.max()}: renumber them, "
-            "ids, y = np.unique(y, return_inverse=True).",
+            f"{_arrays.IDS_OF_NAMES}.",
         )
     return labels.astype("int64")

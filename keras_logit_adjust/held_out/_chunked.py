@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_logit_adjust import _checks
+from keras_logit_adjust import _checks, _labels
 from keras_logit_adjust.held_out import _reading
 
 
@@ -44,7 +44,7 @@ class Scorer:
                 f"`features` must be [N, {self.kernel.shape[1]}], N ≥ 1, what the head reads. Received shape "
                 f"{features.shape}.",
             )
-        y_true = _reading.to_numpy(y_true, "y_true")
+        y_true = _labels.as_labels(y_true)
         _reading.check_order(y_true, features, "features")
         features = features.reshape(-1, features.shape[-1]).astype(self.kernel.dtype, copy=False)
         ids = _reading.as_ids(y_true, len(features), self.log_prior.size)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_logit_adjust import _arrays
+from keras_logit_adjust import _arrays, _labels
 
 _SUM_OF_PROBABILITIES = 1e-3  # how far the sum of a row of probabilities may be from one
 _SUM_OF_HALVES = 2e-2  # in half precision
@@ -37,7 +37,8 @@ class Reader:
 
     def examples(self, y_true, logits):
         """A batch as `(which labels are on [N, L], or class ids [N]; logits [N, L])`."""
-        y_true, logits = to_numpy(y_true, "y_true"), to_numpy(logits, self.name)
+        y_true = (_labels.as_targets if self.independent else _labels.as_labels)(y_true, "y_true")
+        logits = to_numpy(logits, self.name)
         matrix = self.logits(logits)
         check_order(y_true, logits)
         return (as_multi_hot if self.independent else as_ids)(y_true, *matrix.shape), matrix
@@ -134,7 +135,7 @@ def _are_distributions(matrix, tolerance):
 
 def as_ids(y_true, num_examples, num_classes, *, name="y_true"):
     """`y_true` (ids, or one-hot rows) as int64 class ids `[num_examples]`, or a `ValueError`."""
-    labels = to_numpy(y_true, name)
+    labels = _labels.as_labels(y_true, name)
     if labels.ndim >= 2 and labels.shape[-1] == num_classes and labels.size == num_examples * num_classes:
         rows = labels.reshape(num_examples, num_classes)
         if not np.isin(rows, (0, 1)).all() or (rows.sum(axis=-1) != 1).any():
@@ -164,7 +165,7 @@ def as_ids(y_true, num_examples, num_classes, *, name="y_true"):
 
 def as_multi_hot(y_true, num_examples, num_labels, *, name="y_true"):
     """`y_true` as a boolean matrix `[num_examples, num_labels]`: which independent labels are on."""
-    rows, shape = to_numpy(y_true, name), (num_examples, num_labels)
+    rows, shape = _labels.as_targets(y_true, name), (num_examples, num_labels)
     if rows.size == num_examples * num_labels and num_labels in (1, *rows.shape[-1:]):
         rows = rows.reshape(shape)  # leading axes; one label may have no axis of its own
     if rows.shape != shape:

@@ -11,7 +11,7 @@ import warnings
 import numpy as np
 from scipy import optimize, special
 
-from keras_logit_adjust import _checks
+from keras_logit_adjust import _checks, _labels
 from keras_logit_adjust.held_out import _reading
 from keras_logit_adjust.layers import Calibration
 from keras_logit_adjust.priors.formulas import as_prior
@@ -70,7 +70,8 @@ def calibrate(logits, y_true, *, method="temperature", class_prior=None, indepen
     """
     _checks.check_choice(method, "method", METHODS)
     independent = _checks.check_bool(independent, "independent")
-    y_true, logits = _reading.to_numpy(y_true, "y_true"), _reading.to_numpy(logits, "logits")
+    y_true = (_labels.as_targets if independent else _labels.as_labels)(y_true, "y_true")
+    logits = _reading.to_numpy(logits, "logits")
     _reading.check_order(y_true, logits)
     if logits.ndim == 1 or logits.shape[-1:] == (1,):  # one sigmoid unit
         logits, independent = logits.reshape(-1, 1), True

@@ -188,14 +188,14 @@ def _read(x, y):
         raise _checks.ArgumentError(
             "y",
             f"`y` must be ids [{len(x)}] of at least 0, of every class an example. Received shape {y.shape}, dtype "
-            f"{y.dtype}. Renumber them: names, y = np.unique(y, return_inverse=True).",
+            f"{y.dtype}. Renumber them, {_arrays.IDS_OF_NAMES}.",
         )
     counts = np.bincount(y)
     if counts.size < 2 or not counts.all():
         raise _checks.ArgumentError(
             "y",
             f"`y` must have every id from 0 to its largest, {counts.size - 1}, and two of them at least. None at "
-            f"{_checks.name_classes(counts == 0)}: renumber them, names, y = np.unique(y, return_inverse=True).",
+            f"{_checks.name_classes(counts == 0)}: renumber them, {_arrays.IDS_OF_NAMES}.",
         )
     return x, y.astype("int64")
 

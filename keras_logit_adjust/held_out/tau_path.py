@@ -8,7 +8,7 @@ import dataclasses
 
 import numpy as np
 
-from keras_logit_adjust import _arrays, _checks
+from keras_logit_adjust import _arrays, _checks, _labels
 from keras_logit_adjust.held_out import _chunked, _intervals, _reading
 from keras_logit_adjust.metrics import groups_of_counts
 from keras_logit_adjust.priors.formulas import as_prior
@@ -317,7 +317,7 @@ def _check_any(parts):
 def _without_ignored(batches, ignore_class, name="logits"):
     """The rows of each batch whose id is another than `ignore_class`; batches of no others are left out."""
     for y_true, logits in batches:
-        ids, logits = _reading.to_numpy(y_true, "y_true"), _reading.to_numpy(logits, name)
+        ids, logits = _labels.as_labels(y_true), _reading.to_numpy(logits, name)
         if ids.ndim > 1 and ids.shape[-1] == 1 and ids.ndim == logits.ndim:
             ids = ids[..., 0]
         if ids.shape != logits.shape[:-1]:

@@ -17,10 +17,10 @@ class GroupAccuracy(PriorWeightedMetric):
 
     By default the groups are those of Menon et al.: `many` with at least 100 training examples, `few` with at most 20,
     `medium` between. `inclusive=False` gives those of OLTR and the code derived from it: more than 100, fewer than 20.
-    A group of no classes does not appear.
+    Classes without training examples are a group of their own, `unseen`. A group of no classes does not appear.
 
     Args:
-        class_counts: `[L]` training examples of each class (true counts).
+        class_counts: `[L]` training examples of each class (true counts); 0 is allowed.
         bounds: `(few, many)`: a class with at most `few` examples is few-shot, with at least `many` many-shot.
         inclusive: whether a class with exactly `few` or `many` examples is few- or many-shot; False makes it
             medium-shot. Published tables differ here: say which one you report.
@@ -34,8 +34,9 @@ class GroupAccuracy(PriorWeightedMetric):
         name: name of the metric. One of your own stands before every name of the result, `fine_many_accuracy`: Keras
             merges the dicts of several metrics, so all but one of them need it. With `k=5` it is "top_5" by default.
 
-    Result: a dict `{"many_accuracy": …, "medium_accuracy": …, "few_accuracy": …}`; NaN for a group whose classes were
-    not seen. `EarlyStopping(monitor="val_few_accuracy")` needs `mode="max"`: Keras looks up directions by metric name.
+    Result: a dict `{"many_accuracy": …, "medium_accuracy": …, "few_accuracy": …}`; NaN for a group whose classes
+    do not occur in the data. Where training has no example of some classes, also `unseen_accuracy`.
+    `EarlyStopping(monitor="val_few_accuracy")` needs `mode="max"`: Keras looks up directions by metric name.
 
     Raises:
         ValueError: for probabilities in place of counts, bounds that are not increasing, groups that do not fit; in
@@ -77,7 +78,7 @@ class GroupAccuracy(PriorWeightedMetric):
         threshold=None,
         name=None,
     ):
-        counts = _checks.as_true_counts(class_counts)
+        counts = _checks.as_true_counts(class_counts, allow_zero=True)
         k = _checks.check_integer(k, "k", minimum=1)
         name = name or (_NAME if k == 1 else f"top_{k}")
         super().__init__(
@@ -99,10 +100,10 @@ class GroupAccuracy(PriorWeightedMetric):
 
 
 def groups_of_counts(class_counts, *, bounds=(20, 100), inclusive=True):
-    """The name of each class's group by its number of training examples: "many", "medium" or "few".
+    """The name of each class's group by its number of training examples: "many", "medium", "few", or "unseen" of 0.
 
     Args:
-        class_counts: `[L]` training examples of each class.
+        class_counts: `[L]` training examples of each class; 0 is allowed.
         bounds: `(few, many)`, as in `GroupAccuracy`.
         inclusive: as there.
 
@@ -115,8 +116,8 @@ def groups_of_counts(class_counts, *, bounds=(20, 100), inclusive=True):
 
     Example:
 
-    >>> groups_of_counts([500, 100, 99, 20])
-    ['many', 'many', 'medium', 'few']
+    >>> groups_of_counts([500, 100, 99, 20, 0])
+    ['many', 'many', 'medium', 'few', 'unseen']
     >>> groups_of_counts([500, 100, 99, 20], inclusive=False)
     ['many', 'medium', 'medium', 'medium']
 
@@ -126,7 +127,7 @@ def groups_of_counts(class_counts, *, bounds=(20, 100), inclusive=True):
     few, many = check_bounds(bounds)
     if not _checks.check_bool(inclusive, "inclusive"):
         few, many = np.nextafter([few, many], [-np.inf, np.inf])
-    return ["many" if n >= many else "few" if n <= few else "medium" for n in counts]
+    return ["unseen" if n == 0 else "many" if n >= many else "few" if n <= few else "medium" for n in counts]
 
 
 def members_of(counts, bounds, inclusive, groups):

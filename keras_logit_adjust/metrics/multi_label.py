@@ -206,7 +206,8 @@ class MultiLabelMacroF1(_MultiLabelMetric):
 class MultiLabelGroupAccuracy(_MultiLabelMetric):
     """Balanced accuracy of groups of independent labels, each the mean over its labels.
 
-    The groups go by the positives of each label: those of `GroupAccuracy`, with labels for classes.
+    The groups go by the positives of each label: those of `GroupAccuracy`, with labels for classes. Labels that are on
+    in no training example are the group `unseen`.
 
     Args:
         positive_counts: `[L]` training examples in which each label is on; 0 is allowed.

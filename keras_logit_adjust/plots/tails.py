@@ -1,8 +1,11 @@
 """Figures of a long tail: its counts, what is drawn from it, its examples."""
 
+from collections.abc import Mapping
+
 import numpy as np
 from matplotlib.figure import Figure
 
+from keras_logit_adjust import _arrays
 from keras_logit_adjust.plots._style import COLORS, legend_above, line_style, new_figure, number_counts
 
 _MOST_TICKS = 20  # classes that are numbered one by one
@@ -13,8 +16,9 @@ def class_counts(counts, *, class_names=None):
     """The tail: training examples of each class, largest first, on a log axis.
 
     Args:
-        counts: `[L]` training examples of each class.
-        class_names: `[L]` names, in order of class id; by default the bars are numbered by frequency. Of more than
+        counts: `[L]` training examples of each class, or a dict or `Counter` of them by name.
+        class_names: `[L]` names, in order of class id; by default those of a dict, or else the bars are numbered by
+            frequency. A class that a dict does not name has 0. Of more than
             1,000 classes names are not written: nobody could read them.
 
     Returns:
@@ -25,9 +29,12 @@ def class_counts(counts, *, class_names=None):
     >>> class_counts([100, 10, 1]).axes[0].get_ylabel()
     'training examples'
     """
+    if isinstance(counts, Mapping) and class_names is None:
+        class_names = list(counts)
+    counts = np.asarray(_arrays.in_order(counts, "counts", class_names, missing=0))
     figure, (axes,) = new_figure()
-    order = np.argsort(-np.asarray(counts), kind="stable")
-    ordered, rank = np.asarray(counts)[order], np.arange(1, order.size + 1)
+    order = np.argsort(-counts, kind="stable")
+    ordered, rank = counts[order], np.arange(1, order.size + 1)
     if ordered.size <= _MOST_BARS:
         axes.bar(rank, ordered, width=0.8 if ordered.size < 50 else 1.0, color=COLORS[5])
     else:

@@ -117,20 +117,22 @@ def as_prior(class_counts, num_examples=None, *, independent=None, name="class_c
     return Prior(counts, num_examples)
 
 
-def prior(class_counts, *, smoothing=0.0):
+def prior(class_counts, *, smoothing=0.0, class_names=None):
     """The class prior, `π_y = (n_y + s) / (Σ n + s·L)` with smoothing `s`.
 
     Args:
         class_counts: `[L]` numbers > 0 (with `smoothing` > 0 also 0), `L ≥ 2`: counts, or probabilities that need not
             sum to one; or an object with an `effective_prior`.
         smoothing: pseudo-examples added to every class (Laplace smoothing). Needs true counts when not 0.
+        class_names: `[L]` names in order of class id, for counts that name their classes, as in `as_prior`. With
+            `smoothing` > 0 a class that they do not name has no examples.
 
     Returns:
         Float64 array `[L]` that sums to one.
 
     Raises:
         ValueError: for counts that are negative, zero without smoothing, not finite, empty or not a vector, naming the
-            classes.
+            classes; for counts by name as in `as_prior`.
 
     Example:
 
@@ -138,13 +140,15 @@ def prior(class_counts, *, smoothing=0.0):
     [0.9, 0.09, 0.01]
     >>> prior([98, 0], smoothing=1).tolist()
     [0.99, 0.01]
+    >>> prior({"dog": 98}, smoothing=1, class_names=["cat", "dog"]).tolist()
+    [0.01, 0.99]
 
     Reference: Menon et al. (2021), §2 (the setting).
     """
-    return _smooth(class_counts, smoothing).probabilities.copy()
+    return _smooth(class_counts, smoothing, class_names).probabilities.copy()
 
 
-def log_prior(class_counts, *, smoothing=0.0):
+def log_prior(class_counts, *, smoothing=0.0, class_names=None):
     """The logarithm of the class prior, `log π_y = log(n_y + s) − log(Σ n + s·L)`.
 
     Never `log(π^τ + ε)`: a clipped prior bounds the adjustment of just the rarest classes.
@@ -152,6 +156,7 @@ def log_prior(class_counts, *, smoothing=0.0):
     Args:
         class_counts: as in `prior`.
         smoothing: as in `prior`.
+        class_names: as in `prior`.
 
     Returns:
         Float64 array `[L]` of numbers below zero.
@@ -166,7 +171,7 @@ def log_prior(class_counts, *, smoothing=0.0):
 
     Reference: Menon et al. (2021), §4 (equation 9) and §5 (equation 10).
     """
-    return _smooth(class_counts, smoothing).logits.copy()
+    return _smooth(class_counts, smoothing, class_names).logits.copy()
 
 
 def log_odds(positive_counts, num_examples):
@@ -192,10 +197,10 @@ def log_odds(positive_counts, num_examples):
     return as_prior(positive_counts, num_examples).logits.copy()
 
 
-def _smooth(class_counts, smoothing):
+def _smooth(class_counts, smoothing, class_names):
     if not _checks.check_number(smoothing, "smoothing", minimum=0):
-        return as_prior(class_counts, independent=False)
-    counts = _checks.as_counts(class_counts, allow_zero=True)
+        return as_prior(class_counts, independent=False, class_names=class_names)
+    counts = _checks.as_counts(class_counts, allow_zero=True, class_names=class_names)
     if abs(counts.sum() - 1.0) < 1e-3:
         raise ValueError(
             "`smoothing` adds examples and so needs true counts. "

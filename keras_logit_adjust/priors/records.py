@@ -2,6 +2,8 @@
 
 import os
 
+from keras_logit_adjust import _arrays
+
 _RECORDS = 64  # parsed at a time
 
 
@@ -19,7 +21,7 @@ def as_files(source, record_label):
         raise ValueError(
             "Text is taken for files of records, and these need `record_label`: the name of the feature that is the "
             f"label, or a function of a batch of serialized records. Received {paths[0]!r}, … without it. If these are "
-            "class names, map them to ids: names, y = np.unique(y, return_inverse=True)."
+            f"class names, map them to ids, {_arrays.IDS_OF_NAMES}."
         )
     return [os.fspath(path) for path in paths]
 
