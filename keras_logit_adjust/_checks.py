@@ -26,6 +26,7 @@ _MOST = {
 }
 MOST_EXAMPLES = 10**12  # of a class: float64 arithmetic on shares of it is right to the last example
 MOST_CLASSES = _MOST["num_classes"]
+_ROUNDING = 0.01  # of a logarithm near 0 in half precision
 LARGEST = 1e37  # of what becomes float32, and one over it of what must not become 0
 _LARGEST_TAU = 1e6  # times the logarithm of any float64 this is far below what float32 holds
 _LARGEST_SEED = 2**128 - 1  # what NumPy recommends: `secrets.randbits(128)`
@@ -67,6 +68,19 @@ def as_vector(values, name, class_names=None, *, missing=None):
     if class_names is not None:
         check_length(vector, len(as_names(class_names)), name, "class_names")
     refuse_numbers(~np.isfinite(vector), vector, name, f"`{name}` must be finite.")
+    return vector
+
+
+def as_log_prior(log_prior, name="log_prior"):
+    """`log_prior` as a float64 vector, refusing counts: a logarithm of a probability is at most 0."""
+    vector = as_vector(log_prior, name)
+    refuse_numbers(
+        vector > _ROUNDING,
+        vector,
+        name,
+        f"Every number in `{name}` must be at most 0, the logarithm of a probability.",
+        remedy=": give kla.priors.log_prior(class_counts).",
+    )
     return vector
 
 

@@ -17,6 +17,7 @@ from keras_logit_adjust import _arrays, _checks, _keras
 _UNKNOWN = "Give it a static shape with `tf.ensure_shape` or `tensor.set_shape(...)`."
 _TWO_FORMS = "Of NumPy labels one call had [N] and another [N, 1]: keep one form of labels, or compile again."
 _OF_NAMES = f"map class names to them, {_arrays.IDS_OF_NAMES}"
+_ORDER = "The order is (y_true, y_pred); torch has it the other way round."
 _SUM_OF_ROW = 1.01  # the largest of one label's row: half precision rounds
 
 
@@ -65,8 +66,11 @@ def read(y_true, y_pred, num_classes, *, ignore_class=None, one_label=False):
         ignore_class: an id left out, or None.
         one_label: whether a row of several labels, whose sum is above one, is improper.
     """
-    y_true, y_pred = ids_to_tensor(y_true, ignore_class=ignore_class), None if y_pred is None else to_tensor(y_pred)
-    leading = _leading_of_labels(y_true, num_classes) if y_pred is None else _check_width(y_pred, num_classes)
+    given = y_true
+    _refuse_gradient_of_labels(y_true, y_pred)
+    y_true = ids_to_tensor(y_true, ignore_class=ignore_class)
+    y_pred = None if y_pred is None else to_tensor_of_gradients(y_pred)
+    leading = _leading_of_labels(y_true, num_classes) if y_pred is None else _check_width(y_pred, num_classes, y_true)
     if _are_ids(y_true, leading, num_classes):
         ids, proper, kept = _settle_ids(y_true, leading, num_classes, ignore_class)
         return Labels(y_pred, ids=ids, proper=proper, kept=kept)
@@ -74,6 +78,8 @@ def read(y_true, y_pred, num_classes, *, ignore_class=None, one_label=False):
         raise ValueError(
             "`ignore_class` goes with class ids. Received one-hot labels: give ignored rows a weight of 0."
         )
+    if not ops.is_tensor(given) and not one_label:
+        _refuse_rows_beyond_one(given)
     return Labels(y_pred, rows=y_true, proper=_have_one_label(y_true) if one_label else None)
 
 
@@ -96,8 +102,9 @@ def read_ids(y_true, leading, num_classes, *, ignore_class=None, remedy=""):
 
 def read_targets(y_true, y_pred, num_labels, *, ignore_class=None):
     """`Labels` of independent labels: targets `[..., L]` (`[...]` when `L = 1`); `ignore_class` marks unknown ones."""
-    y_true, y_pred = ids_to_tensor(y_true), to_tensor(y_pred)
-    leading = _check_width(y_pred, num_labels)
+    _refuse_gradient_of_labels(y_true, y_pred)
+    y_true, y_pred = ids_to_tensor(y_true), to_tensor_of_gradients(y_pred)
+    leading = _check_width(y_pred, num_labels, y_true)
     shape = _static_shape(y_true, "y_true")
     if num_labels == 1 and len(shape) == len(leading):
         y_true = ops.expand_dims(y_true, axis=-1)
@@ -123,9 +130,27 @@ def _static_shape(tensor, name):
     return tuple(shape)
 
 
-def _check_width(y_pred, num_classes):
+def _refuse_gradient_of_labels(y_true, y_pred):
+    """Raise where labels of torch's want gradients and predictions do not: they are the other way round."""
+    if getattr(y_true, "requires_grad", False) and not getattr(y_pred, "requires_grad", False):
+        raise ValueError(f"`y_true` must be labels. Received a tensor with requires_grad=True. {_ORDER}")
+
+
+def _refuse_rows_beyond_one(rows):
+    """Raise for rows of labels, arrays and lists, that are no probabilities. A tensor's numbers cost a step to read."""
+    array = as_labels(rows)
+    if (bad := (array < 0) | (array > _SUM_OF_ROW)).any():
+        rule = "Rows of `y_true` must be one-hot or soft, each number in [0, 1]"
+        raise ValueError(f"{rule}. Received {array[bad][0]:g}. {_ORDER}")
+
+
+def _check_width(y_pred, num_classes, y_true):
     """The leading shape of `y_pred [..., L]`, after checking that it has `L = num_classes` columns."""
     shape = _static_shape(y_pred, "y_pred")
+    labels = _static_shape(y_true, "y_true")
+    if shape[-1:] != (num_classes,) == labels[1:][-1:]:
+        rule = f"`y_pred` must be logits of shape [..., {num_classes}]"
+        raise ValueError(f"{rule}. Received shape {shape}, and `y_true` of shape {labels}. {_ORDER}")
     if not shape or shape[-1] is None:
         raise ValueError(
             f"`y_pred` must have a last dimension of {num_classes}, one for each class. Received shape {shape}. "
@@ -182,6 +207,7 @@ def _are_ids(y_true, leading, num_classes):
             f"`y_true` must be class ids of shape {leading} or {(*leading, 1)}, or one-hot rows of shape "
             f"{(*leading, num_classes)}, to go with `y_pred` of shape {(*leading, num_classes)}. "
             f"Received shape {shape}.{f' {_UNKNOWN}' if None in shape[-1:] else ''}"
+            f"{f' {_ORDER}' if len(shape) > len(leading) + 1 and shape[-1] != 1 else ''}"
         )
     _check_agreement(shape[: len(leading)], leading)
     return not has_column or shape[-1] == 1
@@ -347,6 +373,18 @@ def to_tensor(values, name="y_pred"):
         return values if ops.is_tensor(values) else ops.convert_to_tensor(values)
     array = _as_numbers(values, name, "an array or tensor of numbers")
     return ops.convert_to_tensor(array.astype("float64") if array.dtype == "uint64" else array)  # torch has none
+
+
+def to_tensor_of_gradients(values, name="y_pred"):
+    """`to_tensor` for a loss: a tensor of torch's that wants gradients is none of another backend's."""
+    is_foreign = type(values).__module__.partition(".")[0] == "torch" and not ops.is_tensor(values)
+    if is_foreign and getattr(values, "requires_grad", False):
+        raise ValueError(
+            f"`{name}` must be of Keras's backend, {keras.backend.backend()!r}, for its gradient to be known. Received "
+            "a torch tensor with requires_grad=True. Set the environment variable KERAS_BACKEND=torch before `import "
+            "keras`; where no gradient is wanted, give it detached."
+        )
+    return to_tensor(values, name)
 
 
 def at_least_float32(tensor):

@@ -231,3 +231,45 @@ def test_a_subclass_that_gives_several_tensors_is_refused_by_name():
     adjusted = kla.adjust(Several(), COUNTS, output="logits")
     with pytest.raises(ValueError, match=r"changes one output.* gives \['logits', 'features'\].*inputs\)\[name\]"):
         adjusted(np.ones((2, WIDTH), "float32"))
+
+
+TARGET = [0.7, 0.2, 0.1]
+
+
+@pytest.mark.parametrize("make", [kla.adjust, kla.fold_into_bias])
+def test_a_target_prior_alone_is_added_behind_an_adjusted_loss(make, rng, tmp_path):
+    model, data = trained(one_output(), ADJUSTED, rng), rows(rng, 7, WIDTH)
+    with pytest.raises(
+        ValueError, match=r"twice.*add that alone: kla.adjust\(model, \[1, 1, …\], target_prior=\[…\]\)"
+    ):
+        make(model, COUNTS, target_prior=TARGET)
+    served = make(model, [1, 1, 1], target_prior=TARGET)
+    f = as_float64(model(data)) + np.log(TARGET)
+    posterior = np.exp(f - np.logaddexp.reduce(f, axis=-1, keepdims=True))
+    found = as_float64(keras.ops.softmax(served(data)))
+    np.testing.assert_allclose(found, posterior, rtol=1e-5)
+    if make is kla.adjust:
+        assert kla.serving.describe(served).prior == kla.serving.describe(reload(served, tmp_path)).prior == "target"
+        with pytest.raises(ValueError, match="is adjusted already"):
+            make(served, COUNTS, target_prior=TARGET)
+
+
+def test_a_target_prior_alone_makes_a_prior_known_only_where_it_was(rng, tmp_path):
+    halves = trained(one_output(), kla.losses.LogitAdjustedCrossentropy(COUNTS, tau=0.5), rng)
+    with pytest.raises(ValueError, match="corrected twice"):
+        kla.adjust(halves, [1, 1, 1])  # no target: nothing is added
+    assert "more than once" in kla.serving.describe(kla.adjust(halves, [2, 2, 2], target_prior=TARGET)).prior
+    inputs = keras.Input((WIDTH,))
+    aware = keras.Model(inputs, kla.layers.PriorAwareDense(3, COUNTS)(inputs))
+    served = kla.adjust(aware, [1, 1, 1], target_prior=TARGET)
+    assert kla.serving.describe(served).prior == kla.serving.describe(reload(served, tmp_path)).prior == "target"
+
+
+def test_one_sigmoid_unit_takes_a_target_prior_alone(rng):
+    inputs = keras.Input((WIDTH,))
+    loss = kla.losses.BinaryLogitAdjustedCrossentropy([20], 1000)
+    model = trained(keras.Model(inputs, layers.Dense(1)(inputs)), loss, rng, labels=np.array([0.0, 1, 0, 0]))
+    served, data = kla.adjust(model, [1, 1], target_prior=[0.95, 0.05]), rows(rng, 7, WIDTH)
+    odds = np.exp(as_float64(model(data))) * 0.05 / 0.95
+    np.testing.assert_allclose(as_float64(keras.ops.sigmoid(served(data))), odds / (1 + odds), rtol=1e-5)
+    assert kla.serving.describe(served).prior == "target"

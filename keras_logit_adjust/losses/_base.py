@@ -68,7 +68,7 @@ class MaskedLoss(keras.losses.Loss):
         _labels.check_logits(y_pred, f"Loss {self.name!r}")
         layer_mask = _keras.mask_of(y_pred)
         with keras.name_scope(self.name):
-            y_pred = _labels.zero_masked(_labels.to_tensor(y_pred), layer_mask)
+            y_pred = _labels.zero_masked(_labels.to_tensor_of_gradients(y_pred), layer_mask)
             _replicas.refuse_unusual_steps()
             _marks.mark_in_training(self)
             values, counted = self.values_and_mask(y_true, y_pred)

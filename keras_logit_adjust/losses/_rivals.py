@@ -88,7 +88,7 @@ def pairwise_margin_crossentropy(
 
     Reference: Menon et al. (2021), §5.1, equation 11.
     """
-    y_pred = _labels.to_tensor(y_pred)
+    y_pred = _labels.to_tensor_of_gradients(y_pred)
     margins = as_margins(
         num_classes_of(y_pred),
         class_weight=class_weight,

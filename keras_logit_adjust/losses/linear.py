@@ -50,7 +50,7 @@ def linear_logit_adjusted_crossentropy(
         features: what the head reads, `[..., D]`. Positions that their Keras mask leaves out give 0.
         kernel: `[D, L]`, as `keras.layers.Dense` has it; or `[L, D]` with `class_axis=0`, as an embedding table has it.
         bias: `[L]`, or None.
-        log_prior: `[L]` finite natural logarithms, from `kla.priors.log_prior`.
+        log_prior: `[L]` finite natural logarithms, from `kla.priors.log_prior`; none above 0.
         tau: strength of the adjustment, a number or a vector `[L]`; 0 is plain cross-entropy.
         class_axis: the axis of the classes in `kernel`, 0 or −1. With 0 a chunk is one block of memory, which is
             faster on TensorFlow.
@@ -78,7 +78,7 @@ def linear_logit_adjusted_crossentropy(
 
     Reference: Menon et al. (2021), §5, equation 10; the running sum after Milakov and Gimelshein (2018).
     """
-    log_prior = _checks.as_vector(log_prior, "log_prior")
+    log_prior = _checks.as_log_prior(log_prior)
     head = as_head(features, kernel, bias, log_prior.size, class_axis=class_axis)
     adjustment = np.broadcast_to(_checks.as_tau(tau, log_prior.size) * log_prior, log_prior.shape)
     chunk_size = _checks.check_integer(chunk_size, "chunk_size", 1)
@@ -126,7 +126,7 @@ def as_head(features, kernel, bias, num_classes, *, class_axis=-1):
 
 def _as_floats(values, name):
     """`values` as a tensor of floats: of integers JAX takes no gradient."""
-    tensor = _labels.to_tensor(values, name)
+    tensor = _labels.to_tensor_of_gradients(values, name)
     return tensor if "float" in _name(tensor.dtype) else ops.cast(tensor, "float32")
 
 

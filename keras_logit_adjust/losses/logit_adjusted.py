@@ -21,7 +21,7 @@ def logit_adjusted_crossentropy(y_true, y_pred, log_prior, *, tau=1.0, label_smo
     Args:
         y_true: class ids `[...]` or `[..., 1]`, or one-hot or soft rows `[..., L]`; told apart by static shape.
         y_pred: logits `[..., L]`. Probabilities are not accepted and cannot be told apart: give logits.
-        log_prior: `[L]` finite natural logarithms, from `kla.priors.log_prior`.
+        log_prior: `[L]` finite natural logarithms, from `kla.priors.log_prior`; none above 0.
         tau: strength of the adjustment, a number or a vector `[L]`; 0 is plain cross-entropy.
         label_smoothing: share ε in [0, 1) of the target spread evenly over all classes.
         ignore_class: a class id whose positions give 0 (ids only).
@@ -30,7 +30,8 @@ def logit_adjusted_crossentropy(y_true, y_pred, log_prior, *, tau=1.0, label_smo
         Tensor `[...]` of losses in nats; NaN where an id is fractional or out of range.
 
     Raises:
-        ValueError: for shapes that do not fit, a prior or τ that is not finite or of another length.
+        ValueError: for shapes that do not fit, a prior or τ that is not finite or of another length,
+            counts in place of a log-prior, rows of NumPy's with numbers outside [0, 1].
 
     Example:
 
@@ -42,7 +43,7 @@ def logit_adjusted_crossentropy(y_true, y_pred, log_prior, *, tau=1.0, label_smo
 
     Reference: Menon et al. (2021), §5, equation 10.
     """
-    log_prior = _checks.as_vector(log_prior, "log_prior")
+    log_prior = _checks.as_log_prior(log_prior)
     adjustment = _checks.as_tau(tau, log_prior.size) * log_prior
     options = _base.checked_options(label_smoothing=label_smoothing, ignore_class=ignore_class)
     return _labels.zero_masked(*_softmax_values(y_true, y_pred, adjustment, **options))

@@ -140,7 +140,7 @@ def focal_crossentropy(y_true, y_pred, *, gamma=2.0, class_weight=None, label_sm
 
 
 def _focal_values(y_true, y_pred, gamma, class_weight, **options):
-    y_pred = _labels.to_tensor(y_pred)
+    y_pred = _labels.to_tensor_of_gradients(y_pred)
     num_classes, other = _rivals.num_classes_of(y_pred), f"`y_pred` of shape {tuple(y_pred.shape)}"
     margins = _rivals.as_margins(num_classes, class_weight=class_weight, other=other)
 

@@ -131,7 +131,7 @@ def sampled_logit_adjusted_crossentropy(
         features: what the head reads, `[..., D]`. Positions that their Keras mask leaves out give 0.
         kernel: `[D, L]`, or `[L, D]` with `class_axis=0`, of which rows are read faster.
         bias: `[L]`, or None.
-        log_prior: `[L]` finite natural logarithms, from `kla.priors.log_prior`.
+        log_prior: `[L]` finite natural logarithms, from `kla.priors.log_prior`; none above 0.
         rivals: `Rivals` that a `RivalSampler` drew; or "batch", the labels of the other examples, which are draws from
             the prior of the batches: `log_prior` must be that prior.
         estimator: "partition" or "posterior".
@@ -159,7 +159,7 @@ def sampled_logit_adjusted_crossentropy(
 
     Reference: Bengio and Senécal (2008); Yi et al. (2019); Rawat et al. (2021).
     """
-    log_prior = _checks.as_vector(log_prior, "log_prior")
+    log_prior = _checks.as_log_prior(log_prior)
     head = linear.as_head(features, kernel, bias, log_prior.size, class_axis=class_axis)
     adjustment = np.broadcast_to(_checks.as_tau(tau, log_prior.size) * log_prior, log_prior.shape)
     _checks.check_choice(estimator, "estimator", ESTIMATORS)

@@ -5,9 +5,11 @@ import warnings
 import keras
 import numpy as np
 
-from keras_logit_adjust import _checks, _keras, layers
+from keras_logit_adjust import _checks, _keras, layers, losses, priors
 from keras_logit_adjust.losses import _base, _marks
 from keras_logit_adjust.posthoc._graph import require_keras_model
+
+_ROUNDING = 1e-9  # of a log-prior
 
 
 def check_not_adjusted(model, allow_double_correction):
@@ -20,8 +22,35 @@ def check_not_adjusted(model, allow_double_correction):
     for reason, _ in () if allow_double_correction else found:
         raise ValueError(
             f"The prior would be corrected twice: model {model.name!r} {reason}. Its plain argmax is balanced already. "
+            "For another class mix, add that alone: kla.adjust(model, [1, 1, …], target_prior=[…]). "
             "Pass allow_double_correction=True if that is what you want."
         )
+
+
+def adds_target_alone(class_counts, num_examples, target_prior):
+    """Whether an adjustment takes off no prior, its counts being uniform, and adds a target prior."""
+    if target_prior is None:
+        return False
+    prior = priors.as_prior(class_counts, num_examples)
+    return bool(np.ptp(prior.logits) < _ROUNDING if not prior.are_labels else np.abs(prior.logits).max() < _ROUNDING)
+
+
+def hides_its_prior(model, *, adds_target=False):
+    """Whether the prior that `model` serves is not known once it is adjusted: `corrections` finds something.
+
+    A target alone (`adds_target`) may come behind one correction that made the prior uniform.
+    """
+    found = [part for _, part in corrections(model)]
+    return bool(found) and not (adds_target and len(found) == 1 and _made_uniform(found[0]))
+
+
+def _made_uniform(part):
+    """Whether a loss or layer took off the whole prior, and added none."""
+    known = (losses.LogitAdjustedCrossentropy, losses.BinaryLogitAdjustedCrossentropy, layers.PriorAwareDense)
+    if not isinstance(part, (*known, layers.ManyClassDense, layers.LogitAdjustment)) or part.tau is None:
+        return False
+    has_target = getattr(part, "target_prior", None) is not None
+    return bool((np.asarray(part.tau) == 1).all()) and not has_target and not getattr(part, "corrected_before", False)
 
 
 def is_corrected(model):

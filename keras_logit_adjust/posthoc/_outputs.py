@@ -55,9 +55,10 @@ def folded(head_of, fold, model, class_counts, options):
     """
     allow = options.pop("allow_double_correction")
     requests = _requests(class_counts, options, _Outputs(model).place)
-    for place in requests:
-        _guard.check_not_adjusted(_Outputs(model).single(place), allow)
     defaults = {"tau": 1.0, "target_prior": None, "num_examples": None, "calibration": None}
+    for place, own in requests.items():
+        target = {name: own.get(name) for name in ("class_counts", "num_examples", "target_prior")}
+        _guard.check_not_adjusted(_Outputs(model).single(place), allow or _guard.adds_target_alone(**target))
     for place, own in requests.items():
         model = fold(model, head_of(_Outputs(model).single(place), "auto"), **{**defaults, **own})
     return model

@@ -68,6 +68,7 @@ def adjust(
         allow_double_correction: adjust even a model whose prior was corrected already. Without it, a model raises that
             was compiled with an adjusted loss, has a `PriorAwareDense` head or a `LogitAdjustment`, or has a head that
             `fit` trained with an adjusted loss in this process. What is not seen is listed in the page on pitfalls.
+            Uniform counts with a `target_prior`, such as `[1, 1]`, correct nothing twice: the target alone is added.
 
     Returns:
         A new, uncompiled `keras.Model`.
@@ -101,13 +102,14 @@ def adjust(
         options = {"tau": tau, "target_prior": target_prior, "output": output, "axis": axis, "calibration": calibration}
         options |= {"num_examples": num_examples, "allow_double_correction": allow_double_correction}
         return _outputs.adjusted(adjust, model, class_counts, options)
-    _guard.check_not_adjusted(model, allow_double_correction)
+    adds_target = _guard.adds_target_alone(class_counts, num_examples, target_prior)
+    _guard.check_not_adjusted(model, allow_double_correction or adds_target)
     _checks.check_choice(output, "output", OUTPUTS)
     options = {
         "tau": tau,
         "target_prior": target_prior,
         "calibration": calibration,
-        "corrected_before": _guard.is_corrected(model),
+        "corrected_before": _guard.hides_its_prior(model, adds_target=adds_target),
     }
     if _many_classes.has_many_classes(model):
         _many_classes.check_adjustable(model, output, axis)

@@ -66,7 +66,8 @@ def fold_into_bias(
         options = {"tau": tau, "target_prior": target_prior, "num_examples": num_examples, "calibration": calibration}
         options["allow_double_correction"] = allow_double_correction
         return _outputs.folded(head_to_adjust, _fold, model, class_counts, options)
-    _guard.check_not_adjusted(model, allow_double_correction)
+    adds_target = _guard.adds_target_alone(class_counts, num_examples, target_prior)
+    _guard.check_not_adjusted(model, allow_double_correction or adds_target)
     if _many_classes.has_many_classes(model):
         _many_classes.check_adjustable(model)
         width = _many_classes.head_of(model).units

@@ -76,6 +76,13 @@ class Correction:
     corrected_before: bool = False
 
     @property
+    def adds_target_alone(self):
+        """Whether this adds a target prior to logits whose prior is uniform, and takes none off."""
+        if self.target_prior is None or self.corrected_before:
+            return False
+        return _guard.adds_target_alone(self.class_counts, self.num_examples, self.target_prior)
+
+    @property
     def prior(self):
         """The name of the prior that a model corrected by this alone serves."""
         if self.tau is None:
@@ -189,13 +196,23 @@ def describe(model, *, output=None):
     # The ids and scores of a predictor are one output.
     if not _many_classes.has_many_classes(model) and (names := _outputs_of.names_of(model)):
         return _of_several(model, names, corrections)
-    prior = corrections[0].prior if corrections else "training, if nothing was folded into the bias"
     return Description(
         model=model.name,
         corrections=corrections,
-        prior=CORRECTED_TWICE if len(corrections) > 1 else prior,
+        prior=_prior_of(corrections),
         **{"is_binary": is_binary, **_outputs(model, corrections, is_binary)},
     )
+
+
+def _prior_of(corrections):
+    """The name of the prior that a model of these `corrections` serves."""
+    if not corrections:
+        return "training, if nothing was folded into the bias"
+    # Behind a head that was corrected once, a target prior alone.
+    *_, last = sorted(corrections, key=lambda correction: correction.adds_target_alone)
+    if len(corrections) == 2 and last.adds_target_alone:
+        return last.prior
+    return CORRECTED_TWICE if len(corrections) > 1 else last.prior
 
 
 def _of_several(model, names, corrections):
