@@ -3,6 +3,7 @@
 Here and nowhere else, so that one rule holds for every function of the package.
 """
 
+import numbers
 import reprlib
 from collections.abc import Mapping, Set
 
@@ -148,7 +149,8 @@ def in_order(values, name, class_names, *, missing=None):
             return _by_name(keys, column, name, names, missing)
         if not is_mapping:
             _refuse_row_numbers(values, name, names)
-    if class_names is None and (is_mapping or is_table or not _is_increasing(keys)):
+    is_by_id = is_mapping and keys == list(range(len(keys))) and all(isinstance(key, numbers.Integral) for key in keys)
+    if class_names is None and not is_by_id and (is_mapping or is_table or not _is_increasing(keys)):
         raise ArgumentError(
             name,
             f"`{name}` must be in order of class id. Received a {type(values).__name__} with the "

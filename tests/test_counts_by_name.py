@@ -125,3 +125,11 @@ def test_weights_that_number_their_rows_name_no_class():
 def test_names_that_do_not_match_are_told(counts, names, message):
     with pytest.raises(ValueError, match=message):
         as_prior(counts, class_names=names)
+
+
+def test_a_dict_by_class_id_is_in_order_where_its_keys_are():
+    np.testing.assert_allclose(prior({0: 50, 1: 30, 2: 20}), SHARES, rtol=1e-15)
+    np.testing.assert_allclose(prior(collections.Counter([0] * 5 + [1] * 3 + [2] * 2)), SHARES, rtol=1e-15)
+    for keys in ([1, 0, 2], [1, 2, 3], [0, 2, 1], [0.0, 1.0, 2.0], ["0", "1", "2"]):
+        with pytest.raises(ValueError, match="must be in order of class id. Received a dict with the keys"):
+            prior(dict(zip(keys, [50, 30, 20], strict=True)))

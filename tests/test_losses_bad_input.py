@@ -32,7 +32,7 @@ BAD_COUNTS = {
     "scalar": (5, r"vector.*shape \(\)"),
     "empty": ([], r"non-empty vector.*shape \(0,\)"),
     "single": ([5], r"at least two classes.*\[5\.0\]: .*\[negatives, positives\]"),
-    "dict": ({0: 5, 1: 3}, r"in order of class id. Received a dict with the keys \[0, 1\]: give \["),
+    "dict": ({1: 5, 0: 3}, r"in order of class id. Received a dict with the keys \[1, 0\]: give \["),
     "words": (["cat", "dog"], r"list or vector of numbers.*\['cat', 'dog'\]"),
     "digits in strings": (["5", "3"], r"list or vector of numbers.*\['5', '3'\]"),
     "ragged": ([[5], [3, 2]], r"list or vector of numbers"),

@@ -251,6 +251,14 @@ REFUSED = {
     "sigmoid": (lambda m: kla.adjust(m, {"traits": [1, 2]}), "needs `num_examples`"),
     "numbers": (lambda m: kla.adjust(m, {"genus": 1, "species": 2}), "adjust each by counts of its own"),
     "one vector": (lambda m: kla.adjust(m, [90, 9, 1]), "must have one output.*adjust each by counts of its own"),
+    "logits": (
+        lambda m: kla.held_out.predict_logits(m, np.zeros((2, 6))),
+        r"take one, `keras\.Model\(model\.input, model\.output\['species'\]\)`",
+    ),
+    "tuned": (
+        lambda m: kla.tune_tau(m, (np.zeros((2, 6)), np.zeros(2, "int32")), COUNTS["species"]),
+        r"take one, `keras\.Model\(model\.input, model\.output\['species'\]\)`",
+    ),
 }
 
 

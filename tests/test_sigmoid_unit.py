@@ -175,3 +175,25 @@ def test_sets_behind_a_unit_are_those_of_two_classes(unit, score, leading, tmp_p
         np.testing.assert_array_equal(found, expected.reshape(*leading, 2))
     with pytest.raises(ValueError, match="`lowest` must have one number for each class: the input has 1 classes"):
         kla.layers.PredictionSet([0.0, 0.0, 0.0])(logits)
+
+
+def test_a_report_of_one_unit_asks_for_its_own_threshold(unit):
+    ids, x = unit
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, "sigmoid")])
+    model.compile("sgd", "binary_crossentropy")
+    with pytest.raises(ValueError, match=r"give `LongTailReport\(…, threshold=0\.5\)` for probabilities"):
+        model.fit(x, ids, verbose=0, callbacks=[kla.callbacks.LongTailReport([42, 18], validation_data=(x, ids))])
+
+
+def test_one_number_as_a_target_prior_is_told_its_two():
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, "sigmoid")])
+    with pytest.raises(
+        ValueError, match=r"`target_prior`.*=0\.05: for one unit give \[1 − p, p\], as \[0\.95, 0\.05\]"
+    ):
+        kla.adjust(model, COUNTS, target_prior=0.05)
+
+
+def test_a_model_in_place_of_its_logits_is_told_how_to_get_them():
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)], name="mine")
+    with pytest.raises(ValueError, match="'mine': calibrate takes logits, .*kla.held_out.predict_logits.model, x., y"):
+        kla.calibrate(model, (np.zeros((2, 1)), np.zeros(2, "int32")))

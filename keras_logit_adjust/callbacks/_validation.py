@@ -77,7 +77,11 @@ class ValidationPass:
         with scope_of(model):
             self._metric = kind(num_classes, ignore_class=ignore_class, threshold=threshold)
             # A training model of very many classes gives features.
-            self._judged = model.predictor(1) if isinstance(model, ManyClassModel) else _Judged(model, output)
+            self._judged = (
+                model.predictor(1)
+                if isinstance(model, ManyClassModel)
+                else _Judged(model, output, wants_threshold=num_classes == 2 and not independent and threshold is None)
+            )
             if hasattr(model, "preprocess_samples"):
                 self._data = _preprocessed(data, model.preprocess_samples)
             compile_as(model, self._judged, [self._metric])
@@ -125,12 +129,22 @@ class ValidationPass:
 class _Judged(keras.Model):
     """One output of a model, as a model whose losses need no computing."""
 
-    def __init__(self, model, output):
+    def __init__(self, model, output, *, wants_threshold):
         super().__init__(name="judged")  # TensorFlow refuses a name that begins with "_"
-        self.model, self.output_name = model, output
+        self.model, self.output_name, self.wants_threshold = model, output, wants_threshold
         self.built = True
 
     def call(self, x, training=False):
+        y_pred = self._judged_output(x)
+        if self.wants_threshold and getattr(y_pred, "shape", ())[-1:] == (1,):
+            raise ValueError(
+                f"`LongTailReport` must be told where one sigmoid unit says yes. Received outputs of shape "
+                f"{tuple(y_pred.shape)} without `threshold`: give `LongTailReport(…, threshold=0.5)` for "
+                "probabilities, or 0 for logits."
+            )
+        return y_pred
+
+    def _judged_output(self, x):
         y_pred = self.model(x)
         if self.output_name is not None:
             names = getattr(self.model, "output_names", None)

@@ -8,6 +8,7 @@ after that are posteriors under the target prior, the uniform one where none is 
 
 import warnings
 
+import keras
 import numpy as np
 from scipy import optimize, special
 
@@ -70,6 +71,12 @@ def calibrate(logits, y_true, *, method="temperature", class_prior=None, indepen
     """
     _checks.check_choice(method, "method", METHODS)
     independent = _checks.check_bool(independent, "independent")
+    if isinstance(logits, keras.Model):
+        raise _checks.ArgumentError(
+            "logits",
+            f"`logits` must be numbers. Received model {logits.name!r}: calibrate takes logits, "
+            "kla.calibrate(kla.held_out.predict_logits(model, x), y).",
+        )
     y_true = (_labels.as_targets if independent else _labels.as_labels)(y_true, "y_true")
     logits = _reading.to_numpy(logits, "logits")
     _reading.check_order(y_true, logits)

@@ -5,6 +5,7 @@ attribute so that it is saved, shared, exported and, on JAX, seen by a compiled 
 adds its bias to that weight and, for `1/T`, one more weight, which layers without a calibration do not have.
 """
 
+import numbers
 import warnings
 
 import keras
@@ -109,6 +110,12 @@ def as_target(target_prior, *, size, are_labels=False, other="class_counts"):
     """The target prior as a `Prior`, of labels with a probability for each; `other` has `size` classes. Or None."""
     if target_prior is None:
         return None
+    if isinstance(target_prior, numbers.Real):
+        raise _checks.ArgumentError(
+            "target_prior",
+            f"`target_prior` must have one number for each class. Received: target_prior={target_prior}: for one unit "
+            "give [1 − p, p], as [0.95, 0.05].",
+        )
     if not are_labels or isinstance(target_prior, priors.Prior):
         target = priors.as_prior(target_prior, name="target_prior")
     else:

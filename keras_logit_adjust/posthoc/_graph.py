@@ -79,9 +79,12 @@ def require_model(model):
             f"Model {model.name!r} is not built, so its head is not known. Give it a `keras.Input`, or call it once."
         )
     if is_graph(model) and len(model.outputs) != 1:
+        structure = structure_of(model, "output")
+        key = next(iter(structure)) if isinstance(structure, dict) else 0
+        one = f"model.output[{key!r}]" if isinstance(structure, (dict, list, tuple)) else "model.outputs[0]"
         raise ValueError(
             f"`model` must have one output. Model {model.name!r} has {len(model.outputs)}: adjust each by counts of "
-            "its own, `kla.adjust(model, {output: counts})`, or one, `keras.Model(model.input, model.outputs[i])`; or "
+            f"its own, `kla.adjust(model, {{output: counts}})`, or take one, `keras.Model(model.input, {one})`; or "
             "put `kla.layers.LogitAdjustment` behind its logits."
         )
 
