@@ -67,7 +67,8 @@ TESTS = {
     "| numbers_read losses_bad_input label_shift layers sampling_bad_input package | tf_counting tf_streams priors",
     "posthoc": "posthoc posthoc_bad_input posthoc_models descriptions | correction_guard zoo class_axis "
     "calibrated_models minimum_risk tune_tau_models experts package | tf_posthoc",
-    "held_out": "tau_path tau_path_input tau_path_bad_input | tune_tau tune_tau_unknown tune_tau_models offsets package | tf_posthoc",
+    "held_out": "tau_path tau_path_input tau_path_bad_input "
+    "| tune_tau tune_tau_unknown tune_tau_models offsets package | tf_posthoc",
     "data/sampling.py": "sampling sampling_bad_input sampling_repeats | sampling_fit sampler_backup package "
     "| tf_sampling",
 }
