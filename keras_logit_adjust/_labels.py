@@ -79,7 +79,7 @@ def read(y_true, y_pred, num_classes, *, ignore_class=None, one_label=False):
             "`ignore_class` goes with class ids. Received one-hot labels: give ignored rows a weight of 0."
         )
     if not ops.is_tensor(given) and not one_label:
-        _refuse_rows_beyond_one(given)
+        _refuse_negative_rows(given)
     return Labels(y_pred, rows=y_true, proper=_have_one_label(y_true) if one_label else None)
 
 
@@ -136,11 +136,11 @@ def _refuse_gradient_of_labels(y_true, y_pred):
         raise ValueError(f"`y_true` must be labels. Received a tensor with requires_grad=True. {_ORDER}")
 
 
-def _refuse_rows_beyond_one(rows):
-    """Raise for rows of labels, arrays and lists, that are no probabilities. A tensor's numbers cost a step to read."""
+def _refuse_negative_rows(rows):
+    """Raise for rows of labels, arrays and lists, that are logits. A tensor's numbers cost a step to read."""
     array = as_labels(rows)
-    if (bad := (array < 0) | (array > _SUM_OF_ROW)).any():
-        rule = "Rows of `y_true` must be one-hot or soft, each number in [0, 1]"
+    if (bad := array < 0).any():
+        rule = "Rows of `y_true` must be one-hot or soft, without negative numbers"
         raise ValueError(f"{rule}. Received {array[bad][0]:g}. {_ORDER}")
 
 

@@ -14,6 +14,7 @@ REFUSED = {
     "as_array": (lambda: _checks.as_array([1j], "logits"), "logits"),
     "as_names": (lambda: _checks.as_names("cat"), "class_names"),
     "as_vector": (lambda: _checks.as_vector("many", "weights"), "weights"),
+    "as_log_prior": (lambda: _checks.as_log_prior([5, 3]), "log_prior"),
     "as_counts": (lambda: _checks.as_counts([3, 0]), "class_counts"),
     "as_true_counts": (lambda: _checks.as_true_counts([0.5, 0.5]), "class_counts"),
     "as_positive_counts": (lambda: _checks.as_positive_counts([5, 3], 5), "positive_counts"),

@@ -42,7 +42,8 @@ def test_labels_and_logits_the_other_way_round_are_refused():
     members = [build(COUNTS) for build in (LogitAdjustedCrossentropy, PairwiseMarginCrossentropy)]
     for loss in (*members, FocalCrossentropy()):
         with pytest.raises(
-            ValueError, match=r"Rows of `y_true`.*in \[0, 1\]\. Received 2\. The order is \(y_true, y_pred\)"
+            ValueError,
+            match=r"Rows of `y_true`.*without negative numbers\. Received -1\. The order is \(y_true, y_pred\)",
         ):
             loss(logits, rows)
         for ids in ([0, 1], [[0], [1]])[: 1 if isinstance(loss, FocalCrossentropy) else 2]:

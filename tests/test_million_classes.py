@@ -76,7 +76,7 @@ MESSAGES = {
     "zeros": (lambda: kla.priors.as_prior(COUNTS - 1), "greater than zero"),
     "other length": (lambda: kla.layers.PriorAwareDense(L - 1, COUNTS), "1000000"),
     "no choice": (lambda: kla.losses.RivalSampler(COUNTS, num_rivals=5, distribution=[0.0] * L), "greater than zero"),
-    "no names": (lambda: kla.priors.as_prior(dict(enumerate(COUNTS.tolist()))), "in order of class id"),
+    "no names": (lambda: kla.priors.as_prior(dict(enumerate(COUNTS.tolist(), 1))), "in order of class id"),
     "vector": (lambda: kla.losses.LogitAdjustedCrossentropy(COUNTS, tau=COUNTS[:-1]), "`tau` must be"),
     "groups": (lambda: kla.metrics.GroupAccuracy(COUNTS, groups=["a"] * (L - 1)), "groups"),
     "rivals": (

@@ -136,8 +136,8 @@ def test_groups_are_of_counts_alone(counts):
         kla.metrics.groups_of_counts(counts)
 
 
-def test_a_class_without_examples_is_few_shot():
-    assert kla.metrics.groups_of_counts([100, 0]) == ["many", "few"]
+def test_a_class_without_examples_is_in_no_group_of_shots():
+    assert kla.metrics.groups_of_counts([100, 1, 0]) == ["many", "few", "unseen"]
 
 
 @pytest.mark.parametrize("read", [kla.priors.prior, kla.priors.log_prior, kla.losses.class_balanced_weights])

@@ -62,6 +62,7 @@ def test_a_report_of_independent_labels_has_their_balanced_accuracies(capsys):
     model = labeled()
     report = report_of(COUNTS, num_examples=1000, threshold=0, validation_data=(X, Y, WEIGHT), class_names=list("abcd"))
     history = history_of(model, report, epochs=2)
+    assert np.isnan(history.pop("val_unseen_accuracy")).all()  # of the label that is on in no example
     check(history, figures(model.predict(X, verbose=0), weight=WEIGHT))
     assert np.isnan(report.per_class_accuracy[3]) and report.per_class_accuracy[:3].min() > 0
     model.fit(X, Y, callbacks=[report], verbose=2)
