@@ -148,15 +148,15 @@ def _check_width(y_pred, num_classes, y_true):
     """The leading shape of `y_pred [..., L]`, after checking that it has `L = num_classes` columns."""
     shape = _static_shape(y_pred, "y_pred")
     labels = _static_shape(y_true, "y_true")
-    if shape[-1:] != (num_classes,) == labels[1:][-1:]:
-        rule = f"`y_pred` must be logits of shape [..., {num_classes}]"
-        raise ValueError(f"{rule}. Received shape {shape}, and `y_true` of shape {labels}. {_ORDER}")
     if not shape or shape[-1] is None:
         raise ValueError(
             f"`y_pred` must have a last dimension of {num_classes}, one for each class. Received shape {shape}. "
             f"{_UNKNOWN}"
         )
     if shape[-1] != num_classes:
+        if labels[1:][-1:] == (num_classes,):
+            rule = f"`y_pred` must be logits of shape [..., {num_classes}]"
+            raise ValueError(f"{rule}. Received shape {shape}, and `y_true` of shape {labels}. {_ORDER}")
         if num_classes in shape[1:-1]:
             axis = shape.index(num_classes, 1)
             raise ValueError(

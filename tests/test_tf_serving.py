@@ -311,7 +311,7 @@ BAD = {
     "decisions as probabilities": (lambda: deciding(np.eye(3))[1], "a", {"output": "softmax"}, "gives 'decisions'"),
     "names of decisions": (lambda: deciding(np.eye(3))[1], "a", {"class_names": NAMES}, "served by number"),
     "a softmax of decisions": (softmax_of_decisions, "a", {"output": "softmax"}, "has one elsewhere"),
-    "names for a file": (None, "a.tflite", {"class_names": NAMES}, "a tflite file has no place"),
+    "names for a file": (None, "a.tflite", {"class_names": NAMES}, "A tflite file has no place"),
     "another output": (None, "a", {"output": "softmax"}, "gives 'logits'"),
     "top-k": (None, "a", {"top_k": 0}, "`top_k` must be an integer of at least 1"),
     "never called": (lambda: Subclassed(3), "a", {"output": "logits"}, "was never called"),
