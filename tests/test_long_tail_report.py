@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 from helpers import reference_metrics
+from helpers.batches import Batches
 
 import keras_logit_adjust as kla
 
@@ -69,18 +70,6 @@ def check(history, y, predictions, **options):
         for name, value in by_hand(y, scores, **options).items():
             np.testing.assert_allclose(history[name][epoch], value, rtol=1e-6, err_msg=f"{name}, epoch {epoch}")
     assert len(predictions.seen) == len(history["val_few_accuracy"])
-
-
-class Batches(keras.utils.PyDataset):
-    def __init__(self, batches):
-        super().__init__()
-        self.batches = batches
-
-    def __len__(self):
-        return len(self.batches)
-
-    def __getitem__(self, index):
-        return self.batches[index]
 
 
 def cut(*arrays):

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from helpers.batches import Batches
 from sklearn.metrics import balanced_accuracy_score
 
 import keras_logit_adjust as kla
@@ -132,18 +133,6 @@ def network(form):
 def data(form):
     y = {"fine": FINE, "coarse": COARSE}
     return y if form == "dict" else form(y.values())
-
-
-class Batches(keras.utils.PyDataset):
-    def __init__(self, batches):
-        super().__init__()
-        self.batches = batches
-
-    def __len__(self):
-        return len(self.batches)
-
-    def __getitem__(self, index):
-        return self.batches[index]
 
 
 def cut(form, start):

@@ -6,23 +6,18 @@ import numpy as np
 from keras import ops
 
 from keras_logit_adjust import _checks, _keras, _labels, _precision, _top_ids, priors
+from keras_logit_adjust.metrics._float32 import Float32Metric
 
 _OF_ROWS = "Beside ids of the best classes one-hot rows are not read: give ids, `np.argmax(y_true, axis=-1)`."
 
 
-class PerClassMetric(_keras.HigherIsBetter):
+class PerClassMetric(Float32Metric):
     """Weighted hits and examples of each class; a prediction is right when fewer than `k` classes score higher."""
 
     _arguments = ("num_classes", "ignore_class", "name", "threshold")  # that the config names
 
-    def __new__(cls, *args, **kwargs):
-        _checks.refuse_dtype(
-            cls, kwargs, "it counts in float32 whatever the policy, since half precision stops counting at 256"
-        )
-        return super().__new__(cls)
-
     def __init__(self, num_classes, *, k=1, ignore_class=None, threshold=None, name=None):
-        super().__init__(name=name, dtype="float32")
+        super().__init__(name)
         self.num_classes = _labels.check_num_classes(num_classes)
         self.k = k
         if self.k > self.num_classes:

@@ -9,24 +9,19 @@ import numpy as np
 from keras import ops
 
 from keras_logit_adjust import _arrays, _checks, _keras, _labels, _precision
+from keras_logit_adjust.metrics._float32 import Float32Metric
 from keras_logit_adjust.metrics.groups import check_bounds, members_of, refuse_same_results, results_by_name
 
 _GROUP_NAME = "multi_label_group_accuracy"
 
 
-class _MultiLabelMetric(_keras.HigherIsBetter):
+class _MultiLabelMetric(Float32Metric):
     """Weighted positives and negatives of each label, and how many of them were predicted right."""
 
     _arguments = ("num_labels", "threshold", "ignore_class", "name")  # that the config names
 
-    def __new__(cls, *args, **kwargs):
-        _checks.refuse_dtype(
-            cls, kwargs, "it counts in float32 whatever the policy, since half precision stops counting at 256"
-        )
-        return super().__new__(cls)
-
     def __init__(self, num_labels, *, threshold, ignore_class=None, name=None):
-        super().__init__(name=name, dtype="float32")
+        super().__init__(name)
         self.num_labels = _checks.check_integer(num_labels, "num_labels", minimum=1)
         self.threshold = check_thresholds(threshold, self.num_labels)
         self.ignore_class = _checks.check_ignore_class(ignore_class)

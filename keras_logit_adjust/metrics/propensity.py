@@ -5,10 +5,11 @@ import numpy as np
 from keras import ops
 
 from keras_logit_adjust import _checks, _keras, _labels, _precision, _top_ids
+from keras_logit_adjust.metrics._float32 import Float32Metric
 
 
 @keras.saving.register_keras_serializable(package="keras_logit_adjust")
-class PropensityScoredPrecision(_keras.HigherIsBetter):
+class PropensityScoredPrecision(Float32Metric):
     """Propensity-scored precision of the top k labels, PSP@k, divided by the best reachable.
 
     `Σ_i Σ_{l ∈ top k of i} y_il / p_l`, divided by the same sum where the top k are the labels of i of smallest `p_l`.
@@ -50,14 +51,10 @@ class PropensityScoredPrecision(_keras.HigherIsBetter):
     Repository of Bhatia et al. (2016).
     """
 
-    def __new__(cls, *args, **kwargs):
-        _checks.refuse_dtype(cls, kwargs, "it adds up in float32 whatever the policy")
-        return super().__new__(cls)
-
     def __init__(self, positive_counts, num_examples, *, k=1, a=0.55, b=1.5, ignore_class=-1, name=None):
         self.k = _checks.check_integer(k, "k", minimum=1)
         default = "propensity_scored_precision" if self.k == 1 else f"top_{self.k}_propensity_scored_precision"
-        super().__init__(name=name or default, dtype="float32")
+        super().__init__(name or default)
         self.positive_counts = _checks.as_true_counts(positive_counts, "positive_counts", allow_zero=True)
         self.k = _checks.check_integer(k, "k", 1, self.positive_counts.size)
         self.num_examples = _checks.check_number(num_examples, "num_examples", 3)  # C is negative below e
