@@ -11,6 +11,7 @@ import keras
 from keras import layers, ops
 
 from keras_logit_adjust import _checks
+from keras_logit_adjust._batch_norm import FusedBatchNormalization
 from keras_logit_adjust.layers import CosineDense
 
 SMALLEST_IMAGE = 4  # pixels that two poolings of small_cnn leave something of
@@ -126,7 +127,7 @@ def _conv_norm(x, filters, *, penalty, strides=1):
         kernel_initializer="he_normal",
         kernel_regularizer=penalty,
     )(x)
-    return layers.BatchNormalization(momentum=0.9, epsilon=1e-5)(x)
+    return FusedBatchNormalization(momentum=0.9, epsilon=1e-5)(x)
 
 
 def _basic_block(x, filters, conv_norm, *, strides):
