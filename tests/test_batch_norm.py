@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from helpers.arrays import as_float64
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,10 +26,6 @@ def layer_with(gamma, beta, **options):
     return layer
 
 
-def to_numpy(x):
-    return keras.ops.convert_to_numpy(keras.ops.cast(x, "float32")).astype("float64")
-
-
 @settings(max_examples=15, deadline=None)
 @given(
     shape=st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(1, 5), st.integers(1, 20)),
@@ -39,12 +36,12 @@ def test_training_has_the_values_and_moving_averages_of_the_formula(shape, seed)
     x = rng.normal(3, 2, shape).astype("float32")
     gamma, beta = rng.normal(size=(2, shape[-1])).astype("float32")
     layer = layer_with(gamma, beta)
-    output = to_numpy(layer(x, training=True))
+    output = as_float64(layer(x, training=True))
     expected, mean, variance = normalized(x.astype("float64"), gamma, beta)
     # With a single number a channel, rounding of the mean is all there is: it is divided by the root of epsilon.
     np.testing.assert_allclose(output, expected, rtol=1e-3, atol=5e-3 if np.prod(shape[:3]) < 3 else 1e-4)
-    np.testing.assert_allclose(to_numpy(layer.moving_mean), 0.1 * mean, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(to_numpy(layer.moving_variance), 0.9 + 0.1 * variance, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(as_float64(layer.moving_mean), 0.1 * mean, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(as_float64(layer.moving_variance), 0.9 + 0.1 * variance, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +64,7 @@ def test_a_step_of_training_is_keras_s(rng, precision, jit_compile):
         model.layers[-1].kernel.assign(kernel)
         model.compile(keras.optimizers.SGD(0.5), "mse", jit_compile=jit_compile)
         model.fit(x, y, batch_size=8, epochs=2, shuffle=False, verbose=0)
-        trained.append([to_numpy(w) for w in model.weights])
+        trained.append([as_float64(w) for w in model.weights])
     tolerance = 1e-5 if precision == "float32" else 3e-2
     for ours, keras_s in zip(*trained, strict=True):
         np.testing.assert_allclose(ours, keras_s, rtol=tolerance, atol=tolerance)
@@ -90,9 +87,9 @@ def test_gradients_are_those_of_finite_differences(rng):
     norm.gamma.assign(gamma)
     norm.beta.assign(beta)
     model.compile(keras.optimizers.SGD(1.0), lambda w, output: keras.ops.sum(w * output**2))
-    before = [to_numpy(w) for w in model.trainable_weights]
+    before = [as_float64(w) for w in model.trainable_weights]
     model.train_on_batch(x.astype("float32"), weight.astype("float32"))
-    steps = [old - to_numpy(new) for old, new in zip(before, model.trainable_weights, strict=True)]
+    steps = [old - as_float64(new) for old, new in zip(before, model.trainable_weights, strict=True)]
 
     def difference(at, along):
         h = 1e-6
@@ -116,12 +113,12 @@ def test_gradients_are_those_of_finite_differences(rng):
 def test_what_the_operation_cannot_do_is_keras_s(rng, options, shape):
     x = rng.normal(size=shape).astype("float32")
     ours, keras_s = FusedBatchNormalization(**options), keras.layers.BatchNormalization(**options)
-    np.testing.assert_array_equal(to_numpy(ours(x, training=True)), to_numpy(keras_s(x, training=True)))
+    np.testing.assert_array_equal(as_float64(ours(x, training=True)), as_float64(keras_s(x, training=True)))
 
 
 def test_frozen_it_uses_and_keeps_its_moving_averages(rng):
     x = rng.normal(3, 2, (4, 2, 2, 3)).astype("float32")
     layer = layer_with(np.ones(3), np.zeros(3))
     layer.trainable = False
-    np.testing.assert_allclose(to_numpy(layer(x, training=True)), x / np.sqrt(1 + 1e-5), rtol=1e-5)
-    assert to_numpy(layer.moving_mean).tolist() == [0, 0, 0]
+    np.testing.assert_allclose(as_float64(layer(x, training=True)), x / np.sqrt(1 + 1e-5), rtol=1e-5)
+    assert as_float64(layer.moving_mean).tolist() == [0, 0, 0]

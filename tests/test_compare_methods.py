@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import reference
+from helpers.arrays import as_float64
 from helpers.fake_training import fake_training
 from helpers.rows import CONFIG, ROWS, enter_folder_of_rows, read_json
 
@@ -248,6 +249,33 @@ def test_methods_draw_their_batches_as_they_say_and_count_retraining(monkeypatch
     recipe = recipes.Recipe(50)
     expected = {name: 50 + (10 if name == "crt" else 0) for name in METHODS}
     assert {name: training.epochs_of(METHODS[name], recipe) for name in METHODS} == expected
+
+
+def test_a_run_keeps_both_parts_of_its_loss_and_how_it_fits_its_training_examples(built, folder, rng):
+    labels = np.arange(32) % 3
+    for name in ("train", "test"):
+        np.savez(folder / f"{name}.npz", x=rng.integers(0, 256, (32, 8, 8, 3)).astype("uint8"), y=labels)
+    config = dataclasses.replace(
+        CONFIG, model="resnet32", recipe="paper", epochs=2, weight_decay=0.01, validation="none"
+    )
+    results = compare(config, methods=["erm"], seeds=1, output="images")
+    (model,) = built
+    with np.load(folder / "images" / "runs" / "erm_seed0.npz") as run:
+        found = {name: run[name] for name in ("loss", "weight_penalty", "train_logits", "train_labels")}
+    np.testing.assert_array_equal(found["train_labels"], labels)
+    with np.load(folder / "train.npz") as train:
+        logits = model.predict(train["x"], verbose=0)
+    np.testing.assert_allclose(found["train_logits"], logits, rtol=1e-4, atol=1e-4)
+    weighed = [as_float64(w) for w in model.trainable_weights if w.name in ("kernel", "bias")]
+    penalty = 0.01 / 2 * sum((w**2).sum() for w in weighed)
+    np.testing.assert_allclose(found["weight_penalty"][-1], penalty, rtol=1e-4)
+    assert found["weight_penalty"].shape == found["loss"].shape == (2,)
+    recall = [(logits.argmax(-1)[labels == y] == y).mean() for y in range(3)]
+    assert results["on_training_examples"]["erm_seed0"] == {
+        "balanced_error": pytest.approx(100 * (1 - np.mean(recall))),
+        "data_loss": pytest.approx(found["loss"][-1] - penalty, rel=1e-4),
+        "weight_penalty": pytest.approx(penalty, rel=1e-4),
+    }
 
 
 def test_a_loss_is_adjusted_to_what_the_sampler_feeds_and_never_twice(monkeypatch, folder):

@@ -50,12 +50,12 @@ def interrupt(monkeypatch, *, after, error):
 
 
 def kept_in(output, method):
-    """The arrays of predictions.npz and the losses of a run."""
+    """The arrays of predictions.npz, and what a run keeps of its training."""
     with (
         np.load(pathlib.Path(output) / "predictions.npz") as stored,
         np.load(pathlib.Path(output) / "runs" / f"{method}_seed0.npz") as run,
     ):
-        return {**stored, "losses": run["loss"]}
+        return {**stored, **{f"{name} of the run": run[name] for name in ("loss", "weight_penalty", "train_logits")}}
 
 
 def assert_same(found, expected):

@@ -34,6 +34,12 @@ def gather(config, methods, *, splits, runs, baseline="erm", test_mixes=False):
         "train_seconds": {
             f"{run.method}_seed{run.seed}": round(float(run.seconds), 2) for found in runs.values() for run in found
         },
+        "on_training_examples": {
+            f"{run.method}_seed{run.seed}": statistics.on_training_examples(run)
+            for found in runs.values()
+            for run in found
+            if run.train_labels is not None
+        },
         "baseline": baseline,
         "methods": {},
     }

@@ -55,8 +55,11 @@ class Run:
         scaling: the same.
         out_of_fold_logits: `[M, L]` of training examples in its cross-validation, or None.
         out_of_fold_labels: `[M]`, or None.
-        loss: `[E]` training losses, one for each epoch.
+        loss: `[E]` training losses with the penalty on the weights, one for each epoch.
         seconds: that training took.
+        weight_penalty: `[E]`, of the weights that each epoch ends with; 0 for a model without a penalty.
+        train_logits: `[M, L]` of the training examples, not shifted, mirrored or mixed.
+        train_labels: `[M]`.
     """
 
     method: str
@@ -72,6 +75,9 @@ class Run:
     scaling: str | None = None
     out_of_fold_logits: np.ndarray | None = None
     out_of_fold_labels: np.ndarray | None = None
+    weight_penalty: np.ndarray | None = None
+    train_logits: np.ndarray | None = None
+    train_labels: np.ndarray | None = None
 
     def belongs_to(self, split):
         """Whether it was trained on this very `Split` and has finite logits of all of its held-out examples."""
@@ -82,6 +88,8 @@ class Run:
             sets.append((self.validation_logits, split.validation_labels))
         if self.out_of_fold_labels is not None:
             sets.append((self.out_of_fold_logits, self.out_of_fold_labels))
+        if self.train_labels is not None:
+            sets.append((self.train_logits, self.train_labels))
         has_logits = all(
             x is not None and x.shape == (y.size, size) and x.dtype.kind == "f" and np.isfinite(x).all()
             for x, y in sets

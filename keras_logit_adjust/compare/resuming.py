@@ -25,12 +25,13 @@ class Place:
         stage: of training, from 0.
         epoch: that comes next in the stage.
         losses: of all epochs that are over.
+        penalties: on the weights that each of these epochs ended with.
         before: seconds that were spent on them by processes that are gone.
     """
 
     def __init__(self, path=None, mark=""):
         self.path, self.mark = path, mark
-        self.stage, self.epoch, self.losses, self.before = 0, 0, [], 0.0
+        self.stage, self.epoch, self.losses, self.penalties, self.before = 0, 0, [], [], 0.0
         self._variables, self._unsaved, self._started = None, None, time.perf_counter()
         self._saved_at = self._started
         # A damaged archive raises whatever zipfile, zlib or NumPy stumbles over; it counts as none.
@@ -45,7 +46,8 @@ class Place:
         if str(found.pop("mark")) != self.mark:
             return
         stage, epoch, seconds = (found.pop(name).item() for name in ("stage", "epoch", "seconds"))
-        self.losses, self._variables = found.pop("losses").tolist(), found
+        self.losses, self.penalties = (found.pop(name).tolist() for name in ("losses", "penalties"))
+        self._variables = found
         self.stage, self.epoch, self.before = stage, epoch, seconds
 
     @property
@@ -69,12 +71,13 @@ class Place:
 
         def end(epoch, logs):
             self.losses.append(float(logs["loss"]))
+            self.penalties.append(float(sum(keras.ops.convert_to_numpy(penalty) for penalty in model.losses)))
             self.epoch = epoch + 1
             if self.path is None or self.epoch == epochs:  # a run or a stage is over
                 return
             kept = {name: keras.ops.convert_to_numpy(value).copy() for name, value in _variables_of(model).items()}
-            numbers = {name: getattr(self, name) for name in ("mark", "stage", "epoch", "losses", "seconds")}
-            self._unsaved = numbers | {"losses": np.array(self.losses)} | kept
+            own = {name: getattr(self, name) for name in ("mark", "stage", "epoch", "seconds")}
+            self._unsaved = own | {"losses": np.array(self.losses), "penalties": np.array(self.penalties)} | kept
             if time.perf_counter() - self._saved_at >= SECONDS:
                 self.save()
 

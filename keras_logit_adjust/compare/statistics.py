@@ -41,6 +41,17 @@ def figures(labels, logits, *, class_counts):
     }
 
 
+def on_training_examples(run):
+    """How a run fits what it was trained on: its balanced error in percent, and both parts of its last epoch's loss."""
+    hits = recalls(run.train_labels, run.train_logits.argmax(axis=-1), run.train_logits.shape[-1])
+    penalty = float(run.weight_penalty[-1])
+    return {
+        "balanced_error": float(100 * (1 - np.nanmean(hits))),
+        "data_loss": float(run.loss[-1]) - penalty,
+        "weight_penalty": penalty,
+    }
+
+
 def summarize(rows):
     """Mean and standard deviation (n − 1) over seeds of every figure; None where a group is empty."""
     known = {key: [row[key] for row in rows if row[key] is not None] for key in rows[0]}

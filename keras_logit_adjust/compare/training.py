@@ -63,13 +63,13 @@ def train(name, dataset, *, scale, config, recipe, devices, on_epoch, place):
             "model: lower the learning rate, or see 'A loss or metric of NaN' in the page on pitfalls."
         )
     logits = {
-        f"{part}_logits": devices.predict(model, scale(held_out[0])).astype("float32")
-        for part, held_out in (("test", dataset.test), ("validation", dataset.validation))
-        if held_out is not None
+        f"{part}_logits": devices.predict(model, scale(examples[0])).astype("float32")
+        for part, examples in (("test", dataset.test), ("validation", dataset.validation), ("train", dataset.train))
+        if examples is not None
     }
     if not all(np.isfinite(values).all() for values in logits.values()):
         raise ValueError(
-            f"The logits of {method.title!r} on held-out examples are not finite. Lower the learning rate, or choose "
+            f"The logits of {method.title!r} are not finite. Lower the learning rate, or choose "
             f"another `precision` than {config.precision!r}."
         )
     return Run(
@@ -78,6 +78,8 @@ def train(name, dataset, *, scale, config, recipe, devices, on_epoch, place):
         split_hash=dataset.split_hash,
         loss=np.array(place.losses),
         seconds=seconds,
+        weight_penalty=np.array(place.penalties),
+        train_labels=y,
         **logits,
         **_head_weights(model.layers[-1]),
     )
