@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import reference
 from helpers.gradients import MODES, as_float64, value_and_gradient, with_mask
+from helpers.pairs import covering
 from keras import ops
 
 from keras_logit_adjust import _labels
@@ -39,9 +40,11 @@ def assert_same(ours, expected):
         np.testing.assert_allclose(a, b, **CLOSE)
 
 
-@pytest.mark.parametrize("ignore_class", [None, 2])
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("reduction", ["sum", "sum_over_batch_size", "mean_with_sample_weight", None])
+@covering(
+    reduction=["sum", "sum_over_batch_size", "mean_with_sample_weight", None],
+    masked=[False, True],
+    ignore_class=[None, 2],
+)
 def test_every_reduction_mask_and_ignored_class_is_kerass(sequences, reduction, masked, ignore_class):
     ids, logits = sequences
     ids[0, 0], weight = 2, np.random.default_rng(1).uniform(0, 2, ids.shape).astype("float32")
@@ -87,9 +90,7 @@ def test_means_divide_by_valid_positions_or_by_their_weights(sequences):
         np.testing.assert_allclose(as_float64(loss(ids, logits, weight)), total / divisor, **CLOSE)
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("how", ["mask", "ignore_class"])
-@pytest.mark.parametrize("reduction", ["sum_over_batch_size", None])
+@covering(mode=MODES, how=["mask", "ignore_class"], reduction=["sum_over_batch_size", None])
 def test_what_lies_under_a_mask_does_no_harm(sequences, mode, how, reduction):
     ids, logits = sequences
     loss = LogitAdjustedCrossentropy(COUNTS, reduction=reduction, ignore_class=-7)
@@ -155,9 +156,7 @@ def test_a_batch_with_nothing_valid_costs_nothing(sequences, mode, reduction):
     assert_same(value_and_gradient(loss, 0 * ids, logits, mode), (0.0, np.zeros_like(logits)))
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
-@pytest.mark.parametrize("rows", [0, 3])
+@covering(mode=MODES, label_smoothing=[0.0, 0.1], rows=[0, 3])
 def test_an_empty_batch_costs_nothing(mode, label_smoothing, rows):
     logits = np.zeros((0, 4), "float32")
     labels = logits if rows else np.zeros((0,), "int32")
@@ -172,9 +171,7 @@ IMPROPER = {
 }
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
-@pytest.mark.parametrize("dtype", IMPROPER)
+@covering(dtype=IMPROPER, mode=MODES, label_smoothing=[0.0, 0.1])
 def test_an_improper_id_gives_nan_and_harms_no_other_row(rng, mode, dtype, label_smoothing):
     labels = np.array([1, *IMPROPER[dtype], 2], dtype)
     logits = rng.normal(0, 3, (len(labels), 4)).astype("float32")
@@ -234,7 +231,7 @@ def test_ids_beyond_the_reach_of_half_precision_stay_exact_through_a_model(float
     logits[:, 2049] = 20.0
     loss = LogitAdjustedCrossentropy(np.ones(3000), reduction="sum")
     model = keras.Sequential([keras.Input((3000,)), keras.layers.Identity()])
-    model.compile(loss=loss)
+    model.compile(loss=loss, run_eagerly=True)  # three labels are no reason to trace a step for each precision
     other = np.log(np.exp(20.0) + 2999)
     for label, expected in [(2049, 2 * (other - 20.0)), (2048, 2 * other), (2050, 2 * other)]:
         labels = np.array([label, label])
@@ -335,8 +332,7 @@ def test_a_config_names_every_argument_of_the_constructor_in_plain_values(loss):
             assert type(leaf) in (int, float, str, type(None))
 
 
-@pytest.mark.parametrize("nested", [False, True])
-@pytest.mark.parametrize("family", [False, True])
+@pytest.mark.parametrize(("family", "nested"), [(False, True), (True, False)])
 def test_an_adjusted_loss_warns_of_a_cosine_head_too_narrow_for_the_prior(family, nested):
     loss = LogitAdjustedCrossentropy(COUNTS)
     adjustment = np.array(loss.adjustment)
@@ -347,7 +343,7 @@ def test_an_adjusted_loss_warns_of_a_cosine_head_too_narrow_for_the_prior(family
     for scale, warns in ((1.0, True), (np.ptp(adjustment), False)):
         model = keras.Sequential([keras.Input((2,)), CosineDense(4, scale=scale)])
         model = keras.Sequential([keras.Input((2,)), model]) if nested else model
-        model.compile("sgd", loss)
+        model.compile("sgd", loss, run_eagerly=True)  # the head is looked at before the first step
         message = r"cosine head and lie in \[−1, 1\]; the adjustment spans 6\.08.*scale of at least 6\.08"
         with pytest.warns(UserWarning, match=message) if warns else contextlib.nullcontext():
             model.fit(x, y, verbose=0)
