@@ -159,4 +159,5 @@ def class_balanced_weights(counts, beta):
         context.prec = 60
         beta = decimal.Decimal(beta)
         weights = [(1 - beta) / (1 - beta ** int(n)) for n in counts]
-        return np.array([float(w * len(counts) / sum(weights)) for w in weights])
+        scale = len(counts) / sum(weights)
+        return np.array([float(w * scale) for w in weights])

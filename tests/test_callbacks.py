@@ -86,7 +86,11 @@ def test_the_weights_of_independent_labels_weigh_each_label():
 
 
 COMPILED = {
-    "tensorflow": [{"jit_compile": True}, {"run_eagerly": True}, {"jit_compile": False, "steps_per_execution": 2}],
+    "tensorflow": [
+        pytest.param({"jit_compile": True}, marks=pytest.mark.slow),  # XLA compiles each stage
+        {"run_eagerly": True},
+        {"jit_compile": False, "steps_per_execution": 2},
+    ],
     "jax": [{"run_eagerly": True}, {"jit_compile": True, "steps_per_execution": 2}],
     "torch": [{"run_eagerly": True}],
 }[BACKEND]

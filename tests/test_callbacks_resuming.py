@@ -58,7 +58,7 @@ def data(rng):
 
 def train(model, x, y, stages, callbacks=(), **options):
     callbacks = [*callbacks] if stages is None else [kla.callbacks.DeferredReweighting(stages), *callbacks]
-    options = {"epochs": 6, "batch_size": 8, "shuffle": False, "verbose": 0, **options}
+    options = {"epochs": 6, "batch_size": 12, "shuffle": False, "verbose": 0, **options}
     return model.fit(x, y, callbacks=callbacks, **options).history
 
 
@@ -96,18 +96,25 @@ def test_every_loss_of_several_outputs_is_weighed_but_keras_s_own(pack, names, r
     check_equal_weights(staged, weighted)
 
 
-def uninterrupted(x, y):
-    """A fresh model, and what it is after six epochs."""
-    model, done = (network(BUILT_IN["adaptive"][0]()) for _ in range(2))
-    done.set_weights(model.get_weights())
+@pytest.fixture(scope="module")
+def uninterrupted():
+    """Data, the weights that a model begins with, and what it is after six epochs: for all that are interrupted."""
+    (x, y), done = data(np.random.default_rng(0)), network(BUILT_IN["adaptive"][0]())
+    start = done.get_weights()
     train(done, x, y, STAGES)
-    return model, done
+    return x, y, start, done
+
+
+def begun(start):
+    model = network(BUILT_IN["adaptive"][0]())
+    model.set_weights(start)
+    return model
 
 
 @pytest.mark.parametrize("epoch", [2, 3])
-def test_a_run_from_a_saved_model_ends_where_an_uninterrupted_one_does(epoch, rng, tmp_path):
-    x, y = data(rng)
-    model, done = uninterrupted(x, y)
+def test_a_run_from_a_saved_model_ends_where_an_uninterrupted_one_does(epoch, uninterrupted, tmp_path):
+    x, y, start, done = uninterrupted
+    model = begun(start)
     train(model, x, y, STAGES, epochs=epoch)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
@@ -116,16 +123,16 @@ def test_a_run_from_a_saved_model_ends_where_an_uninterrupted_one_does(epoch, rn
 
 
 @pytest.mark.parametrize(("epoch", "fresh"), [(2, True), (5, False)])
-def test_a_run_restored_from_its_backup_ends_as_an_uninterrupted_one(epoch, fresh, rng, tmp_path):
-    x, y = data(rng)
-    model, done = uninterrupted(x, y)
+def test_a_run_restored_from_its_backup_ends_as_an_uninterrupted_one(epoch, fresh, uninterrupted, tmp_path):
+    x, y, start, done = uninterrupted
+    model = begun(start)
     with pytest.raises(RuntimeError, match="power cut"):
         train(model, x, y, STAGES, [keras.callbacks.BackupAndRestore(tmp_path / "backup"), Interrupt(epoch)])
     resumed = network(BUILT_IN["adaptive"][0]()) if fresh else model
-    begun = []
-    follow = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: begun.append(epoch))
+    epochs = []
+    follow = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: epochs.append(epoch))
     train(resumed, x, y, STAGES, [keras.callbacks.BackupAndRestore(tmp_path / "backup"), follow])
-    assert begun == list(range(epoch, 6))
+    assert epochs == list(range(epoch, 6))
     check_equal_weights(resumed, done)
 
 

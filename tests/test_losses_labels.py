@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import reference
 from helpers.gradients import MODES, as_float64, value_and_gradient, with_mask
+from helpers.pairs import covering
 from keras import ops
 
 from keras_logit_adjust import _labels
@@ -39,10 +40,13 @@ def assert_same(ours, expected):
         np.testing.assert_allclose(a, b, **CLOSE)
 
 
-@pytest.mark.parametrize("ignore_class", [None, 2])
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("reduction", ["sum", "sum_over_batch_size", "mean_with_sample_weight", None])
-def test_every_reduction_mask_and_ignored_class_is_kerass(sequences, reduction, masked, ignore_class):
+@covering(
+    reduction=["sum", "sum_over_batch_size", "mean_with_sample_weight", None],
+    mode=MODES,
+    masked=[False, True],
+    ignore_class=[None, 2],
+)
+def test_every_reduction_mask_and_ignored_class_is_kerass(sequences, reduction, mode, masked, ignore_class):
     ids, logits = sequences
     ids[0, 0], weight = 2, np.random.default_rng(1).uniform(0, 2, ids.shape).astype("float32")
     options = {"reduction": reduction, "ignore_class": ignore_class}
@@ -50,8 +54,7 @@ def test_every_reduction_mask_and_ignored_class_is_kerass(sequences, reduction, 
     theirs = keras.losses.SparseCategoricalCrossentropy(from_logits=True, **options)
     mask = np.array([[1, 1, 1, 0], [1, 0, 1, 1], [0, 0, 0, 0]], "bool") if masked else np.ones((3, 4), "bool")
     expected = value_and_gradient(with_mask(theirs, mask, weight), ids, shifted(logits))
-    for mode in {MODES[0], MODES[-1]}:
-        assert_same(value_and_gradient(with_mask(ours, mask, weight), ids, logits, mode), expected)
+    assert_same(value_and_gradient(with_mask(ours, mask, weight), ids, logits, mode), expected)
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
@@ -87,9 +90,7 @@ def test_means_divide_by_valid_positions_or_by_their_weights(sequences):
         np.testing.assert_allclose(as_float64(loss(ids, logits, weight)), total / divisor, **CLOSE)
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("how", ["mask", "ignore_class"])
-@pytest.mark.parametrize("reduction", ["sum_over_batch_size", None])
+@covering(mode=MODES, how=["mask", "ignore_class"], reduction=["sum_over_batch_size", None])
 def test_what_lies_under_a_mask_does_no_harm(sequences, mode, how, reduction):
     ids, logits = sequences
     loss = LogitAdjustedCrossentropy(COUNTS, reduction=reduction, ignore_class=-7)
@@ -155,9 +156,7 @@ def test_a_batch_with_nothing_valid_costs_nothing(sequences, mode, reduction):
     assert_same(value_and_gradient(loss, 0 * ids, logits, mode), (0.0, np.zeros_like(logits)))
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
-@pytest.mark.parametrize("rows", [0, 3])
+@covering(mode=MODES, label_smoothing=[0.0, 0.1], rows=[0, 3])
 def test_an_empty_batch_costs_nothing(mode, label_smoothing, rows):
     logits = np.zeros((0, 4), "float32")
     labels = logits if rows else np.zeros((0,), "int32")
@@ -172,9 +171,7 @@ IMPROPER = {
 }
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
-@pytest.mark.parametrize("dtype", IMPROPER)
+@covering(dtype=IMPROPER, mode=MODES, label_smoothing=[0.0, 0.1])
 def test_an_improper_id_gives_nan_and_harms_no_other_row(rng, mode, dtype, label_smoothing):
     labels = np.array([1, *IMPROPER[dtype], 2], dtype)
     logits = rng.normal(0, 3, (len(labels), 4)).astype("float32")
@@ -234,10 +231,10 @@ def test_ids_beyond_the_reach_of_half_precision_stay_exact_through_a_model(float
     logits[:, 2049] = 20.0
     loss = LogitAdjustedCrossentropy(np.ones(3000), reduction="sum")
     model = keras.Sequential([keras.Input((3000,)), keras.layers.Identity()])
-    model.compile(loss=loss)
+    model.compile(loss=loss, run_eagerly=True)  # three labels are no reason to trace a step for each precision
     other = np.log(np.exp(20.0) + 2999)
-    for label, expected in [(2049, 2 * (other - 20.0)), (2048, 2 * other), (2050, 2 * other)]:
-        labels = np.array([label, label])
+    for labels, expected in [((2049, 2049), 2 * (other - 20.0)), ((2048, 2050), 2 * other)]:
+        labels = np.array(labels)
         np.testing.assert_allclose(as_float64(loss(labels, logits)), expected, rtol=1e-5, atol=1e-5)
         reported = float(model.evaluate(logits, labels, verbose=0))  # in `floatx`
         np.testing.assert_allclose(reported, expected, rtol=1e-2, atol=1e-5)
@@ -265,8 +262,12 @@ def test_half_precision_ids_are_compared_with_the_number_of_classes_itself():
 SHAPES = {"(B,)": (), "(B,1)": (1,), "(B,L)": (4,), "(B,T)": (5,), "(B,H,W)": (3, 2), "(B,H,W,1)": (3, 2, 1)}
 
 
-@pytest.mark.parametrize("batch_size", [6, None], ids=["static batch", "unknown batch"])
-@pytest.mark.parametrize("shape", SHAPES)
+STATIC = [pytest.param(shape, 6, id=f"{shape}-static batch") for shape in ("(B,)", "(B,L)", "(B,H,W,1)")]
+
+
+@pytest.mark.parametrize(
+    ("shape", "batch_size"), [*(pytest.param(shape, None, id=f"{shape}-unknown batch") for shape in SHAPES), *STATIC]
+)
 def test_fit_moves_a_bias_by_label_frequency_less_prior(rng, shape, batch_size):
     sizes = SHAPES[shape]
     leading = sizes[:-1] if shape in ("(B,1)", "(B,L)", "(B,H,W,1)") else sizes
@@ -321,8 +322,8 @@ def test_a_saved_model_brings_its_loss_along(rng, tmp_path, loss):
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     assert type(loaded.loss) is type(loss)
     assert loaded.loss.get_config() == loss.get_config()
-    assert loaded.evaluate(x, y, verbose=0) == model.evaluate(x, y, verbose=0)
-    logits, y = ops.convert_to_tensor(model.predict(x, verbose=0)), ops.convert_to_tensor(y)
+    assert loaded.test_on_batch(x, y) == model.test_on_batch(x, y)
+    logits, y = ops.convert_to_tensor(model.predict_on_batch(x)), ops.convert_to_tensor(y)
     np.testing.assert_array_equal(as_float64(rebuilt(y, logits)), as_float64(loss(y, logits)))
 
 
@@ -335,8 +336,7 @@ def test_a_config_names_every_argument_of_the_constructor_in_plain_values(loss):
             assert type(leaf) in (int, float, str, type(None))
 
 
-@pytest.mark.parametrize("nested", [False, True])
-@pytest.mark.parametrize("family", [False, True])
+@pytest.mark.parametrize(("family", "nested"), [(False, True), (True, False)])
 def test_an_adjusted_loss_warns_of_a_cosine_head_too_narrow_for_the_prior(family, nested):
     loss = LogitAdjustedCrossentropy(COUNTS)
     adjustment = np.array(loss.adjustment)
@@ -347,7 +347,7 @@ def test_an_adjusted_loss_warns_of_a_cosine_head_too_narrow_for_the_prior(family
     for scale, warns in ((1.0, True), (np.ptp(adjustment), False)):
         model = keras.Sequential([keras.Input((2,)), CosineDense(4, scale=scale)])
         model = keras.Sequential([keras.Input((2,)), model]) if nested else model
-        model.compile("sgd", loss)
+        model.compile("sgd", loss, run_eagerly=True)  # the head is looked at before the first step
         message = r"cosine head and lie in \[−1, 1\]; the adjustment spans 6\.08.*scale of at least 6\.08"
         with pytest.warns(UserWarning, match=message) if warns else contextlib.nullcontext():
             model.fit(x, y, verbose=0)

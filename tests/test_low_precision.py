@@ -67,9 +67,15 @@ def test_a_quantized_model_is_adjusted_as_by_hand_and_not_folded(mode, kind, dat
         kla.fold_into_bias(model, COUNTS)
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("mode", INTEGERS)
+@pytest.mark.parametrize(
+    ("mode", "kind", "way"),
+    [
+        ("int8", "logits", "adjust"),
+        ("int8", "softmax", "fold"),
+        pytest.param("int4", "logits", "fold", marks=pytest.mark.slow),
+        pytest.param("int4", "softmax", "adjust", marks=pytest.mark.slow),
+    ],
+)
 def test_an_adjusted_model_is_quantized_as_its_original_would_be(mode, kind, way, data):
     adjusted = WAYS[way](made(kind), COUNTS)
     adjusted.quantize(mode)
@@ -117,9 +123,15 @@ def test_a_copy_from_a_file_is_quantized_and_the_original_not(data, tmp_path):
     np.testing.assert_allclose(numpy(copy(data)), numpy(quantized("logits", "int8")(data)) - SHIFT, rtol=1e-5)
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("alpha", [pytest.param(None, marks=pytest.mark.slow), 5])
+@pytest.mark.parametrize(
+    ("alpha", "kind", "way"),
+    [
+        (5, "logits", "adjust"),
+        (5, "softmax", "fold"),
+        pytest.param(None, "logits", "fold", marks=pytest.mark.slow),
+        pytest.param(None, "softmax", "adjust", marks=pytest.mark.slow),
+    ],
+)
 def test_low_rank_parts_count_before_and_after_they_are_merged(alpha, kind, way, data, tmp_path):
     model = low_rank(made(kind), alpha)
     assert np.abs(numpy(model(data)) - numpy(made(kind)(data))).max() > 0.05

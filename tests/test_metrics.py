@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from helpers import reference_metrics
+from helpers.pairs import covering
 from sklearn import metrics as sk
 
 import keras_logit_adjust as kla
@@ -110,12 +111,10 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("shape", [(12,), (3, 4), (2, 3, 5)])
-def test_every_label_form_means_the_same(rng, form, shape):
+@covering(form=FORMS, shape=[(12,), (3, 4), (2, 3, 5)], name=["balanced", "macro_f1", "group"])
+def test_every_label_form_means_the_same(rng, form, shape, name):
     ids, scores = draw(rng, *shape)
-    for name in ("balanced", "macro_f1", "group"):
-        check(build(name), ORACLES[name](ids, scores), (FORMS[form](ids), scores))
+    check(build(name), ORACLES[name](ids, scores), (FORMS[form](ids), scores))
 
 
 def test_lists_are_taken_as_they_are():

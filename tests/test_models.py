@@ -22,8 +22,13 @@ def images(rng, shape, size=4):
     return rng.integers(0, 256, (size, *shape)).astype("uint8")
 
 
-def test_resnet32_has_the_parameters_of_the_paper():
-    model = models.resnet32(10)
+@pytest.fixture(scope="module")
+def resnet():
+    return models.resnet32(10)
+
+
+def test_resnet32_has_the_parameters_of_the_paper(resnet):
+    model = resnet
     # 3×3 kernels of 3 stages of 5 blocks of 2, the stem's, two numbers a channel of normalization, the head's.
     kernels = 3 * 16 + 10 * 16 * 16 + (16 * 32 + 9 * 32 * 32) + (32 * 64 + 9 * 64 * 64)
     channels = 16 + 10 * (16 + 32 + 64)
@@ -32,8 +37,8 @@ def test_resnet32_has_the_parameters_of_the_paper():
     assert len([layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]) == 31  # and the head: 32
 
 
-def test_resnet32_halves_the_image_twice_and_shortcuts_hold_no_weights():
-    model = models.resnet32(10)
+def test_resnet32_halves_the_image_twice_and_shortcuts_hold_no_weights(resnet):
+    model = resnet
     assert [x.output.shape[1:] for x in model.layers if isinstance(x, keras.layers.Add)][4::5] == [
         (32, 32, 16),
         (16, 16, 32),
@@ -76,8 +81,10 @@ def test_images_of_any_number_type_mean_the_same(rng):
     np.testing.assert_allclose(outputs[0], outputs[2], atol=1e-6)
 
 
-@pytest.mark.parametrize("head", ["dense", "prior-aware"])
-@pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [*((name, "dense") for name in BUILDERS), *((name, "prior-aware") for name in ("small_cnn", "linear"))],
+)
 def test_logits_are_float32_under_half_precision(name, head, rng):
     keras.config.set_dtype_policy("mixed_bfloat16")
     build, shape = BUILDERS[name]

@@ -212,8 +212,8 @@ def test_a_saved_model_brings_its_loss_along(rng, tmp_path, loss):
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     assert type(loaded.loss) is type(loss)
     assert loaded.loss.get_config() == loss.get_config()
-    assert loaded.evaluate(x, y, verbose=0) == model.evaluate(x, y, verbose=0)
-    logits, y = ops.convert_to_tensor(model.predict(x, verbose=0)), ops.convert_to_tensor(y)
+    assert loaded.test_on_batch(x, y) == model.test_on_batch(x, y)
+    logits, y = ops.convert_to_tensor(model.predict_on_batch(x)), ops.convert_to_tensor(y)
     np.testing.assert_array_equal(as_float64(rebuilt(y, logits)), as_float64(loss(y, logits)))
 
 
@@ -232,7 +232,9 @@ def test_fit_moves_a_bias_by_the_gradient_at_zero_logits(rng, loss):
     ids = rng.integers(-1, 4, 6)
     value, gradient = value_and_gradient(loss, ids, np.zeros((6, 4), "float32"))
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(4)])
-    model.compile(keras.optimizers.SGD(0.5), loss)
+    # TensorFlow traces a step for one loss of each base: compiled formulas are those of `ENDS`.
+    eager = keras.backend.backend() == "tensorflow" and loss.name not in ("a", "j")
+    model.compile(keras.optimizers.SGD(0.5), loss, run_eagerly=eager)
     history = model.fit(np.zeros((6, 2), "float32"), ids, batch_size=6, verbose=0)
     np.testing.assert_allclose(history.history["loss"], [value], rtol=1e-5)
     np.testing.assert_allclose(model.layers[-1].get_weights()[1], -0.5 * gradient.sum(axis=0), **CLOSE)

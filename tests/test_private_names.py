@@ -33,6 +33,10 @@ def is_private(name):
     return isinstance(name, str) and PRIVATE.fullmatch(name) is not None
 
 
+def name_in(node):
+    return node.id if isinstance(node, ast.Name) else ""
+
+
 def defined_in(tree):
     """The names that a file gives to things of its own."""
     for node in ast.walk(tree):
@@ -40,7 +44,7 @@ def defined_in(tree):
             yield node.name
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             yield node.id
-        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and ast.unparse(node.value) == "self":
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and name_in(node.value) == "self":
             yield node.attr
 
 
@@ -56,7 +60,7 @@ def attributes(tree):
     """`(line, name, whether of self)`, those too that `getattr` and the like take by their names."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute):
-            yield node.lineno, node.attr, ast.unparse(node.value) in ("self", "cls")
+            yield node.lineno, node.attr, name_in(node.value) in ("self", "cls")
         elif isinstance(node, ast.Call) and getattr(node.func, "id", "") in BY_NAME:
             yield from ((node.lineno, arg.value, False) for arg in node.args if isinstance(arg, ast.Constant))
 

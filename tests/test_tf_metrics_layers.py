@@ -115,8 +115,9 @@ def data(rng, size=40):
 def test_an_exported_model_serves_the_same_bits(rng, tmp_path, name, policy):
     keras.config.set_dtype_policy(policy)
     model, (x, y) = build(name), data(rng)
-    model.compile("adam", loss_of(name))
+    model.compile("adam", loss_of(name), run_eagerly=True)  # what is served was traced, and what is predicted with
     model.fit(x, y, epochs=1, verbose=0)
+    model.run_eagerly = False
     model.layers[-1].set(tau=0.75)
     model.export(tmp_path / "served", verbose=False)
     loaded = tf.saved_model.load(tmp_path / "served")
@@ -130,6 +131,7 @@ def test_an_exported_model_serves_the_same_bits(rng, tmp_path, name, policy):
         np.testing.assert_allclose(served, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow  # XLA compiles
 @pytest.mark.parametrize("name", ["head", "behind"])
 def test_fit_under_xla_trains_and_reports_as_without(rng, name):
     x, y = data(rng)
@@ -148,6 +150,7 @@ def test_fit_under_xla_trains_and_reports_as_without(rng, name):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
+@pytest.mark.slow  # XLA compiles
 def test_a_bad_label_is_nan_under_xla(rng):
     x, y = data(rng)
     model = build("behind")
