@@ -13,6 +13,11 @@ _NOT_PROSE = re.compile(
 _BLOCK = re.compile(r"\n[ \t]*\n|^#.*$|^ *(?:[-*]|\d+\.) ", re.MULTILINE)
 # A period ends a sentence where the end or a blank and no small letter follow; closing marks may stand between.
 _END = re.compile(r"(?<!\bal)(?<!\be\.g)(?<!\bi\.e)(?<!\bvs)[.!?][\"'”’)*_]*(?:\s+(?![a-z])|$)")
+_VERB = "is|are|was|were|has|have|had|does|do|did|can|cannot|could|would|will|may|must"
+_BECAUSE = re.compile(
+    r", for (?:(?:it|they|there|we|one|nothing)\b"
+    rf"|(?!example\b)(?:(?!whose\b|that\b|which\b|who\b|where\b|as\b)\w+ ){{1,4}}(?:{_VERB})\b)"
+)
 
 
 def of_markdown(text):
@@ -29,6 +34,19 @@ def of_markdown(text):
 def of_text(text):
     """The sentences of a plain text."""
     return [sentence for part in _END.split(text) if (sentence := " ".join(part.split())) and words(sentence)]
+
+
+def is_fragment(sentence):
+    """Whether a sentence begins with "Of", with "What", or with a small letter.
+
+    Languages write "What is left is x" in another order: "x is left" is read faster. A question may not be here either.
+    """
+    return re.match(r"(?:Of|What) |[a-z]", sentence) is not None
+
+
+def has_for_as_because(sentence):
+    """Whether ", for" is followed by a subject and its verb, as far as this shows in a few frequent words."""
+    return _BECAUSE.search(sentence) is not None
 
 
 def words(sentence):
