@@ -51,7 +51,9 @@ def per_class_accuracy(counts, recalls):
         is_grouped = counts.size > _MOST_JOINED
         if is_grouped and has_room:
             axes.scatter(counts, percent, s=6, c=style["color"], marker=style["marker"], alpha=0.25, linewidth=0)
-        axes.plot(*(map(_means, (counts, percent)) if is_grouped else (counts, percent)), label=name, **style)
+        axes.plot(
+            *(map(_means, (counts, percent)) if is_grouped else (counts, percent)), label=name, clip_on=False, **style
+        )
     axes.set(xscale="log", xlabel="training examples of the class", ylabel="accuracy on the class (%)", ylim=(0, 100))
     number_counts(axes.xaxis, counts)
     if has_room:
