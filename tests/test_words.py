@@ -1,6 +1,7 @@
 """Sentences of the pages and messages of the package are short; the counter of both is tested by itself."""
 
 import pathlib
+import re
 
 import pytest
 from helpers import sentences
@@ -94,3 +95,70 @@ def test_no_message_has_more_than_three_sentences():
     found = [(path.name, *message) for path in SOURCES for message in sentences.messages(path.read_text())]
     assert len(found) > 300
     assert [message for message in found if len(sentences.of_text(message[-1])) > MOST_SENTENCES] == []
+
+
+DOCUMENTED = (
+    '"""Module."""\n'
+    + '''
+class A:
+    """One two `a b`.
+
+    - Three
+      four
+    - five. Six
+
+    Args:
+        a: of b.
+        b: two
+            lines.
+
+    Example:
+
+    >>> A()
+    """
+
+    def f(self):
+        """F."""
+
+    def _g(self):
+        """G."""
+
+
+def _h():
+    """H."""
+'''
+)
+
+
+def test_the_counter_reads_docstrings_of_public_names():
+    (name, text), method = sentences.docstrings(DOCUMENTED)
+    assert (name, method) == ("A", ("f", "F."))
+    assert sentences.of_docstring(text) == ["One two Code", "Three four", "five", "Six"]
+    assert sentences.entries(text) == [("a", "of b."), ("b", "two\n        lines.")]
+
+
+@pytest.mark.skipif(not SOURCES, reason="docstrings are read in the package's source, which is not here")
+def test_docstrings_of_public_names_are_short_sentences_and_no_fragments():
+    found = [
+        (path.name, name, text)
+        for path in SOURCES
+        if not path.name.startswith("_")
+        for name, text in sentences.docstrings(path.read_text())
+    ]
+    assert len(found) > 300
+    said = [(*place, sentence) for *place, text in found for sentence in sentences.of_docstring(text)]
+    assert [sentence for sentence in said if len(sentences.words(sentence[-1])) > MOST_WORDS] == []
+    assert [sentence for sentence in said if re.match("(?:Of|What) ", sentence[-1])] == []
+    assert [sentence for sentence in said if sentences.has_for_as_because(sentence[-1])] == []
+
+
+@pytest.mark.skipif(not SOURCES, reason="docstrings are read in the package's source, which is not here")
+def test_an_argument_is_described_by_words_that_stand_alone():
+    found = [
+        (path.name, name, *entry)
+        for path in SOURCES
+        for name, text in sentences.docstrings(path.read_text())
+        for entry in sentences.entries(text)
+    ]
+    assert len(found) > 800
+    assert [entry for entry in found if re.match(r"of |as (?:there|above)\b", entry[-1])] == []

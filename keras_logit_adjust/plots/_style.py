@@ -56,7 +56,7 @@ def heat_maps(matrices, *, label, number, beside, percent=False, class_names=Non
 
     Args:
         matrices: `{title: [L, L]}`.
-        label: of the scale.
+        label: the label of the scale.
         number: format of a cell's number.
         beside: what a column is; a row is a true class.
         percent: whether the scale is in percent.

@@ -22,8 +22,8 @@ _GROUPS_JOINED = 12  # groups of classes that it joins where there are more
 def per_class_accuracy(counts, recalls):
     """Per-class accuracy against frequency, a series for each method.
 
-    Beyond 30 classes a line joins means over a dozen groups of as many classes each, of neighboring frequency; points
-    are the classes, where there are not too many methods for them.
+    With more than 30 classes, a line joins the means of twelve groups of classes with neighboring frequencies. Points
+    show the classes, unless there are too many methods.
 
     Args:
         counts: `[L]` training examples of each class.
@@ -124,7 +124,7 @@ def draw_bars(axes, series, *, places, xlabel):
 
 
 def confusion(matrices, *, class_names=None):
-    """What is taken for what: the share of each class that is predicted as each, a heat map for each method.
+    """The share of each true class that is predicted as each class, a heat map for each method.
 
     Args:
         matrices: `{method: [L, L]}` examples (or shares) of the true class, a row, by predicted class; rows are scaled

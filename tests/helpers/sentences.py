@@ -71,6 +71,32 @@ def messages(source):
     return found
 
 
+def docstrings(source):
+    """`(name, text)` of every docstring of a public class or function in `source`, without its examples."""
+
+    def visit(node):
+        for inner in ast.iter_child_nodes(node):
+            if isinstance(inner, (ast.ClassDef, ast.FunctionDef)) and not inner.name.startswith("_"):
+                if text := ast.get_docstring(inner):
+                    blocks = [block for block in text.split("\n\n") if not re.match(r"\s*(?:>>>|Example:)", block)]
+                    yield inner.name, "\n\n".join(blocks)
+                if isinstance(inner, ast.ClassDef):
+                    yield from visit(inner)
+
+    return list(visit(ast.parse(source)))
+
+
+def of_docstring(text):
+    """The sentences of a docstring before its sections, of which an item of a list is one; code is one word."""
+    prose = re.split(r"\n\s*(?:Args|Attributes|Returns|Raises|Warns):\s*\n", re.sub(r"(`+)[^`]+\1", "Code", text))[0]
+    return [sentence for block in re.split(r"\n\s*\n|^\s*- ", prose, flags=re.MULTILINE) for sentence in of_text(block)]
+
+
+def entries(text):
+    """The arguments and attributes that a docstring describes, as `(name, description)`."""
+    return re.findall(r"^ {4}\**(\w+): (.+(?:\n {8}.+)*)", text, re.MULTILINE)
+
+
 def _text(node):
     if isinstance(node, ast.Constant):
         return str(node.value)
