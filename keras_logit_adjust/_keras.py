@@ -68,7 +68,7 @@ def node_of(tensor):
 
 
 def name_of_operation(operation):
-    """The class of a function of `keras.ops` in a graph, by its name, for it is private; None for a layer."""
+    """The name of the class of a function of `keras.ops` in a graph; the class is private. None for a layer."""
     is_function = type(operation).__module__.startswith("keras.src.ops.")
     return type(operation).__name__ if is_function and not isinstance(operation, keras.Layer) else None
 

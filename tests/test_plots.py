@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
 from keras_logit_adjust import plots
@@ -115,6 +115,12 @@ def test_series_differ_without_color_too():
     axes = only_axes(plots.per_class_accuracy(COUNTS, {f"method {i}": RECALLS["erm"] for i in range(8)}))
     styles = {(line.get_marker(), line.get_linestyle()) for line in axes.lines}
     assert len(styles) == len({line.get_color() for line in axes.lines}) == 8
+
+
+def test_neighboring_series_are_other_grays():
+    axes = only_axes(plots.per_class_accuracy(COUNTS, {f"method {i}": RECALLS["erm"] for i in range(8)}))
+    grays = [to_rgb(line.get_color()) @ np.array([0.299, 0.587, 0.114]) for line in axes.lines]
+    assert min(np.abs(np.diff(grays))) > 0.1 and min(np.diff(sorted(grays[:4]))) > 0.1
 
 
 def test_a_figure_changes_nothing_it_was_given():

@@ -7,6 +7,7 @@ import pytest
 
 pytest.importorskip("matplotlib")
 from matplotlib.colors import to_hex
+from matplotlib.text import Text
 
 from keras_logit_adjust import plots
 
@@ -37,6 +38,11 @@ def test_numbers_in_cells_stand_out_from_their_cell():
     assert [text.get_color() for text in texts] == ["black", "white", "black", "white"]
 
 
+def test_no_text_of_a_heat_map_is_smaller_than_8_points():
+    for figure in (plots.confusion({"erm": np.eye(12)}), plots.margins({"adjusted": np.eye(3)})):
+        assert min(text.get_fontsize() for text in figure.findobj(Text) if text.get_text()) >= 8
+
+
 def test_margins_of_true_classes_over_rivals_leave_out_the_diagonal():
     given = {"adjusted": np.array([[5.0, -2.0], [2.0, 7.0]]), "equalized": [[0, 0.5], [-3, 0]]}
     before = copy.deepcopy(given)
@@ -44,7 +50,7 @@ def test_margins_of_true_classes_over_rivals_leave_out_the_diagonal():
     np.testing.assert_array_equal(given["adjusted"], before["adjusted"])
     panels = figure.axes[:2]
     assert [panel.get_title() for panel in panels] == list(given)
-    assert [[text.get_text() for text in panel.texts] for panel in panels] == [["-2.0", "+2.0"], ["+0.5", "-3.0"]]
+    assert [[text.get_text() for text in panel.texts] for panel in panels] == [["−2.0", "+2.0"], ["+0.5", "−3.0"]]
     assert [text.get_position() for text in panels[0].texts] == [(1, 0), (0, 1)]
     assert {panel.images[0].get_clim() for panel in panels} == {(-3, 2)}
     assert (panels[0].get_xlabel(), panels[0].get_ylabel()) == ("rival", "true class")

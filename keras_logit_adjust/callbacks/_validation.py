@@ -59,8 +59,8 @@ class ValidationPass:
         num_classes: number of classes `L`.
         independent: whether they are independent labels, judged by their balanced accuracy.
         ignore_class: a class id (or a target) left out.
-        threshold: of one sigmoid unit, or of labels.
-        batch_size: of arrays.
+        threshold: for one sigmoid unit, or for labels.
+        batch_size: the batch size for arrays.
         output: the name or position of the output, or None.
     """
 

@@ -18,52 +18,52 @@ class LongTailReport(keras.callbacks.Callback):
 
     With r_y = P[ŷ = y | y] on the validation data, an epoch's logs get `val_many_accuracy`, `val_medium_accuracy` and
     `val_few_accuracy` (or the groups that there are), `val_balanced_accuracy` and `val_worst_class_accuracy`, the
-    smallest r_y. Classes without training examples are a group of their own, `val_unseen_accuracy`. So the progress
-    line, `History` and every callback that is listed after this one have them: `EarlyStopping("val_few_accuracy",
-    mode="max")`, `TensorBoard`, `CSVLogger`. The worst classes are named in a line below, unless `verbose=0`. A key
-    that a metric of the model has put there already stays as it is; with a `name` of its own, which stands in front of
-    each, `val_{name}_few_accuracy`, a report has keys that nothing else has.
+    smallest r_y. Classes without training examples are a group of their own, `val_unseen_accuracy`. The progress line,
+    `History` and every callback that is listed after this one can use these figures:
+    `EarlyStopping("val_few_accuracy", mode="max")`, `TensorBoard`, `CSVLogger`. A line below names the worst classes,
+    unless `verbose=0`. If a metric of the model has set a key already, the key is not changed. A `name` stands in each
+    key, `val_{name}_few_accuracy`, and makes the keys of a report unique.
 
     With `num_examples` the labels are independent, rows of 0 and 1, and `r_l = (TPR_l + TNR_l) / 2` is the balanced
     accuracy of label l, in groups by its positives. The smallest is `val_worst_label_accuracy`.
 
-    Of a model of several outputs `output` names the one to judge, which stands in front of each key,
-    `val_species_few_accuracy`, where `name` does not.
+    For a model with several outputs, `output` names the output to judge. Without `name` the output stands in each key,
+    `val_species_few_accuracy`.
 
     A `kla.layers.ManyClassModel` is judged by the best class of its predictor; metrics of its top k are for
     `PredictorMetrics`.
 
-    A training step costs what it did: the figures come from a pass of their own over `validation_data` at the end of an
-    epoch, which takes as long as `model.evaluate`. Where `fit` validates anyway, and on several workers, compile
-    `kla.metrics.PerClassAccuracy(L)` and name it here, `metric="per_class_accuracy"`: its values are taken, without a
-    pass.
+    A training step takes no longer. The figures come from a pass over `validation_data` at the end of an epoch, which
+    takes as long as `model.evaluate`. If `fit` validates anyway, or on several workers, compile
+    `kla.metrics.PerClassAccuracy(L)` and give `metric="per_class_accuracy"`: the report then reads the metric and needs
+    no pass.
 
     Args:
-        class_counts: `[L]` training examples of each class (true counts), of which some may be 0; of independent
-            labels the positives of each.
+        class_counts: `[L]` training examples of each class (true counts); some may be 0. For independent labels the
+            positives of each.
         num_examples: for independent labels, the number of training examples.
         validation_data: `(x, y)` or `(x, y, sample_weight)`, or a `tf.data.Dataset`, a `PyDataset` or another iterable
             (no iterator) of such batches. Labels are ids `[N, …]` or one-hot rows `[N, …, L]`, predictions logits or
             probabilities `[N, …, L]`; sample weights count. With `output` labels and weights are a dict or list of
             all outputs', or those of the one.
-        output: of a model that gives a dict or a list, the key or the position of the output to judge.
-        metric: in place of `validation_data`, the name of a `PerClassAccuracy` of the model, as `fit` shows it; of
-            independent labels that of a `PerLabelBalancedAccuracy`.
+        output: the key or the position of the output to judge, for a model that gives a dict or a list.
+        metric: in place of `validation_data`, the name of a `PerClassAccuracy` of the model, as `fit` shows it. For
+            independent labels it is a `PerLabelBalancedAccuracy`.
         bounds: `(few, many)`, as in `kla.metrics.GroupAccuracy`.
-        inclusive: as there.
-        groups: instead of bounds, the group name of each class, as there.
+        inclusive: as in `kla.metrics.GroupAccuracy`.
+        groups: instead of bounds, the group name of each class, as in `kla.metrics.GroupAccuracy`.
         worst: how many of the worst classes to name.
         class_names: `[L]` names; ids by default. With them `class_counts` may be by name, a dict or a `Counter`;
             a class that is not in it has 0.
-        batch_size: of arrays.
-        every: epochs from one report to the next; in the others the keys are missing, as with `validation_freq`.
-        ignore_class: a class id left out; of independent labels a value, such as −1, of unknown targets.
-        threshold: of a model of one sigmoid unit and two counts, [negatives, positives]: 0.5 for probabilities, 0 for
-            logits. Independent labels need it: a number, or one for each label.
-        name: in front of each key; by default `output`. Of several reports in one `fit` all but one need it.
+        batch_size: the batch size for arrays.
+        every: a report comes after every so many epochs. Other epochs have no such keys, as with `validation_freq`.
+        ignore_class: a class id left out; for independent labels a value, such as −1, of unknown targets.
+        threshold: for a model with one sigmoid unit and two counts, [negatives, positives]: 0.5 for probabilities, 0
+            for logits. Independent labels need a threshold: a number, or one for each label.
+        name: a part of each key; by default `output`. If one `fit` has several reports, all but one need a name.
 
     Attributes:
-        per_class_accuracy: `[L]` recalls of the last report, NaN for a class without examples; None before. Of
+        per_class_accuracy: `[L]` recalls of the last report, NaN for a class without examples; None before. For
             independent labels their balanced accuracies, NaN for a label without positives or negatives.
 
     Raises:
@@ -74,7 +74,7 @@ class LongTailReport(keras.callbacks.Callback):
             metric that is not there or has another number of classes.
 
     Warns:
-        UserWarning: after a training in which `fit` never validated, so that `metric` had nothing to report.
+        UserWarning: after a training in which `fit` never validated, so that `metric` had no values.
 
     Example:
 

@@ -12,8 +12,8 @@ class PredictorMetrics(keras.callbacks.Callback):
     """Metrics of the predictor of a `kla.layers.ManyClassModel` after every epoch, `val_…` in the logs.
 
     A `ManyClassModel` returns features, so `fit` cannot measure its top classes. This callback evaluates
-    `model.predictor(k)`, which shares the weights and is compiled once, on data of its own. The progress line,
-    `History` and every callback that is listed after this one have the results:
+    `model.predictor(k)` on the validation data. The predictor shares the weights and is compiled once. The progress
+    line, `History` and every callback that is listed after this one have the results:
     `EarlyStopping("val_top_5_balanced_accuracy", mode="max")`, `ModelCheckpoint`, `CSVLogger`. `mode` is needed there:
     Keras looks directions up among the metrics of the training model. A key that is in the logs already stays as it is.
 
@@ -22,8 +22,9 @@ class PredictorMetrics(keras.callbacks.Callback):
             (no iterator) of such batches. Sample weights count.
         metrics: a list of metrics that take the ids of the best classes, as those of `kla.metrics` do.
         k: how many of the best classes are predicted; by default the largest `k` of the metrics.
-        batch_size: of arrays.
-        every: epochs from one evaluation to the next; in the others the keys are missing, as with `validation_freq`.
+        batch_size: the batch size for arrays.
+        every: an evaluation comes after every so many epochs. Other epochs have no such keys, as with
+            `validation_freq`.
 
     Raises:
         ValueError: for no metrics or two of one name, data that is not pairs or does not end; as training begins, for

@@ -12,22 +12,21 @@ from keras_logit_adjust.losses import _base, is_fisher_consistent
 class DeferredReweighting(keras.callbacks.Callback):
     """Deferred re-weighting (DRW): class weights from an epoch on, `w_y(epoch)·ℓ(y, f)`.
 
-    Weighing from the start costs the features of the frequent classes; weights that come late, when the learning rate
-    has dropped, move the decision instead. The weights multiply those that the losses of this package have of their
-    own, in training and in the validation loss. Each stage compiles the training step anew. The stage follows from the
-    epoch's number alone, so that a run which goes on from a checkpoint, `BackupAndRestore` or `initial_epoch` is in the
-    right one; past the last listed epoch the last stage stays. When training ends the losses are as they were. After
-    one that was cut short (an exception, Ctrl-C) they are so once `fit` is called with the callback again, or its
-    `on_train_end()`.
+    Weights from the start harm the features of the frequent classes. Weights that come late, when the learning rate has
+    dropped, change mainly the decision. The weights multiply the weights that the losses of this package have
+    themselves, in training and in the validation loss. Each stage compiles the training step anew. The stage depends
+    only on the number of the epoch, so a run that continues from a checkpoint, `BackupAndRestore` or `initial_epoch` is
+    in the right stage. After the last listed epoch the last stage stays. When training ends, the losses are as they
+    were. After an exception or Ctrl-C, call `on_train_end()` or call `fit` with the callback again to restore them.
 
-    Keras divides a weighted loss by the number of examples, torch by the sum of their weights. So a step in Keras is
-    longer or shorter by the mean of the weights over the training examples: a sixth in LDAM's setting. `class_counts`
-    divides the weights by that mean, `w_y / Σ_c π_c·w_c`: steps stay as long as they were, and as in torch.
+    Keras divides a weighted loss by the number of examples, torch by the sum of their weights. So the mean of the
+    weights over the training examples scales a step in Keras: it is a sixth in LDAM's setting. With `class_counts` the
+    weights are divided by this mean, `w_y / Σ_c π_c·w_c`. Steps then stay as long as without weights, as in torch.
 
     Args:
-        stages: `{epoch: weights}`: from that epoch on (counted from 0) class y weighs `weights[y]`, `[L]` numbers > 0;
-            None for no weights. A model of several outputs takes `{epoch: {output: weights}}` too; outputs that are not
-            named have no weights.
+        stages: `{epoch: weights}`: from that epoch on (counted from 0) class y weighs `weights[y]`, `[L]` numbers > 0.
+            None means no weights. A model with several outputs takes `{epoch: {output: weights}}` too; outputs that are
+            not named have no weights.
         class_counts: `[L]` training examples of each class, to give the weights a mean of one over them, or
             `{output: [L]}`. By default the weights stay as they are.
 
@@ -37,8 +36,8 @@ class DeferredReweighting(keras.callbacks.Callback):
             its loss with one of other weights. For Keras's own losses use `class_weight`.
 
     Warns:
-        UserWarning: in `fit`, where a loss is Fisher consistent for the balanced error and with the weights is not: an
-            adjusted loss needs no weights.
+        UserWarning: in `fit`, if a loss is Fisher consistent for the balanced error without the weights, but not with
+            them. An adjusted loss needs no weights.
 
     Example:
 

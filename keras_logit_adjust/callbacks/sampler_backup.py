@@ -19,12 +19,12 @@ class SamplerBackup(keras.callbacks.Callback):
         model.fit(sampler.dataset((features, labels)), steps_per_epoch=sampler.steps_per_epoch, shuffle=False,
                   callbacks=[keras.callbacks.BackupAndRestore(folder), SamplerBackup(sampler, path)])
 
-    It counts the batches that were trained on. The optimizer's `iterations` are other ones with gradient accumulation
-    and with loss scaling, which skips updates; and a pipeline has read ahead.
+    The callback counts the batches that were trained on. The optimizer's `iterations` differ from this number with
+    gradient accumulation, and with loss scaling, which skips updates. A data pipeline may have read more batches.
 
     Args:
         sampler: the `LongTailSampler` (or `MultiLabelSampler`) whose `dataset` or `py_dataset` is trained on.
-        path: of the file, JSON, replaced as a whole.
+        path: the path of the file, JSON, replaced as a whole.
         save_freq: "epoch", or a number of batches.
 
     Raises:

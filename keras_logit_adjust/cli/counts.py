@@ -9,7 +9,7 @@ _SHOWN = 5  # columns with their numbers before a line is cut
 
 
 def read(options):
-    """What the options say, by option: `[L]` by class id, a dict by class name, "balanced" or None."""
+    """The values of the options, by option: `[L]` by class id, a dict by class name, "balanced" or None."""
     if options.num_examples is not None and options.target_prior is not None:
         raise ValueError(
             "--target-prior has the counts of classes that exclude each other; --num-examples says that labels are "
@@ -34,8 +34,8 @@ def settings(given, options, *, names=None, scores=None):
 
     Args:
         given: what `read` gives.
-        options: of the command.
-        names: of the classes, in order of the columns of a file of scores; None for a model or where it has none.
+        options: those of the command.
+        names: those of the classes, in order of the columns of a file of scores; None for a model or where it has none.
         scores: the path of that file; None for a model.
     """
     given = {name: _in_order(values, getattr(options, name), names, scores) for name, values in given.items()}

@@ -26,7 +26,7 @@ def show(text, *, output=None, files=None, kept=None):
     """Print the text of a command and what was written.
 
     Args:
-        text: of the command.
+        text: the text of the command.
         output: where files were written, or None.
         files: their names.
         kept: the folder of what is finished, from which the same command can go on.

@@ -25,7 +25,7 @@ def _option(default, group, **parsing):
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What a comparison depends on, except for which methods and how many seeds: those may grow.
+    """The settings that a comparison depends on, without the methods and the number of seeds, which may grow.
 
     Attributes:
         dataset: a name `kla.data.load` knows, such as the embedded "fashion_mnist_lt" (by default) or "banking77_lt";

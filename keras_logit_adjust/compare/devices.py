@@ -20,7 +20,7 @@ class OneDevice:
     """Keras as it is.
 
     Attributes:
-        number: of devices.
+        number: the number of devices.
         is_chief: whether this process writes files and shows progress.
         needs_full: whether every batch must be full.
         keeps_epochs: whether a training can go on after any of its epochs, with the weights of an undisturbed one.

@@ -18,8 +18,8 @@ class Training:
         y: ids `[N]`.
         recipe: a `Recipe`.
         num_classes: number of classes `L`.
-        seed: of the order, the draws and the augmentation.
-        strategy: of a `LongTailSampler`; None for every example once an epoch, in a new order each time.
+        seed: the seed of the order, the draws and the augmentation.
+        strategy: that of a `LongTailSampler`; None for every example once an epoch, in a new order each time.
 
     Attributes:
         sampler: the `LongTailSampler`, or None without a strategy.
@@ -38,7 +38,7 @@ class Training:
         return LongTailSampler(self.y, batch_size=self.recipe.batch_size, strategy=strategy, seed=self.seed)
 
     def full_batches(self):
-        """What draws full batches."""
+        """The sampler that draws full batches."""
         return self.sampler or self._sampler("instance")
 
     def dataset(self, sampler):

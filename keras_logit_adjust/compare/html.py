@@ -49,7 +49,7 @@ def note(words):
 
 
 def details(title, *blocks):
-    """What is folded away until it is clicked on."""
+    """Blocks that are hidden until a reader clicks on the title."""
     return element("details", element("summary", title), *blocks)
 
 
@@ -185,7 +185,7 @@ def page(blocks, *, title, kind, heading, lead, command):
 
     Args:
         blocks: `Markup` from top to bottom.
-        title: of the window.
+        title: the title of the window.
         kind: what made it, in small letters above all.
         heading: the result in a line.
         lead: the result in a sentence or two.

@@ -24,7 +24,7 @@ class Here:
     Args:
         progress: a `Progress`, or what takes its messages.
         keep: called with each finished `Run`.
-        folder: of the comparison.
+        folder: the folder of the comparison.
         devices: as `devices.opened` gives them.
         config: a `Config`.
         recipe: a `Recipe`.

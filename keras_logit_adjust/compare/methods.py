@@ -34,8 +34,8 @@ class Method:
         head: class_counts → a callable that makes the output layer from the number of classes.
         class_weight: class_counts → weights `{class: weight}` for `fit`, or None.
         callbacks: (class_counts, epochs) → callbacks for `fit`.
-        strategy: of the `LongTailSampler` that draws the batches, whose effective prior the loss is then given; None
-            for every example once an epoch.
+        strategy: that of the `LongTailSampler` that draws the batches; the loss then gets its effective prior; None for
+            every example once an epoch.
         retrains_head: whether the head is trained anew on class-balanced batches in the end (cRT).
         trained_as: the row whose trained model this one uses, where it needs none of its own.
         experts: the rows whose models' log-probabilities are averaged instead, where it needs several.

@@ -44,14 +44,14 @@ def accuracies(labels, logits, class_counts, *, seed):
     """`{mix: {rule: accuracy in percent}}` of one plain model.
 
     Every test example weighs its class's share in the mix over the class's test examples, so that all of them are used.
-    The estimate is the mean over `REPEATS` samples, each drawn from the mix with replacement: EM sees the logits of a
-    sample and no label, and all test examples are then predicted with what it found.
+    The estimate is the mean over `REPEATS` samples, each drawn from the mix with replacement. EM sees the logits of a
+    sample and no label. Its estimate then adjusts all test examples.
 
     Args:
         labels: `[N]` test labels.
         logits: `[N, L]` test logits of a model that was trained on `class_counts` without adjustment.
         class_counts: `[L]`.
-        seed: of the samples.
+        seed: the seed of the samples.
     """
     log_prior, rng = priors.log_prior(class_counts), np.random.default_rng(seed)
     tested = np.bincount(labels, minlength=len(class_counts))
@@ -80,7 +80,7 @@ def accuracies(labels, logits, class_counts, *, seed):
 
 
 def gather(splits, runs):
-    """What results.json holds of the mixes: for each rule and mix the accuracy of every seed.
+    """The part of results.json about the mixes: for each rule and mix the accuracy of every seed.
 
     Args:
         splits: the `Split` of each seed.
@@ -117,7 +117,7 @@ def _cell(figure):
 
 
 def legend(found):
-    """What the table shows, in a few sentences."""
+    """A description of the table in a few sentences."""
     return (
         f"The test logits of `{found['logits_of']}` before adjustment, under other class mixes; no training. Shares "
         "fall exponentially by the given ratio, forward in order of training frequency, backward in the reverse. "

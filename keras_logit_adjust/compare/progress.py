@@ -64,7 +64,7 @@ class Progress:
         del self._left[training]
 
     def seconds_left(self):
-        """What all that is left takes, or None as long as nothing tells what an epoch costs."""
+        """The seconds that the rest takes, or None as long as the cost of an epoch is not known."""
         if not self._costs:
             return None
         cost = float(np.median(self._costs))

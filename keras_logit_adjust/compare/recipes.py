@@ -23,7 +23,7 @@ class Recipe:
         learning_rate: the peak.
         warmup: epochs of linear warm-up.
         drops: `{epoch: factor}`: from that epoch on the peak times the factor.
-        momentum: of SGD; None for Adam.
+        momentum: that of SGD; None for Adam.
         nesterov: whether SGD looks ahead.
         weight_decay: `λ` of the penalty `λ/2·‖w‖²`, in the models that have one (`resnet32`).
         shift: pixels that images are moved by at most, over zeros; half of them are then mirrored. 0 for neither.

@@ -8,15 +8,15 @@ from scipy import special
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
-    """What is kept of a seed's data once it is trained on.
+    """The part of a seed's data that is kept after training.
 
     Attributes:
         name: what it was loaded by.
         profile: as a `LongTailDataset` has it.
-        seed: of the draw.
-        split_hash: of the data.
+        seed: the seed of the draw.
+        split_hash: the hash of the data.
         class_counts: `[L]` training examples of each class.
-        example_shape: of `x` without the first axis.
+        example_shape: the shape of `x` without the first axis.
         test_labels: `[N]`.
         validation_labels: `[V]`, or None.
     """
@@ -41,12 +41,12 @@ class Split:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Run:
-    """What is kept of one trained model.
+    """The part of one trained model that is kept.
 
     Attributes:
         method: the row that it was trained for.
-        seed: of its data and its initialization.
-        split_hash: of the data.
+        seed: the seed of its data and its initialization.
+        split_hash: the hash of the data.
         test_logits: `[N, L]`.
         validation_logits: `[V, L]`, or None without validation examples.
         class_norms: `[L]` norms of the class weights of a dense head, or None.

@@ -14,17 +14,17 @@ SECONDS = 120.0  # between two checkpoints: what a killed process loses at most,
 class Place:
     """Where a training stands: a stage, an epoch of it, and the state that all before has left.
 
-    The state are all variables of model and optimizer. Order and augmentation are functions of (seed, epoch, step), so
-    that a training which goes on from here ends as one that was not interrupted, bit by bit on one machine.
+    The state is all variables of model and optimizer. Order and augmentation are functions of (seed, epoch, step). So a
+    training that continues from here ends as an undisturbed one, bit by bit on one machine.
 
     Args:
-        path: of the file that it is kept in, or None.
+        path: the path of the file that it is kept in, or None.
         mark: digits that differ where the training is another; a file that has other ones is not taken up.
 
     Attributes:
-        stage: of training, from 0.
+        stage: the stage of training, from 0.
         epoch: that comes next in the stage.
-        losses: of all epochs that are over.
+        losses: those of all epochs that are over.
         penalties: on the weights that each of these epochs ended with.
         before: seconds that were spent on them by processes that are gone.
     """

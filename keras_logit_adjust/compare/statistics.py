@@ -70,7 +70,7 @@ def paired_difference(labels, hits, baseline_hits, *, seed=0):
         labels: `[N]` test labels.
         hits: `[S, N]` whether the method was right, for each seed.
         baseline_hits: the same of the method compared with.
-        seed: of the bootstrap.
+        seed: the seed of the bootstrap.
 
     Returns:
         dict with `difference` (negative: fewer errors), `low`, `high` and `verdict` ("lower", "higher" or "none"); of

@@ -54,7 +54,7 @@ def _kind(path):
 def cache_folder(*command):
     """Where unfinished work of one command (plain values that tell it from others) waits without an output folder.
 
-    What a command trains on is among its values as the hash of a split: files of one name may hold other data.
+    Among the values of a command is the hash of its data, because a file of the same name may contain other data.
     """
     key = hashlib.sha256(json.dumps(command, sort_keys=True, default=str).encode()).hexdigest()
     try:
@@ -134,7 +134,7 @@ def _lock_file(folder):
 
 
 def identity(config):
-    """What stored runs depend on."""
+    """The versions and settings that stored runs depend on."""
     known = versions()
     known = {key: known[key] for key in ("backend", "keras", "keras_logit_adjust")}
     return {**config.settled(), **known, "threads": devices.threads()}

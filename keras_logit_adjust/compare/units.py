@@ -40,11 +40,12 @@ def _check_size(split, name):
 
 
 class Scaler:
-    """What the training set says of the units.
+    """The units of the data, read from the training set.
 
-    Columns of features go to mean 0 and deviation 1, whatever unit they were measured in; one that is constant in
-    training is 0 everywhere, as it teaches nothing. Images of whole numbers from 0 to 255 stay as they are; all others,
-    and those of 0 and 1 alone, are stretched: the smallest and the largest number in training become 0 and 255.
+    Columns of features get mean 0 and deviation 1, in whatever unit they were measured. A column that is constant in
+        training becomes 0, because it carries no information. Images of whole numbers from 0 to 255 do not change. All
+        other images, and images of 0 and 1 alone, are stretched: the smallest and the largest number in training become
+        0 and 255.
     """
 
     def __init__(self, x):

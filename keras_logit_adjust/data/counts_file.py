@@ -23,7 +23,7 @@ def read_class_counts(path):
     two columns, and it must be clear which one has the ids 0 … L − 1.
 
     Args:
-        path: of the file.
+        path: the path of the file.
 
     Returns:
         Int64 array `[L]` in order of class id.

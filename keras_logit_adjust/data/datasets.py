@@ -21,15 +21,15 @@ _BARS = "▁▂▃▄▅▆▇█"
 
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class LongTailDataset:
-    """A long-tailed training set with its validation and test sets: what `load` gives.
+    """A long-tailed training set with its validation and test sets, as `load` gives it.
 
     Attributes:
-        name: what it was loaded by.
+        name: the name by which it was loaded.
         train: `(x, y)` NumPy arrays (images in their own dtype, int64 ids), so `model.fit(*data.train)`; a
             `tf.data.Dataset` of single `(x, y)` where images differ in size or do not fit in memory.
         validation: the same, or None.
-        test: the same, whole and as the source has it.
-        class_counts: `[L]` training examples of each class, after the validation cut: what the losses take.
+        test: the test set of the source, whole, in the same form.
+        class_counts: `[L]` training examples of each class, after the validation cut; give them to the losses.
         class_names: `L` names.
         validation_kind: "stratified" (cut from the training subset), "outside" (unused examples of the source) or
             "aside" (the first 20 of each class of the source): both luxuries that a real tail does not have; or "none".

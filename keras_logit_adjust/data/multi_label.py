@@ -25,10 +25,10 @@ class MultiLabelSampler(LongTailSampler):
     - "repeat_factor": no label is drawn, and a row comes in proportion to `max(1, max_l √(t·N / n_l))` over its labels;
     - "instance": every row equally often.
 
-    A row brings all its labels with it. A frequent label beside rare ones is on more often than its share says, and
-    `effective_counts` says how often. Give these to the loss:
+    A drawn row has all its labels. So a frequent label beside rare ones is on more often than its share, and
+    `effective_counts` tells how often. Give these counts to the loss:
     `BinaryLogitAdjustedCrossentropy(sampler.effective_counts, sampler.num_examples)`. It corrects how often each label
-    is on. It does not correct which labels come together: draws by label change that too.
+    is on. It does not correct which labels come together, which draws by label change too.
 
     Batches, shards, resuming and datasets are as in `LongTailSampler`.
 
@@ -133,7 +133,7 @@ class MultiLabelSampler(LongTailSampler):
 
     @property
     def effective_prior(self):
-        """Refused: it is of classes that exclude each other.
+        """Raises an error: such a prior is for classes that exclude each other.
 
         Raises:
             ValueError: always.
@@ -167,10 +167,10 @@ class MultiLabelSampler(LongTailSampler):
 def subsample_multi_label(targets, positive_counts, *, seed, num_unlabeled=None):
     """Draw rows without replacement in which each label is on as often as `positive_counts` says: a long tail.
 
-    Labels are gone through from the rarest wanted on. Of each, rows are drawn at random among those without any label
-    before it, until it has its count. So the count of a label is what is wanted, but for two cases. It is larger where
-    the rows of rarer labels have it more often already. It is smaller where too few rows without rarer labels are left.
-    Count what was drawn, `count_labels(targets[rows])`.
+    The function takes the labels one by one, from the rarest on. For each label it draws rows at random among those
+    without an earlier label, until the label has its count. So the count of a label is exact, with two exceptions. It
+    is larger if the rows of rarer labels have the label more often already. It is smaller if too few rows without rarer
+    labels are left. Count the drawn rows with `count_labels(targets[rows])`.
 
     Args:
         targets: `[N, L]`, as in `MultiLabelSampler`.

@@ -29,15 +29,14 @@ class LongTailSampler:
     - "progressive": q from 1 in the first to 0 in the last of `progressive_epochs` epochs, and 0 after them;
     - a vector `[L]`: the shares themselves.
 
-    After any number of epochs a class was drawn as often as its share says, give or take a draw (a few where there are
-    thousands of classes), and no example of it comes again before all the others did. Batch `step` is a function of
-    (labels, settings, seed, step) alone: the same in any process, however many read, and after a restart. Every batch
-    is full.
+    After any number of epochs the draws of a class match its share, up to one draw (a few with thousands of classes).
+    An example comes again only after all others of its class. A batch depends only on (labels, settings, seed, step):
+    it is the same in any process, with any number of readers, and after a restart. Every batch is full.
 
     Shares hold over time; `per_batch="exact"` makes them hold in each batch.
 
-    Give the sampler to a loss or head as its `class_counts`: it corrects for what the model sees, `effective_prior`. A
-    loss adjusted by the original counts on top of balanced batches would correct twice.
+    Give the sampler to a loss or head as its `class_counts`: it then corrects by `effective_prior`, the class mix that
+    the model sees. A loss that is adjusted by the original counts would correct twice on balanced batches.
 
     Args:
         labels: `[N]` integer class ids.
@@ -133,7 +132,7 @@ class LongTailSampler:
 
     @property
     def effective_prior(self):
-        """The class prior of what the model is fed, float64 `[L]`: what a loss or head must be adjusted to.
+        """The class prior of the batches, float64 `[L]`: a loss or head must be adjusted by it.
 
         Raises:
             ValueError: for "progressive", whose prior is another in every epoch.
@@ -154,9 +153,9 @@ class LongTailSampler:
         return self.block(_check_step(step), 1)[0]
 
     def indices(self):
-        """An endless iterator over the row numbers of each batch, for any loader; its `state()` is where it stands.
+        """An endless iterator over the row numbers of each batch, for any loader; its `state()` is its position.
 
-        A loader that has workers takes batches ahead of what it gives: `state(step)` of the sampler then says more.
+        A loader with workers takes batches ahead of those it gives: then use `state(step)` of the sampler.
 
         Example:
 
@@ -173,9 +172,10 @@ class LongTailSampler:
         Pass `shuffle=False` too: `fit` warns of any dataset otherwise. Every iterator begins
         with batch `start_step`, and so does each call of `fit`.
 
-        An iterator is saved by `tf.train.Checkpoint` in about 2 KB and goes on with the very next batch; one restored
-        over other labels or settings raises. A `map_fn` that keeps a state, as `tf.random.uniform` and Keras's
-        augmentation layers do, is not saved with it: its draws differ then. Those of `tf.random.stateless_…` do not.
+        `tf.train.Checkpoint` saves an iterator in about 2 KB, and the iterator continues with the very next batch.
+        Restoring it over other labels or settings raises an error. The state of a `map_fn`, as of `tf.random.uniform`
+        and Keras's augmentation layers, is not saved, so its draws then differ. Draws of `tf.random.stateless_…` do not
+        differ.
 
         Under a `tf.distribute` strategy every replica gets its part of each batch (`batch_size` must divide), whether
         `fit` or `strategy.experimental_distribute_dataset` cuts whole batches, or each worker draws its own part alone:
@@ -186,8 +186,8 @@ class LongTailSampler:
         Args:
             data: array or nested structure of arrays `[N, …]`, as `(features, labels)`; also memory-mapped. NumPy
                 arrays are not copied.
-            map_fn: batch → batch, called as `Dataset.map` calls it; a `seed` argument, where it has one, gets an int32
-                `[2]` tensor of each batch's own, for `tf.random.stateless_…`.
+            map_fn: batch → batch, called as `Dataset.map` calls it. If it has an argument `seed`, the argument gets an
+                int32 `[2]` tensor, another one for each batch, for `tf.random.stateless_…`.
             num_parallel_calls: as in `Dataset.map`; by default TensorFlow's choice. The batches are the same.
             input_context: `tf.distribute.InputContext`: per-replica batches of this worker's part.
 
@@ -273,12 +273,12 @@ class LongTailSampler:
         return moved
 
     def state(self, step):
-        """All that `from_state` needs to go on with batch `step`, as plain values: under 1 KB of JSON (plus the shares,
-        where they were given as a vector).
+        """The values that `from_state` needs to continue with batch `step`: under 1 KB of JSON, plus the shares if they
+        were given as a vector.
 
         Args:
-            step: batches that were used; `kla.callbacks.SamplerBackup` counts them in `fit`. What draws ahead, as a
-                pipeline that prefetches or torch's workers, has taken more from it.
+            step: the number of batches that were used; `kla.callbacks.SamplerBackup` counts them in `fit`. A pipeline
+                that prefetches, or torch's workers, have taken more batches than that.
 
         Raises:
             ValueError: for a step that is no integer of at least 0.
@@ -297,7 +297,7 @@ class LongTailSampler:
         """The sampler whose `state(step)` this is, beginning with that step. A shard has to be taken anew.
 
         Args:
-            state: what `state` returned, also after a journey through JSON.
+            state: the result of `state`, also read back from JSON.
             labels: the labels it was made with.
 
         Raises:

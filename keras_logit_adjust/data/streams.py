@@ -22,7 +22,7 @@ _ROUNDING = 0.01  # of the sum of a row of half precision
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RebalancedStream:
-    """What `rebalance` returns; as `class_counts` it gives a loss or head its `effective_prior`.
+    """The result of `rebalance`. A loss or head takes it as `class_counts`, and uses its `effective_prior`.
 
     Attributes:
         dataset: the `tf.data.Dataset` of full batches.
@@ -54,13 +54,14 @@ def rebalance(
 ):
     """Give each class of a stream its share: examples of frequent classes are left out, those of rare ones repeated.
 
-    With the prior π of the stream and the shares p wanted, an example of class c comes `⌊r_c + u⌋` times, where
-    `r_c = s·p_c/π_c` and u is uniform in [0, 1): `r_c` times in the mean, so that the shares are met in expectation,
-    and off by less than independent draws would be. s is 1, for as many examples out as in, or the most that
-    `max_copies` allows. A block of the stream is read at a time and its repeated examples come in any order: memory
-    holds a block and a few batches, and the copies of an example are spread over what its block gives, no farther.
+    Let π be the prior of the stream and p the shares that you want. An example of class c comes `⌊r_c + u⌋` times, with
+    `r_c = s·p_c/π_c` and u uniform in [0, 1). The mean is `r_c` times, so the expected shares are exact, and they vary
+    less than with independent draws. `s` is 1, which gives as many examples out as in, or the most that `max_copies`
+    allows.
 
-    Where the examples can be indexed, `LongTailSampler` is faster and goes through every class before it repeats.
+    The stream is read block by block. Memory contains a block and a few batches. The copies of an example come in any
+    order among the examples of its block. If the examples can be indexed, `LongTailSampler` is faster, and shows all
+    examples of a class before it repeats one.
 
     Args:
         dataset: a `tf.data.Dataset` of `(x, y)` or `(x, y, sample_weight)`, single examples or batches of any size, of
@@ -71,11 +72,12 @@ def rebalance(
         strategy: as in `LongTailSampler`, but not "progressive".
         seed: int ≥ 0 for what is left out and the order.
         batch_size: examples in a batch; by default that of `dataset`.
-        max_copies: the most times an example may come in the mean: fewer copies, but more of the stream unused. 1 only
-            leaves out, None puts no limit.
-        repeat: whether a dataset that ends is read again and again, drawing anew each time, so that the result is
-            endless and `fit` needs `steps_per_epoch`; else it is read once, and what fills no batch is dropped.
-        beta: of "effective_number".
+        max_copies: the largest mean number of copies of an example. A smaller number leaves more of the stream unused.
+            With 1 examples are only left out; None means no limit.
+        repeat: whether a finite dataset is read again and again, with new draws each time. The result is then endless,
+            and `fit` needs `steps_per_epoch`. Otherwise the dataset is read once, and an incomplete last batch is
+            dropped.
+        beta: β of "effective_number".
         block_size: examples read at a time; 8 batches by default.
 
     Returns:
@@ -146,8 +148,9 @@ def rebalance(
 def subsample_stream(dataset, class_counts, *, available_counts, seed=None, batch_size=None, block_size=512):
     """Keep exactly `class_counts[c]` of the `available_counts[c]` examples of each class, drawn at random.
 
-    `subsample` for a stream: one pass that keeps two numbers a class. A block with m examples of a class of which k are
-    still wanted and N still to come keeps a hypergeometric number of them, so that every subset is equally likely.
+    This is `subsample` for a stream: one pass that keeps two numbers for each class. Let a block have m examples of a
+    class, with k examples still wanted and N still to come. The number that the block keeps is hypergeometric, so every
+    subset is equally likely.
 
     Args:
         dataset: as in `rebalance`, finite and once through: `repeat` it afterwards, for the same subset every time.

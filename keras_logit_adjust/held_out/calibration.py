@@ -30,20 +30,21 @@ _SUM_OF_PROBABILITIES = 1e-3  # how far the sum of a row of half-precision proba
 def calibrate(logits, y_true, *, method="temperature", class_prior=None, independent=False):
     """The `Calibration` with the greatest likelihood on held-out examples: minimizes `−Σ_i w_i log P(y_i | f_i/T + b)`.
 
-    Convex in `(1/T, b)`. "temperature" has no bias and leaves the order of classes as it is. With
-    "bias_corrected_temperature" every class has a bias, and `Σ_y b_y² / 2` is added to the sum: a standard normal
-    belief, worth about one example of each class, which keeps classes with few or no held-out examples finite. It fades
-    as examples grow, and it makes the mean of the biases of a softmax 0. `T` is kept within [0.01, 100].
+    The problem is convex in `(1/T, b)`. "temperature" has no bias and does not change the order of classes. With
+    "bias_corrected_temperature" every class has a bias, and `Σ_y b_y² / 2` is added to the sum. This is a standard
+    normal prior of the biases, which weighs about as much as one example of each class. It keeps the bias finite for
+    classes with few or no held-out examples, and makes the mean of the biases of a softmax 0. `T` is kept within [0.01,
+    100].
 
     Args:
         logits: `[N, L]` of the unadjusted model for examples it was not trained on (log-probabilities are logits too);
             leading axes are flattened. `[N]` or `[N, 1]`: one sigmoid unit.
         y_true: `[N]` class ids, or one-hot rows; for independent labels `[N, L]` of 0 and 1.
         method: "temperature" or "bias_corrected_temperature".
-        class_prior: `[L]` class mix (counts or probabilities) that probabilities should be right for; by default that
-            of the held-out examples, which should be the training mix. Where theirs is another, give the training
-            counts: examples weigh `w = prior_y / held-out share_y`. One sigmoid unit: [negatives, positives];
-            independent labels: the probability of each.
+        class_prior: `[L]` class mix (counts or probabilities) that probabilities should be right for. By default it is
+            the mix of the held-out examples, which should be the training mix. If it is not, give the training counts:
+            examples then weigh `w = prior_y / held-out share_y`. For one sigmoid unit give [negatives, positives]; for
+            independent labels, the probability of each.
         independent: whether the columns are independent sigmoid labels. They share one temperature.
 
     Returns:
@@ -54,8 +55,8 @@ def calibrate(logits, y_true, *, method="temperature", class_prior=None, indepen
             class that no held-out example has.
 
     Warns:
-        UserWarning: where the temperature is at its bound: every held-out example is classified right (the likelihood
-            then grows without end as `T → 0`), the logits say nothing about the labels, or their scale is far off.
+        UserWarning: if the temperature is at its bound. Then every held-out example is classified right (the likelihood
+            grows without end as `T → 0`), or the logits say nothing about the labels, or their scale is far off.
 
     Example:
 
@@ -139,7 +140,7 @@ class _Loss:
     Args:
         logits: `[N, L]` float64.
         labels: ids `[N]`, or for independent labels booleans `[N, L]`.
-        weight: of each example `[N, 1]`, or of each of its labels `[N, L]`.
+        weight: the weight of each example `[N, 1]`, or of each of its labels `[N, L]`.
     """
 
     def __init__(self, logits, labels, weight):
@@ -230,13 +231,13 @@ def calibration_error(probabilities, y_true, *, kind="plain", num_bins=15):
     Each kind is a mean over bins of `|accuracy − confidence|`; bin `b` of `B` is `((b−1)/B, b/B]`, and 0 is in the
     first:
 
-    - "plain": `Σ_b n_b/N · |acc_b − conf_b|` over the probability of the predicted class, as often right as it says.
-      Frequent classes decide it.
+    - "plain": `Σ_b n_b/N · |acc_b − conf_b|` over the probability of the predicted class. Frequent classes decide this
+      error.
     - "classwise": `1/L · Σ_y Σ_b n_yb/N · |share of y in the bin − mean of p_y in the bin|` over the probability of
       every class `y`, predicted or not.
     - "balanced": "plain" with each example weighing one over the number of examples of its class, as if all classes
-      were as frequent: the error to look at for probabilities under the uniform prior, those of `kla.adjust`, which are
-      not meant to match frequencies under another mix. Classes without examples are left out.
+      were equally frequent. Use it for probabilities under the uniform prior, as `kla.adjust` gives them. Classes
+      without examples are left out.
 
     Few examples in a bin make every kind larger than it is: compare models on the same examples.
 
@@ -274,10 +275,11 @@ def calibration_error(probabilities, y_true, *, kind="plain", num_bins=15):
 
 
 def reliability(probabilities, y_true, *, num_bins=15, balanced=False):
-    """What a reliability diagram shows: for every bin of confidence, how sure the model was and how often right.
+    """The numbers of a reliability diagram: for every bin of confidence, how sure the model was and how often it was
+    right.
 
     Args:
-        probabilities: as in `calibration_error`, and binned as there.
+        probabilities: as in `calibration_error`, and binned as in `calibration_error`.
         y_true: as in `calibration_error`.
         num_bins: the number of bins `B`.
         balanced: whether every class weighs the same, as in the error of kind "balanced".

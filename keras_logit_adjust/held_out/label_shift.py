@@ -27,7 +27,7 @@ _TRACE = 0.01
 
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class TargetPrior:
-    """What `estimate_target_prior` gives. Its `effective_prior` goes wherever a target prior or class counts go.
+    """The result of `estimate_target_prior`. Functions take it in place of a target prior or of class counts.
 
     Attributes:
         prior: `[L]` the estimate, which sums to one; 0 for a class that was not found.
@@ -36,9 +36,10 @@ class TargetPrior:
         level: the nominal coverage of each interval.
         method: "em" or "bbse".
         num_examples: the number of unlabeled examples `N`.
-        iterations: EM's, of two steps each; None for BBSE.
+        iterations: the number of iterations of EM, two steps each; None for BBSE.
         converged: whether EM came within `tol` of the largest likelihood; None for BBSE.
-        smallest_singular_value: of BBSE's confusion matrix `P(ŷ|y)`; errors grow by up to one over it. None for EM.
+        smallest_singular_value: that of BBSE's confusion matrix `P(ŷ|y)`. Errors grow by at most one over this number.
+            None for EM.
         confused_classes: classes that BBSE cannot tell apart, as a tuple; empty where its matrix is well conditioned.
     """
 
@@ -85,11 +86,12 @@ def estimate_target_prior(
 ):
     """The class mix q of unlabeled examples, from the logits of a model trained under another prior π.
 
-    "em" is the largest likelihood: `q ← mean_x softmax(f(x) + log q − log π)` until it stands still. It needs
-    calibrated logits of the *unadjusted* model. "bbse" solves `C·q = μ` with `C[ŷ, y] = P(ŷ|y)`, the confusion matrix
-    on labeled examples of the training distribution, and `μ[ŷ]` the share of unlabeled examples predicted as ŷ;
-    negative numbers become 0 and the others are scaled to sum to one. It is right for any logits, adjusted ones too, as
-    long as both sets come from the same model. Both rest on `P(x|y)` being the same in training and deployment.
+    "em" maximizes the likelihood: it repeats `q ← mean_x softmax(f(x) + log q − log π)` until q stops changing. It
+    needs calibrated logits of the *unadjusted* model. "bbse" solves `C·q = μ`. Here `C[ŷ, y] = P(ŷ|y)` is the confusion
+    matrix on labeled examples of the training distribution, and `μ[ŷ]` is the share of unlabeled examples predicted as
+    ŷ. Negative numbers become 0, and the others are scaled to sum to one. "bbse" is right for any logits, also adjusted
+    ones, if both sets come from the same model. Both methods assume that `P(x|y)` is the same in training and
+    deployment.
 
     Args:
         logits: `[N, L]` unadjusted logits of unlabeled examples; leading axes are flattened. `[N]` or `[N, 1]` of one
@@ -97,14 +99,14 @@ def estimate_target_prior(
         class_counts: `[L]` training examples of each class (or probabilities), all > 0. BBSE does not use their values.
         method: "em" (Saerens) or "bbse" (Lipton).
         validation: for "bbse" only, `(logits [M, L], y_true [M])` labeled examples of the training distribution, of
-            every class at least one and in any mix. A class with few of them has an interval that is too narrow.
+            at least one of every class, in any mix. A class with few examples has an interval that is too narrow.
         replicates: bootstrap replicates: unlabeled examples are redrawn, and for BBSE validation examples within their
             class. Those of EM start at the estimate.
         level: nominal coverage of the percentile interval of each class.
-        seed: of the bootstrap.
+        seed: the seed of the bootstrap.
         tol: EM stops when its mean log-likelihood is proven to be within `tol` of the largest one. Rounding may keep
             it above 1e-12.
-        max_iterations: EM's, after which it warns that it did not converge.
+        max_iterations: the most iterations of EM; after them it warns that it did not converge.
 
     Returns:
         A `TargetPrior`, which `kla.adjust` and `layer.set` take as `target_prior`.

@@ -20,7 +20,7 @@ _LARGEST, _LARGEST_TAU, _PENALTY_RANGE = 1e30, 1e3, (1e-12, 1e12)
 
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class LinearProbe:
-    """What `fit_linear_probe` gives: a linear classifier, `x @ kernel + bias`, and what it was chosen by.
+    """The result of `fit_linear_probe`: a linear classifier, `x @ kernel + bias`, and the values that chose it.
 
     Attributes:
         kernel: float64 `[D, L]`, for features as they were given.
@@ -28,10 +28,10 @@ class LinearProbe:
         class_counts: `[L]` examples that it was fitted to.
         penalty: λ, for features of mean squared length 1 (after their mean is subtracted).
         scaling: "none" or "standardized".
-        balanced_loss: `{(scaling, penalty): value}` of all that were tried, of the criterion.
+        balanced_loss: `{(scaling, penalty): value}` of the criterion, for all pairs that were tried.
         out_of_fold_logits: `[M, L]`, each row by a classifier that did not see the example, as if it were fitted to
             `class_counts`. Examples of classes with one example are not among them.
-        out_of_fold_rows: `[M]` which examples these are.
+        out_of_fold_rows: `[M]` the row numbers of these examples.
     """
 
     kernel: np.ndarray
@@ -72,28 +72,28 @@ def fit_linear_probe(
 
         min over W, b of  Σ_i w_{y_i}·CE(W·x_i + b + τ·log π, y_i) + λ/2·‖W‖²
 
-    Without weights π is the class prior; with them the prior of the weighted classes. The bias is free, so at the
-    optimum the logit-adjusted loss *is* post-hoc adjustment: W is the same for every τ, and b falls by τ·log π.
+    Without weights π is the class prior; with weights it is the prior of the weighted classes. The bias is free, so at
+    the optimum the logit-adjusted loss *is* post-hoc adjustment: W is the same for every τ, and b falls by τ·log π.
 
-    Penalty and scaling are chosen by the *balanced* loss in cross-validation: the mean over classes of the mean loss of
-    their examples, at the temperature where their cross-entropy is least, as a temperature changes no decision. It is
-    at least ½: a penalty that leaves logits flatter than that is too strong, and is not made up for. In the loss
-    all classes of less than 5 examples are one class: as many they would outvote the others, on examples that tell
-    little. Each fold has the counts, weights and margins of the examples that it is fitted to. An example whose class
-    has no other is in all of them. A later scaling needs a loss that is lower by more than a standard error.
-    By "expected_error" the weakest penalty is taken whose loss is within a standard error of the least: where the prior
-    is left in the logits, a penalty costs the rare classes most.
+    Cross-validation chooses penalty and scaling by the *balanced* loss: the mean over classes of the mean loss of their
+    examples. The loss is taken at the temperature with the least cross-entropy, because a temperature changes no
+    decision. The temperature is at least ½, so a penalty that makes logits much too flat stays worse. All classes with
+    less than 5 examples count as one class in the loss, because few examples tell little about each. Each fold has the
+    counts, weights and margins of the examples that it is fitted to. The only example of a class is in all folds. A
+    later scaling is taken only if its loss is lower by more than a standard error. With "expected_error" the weakest
+    penalty is taken whose loss is within a standard error of the least. If the prior stays in the logits, a penalty
+    harms the rare classes most.
 
     Args:
         x: `[N, D]` features.
-        y: `[N]` ids 0 … L − 1, of every class at least one.
+        y: `[N]` ids 0 … L − 1, at least one of every class.
         class_weight: a callable, class counts `[L]` → weights `[L]`; "balanced" for `N / (L·n_y)`; None.
         tau: τ of the loss. With 1 the plain argmax is balanced.
-        criterion: "cross_entropy", for logits whose argmax is meant to be balanced (weights, τ = 1); "expected_error",
-            `1 − p_y`, for those that keep the training prior, whose cross-entropy is about the prior first.
+        criterion: "cross_entropy", for logits whose argmax should be balanced (weights, τ = 1); or "expected_error",
+            `1 − p_y`, for logits that keep the training prior, because that prior decides most of their cross-entropy.
         penalties: the λ to choose from, for features of mean squared length 1: scikit-learn's C is 1/λ there.
-        scalings: "none" leaves the columns in the ratios they have, "standardized" brings each to a deviation of 1.
-        folds: of cross-validation.
+        scalings: "none" keeps the ratios of the columns; "standardized" gives each column a deviation of 1.
+        folds: the number of folds of cross-validation.
         seed: draws the folds.
         tolerance: largest derivative of the mean loss of the final fit, in units that make its Hessian about 1.
 

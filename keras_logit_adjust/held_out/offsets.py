@@ -17,15 +17,15 @@ _TAU = {"macro_f1": 0.5, "balanced": 1.0}  # macro-F1 at the training mix is bes
 
 @dataclasses.dataclass(frozen=True)
 class TunedOffsets:
-    """What `kla.tune_offsets` found.
+    """The result of `kla.tune_offsets`.
 
     Attributes:
-        offsets: `[L]` numbers to add to the logits; for classes that exclude each other their mean is 0. `[1]` of one
-            sigmoid unit, whose logit it is added to.
+        offsets: `[L]` numbers to add to the logits; for classes that exclude each other their mean is 0. For one
+            sigmoid unit `[1]`, a number to add to its logit.
         base: `[L]` the offsets they were shrunk towards, of mean 0 too.
-        value: the objective on the held-out examples with `offsets`: an optimistic figure, for they were chosen there,
-            though averaging and shrinking can leave it below that of `base`.
-        value_of_base: with `base`.
+        value: the objective on the held-out examples with `offsets`. The figure is optimistic, because the same
+            examples chose the offsets. Averaging and shrinking can still leave it below `value_of_base`.
+        value_of_base: the objective on the same examples with `base`.
         log_prior: `[L]` `log π`, or the log-odds of independent labels and of one sigmoid unit.
     """
 
@@ -60,11 +60,12 @@ def tune_offsets(
     sweeps=4,
     seed=0,
 ):
-    """Offsets `o_y`, one a class, for `argmax_y f_y(x) + o_y`, by exact coordinate search on held-out logits.
+    """Offsets `o_y`, one for each class, for `argmax_y f_y(x) + o_y`, by exact coordinate search on held-out logits.
 
-    Along one offset the objective is a step function that is searched exactly; the offsets found on `bags` bootstrap
-    samples are averaged (a single search follows the noise of few examples) and shrunk towards logit adjustment,
-    `o_y = b_y + n_y/(n_y + s)·(found_y − b_y)` with `b_y = −τ·log π_y`, `n_y` held-out examples and shrinkage `s`.
+    Along one offset the objective is a step function, and the search is exact. The search runs on `bags` bootstrap
+    samples, and the offsets are averaged, because a single search follows the noise of few examples. They are then
+    shrunk towards logit adjustment, `o_y = b_y + n_y/(n_y + s)·(found_y − b_y)`, with `b_y = −τ·log π_y`, `n_y`
+    held-out examples and shrinkage `s`.
 
     Args:
         logits: `[N, L]` held-out logits of the unadjusted model; `[N]` or `[N, 1]` of one sigmoid unit, which has two
@@ -73,19 +74,20 @@ def tune_offsets(
         class_counts: `[L]` training examples of each class, as in `kla.adjust`.
         objective: "macro_f1"; "balanced", the mean of per-class recalls; or a vector `[L]`, the cost of missing an
             example of each class. (A matrix of costs is another kind of decision: `kla.layers.MinimumRiskDecision`.)
-        class_prior: `[L]` class mix of the deployment, by which the held-out examples are weighted; by default they
-            count as they come, and have the training mix.
+        class_prior: `[L]` class mix of the deployment, by which the held-out examples are weighted. By default they all
+            weigh the same, and should have the training mix.
         num_examples: as in `kla.adjust`, for independent labels: every label then has a threshold of its own, `−o_l`,
             for its F1 or the mean of its two recalls.
-        tau: strength of what the offsets are shrunk towards; by default ½ for macro-F1 and 1 for the others. With
-            `class_prior` q it is `b_y = −log π_y + (1 − τ)·log q_y`, and with costs c `−log π_y + log q_y + log c_y`.
-        shrinkage: the number of held-out examples of a class at which half of what was found is believed; 0 believes
-            all of it.
+        tau: strength of the adjustment that the offsets are shrunk towards; by default ½ for macro-F1, 1 for the
+            others. With `class_prior` q it is `b_y = −log π_y + (1 − τ)·log q_y`, and with costs c
+            `−log π_y + log q_y + log c_y`.
+        shrinkage: the number `s`. A class with `s` held-out examples keeps half of the difference that was found; 0
+            keeps all of it.
         bags: bootstrap samples to average over; 0 searches the examples themselves, from several starts (a search of
             one offset at a time need not find the best of all).
         sweeps: at most so many rounds over all classes in a search. A round is exact, and reads the logits of every
             class once.
-        seed: of the samples.
+        seed: the seed of the samples.
 
     Returns:
         A `TunedOffsets`; `kla.fold_into_bias(model, class_counts, tau=tuned.tau)` serves it at no cost.

@@ -12,15 +12,15 @@ from keras_logit_adjust.posthoc.adjust import head_to_adjust
 
 
 def predict_logits(model, x, *, output="auto", batch_size=256):
-    """The logits of a model whose activation hides them, `[N, …, L]`: for `kla.calibrate` and `kla.TauPath`.
+    """The logits `[N, …, L]` of a model that ends in an activation, for `kla.calibrate` and `kla.TauPath`.
 
     Args:
         model: a trained `keras.Model` that is not adjusted: Functional or Sequential, as `kla.adjust` takes it, or,
             with `output` given, any other.
         x: inputs, an array, or a dict or list of arrays as the model takes them.
-        output: what the model gives, as in `kla.adjust`. Of a model that cannot be read, probabilities are turned into
-            logits, with the same differences between classes where they did not round to 0.
-        batch_size: of prediction.
+        output: what the model gives, as in `kla.adjust`. If the model cannot be read, probabilities are turned into
+            logits; the differences between classes are the same unless a probability rounded to 0.
+        batch_size: the batch size of prediction.
 
     Returns:
         A NumPy array, with the classes in the last axis whatever their axis in the model is.
@@ -80,8 +80,8 @@ def _labels_and_outputs(predict, data, batch_size):
 def logits_model(model, *, output):
     """A function from a batch to the logits of `model`, which must not be adjusted already.
 
-    Of a graph the logits themselves; of another model the logarithms of its probabilities, which have the same
-    differences between classes where they did not round to 0.
+    For a graph these are the logits themselves. For another model they are the logarithms of its probabilities, which
+    have the same differences between classes unless a probability rounded to 0.
     """
     if isinstance(model, layers.ManyClassModel):
         raise _checks.ArgumentError(

@@ -24,7 +24,7 @@ _ROUNDING_OF_FLOAT32 = 4 * float(np.finfo("float32").eps)
 
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class SetReport:
-    """How prediction sets did on labeled examples: what `PredictionSets.evaluate` gives.
+    """The result of `PredictionSets.evaluate`: coverage and size of prediction sets on labeled examples.
 
     Attributes:
         coverage: the share of examples whose class is in their set.
@@ -54,20 +54,20 @@ class SetReport:
 
 
 class PredictionSets:
-    """Sets of classes that hold the true one with probability `1 − α`, for a classifier trained on a long tail.
+    """Sets of classes that contain the true class with probability `1 − α`, for a classifier trained on a long tail.
 
     A class is in the set of x where `s(x, y) ≥ q_y`, with `s = P(y|x)/π_y` ("prevalence_adjusted") or `s = P(y|x)`
     ("softmax"). `q` is the `⌈(n+1)·(1−α)⌉`-th largest score of the true class among n calibration examples:
 
-    - "marginal": one q of all examples. Of new examples from the calibration mix a share of at least 1 − α, and of at
-      most 1 − α + 1/(n+1) where no scores are equal, has its class in its set.
-    - "class_conditional": a q for each class, of its own examples. The promise then holds for every class. A class with
-      less than `⌈1/α⌉ − 1` examples has no q that keeps it: it is in every set, and a warning says so.
-    - "interpolated": `w·q_y + (1−w)·q` with `weight` w, q_y = 0 for the classes just named. At least 1 − 2α are
-      right (each of both is wrong for α at most).
+    - "marginal": one q from all examples. At least a share 1 − α of new examples from the calibration mix have their
+      class in their set. If no scores are equal, the share is at most 1 − α + 1/(n+1).
+    - "class_conditional": a q for each class, from its own examples. The promise then holds for every class. A class
+      with less than `⌈1/α⌉ − 1` examples has no such q: every set contains the class, and a warning says so.
+    - "interpolated": `w·q_y + (1−w)·q` with `weight` w, and q_y = 0 for classes with too few examples. At least a share
+      1 − 2α is right, because each of the two is wrong for at most α.
 
-    The promises need calibration examples that training did not see, drawn from the mix that is met later; for a test
-    of every class alike, look at the macro-coverage.
+    The promises need calibration examples that were not used in training, from the class mix of the later data. To
+    judge all classes equally, look at the macro-coverage.
 
     Args:
         logits: `[N, L]` of calibration examples, from the model as it is; leading axes are flattened.
@@ -78,8 +78,8 @@ class PredictionSets:
         score: "prevalence_adjusted" or "softmax".
         coverage: "marginal", "class_conditional" or "interpolated".
         weight: `w` of "interpolated", in [0, 1]: 0 is marginal, 1 is class-conditional.
-        tau: of the adjusted loss that trained the model, whose probabilities are `softmax(f + τ·log π)`; 0 for a plain
-            model.
+        tau: the τ of the adjusted loss that trained the model; its probabilities are `softmax(f + τ·log π)`. 0 for a
+            model with a plain loss.
 
     Attributes:
         prior: the `Prior`.
@@ -172,7 +172,7 @@ class PredictionSets:
         return probabilities / self.prior.probabilities if self.score == "prevalence_adjusted" else probabilities
 
     def sets(self, logits):
-        """Booleans `[N, L]`: which classes are in the sets of examples with logits `[N, L]`."""
+        """The sets of examples with logits `[N, L]`, as booleans `[N, L]`: True for a class in the set."""
         return self._scores(_reading.as_logits(logits, self.prior.size)) >= self.thresholds
 
     def evaluate(self, logits, y_true, *, replicates=200, level=0.95, seed=0):
@@ -181,9 +181,9 @@ class PredictionSets:
         Args:
             logits: `[N, L]` of other examples than those of the calibration.
             y_true: `[N]` class ids, or one-hot rows.
-            replicates: of the bootstrap, in which the examples of each class are redrawn.
+            replicates: the number of bootstrap samples; each redraws the examples of each class.
             level: nominal coverage of the intervals.
-            seed: of the bootstrap.
+            seed: the seed of the bootstrap.
         """
         replicates = _checks.check_integer(replicates, "replicates", minimum=2)
         level = _checks.check_fraction(level, "level")

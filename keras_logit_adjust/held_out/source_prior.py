@@ -23,7 +23,7 @@ _SMALLEST = 1e-300  # of a share: log 0 is not finite
 
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class SourcePrior:
-    """What `estimate_source_prior` gives. Its `effective_prior` goes wherever class counts go.
+    """The result of `estimate_source_prior`. Functions take it in place of class counts.
 
     Attributes:
         prior: `[L]` the estimate, positive, which sums to one.
@@ -41,7 +41,7 @@ class SourcePrior:
 
     @property
     def effective_prior(self):
-        """The estimate, as what takes class counts reads it."""
+        """The estimate, in the form in which functions read class counts."""
         return self.prior
 
     def __repr__(self):
@@ -53,24 +53,24 @@ def estimate_source_prior(logits, y_true, *, class_prior=None, level=0.95):
     """The class prior q in the logits of a zero-shot or pretrained head, from labeled examples.
 
     It minimizes the cross-entropy of `softmax(f − log q + log π)` on the examples, where π is their own class mix. This
-    is convex in `log q`. At the minimum the mean of these probabilities is π. The result goes in as `class_counts`:
-    `kla.adjust(model, source)` makes the head right for equal classes, with `target_prior` for another mix.
+    is convex in `log q`. At the minimum the mean of these probabilities is π. Give the result as `class_counts`:
+        `kla.adjust(model, source)` makes the head right for equal classes, and with `target_prior` for another mix.
 
-    It rests on the head being a posterior under *some* prior. Logits of another scale, such as cosines, are not: divide
-    them by `kla.calibrate(logits, y_true, method="bias_corrected_temperature").temperature` first.
+    The estimate assumes that the head is a posterior under *some* prior. Logits of another scale, such as cosines, are
+    not: divide them by `kla.calibrate(logits, y_true, method="bias_corrected_temperature").temperature` first.
 
     Args:
         logits: `[N, L]` of the head, unadjusted, for examples it was not trained on; leading axes are flattened. `[N]`
             or `[N, 1]`: one sigmoid unit, which has two classes, [negatives, positives].
-        y_true: `[N]` class ids, or one-hot rows; of every class at least one. Any mix will do: how the examples were
-            chosen may depend on their class, and on nothing else.
+        y_true: `[N]` class ids, or one-hot rows; at least one of every class. They may have any mix: the choice of the
+            examples may depend on their class, and on nothing else.
         class_prior: `[L]` class mix (counts or probabilities) in place of π: example i then weighs
-            `class_prior_y / π_y`. `np.ones(L)` makes it the balanced risk. Of a head that is a posterior all mixes
-            estimate the same q, the examples' own with the smallest error; of one that is not, the mix that you are
-            judged by is the better choice.
-        level: nominal coverage of the interval of each class. It holds the sampling error of the labeled examples, by
-            the delta method on `log(q_y / (1 − q_y))`, and draws nothing. For classes of ten
-            examples or fewer it may be too narrow.
+            `class_prior_y / π_y`. `np.ones(L)` makes this the balanced risk. If the head is a posterior, all mixes
+            estimate the same q, and the examples' own mix has the smallest error. If it is not, take the mix that you
+            are judged by.
+        level: nominal coverage of the interval of each class. The interval covers the sampling error of the labeled
+            examples, by the delta method on `log(q_y / (1 − q_y))`. For classes with at most ten examples it may be too
+            narrow.
 
     Returns:
         A `SourcePrior`, which `kla.adjust` and `kla.adjust_scores` take as `class_counts`.
@@ -80,8 +80,8 @@ def estimate_source_prior(logits, y_true, *, class_prior=None, level=0.95):
             examples.
 
     Warns:
-        UserWarning: where the logits tell classes apart so surely that the examples say nothing about their prior, or
-            where the search did not end.
+        UserWarning: if the logits separate classes so surely that the examples say nothing about their prior, or if the
+            search did not converge.
 
     Example:
 

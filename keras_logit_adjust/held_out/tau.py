@@ -24,19 +24,20 @@ _FAR = np.log(NEAR) + 1e-9
 
 @dataclasses.dataclass(frozen=True)
 class TunedTau:
-    """What `kla.tune_tau` found. `float(tuned)` is its τ, so it can stand where a τ is asked for.
+    """The result of `kla.tune_tau`. `float(tuned)` is its τ, and functions take the result in place of a τ.
 
     Attributes:
         tau: the τ chosen.
         interval: the least and the largest τ that the held-out examples cannot tell from the best. Some τ between them
             may be worse, even 1.
-        balanced_accuracy: cross-validated: every example judged at the τ that the others choose. It estimates the
-            procedure and does not choose τ. Where it is not above `balanced_accuracy_at_one`, 1 is as good.
-        balanced_accuracy_at_one: of the same examples at τ = 1.
+        balanced_accuracy: the cross-validated accuracy: every example is judged at the τ that the other folds choose.
+            It estimates the procedure and does not choose τ. If it is not above `balanced_accuracy_at_one`, 1 is as
+            good.
+        balanced_accuracy_at_one: the balanced accuracy of the same examples at τ = 1.
         best: where the mean of pooled recalls is highest, a `BestTau`, before shrinkage.
-        coverage: `{"classes": L, "pooled": …, "empty": …, "buckets": …}`: how many recalls could not stand alone, how
-            many of them had no example, and how many means of recalls remained.
-        unknown: the share of recalls that no held-out example can speak for, 0 … 1. The accuracies leave them out.
+        coverage: `{"classes": L, "pooled": …, "empty": …, "buckets": …}`: how many recalls were pooled, how many of
+            these had no example, and how many means of recalls remained.
+        unknown: the share of recalls without information from held-out examples, 0 … 1. The accuracies leave them out.
         path: the `kla.TauPath`, of plain recalls. Where classes are pooled, `path.best()` is not `best`.
         weight: `[N]` what each example adds to the mean of pooled recalls. `path.steps(weight)` is the function of τ
             that was maximized; `weight.max()` is the largest share that depends on one example.
@@ -71,37 +72,38 @@ def tune_tau(
     seed=0,
     batch_size=256,
 ):
-    """The τ for `kla.adjust`, from held-out data: as near to 1 as one standard error below the best allows.
+    """The τ for `kla.adjust` from held-out data: the nearest to 1 that is within one standard error of the best.
 
-    The exact path of balanced accuracy over τ (`kla.TauPath`) has its best at some τ*. Chosen is the piece of the path
-    nearest to 1, between 1 and τ*, on which `v(τ*) − v(τ) ≤ SE`, the standard error of that very difference on the same
-    examples: 1 itself, or the middle of the piece. Classes with too few examples to have a recall of their own share
-    one with classes of similar training frequency.
+    The exact path of balanced accuracy over τ (`kla.TauPath`) has its best value at some τ*. The result is 1 if
+    `v(τ*) − v(1) ≤ SE`, the standard error of this difference on the same examples. Otherwise it is the middle of the
+    piece of the path nearest to 1, between 1 and τ*, on which `v(τ*) − v(τ) ≤ SE`. Classes with too few examples for a
+    recall of their own share one with classes of similar training frequency.
 
-    A class without examples is known by such a share where a class with some is at most twice as frequent or as rare,
-    and as far as the pool has at least as many examples as classes. The recall of the share `u` of all others may
-    change by anything from −1 to 1. So the difference must exceed it: `v(τ*) − v(τ) ≤ SE + u/(1 − u)`, with `v` the
-    mean over the classes known. If every class has held-out examples, `u` is 0; from `u` = 1/2 on, τ stays 1.
+    A class without examples takes part in such a pool under two conditions. A class with examples must be at most twice
+    as frequent or as rare. The pool must have at least as many examples as classes. Nothing is known about the other
+    classes, a share `u`: their recall may change by anything from −1 to 1. So the condition becomes
+    `v(τ*) − v(τ) ≤ SE + u/(1 − u)`, with `v` the mean over the known classes. If every class has held-out examples, `u`
+    is 0. If `u` is at least 1/2, τ stays 1.
 
     Args:
-        model_or_logits: a trained, unadjusted `keras.Model`, of a `kla.layers.ManyClassModel` one whose head has
-            `tau=0`; or its logits `[N, L]` on the held-out examples; or with
-            `cross_fit` a function `train(x, y)` that returns a model trained on those examples.
+        model_or_logits: a trained, unadjusted `keras.Model` (a `kla.layers.ManyClassModel` needs a head with `tau=0`);
+            or its logits `[N, L]` on the held-out examples; or with `cross_fit` a function `train(x, y)` that returns a
+            model trained on those examples.
         validation_data: `(x, y)` arrays, or a dataset of batches `(x, y)`; with logits the labels `[N]` alone; with
             `cross_fit` the training data `(x, y)`, arrays.
         class_counts: `[L]` training examples of each class, as in `kla.adjust`.
-        cross_fit: number of folds K, where no validation set can be spared: `train` is called K times, on all folds but
-            one, and the logits of the fold left out are used, each with its own fold's prior.
+        cross_fit: number of folds K, if you have no validation set. `train` is called K times, each time without one
+            fold. The logits of this fold are used, with the prior of the other folds.
         num_examples: as in `kla.adjust`, for independent labels.
         ignore_class: an id whose rows are left out, such as 255 for unlabeled pixels. Keras masks are not seen: give
             padded positions such a label.
         output: what the model gives, as in `kla.adjust`.
-        standard_errors: how many of them a difference must have to count. 0 gives the τ of the highest accuracy where
+        standard_errors: the least difference that counts, in standard errors. 0 gives the τ of the highest accuracy if
             every class is known.
         min_examples: held-out examples that a class needs to have a recall of its own.
-        folds: of the cross-validated accuracy that is reported.
-        seed: of the folds.
-        batch_size: of prediction.
+        folds: the number of folds of the cross-validated accuracy that is reported.
+        seed: the seed of the folds.
+        batch_size: the batch size of prediction.
 
     Returns:
         A `TunedTau`.
@@ -111,8 +113,9 @@ def tune_tau(
             examples of one class alone, fewer examples than folds.
 
     Warns:
-        UserWarning: where classes have too few examples to stand alone, with how many and how many have none; and where
-            the recall of some is unknown, with how many and what gain of the others would outweigh them.
+        UserWarning: if classes have too few examples for a recall of their own, with their number and the number of
+            classes without examples; and if the recall of some classes is unknown, with their number and the gain that
+            is needed.
 
     Example:
 
@@ -247,7 +250,8 @@ def pool(examples, frequencies, min_examples):
 
 
 def known_classes(examples, frequencies, bucket):
-    """Of how many classes each bucket knows the recall: those near its examples, and no more than it has examples."""
+    """The number of classes whose recall each bucket knows: those near its examples, and no more than it has
+    examples."""
     is_near = _nearest(examples, frequencies, bucket)[1] <= _FAR
     return np.minimum(np.bincount(bucket, is_near), np.bincount(bucket, examples))
 

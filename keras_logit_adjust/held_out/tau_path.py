@@ -18,14 +18,14 @@ MEASURES = ("balanced_accuracy", "accuracy", "many_accuracy", "medium_accuracy",
 
 @dataclasses.dataclass(frozen=True)
 class BestTau:
-    """Where a path is highest: what `TauPath.best` gives.
+    """The result of `TauPath.best`: where a path is highest.
 
     Attributes:
-        tau: a robust point of the interval: its middle; where one side is open, the point nearest to 1 that is at least
-            1 away from the other end.
-        low: the least τ with the highest value; −inf where nothing bounds it.
-        high: the largest.
-        value: the value there.
+        tau: a robust point of the interval: its middle; if one side is open, the point nearest to 1 that is at least 1
+            away from the other end.
+        low: the least τ with the highest value; −inf if the interval has no lower end.
+        high: the largest τ with the highest value; inf if the interval has no upper end.
+        value: the value of the path there.
     """
 
     tau: float
@@ -43,15 +43,15 @@ class BestTau:
 class TauPath:
     """Accuracy as an exact function of the strength τ of post-hoc adjustment, `argmax_y f_y(x) − τ·log π_y`.
 
-    Example i is right on one interval of τ: its true class's line is above all others there. The ends of all intervals,
-    sorted, give the path: what a grid of any number of τ would find, for the price of about one or two of its points.
-    A measure is one of "balanced_accuracy" (the mean of per-class recalls), "accuracy", "many_accuracy",
-    "medium_accuracy", "few_accuracy" (as of `kla.metrics.GroupAccuracy`), a class id (its recall), or a list of class
-    ids (the mean of their recalls). Means leave out classes without examples, and no warning says so:
-    `np.flatnonzero(path.examples == 0)` lists them. `kla.tune_tau` takes them into account.
+    Example i is right on one interval of τ, where the line of its true class is above all others. The sorted ends of
+    all intervals give the whole path. It is exact at every τ, and costs a few evaluations at single values of τ. A
+    measure is "balanced_accuracy" (the mean of per-class recalls), "accuracy", "many_accuracy", "medium_accuracy" or
+    "few_accuracy" (as in `kla.metrics.GroupAccuracy`). It may also be a class id (its recall), or a list of class ids
+    (the mean of their recalls). Means leave out classes without examples, without a warning:
+    `np.flatnonzero(path.examples == 0)` lists these classes. `kla.tune_tau` takes them into account.
 
-    Independent labels have `num_examples`: the path is then that of `f_l − τ·log(π_l/(1−π_l)) > 0`, and the recalls are
-    those of each label where it is on and where it is off.
+    For independent labels give `num_examples`: a label is then on if `f_l − τ·log(π_l/(1−π_l)) > 0`. Each label has a
+        recall of the examples where it is on, and one of those where it is off.
 
     Args:
         y_true: `[N]` class ids or `[N, L]` one-hot rows; for independent labels `[N, L]` of 0 and 1.
@@ -65,8 +65,8 @@ class TauPath:
         class_counts: float64 `[L]`, as given.
         num_examples: as given.
         prior: both as a `Prior`.
-        low: `[N]` the least τ at which each example is right, −inf where nothing bounds it.
-        high: `[N]` the largest; below `low` where an example is right nowhere.
+        low: `[N]` the least τ at which each example is right; −inf if there is no lower end.
+        high: `[N]` the largest τ at which each example is right; below `low` if an example is never right.
         recall_ids: `[N]` the recall that each interval counts for: the class; for independent labels, which have
             `N·L` intervals, `2l + 1` of label l where it is on and `2l` where it is off.
 
@@ -105,7 +105,7 @@ class TauPath:
 
     @classmethod
     def from_batches(cls, batches, class_counts, *, num_examples=None, ignore_class=None):
-        """The path of batches that are never in memory together: it keeps two numbers and a class an example.
+        """The path of batches that are never in memory together: it keeps two numbers and a class for each example.
 
         Args:
             batches: an iterable of `(y_true, logits)`.
@@ -127,11 +127,11 @@ class TauPath:
     def from_features(
         cls, batches, class_counts, *, kernel, bias=None, class_axis=-1, chunk_size=2048, ignore_class=None
     ):
-        """The path of a linear head with very many classes, of whose scores no row of all is ever in memory.
+        """The path of a linear head with very many classes, without a tensor of all scores in memory.
 
-        It is the path of `features @ kernel + bias`, as exact as that of all logits: an example is right where it beats
-        the classes of each chunk. Memory is O(examples of a batch × chunk_size), the time that of the scores and of a
-        few passes over them. The top k scores would not do: at another τ a class outside of them may win.
+        The path of `features @ kernel + bias` is as exact as that of all logits: an example is right where it beats the
+        classes of each chunk. Memory is O(examples of a batch × chunk_size). The time is that of the scores and of a
+        few passes over them. The top k scores are not enough: at another τ a class outside of them may win.
 
         Args:
             batches: an iterable of `(y_true, features)`, what the head reads, `[N, D]`.
@@ -160,7 +160,7 @@ class TauPath:
 
     @classmethod
     def join(cls, paths, prior):
-        """The path of all examples of several paths, whose recalls are those of the classes of `prior`."""
+        """The path of all examples of several paths; its recalls are those of the classes of `prior`."""
         whole = cls.__new__(cls)
         parts = ([getattr(path, name) for path in paths] for name in ("low", "high", "recall_ids"))
         whole._set(prior, *map(np.concatenate, parts))
@@ -191,14 +191,14 @@ class TauPath:
         return left[1:], values
 
     def confidence_interval(self, tau=None, measure="balanced_accuracy", *, level=0.95, replicates=1000, seed=0):
-        """A bootstrap interval, examples drawn again within their class: the logits are not needed again.
+        """A bootstrap interval. Examples are drawn again within their class, and the logits are not needed again.
 
         Args:
-            tau: of the measure at `tau`, a number or an array; of the best τ itself by default.
+            tau: a number or an array: the interval is for the measure there. By default it is for the best τ itself.
             measure: as in `TauPath`.
             level: the interval's nominal coverage.
             replicates: bootstrap samples.
-            seed: of the samples.
+            seed: the seed of the samples.
 
         Returns:
             The low and the high end: two numbers, or two arrays where `tau` is one.
@@ -237,7 +237,7 @@ class TauPath:
         return np.divide(1.0, counts * members.sum(), out=np.zeros(members.size), where=members)[self.recall_ids]
 
     def steps(self, weight):
-        """The step function `v(τ) = Σ_i weight_i·[i is right at τ]`, for weights of one's own."""
+        """The step function `v(τ) = Σ_i weight_i·[i is right at τ]`, for your own weights."""
         return _intervals.Steps(self.low, self.high, weight)
 
     def _recalls_of(self, measure):

@@ -143,20 +143,20 @@ class LogitAdjustment(Adjustment, keras.layers.Layer):
     """Post-hoc logit adjustment of trained logits, `f_y − τ·log π_y + log target_y`.
 
     `kla.adjust` puts it into a model in the right place; use the layer itself where you build the model by hand.
-    With a calibration it is one step too, `f_y / T + b_y − τ·log π_y + log target_y`. Half-precision logits are raised
-    to float32 before the prior meets them, and the result stays float32.
+    With a calibration, one step does both: `f_y / T + b_y − τ·log π_y + log target_y`. Half-precision logits are raised
+    to float32 before the adjustment, and the result stays float32.
 
     Args:
         class_counts: `[L]` training examples of each class (or probabilities), all > 0. None only for a layer whose
             weights will be loaded: until then it gives NaN.
         tau: strength, a number or a vector `[L]`; 1 is right for logits that estimate `log P(y|x)`.
-        target_prior: `[L]` class mix of the deployment; by default the uniform one, whose constant is left out.
-        num_examples: for independent sigmoid labels: `class_counts` are then positives among so many examples, and
-            the adjustment uses log-odds, `log(π/(1−π))` (target priors are probabilities of each label).
+        target_prior: `[L]` class mix of the deployment; uniform by default, and its constant is then left out.
+        num_examples: for independent sigmoid labels, the number of training examples. `class_counts` are then
+            positives, and the adjustment uses log-odds, `log(π/(1−π))`. A target prior is then the probability of each
+            label.
         calibration: what `kla.calibrate` found for these logits; by default none.
-        corrected_before: whether something else corrected the prior of these logits already. It changes nothing but
-            the name of the prior that is served, which is then not known; `kla.adjust` and `kla.product_of_experts`
-            say it.
+        corrected_before: whether something else corrected the prior of these logits already. The name of the served
+            prior is then unknown; nothing else changes. `kla.adjust` and `kla.product_of_experts` set it.
         axis: the axis of the classes; 1 for maps with channels first.
         **kwargs: as in `keras.layers.Layer`.
 
@@ -166,7 +166,7 @@ class LogitAdjustment(Adjustment, keras.layers.Layer):
         ValueError: for counts, τ, a calibration or an input that do not fit.
 
     Warns:
-        UserWarning: in `fit`, where a loss that knows no prior trains a model through the layer: the model learns the
+        UserWarning: in `fit`, if a loss without a prior trains a model through the layer. The model then learns the
             prior again, and the correction is lost.
 
     Example:
@@ -215,10 +215,10 @@ class LogitAdjustment(Adjustment, keras.layers.Layer):
 
         Args:
             tau: new strength, a number or `[L]`; unchanged by default.
-            target_prior: new prior of the deployment `[L]`; unchanged by default (uniform where the layer does not know
-                it), "uniform" goes back to none.
+            target_prior: new prior of the deployment `[L]`; unchanged by default (uniform if the layer does not know
+                it). "uniform" removes a target prior.
             class_counts: new training counts `[L]`; unchanged by default.
-            calibration: new calibration; unchanged by default, `kla.Calibration()` goes back to none.
+            calibration: new calibration; unchanged by default. `kla.Calibration()` removes a calibration.
 
         Raises:
             ValueError: for values that do not fit, which leave the layer as it was; where the layer knows neither

@@ -13,7 +13,7 @@ _SHOWN = 100  # numbers of a bias that are written out before they are cut
 @keras.saving.register_keras_serializable(package="keras_logit_adjust")
 @dataclasses.dataclass(frozen=True, repr=False)
 class Calibration:
-    """What makes a model's probabilities match how often it is right: `f_y ↦ f_y / T + b_y`.
+    """A map of logits, `f_y ↦ f_y / T + b_y`, that makes probabilities match how often a model is right.
 
     `kla.calibrate` finds one on held-out logits; `kla.adjust`, `kla.fold_into_bias` and
     `kla.layers.LogitAdjustment` apply it before the correction of the prior, in the same affine step.

@@ -13,9 +13,9 @@ KERNEL, BIAS = "class_kernel", "class_bias"
 def many_class_layout(device_mesh, *, axis=None):
     """A `keras.distribution.LayoutMap` that spreads the classes of every `ManyClassDense` over devices (JAX).
 
-    Kernel and bias, and what the optimizer keeps of them, are cut into equal parts along one axis of the mesh. All
-    other variables are whole on each device: add keys for them as to any `LayoutMap`. Set the distribution before the
-    model is built.
+    Kernel and bias, and the optimizer's state for them, are cut into equal parts along one axis of the mesh. All other
+    variables are whole on each device: add keys for them as to any `LayoutMap`. Set the distribution before the model
+    is built.
 
     Args:
         device_mesh: a `keras.distribution.DeviceMesh`.
@@ -25,7 +25,7 @@ def many_class_layout(device_mesh, *, axis=None):
         A `keras.distribution.LayoutMap`, for `keras.distribution.ModelParallel`.
 
     Raises:
-        ValueError: for an axis that the mesh has not. Building the head on other backends raises.
+        ValueError: for an axis that the mesh does not have. Building the head on other backends raises an error.
 
     Example:
 

@@ -37,17 +37,16 @@ def _as_kernel(values, units):
 class CosineDense(keras.layers.Layer):
     """A cosine head, `s · (w_y · x) / (‖w_y‖ ‖x‖)`: it emits logits that are scaled already.
 
-    Give its output to losses as it is; LDAM's margins are then in logit units, and scaling again would be an error.
-    The scale bounds what the head can say: with `s` below `log(π_max/π_min)` it cannot express the prior, and an
-    adjusted loss warns of it.
+    Give its output to losses without scaling it again; LDAM's margins are then in logit units. The scale bounds the
+    logits. With `s` below `log(π_max/π_min)` the head cannot express the prior, and an adjusted loss warns.
 
     Args:
         units: number of classes `L`.
         scale: `s > 0`, the largest logit.
         kernel_initializer: as in `keras.layers.Dense`.
-        initial_kernel: `[D, L]` kernel to begin with in place of that of `kernel_initializer`, such as embeddings of
-            the classes' names, a column for each class. It is no part of the config: a saved model has its weights, a
-            clone begins as `kernel_initializer` has it.
+        initial_kernel: `[D, L]` first kernel, instead of the one from `kernel_initializer`. It may be embeddings of the
+            classes' names, a column for each class. The config does not contain it: a saved model has its weights, and
+            a clone begins with `kernel_initializer`.
         **kwargs: as in `keras.layers.Layer`.
 
     Input: features `[..., D]`. Output: float32 logits `[..., L]` in [−s, s]; a zero vector has logits 0.

@@ -12,10 +12,10 @@ from keras_logit_adjust.layers.adjustment import add_constant
 class MinimumRiskDecision(keras.layers.Layer):
     """The decision of least expected cost, `argmin_d Σ_y P(y|x)·C[y, d]`, as scores `−Σ_y P(y|x)·C[y, d]`.
 
-    A matrix of costs says what each decision costs for each true class; decisions may be others than the classes, such
-    as "ask a person". The argmax of the scores is the decision. Put it behind calibrated logits that are right for the
-    class mix of the deployment, `kla.adjust(model, class_counts, target_prior=…, calibration=…)`: costs replace the
-    balanced prior, and on top of it they would correct twice.
+    A matrix gives the cost of each decision for each true class. Decisions may differ from the classes, such as "ask a
+    person". The argmax of the scores is the decision. Put the layer behind calibrated logits that are right for the
+    class mix of the deployment, `kla.adjust(model, class_counts, target_prior=…, calibration=…)`. Do not use costs
+    together with a balanced prior: they would correct twice.
 
     Args:
         costs: `[L, D]` the cost of decision d where the class is y.

@@ -18,24 +18,24 @@ from keras_logit_adjust.losses import _base, linear, sampled
 
 @keras.saving.register_keras_serializable(package="keras_logit_adjust")
 class ManyClassDense(class_sharding.PlacedRows, keras.layers.Layer):
-    """The last layer of a model with very many classes: it keeps kernel and bias, and passes the features on.
+    """The last layer of a model with very many classes: it has a kernel and a bias, and passes the features on.
 
-    Its loss is the logit-adjusted cross-entropy of `features @ kernelᵀ + bias`: exact, by chunks of classes, or against
-    `num_rivals` drawn ones. `kla.layers.ManyClassModel` trains it. The unadjusted scores are balanced, as after
-    `kla.losses.LogitAdjustedCrossentropy`; the model's `predictor` gives the top of them.
+    Its loss is the logit-adjusted cross-entropy of `features @ kernelᵀ + bias`. The loss is exact, by chunks of
+    classes, or uses `num_rivals` drawn rivals. `kla.layers.ManyClassModel` trains the layer. The unadjusted scores are
+    balanced, as after `kla.losses.LogitAdjustedCrossentropy`. The model's `predictor` gives the largest scores.
 
     Args:
         units: number of classes `L`.
         class_counts: `[L]` training examples of each class (or probabilities), all > 0. None only for a layer whose
             weights will be loaded: they hold the log-prior.
         tau: strength of the adjustment, a number or a vector `[L]`, at least 0; 0 is plain cross-entropy. A vector is
-            a weight too. None, with no counts, is a vector in the weights that will be loaded.
-        num_rivals: None for the exact loss; else how many rivals a step draws, or "batch", the labels of the batch.
-        distribution: what rivals are drawn from: "log_uniform", "uniform" or "prior", as in `kla.losses.RivalSampler`.
+            saved as a weight. Without counts, None means a vector in the weights that will be loaded.
+        num_rivals: None for the exact loss; the number of rivals of each step; or "batch", the labels of the batch.
+        distribution: how rivals are drawn: "log_uniform", "uniform" or "prior", as in `kla.losses.RivalSampler`.
         estimator: "partition" or "posterior", as in `kla.losses.sampled_logit_adjusted_crossentropy`. With "posterior"
             rivals are drawn with replacement.
         chunk_size: classes computed at once.
-        label_smoothing: share ε in [0, 1) of the target spread evenly over all classes; of the exact loss alone.
+        label_smoothing: share ε in [0, 1) of the target spread evenly over all classes; for the exact loss alone.
         ignore_class: a class id whose positions are left out of value, gradient and mean.
         use_bias: whether the scores have a bias.
         kernel_initializer: initializer of the kernel `[L, D]`.
@@ -158,7 +158,7 @@ class ManyClassDense(class_sharding.PlacedRows, keras.layers.Layer):
         return keras.KerasTensor(inputs.shape, dtype=inputs.dtype)
 
     def values_and_mask(self, y_true, features, *, exact=False):
-        """The loss of each position, `exact` against all classes in any case, and the mask of those that count."""
+        """The loss of each position, against all classes if `exact`, and the mask of the positions that count."""
         self._check_placement()
         head = self._scorer(features)
         log_prior = ops.convert_to_tensor(self.log_prior)
@@ -239,12 +239,12 @@ class ManyClassDense(class_sharding.PlacedRows, keras.layers.Layer):
 
     @classmethod
     def from_dense(cls, dense, class_counts, **options):
-        """A head with copies of the kernel and bias of a trained `Dense`: its scores are the logits of that.
+        """A head with copies of the kernel and bias of a trained `Dense`: its scores are the logits of the `Dense`.
 
         Args:
             dense: a built `keras.layers.Dense` that gives logits or their softmax.
             class_counts: as in the class.
-            **options: as in the class. `tau=0` goes on with the plain loss, and leaves the correction to `kla.adjust`.
+            **options: as in the class. `tau=0` continues with the plain loss; adjust afterwards with `kla.adjust`.
 
         Raises:
             ValueError: for a layer that is no `Dense`, has no weights yet, another activation, or is quantized; for
@@ -289,7 +289,7 @@ class ManyClassDense(class_sharding.PlacedRows, keras.layers.Layer):
         return head
 
     def to_dense(self):
-        """A plain `keras.layers.Dense` of copies of kernel and bias, which gives all logits, adjusted as the scores."""
+        """A plain `keras.layers.Dense` with copies of kernel and bias: it gives all logits, adjusted as the scores."""
         if not self.built:
             raise ValueError(f"Layer {self.name!r} has no weights yet: build it, or call it on data, first.")
         scale = self._scale()

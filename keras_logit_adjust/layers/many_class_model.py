@@ -12,7 +12,7 @@ from keras_logit_adjust.layers.top_classes import ManyClassPredictor, TopClasses
 
 @keras.saving.register_keras_serializable(package="keras_logit_adjust")
 class ManyClassModel(keras.Model):
-    """A `keras.Model` whose output is that of a `ManyClassDense`, and whose loss is that head's.
+    """A `keras.Model` that ends in a `ManyClassDense` and trains with the loss of this head.
 
     Compile it without a loss and without metrics. It returns features, so metrics belong to `predictor`. Evaluation
     computes the exact loss, also where training draws rivals.
@@ -72,14 +72,14 @@ class ManyClassModel(keras.Model):
         return super().compute_metrics(x, y, y_pred, sample_weight)
 
     def predictor(self, k):
-        """A model of the same inputs and weights that gives the top `k` classes.
+        """A model with the same inputs and weights that gives the top `k` classes.
 
         Args:
             k: how many classes.
 
         Returns:
             A `ManyClassPredictor`, not compiled, whose output is a dict of `ids` and `scores`, `[..., k]`. The scores
-            are unadjusted, as the loss leaves them: their order is right for balanced classes.
+            are not adjusted: after the adjusted loss their order is right for balanced classes.
 
         Raises:
             ValueError: for a `k` above the number of classes.

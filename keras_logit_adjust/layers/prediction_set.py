@@ -10,16 +10,16 @@ from keras_logit_adjust.layers.adjustment import add_constant
 
 @keras.saving.register_keras_serializable(package="keras_logit_adjust")
 class PredictionSet(keras.layers.Layer):
-    """Which classes are in the set of an example: those with `log softmax(f + a)_y ≥ c_y`.
+    """The set of classes of an example: those with `log softmax(f + a)_y ≥ c_y`.
 
-    `kla.held_out.PredictionSets` finds `c` on calibration examples so that the sets hold the true class as often as
-    they should, and its method `layer` makes this layer.
+    `kla.held_out.PredictionSets` finds `c` on calibration examples, so that enough sets contain the true class. Its
+    method `layer` makes this layer.
 
     Args:
         lowest: `[L]` the lowest log-probability `c` with which a class is in the set; `−inf` for a class that always
             is.
-        offset: `[L]` what is added to the logits first, `a`; 0 by default. For a model that an adjusted loss trained it
-            is τ·log π, which puts the prior back.
+        offset: `[L]` numbers `a` that are added to the logits first; 0 by default. For a model that was trained with an
+            adjusted loss `a` is τ·log π, which puts the prior back.
         **kwargs: as in `keras.layers.Layer`.
 
     Input: logits `[..., L]`; or `[..., 1]` of one sigmoid unit, the logit of the second of two classes.

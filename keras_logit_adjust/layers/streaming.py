@@ -13,12 +13,12 @@ from keras_logit_adjust.layers.prior_aware import LogitsDense
 class StreamingPriorDense(LogitsDense):
     """A `PriorAwareDense` whose prior is counted while it trains: `Wx + b + τ·log π − log target` in training.
 
-    It needs a `kla.priors.CountingModel`, whose training steps show their labels to the prior. In a plain model
+    Use it in a `kla.priors.CountingModel`, whose training steps give their labels to the prior. In a plain model
     nothing is counted: the prior stays uniform, and the head adjusts nothing. In a training loop of your own call
     `streaming_prior.update(labels)` after each step.
 
-    Several heads may share one prior. The counts are saved with each head. A loaded head has a prior of its own that
-    goes on from them: a `CountingModel` shows labels to all of them, so that they stay equal.
+    Several heads may share one prior. The counts are saved with each head. Each loaded head has a prior of its own,
+    which continues from these counts. A `CountingModel` gives the labels to all of them, so they stay equal.
 
     Args:
         units: number of classes `L`.

@@ -65,10 +65,10 @@ class TopClasses(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="keras_logit_adjust")
 class ManyClassPredictor(keras.Model):
-    """A Functional model of the output of a `TopClasses`, whose metrics see ids and scores as one prediction.
+    """A Functional model that ends in a `TopClasses`. Its metrics see ids and scores as one prediction.
 
     `ManyClassModel.predictor` makes it. Compile it without a loss, and with metrics that take the ids of the best
-    classes: those of `kla.metrics`, or a `keras.Metric` of your own, which finds them as `y_pred.ids` and
+    classes. Metrics of `kla.metrics` do. A `keras.Metric` of your own finds ids and scores as `y_pred.ids` and
     `y_pred.scores`.
 
     Raises:

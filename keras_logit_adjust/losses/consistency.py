@@ -29,12 +29,12 @@ _LARGER_SHARE = 0.8  # of a witness's classes, at the contested point
 
 @dataclasses.dataclass(frozen=True)
 class Witness:
-    """What `is_fisher_consistent` shows where a loss's minimizer is not Bayes-optimal for the balanced error.
+    """An example that shows that a loss's minimizer is not Bayes-optimal for the balanced error.
 
-    Both classes occur at a first, contested point; every other point belongs to one class.
+    Two classes occur at one contested point, the first. Every other point belongs to one class.
 
     Attributes:
-        classes: the two classes, of which the minimizer prefers the second at the contested point and should the first.
+        classes: the two classes. At the contested point the minimizer prefers the second. The first would be right.
         prior: `[L]` class prior.
         shares: `P(contested point | class)` of the two.
     """
@@ -56,7 +56,7 @@ class Witness:
 
 @dataclasses.dataclass(frozen=True)
 class Consistency:
-    """What `is_fisher_consistent` found. True where the verdict is "consistent".
+    """The result of `is_fisher_consistent`. It is true in a condition if the verdict is "consistent".
 
     Attributes:
         verdict: "consistent", "inconsistent" or "undecided".
@@ -81,13 +81,13 @@ def is_fisher_consistent(loss, *, class_counts=None):
       Lemma 2;
     - "inconsistent": two of the classes fail Lemma 2, `α_a·π_a·s(Δ_ab) = α_b·π_b·s(Δ_ba)` with `s` the logistic
       function;
-    - "undecided": neither says anything. Theorem 1 is sufficient, not necessary.
+    - "undecided": neither result applies. Theorem 1 is sufficient, not necessary.
 
     Args:
         loss: one of `kla.losses` for class ids or rows, or Keras's `SparseCategoricalCrossentropy` or
             `CategoricalCrossentropy`.
-        class_counts: `[L]` what the model sees; by default the counts the loss was built with. Needed for losses that
-            know none.
+        class_counts: `[L]` counts that the model sees; by default the counts of the loss. A loss without counts needs
+            them.
 
     Returns:
         A `Consistency` with `verdict`, `reason`, and `delta` or `witness`; true in a condition where consistent.

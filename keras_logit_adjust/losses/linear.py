@@ -48,7 +48,7 @@ def linear_logit_adjusted_crossentropy(
     Args:
         y_true: class ids `[...]` or `[..., 1]`.
         features: what the head reads, `[..., D]`. Positions that their Keras mask leaves out give 0.
-        kernel: `[D, L]`, as `keras.layers.Dense` has it; or `[L, D]` with `class_axis=0`, as an embedding table has it.
+        kernel: `[D, L]`, as in `keras.layers.Dense`; or `[L, D]` with `class_axis=0`, as in an embedding table.
         bias: `[L]`, or None.
         log_prior: `[L]` finite natural logarithms, from `kla.priors.log_prior`; none above 0.
         tau: strength of the adjustment, a number or a vector `[L]`; 0 is plain cross-entropy.

@@ -14,13 +14,14 @@ from keras_logit_adjust.losses import _base
 def logit_adjusted_crossentropy(y_true, y_pred, log_prior, *, tau=1.0, label_smoothing=0.0, ignore_class=None):
     """Per-example logit-adjusted cross-entropy, `−log softmax(f + τ·log π)_y`.
 
-    For soft labels `t`, `Σ_y t_y·(lse(g) − g_y)` with `g = f + τ·log π`, 0 where `t_y` is 0. Equals
-    `keras.losses.sparse_categorical_crossentropy(y_true, y_pred + tau * log_prior, from_logits=True)` and its
-    categorical twin, with ids kept exact and half-precision logits raised to float32 first.
+    For soft labels `t` the loss is `Σ_y t_y·(lse(g) − g_y)` with `g = f + τ·log π`; a term with `t_y = 0` is 0. For ids
+    it equals `keras.losses.sparse_categorical_crossentropy(y_true, y_pred + tau * log_prior, from_logits=True)`, and
+    for rows Keras's categorical cross-entropy. Ids stay exact here, and half-precision logits are raised to float32
+    first.
 
     Args:
         y_true: class ids `[...]` or `[..., 1]`, or one-hot or soft rows `[..., L]`; told apart by static shape.
-        y_pred: logits `[..., L]`. Probabilities are not accepted and cannot be told apart: give logits.
+        y_pred: logits `[..., L]`. Do not give probabilities: the function cannot tell them from logits.
         log_prior: `[L]` finite natural logarithms, from `kla.priors.log_prior`; none above 0.
         tau: strength of the adjustment, a number or a vector `[L]`; 0 is plain cross-entropy.
         label_smoothing: share ε in [0, 1) of the target spread evenly over all classes.
@@ -52,8 +53,8 @@ def logit_adjusted_crossentropy(y_true, y_pred, log_prior, *, tau=1.0, label_smo
 def binary_logit_adjusted_crossentropy(y_true, y_pred, log_odds, *, tau=1.0, label_smoothing=0.0, ignore_class=None):
     """Per-example logit-adjusted sigmoid cross-entropy, `Σ_l [−t·log σ(g) − (1 − t)·log σ(−g)] / L`.
 
-    Here `g_l = f_l + τ·log(π_l / (1 − π_l))`. Equals `keras.losses.binary_crossentropy(y_true, y_pred + tau * log_odds,
-    from_logits=True)` where every label is known.
+    Here `g_l = f_l + τ·log(π_l / (1 − π_l))`. If every label is known, this equals
+    `keras.losses.binary_crossentropy(y_true, y_pred + tau * log_odds, from_logits=True)`.
 
     Args:
         y_true: targets in [0, 1], `[..., L]` (`[...]` when `L = 1`).
@@ -61,8 +62,8 @@ def binary_logit_adjusted_crossentropy(y_true, y_pred, log_odds, *, tau=1.0, lab
         log_odds: `[L]` finite log-odds of each label, from `kla.priors.log_odds`.
         tau: strength of the adjustment, a number or a vector `[L]`; 0 is plain cross-entropy.
         label_smoothing: share ε in [0, 1): targets become `t·(1 − ε) + ε/2`.
-        ignore_class: a target value, such as −1, that marks an unknown label. It adds 0, so every known label weighs
-            the same, whatever else is known of its example.
+        ignore_class: a target value, such as −1, that marks an unknown label. An unknown label adds 0, so every known
+            label weighs the same.
 
     Returns:
         Tensor `[...]` of losses in nats; 0 where no label is known, NaN where a target is outside [0, 1].
@@ -164,7 +165,7 @@ def _log_softmax_parts(logits):
 class LogitAdjustedCrossentropy(_base.MaskedLoss):
     """Logit-adjusted softmax cross-entropy, `log[1 + Σ_{y'≠y} (π_y'/π_y)^τ · e^{f_y' − f_y}]`.
 
-    Trains on `f + τ·log π`; predict with the plain `argmax f`. At `τ = 1` its minimizer is Bayes-optimal for the
+    The loss trains `f + τ·log π`. Predict with the plain `argmax f`. At `τ = 1` the minimizer is Bayes-optimal for the
     balanced error. Values are those of `logit_adjusted_crossentropy`.
 
     Args:
@@ -219,10 +220,9 @@ class LogitAdjustedCrossentropy(_base.MaskedLoss):
 class BinaryLogitAdjustedCrossentropy(_base.MaskedLoss):
     """Logit-adjusted sigmoid cross-entropy for multi-label problems, on `f_l + τ·log(π_l / (1 − π_l))`.
 
-    Each label is a problem of two classes of its own; the value of an example is the mean over its labels, as in
-    `keras.losses.BinaryCrossentropy`. Predict with the unadjusted logits: the threshold of every label is 0. Where
-    labels are unknown, a mean is over all known ones of the batch together: no label weighs more for its unknown
-    neighbors.
+    Each label is a problem of two classes. The value of an example is the mean over its labels, as in
+    `keras.losses.BinaryCrossentropy`. Predict with the unadjusted logits: the threshold of every label is 0. If some
+    labels are unknown, the mean is over all known labels of the batch together, so each known label weighs the same.
     Values are those of `binary_logit_adjusted_crossentropy`.
 
     Args:

@@ -20,8 +20,8 @@ class PairwiseMarginCrossentropy(_base.MaskedLoss):
 
     Args:
         class_counts: `[L]` training examples of each class (or probabilities), all > 0; or an object with an
-            `effective_prior`. The formula uses just the vectors below; the counts say what they are measured against
-            (`kla.is_fisher_consistent`).
+            `effective_prior`. The formula uses only the vectors below. `kla.is_fisher_consistent` compares them with
+            the counts.
         class_weight: `α`, `[L]` numbers > 0; 1 by default.
         label_margin: `u`, `[L]` numbers: how much the odds of an error of each class are raised; 0 by default.
         rival_margin: `v`, `[L]` numbers: how much each class is raised as a rival of others; 0 by default.
@@ -195,17 +195,16 @@ def adaptive_margins(class_counts, *, max_margin):
 class AdaptiveMarginCrossentropy(PairwiseMarginCrossentropy):
     """Label-distribution-aware margins (LDAM): `Δ_yy' = m_y = max_margin·(n_min/n_y)^¼`, the same for every rival.
 
-    Margins are in logit units, on logits that are scaled already. LDAM's own `s·(x_y − m)` on cosines `x` is this loss
-    on the logits `s·x` of `kla.layers.CosineDense(units, scale=s)` with `max_margin = s·m`; scaling again would be an
-    error. Not Fisher consistent on uneven priors.
-    Values are those of `pairwise_margin_crossentropy`.
+    Margins are in logit units, on logits that are scaled already. LDAM computes `s·(x_y − m)` on cosines `x`. This is
+    the same loss on the logits `s·x` of `kla.layers.CosineDense(units, scale=s)`, with `max_margin = s·m`. Do not scale
+    again. The loss is not Fisher consistent on uneven priors. Values are those of `pairwise_margin_crossentropy`.
 
     Args:
         class_counts: as in `PairwiseMarginCrossentropy`.
         max_margin: margin of the rarest class in logit units; 15 is LDAM's 0.5 at its scale of 30.
-        label_smoothing: as in `PairwiseMarginCrossentropy`, like the other arguments.
-        ignore_class: as there.
-        reduction: as there.
+        label_smoothing: as in `PairwiseMarginCrossentropy`.
+        ignore_class: as in `PairwiseMarginCrossentropy`.
+        reduction: as in `PairwiseMarginCrossentropy`.
         name: name of the loss.
 
     Raises:
@@ -247,10 +246,10 @@ class AdaptiveMarginCrossentropy(PairwiseMarginCrossentropy):
 class EqualizedCrossentropy(PairwiseMarginCrossentropy):
     """Equalized (softmax equalization) loss, `Δ_yy' = log F(π_y')`: rare classes count less as rivals.
 
-    With form "threshold" `F(π) = 1` where `π ≥ λ` and `1 − γ` below; with "prior" `F(π) = π`. Deviation: the original
-    drops a rare rival at random with probability γ, which can be a margin of −∞; `F` is the expectation of its weight.
-    Not Fisher consistent on uneven priors.
-    Values are those of `pairwise_margin_crossentropy`.
+    With form "threshold", `F(π)` is 1 where `π ≥ λ`, and `1 − γ` elsewhere. With form "prior", `F(π) = π`. The original
+    loss differs: it drops a rare rival at random with probability γ, which can be a margin of −∞. Here `F` is the
+    expected weight of the rival. The loss is not Fisher consistent on uneven priors. Values are those of
+    `pairwise_margin_crossentropy`.
 
     Args:
         class_counts: as in `PairwiseMarginCrossentropy`.
@@ -258,9 +257,9 @@ class EqualizedCrossentropy(PairwiseMarginCrossentropy):
             share, so that it means the same at any number of classes.
         gamma: γ in [0, 1).
         form: "threshold" or "prior", which uses neither λ nor γ.
-        label_smoothing: as in `PairwiseMarginCrossentropy`, like the other arguments.
-        ignore_class: as there.
-        reduction: as there.
+        label_smoothing: as in `PairwiseMarginCrossentropy`.
+        ignore_class: as in `PairwiseMarginCrossentropy`.
+        reduction: as in `PairwiseMarginCrossentropy`.
         name: name of the loss.
 
     Raises:
@@ -310,17 +309,17 @@ class EqualizedCrossentropy(PairwiseMarginCrossentropy):
 class VectorScalingCrossentropy(PairwiseMarginCrossentropy):
     """Vector-scaling (VS) loss: cross-entropy of `s_y·f_y + τ·log π_y` with `s_y = (n_y/n_max)^γ`.
 
-    Multiplicative factors act where training runs on after every example is fitted, additive ones before. `τ = 0` is
-    the class-dependent temperature (CDT) loss, `γ = 0` the logit-adjusted loss. Predict with the plain `argmax f`.
-    Values are those of `pairwise_margin_crossentropy`.
+    Multiplicative factors act if training continues after every example is fitted. Additive terms act before that.
+    `τ = 0` is the class-dependent temperature (CDT) loss, and `γ = 0` is the logit-adjusted loss. Predict with the
+    plain `argmax f`. Values are those of `pairwise_margin_crossentropy`.
 
     Args:
         class_counts: as in `PairwiseMarginCrossentropy`.
         gamma: γ ≥ 0, strength of the multiplicative part.
         tau: strength of the additive part, a number or a vector `[L]`.
-        label_smoothing: as in `PairwiseMarginCrossentropy`, like the other arguments.
-        ignore_class: as there.
-        reduction: as there.
+        label_smoothing: as in `PairwiseMarginCrossentropy`.
+        ignore_class: as in `PairwiseMarginCrossentropy`.
+        reduction: as in `PairwiseMarginCrossentropy`.
         name: name of the loss.
 
     Raises:

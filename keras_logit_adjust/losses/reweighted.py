@@ -22,14 +22,14 @@ MEANS = ("classes", "examples")
 def class_balanced_weights(class_counts, *, beta=0.9999, mean_over="classes"):
     """Weights by effective number of examples, `α_y ∝ (1 − β)/(1 − β^{n_y})`, with a mean of one.
 
-    `β = 0` weighs all classes alike, `β → 1` by inverse frequency.
+    With `β = 0` all classes weigh the same. With `β → 1` they weigh by inverse frequency.
 
     Args:
         class_counts: `[L]` training examples of each class (true counts, not probabilities).
         beta: β in [0, 1).
-        mean_over: what the mean is taken over. "classes": the weights sum to L, as in the paper. "examples":
-            `Σ_y π_y·α_y = 1` for the training examples, so that a weighted loss of Keras, which divides by the number
-            of examples, takes steps as long as the loss without weights.
+        mean_over: "classes" or "examples", over which the weights have a mean of one. With "classes" they sum to L, as
+            in the paper. With "examples" `Σ_y π_y·α_y = 1` over the training examples. Keras divides a weighted loss by
+            the number of examples, so its steps are then as long as without weights.
 
     Returns:
         Float64 array `[L]`.
@@ -67,9 +67,9 @@ class ClassBalancedCrossentropy(PairwiseMarginCrossentropy):
     Args:
         class_counts: `[L]` training examples of each class (true counts, not probabilities).
         beta: β in [0, 1).
-        label_smoothing: as in `PairwiseMarginCrossentropy`, like the other arguments.
-        ignore_class: as there.
-        reduction: as there.
+        label_smoothing: as in `PairwiseMarginCrossentropy`.
+        ignore_class: as in `PairwiseMarginCrossentropy`.
+        reduction: as in `PairwiseMarginCrossentropy`.
         name: name of the loss.
 
     Raises:
@@ -109,8 +109,8 @@ class ClassBalancedCrossentropy(PairwiseMarginCrossentropy):
 def focal_crossentropy(y_true, y_pred, *, gamma=2.0, class_weight=None, label_smoothing=0.0, ignore_class=None):
     """Per-example focal loss of a softmax, `−α_y·(1 − p_y)^γ·log p_y` with `p = softmax(f)`.
 
-    Computed from the log-odds of an error in the log domain: nothing is clipped, and the gradient is finite for γ < 1
-    too, where the textbook form divides by `1 − p`. Soft labels give `Σ_y t_y·ℓ(y, f)`.
+    The loss is computed from the log-odds of an error in the log domain. Nothing is clipped. The gradient is finite for
+    γ < 1 too, where the usual form divides by `1 − p`. Soft labels give `Σ_y t_y·ℓ(y, f)`.
 
     Args:
         y_true: class ids `[...]` or `[..., 1]`, or one-hot or soft rows `[..., L]`; told apart by static shape.

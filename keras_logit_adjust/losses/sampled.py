@@ -18,7 +18,7 @@ ESTIMATORS = ("partition", "posterior")
 
 
 class Rivals(typing.NamedTuple):
-    """Classes that were drawn as rivals: what `RivalSampler.draw` gives.
+    """Classes that `RivalSampler.draw` drew as rivals.
 
     Attributes:
         ids: int32 `[m]`, shared by all examples of a batch.
@@ -34,11 +34,12 @@ class Rivals(typing.NamedTuple):
 class RivalSampler:
     """Draws rivals for `sampled_logit_adjusted_crossentropy`, in compiled steps too, over millions of classes.
 
-    A draw is a function of a seed and a step. Probabilities are made of whole numbers: each class has a share of 2³⁰
-    that is at least one, and `log_expected` is that of the shares as they are.
+    A draw depends on a seed and a step. Each class has a whole number of 2³⁰ shares, at least one. `log_expected` is
+    computed from these shares.
 
-    With replacement, `m` classes are drawn independently. Without, the classes are cut into `m` strata of about equal
-    weight, and one class of each is drawn; a class that would be expected more than once is always in.
+    With replacement, `m` classes are drawn independently. Without replacement, the classes are cut into `m` strata of
+    about equal weight, and one class of each stratum is drawn. A class that would be expected more than once is always
+    drawn.
 
     Args:
         class_counts: `[L]` training examples of each class (or probabilities), all > 0.
@@ -121,15 +122,16 @@ def sampled_logit_adjusted_crossentropy(
 
     With `g = features @ kernel + bias + τ·log π` and `n_j` how often class `j` is expected among the rivals:
 
-    - "partition": `log(e^{g_y} + Σ_{j drawn, j≠y} e^{g_j} / n_j) − g_y`. The sum over rivals is unbiased, so the value
-      tends to the exact loss as `m` grows, from below, with a bias of O(1/m). Use it where the exact loss is meant.
-    - "posterior": the softmax cross-entropy of `g − log n` over the label and all rivals drawn, those equal to the
-      label too. Its minimizer is that of the exact loss at every `m`; its value is another. Needs independent rivals.
+    - "partition": `log(e^{g_y} + Σ_{j drawn, j≠y} e^{g_j} / n_j) − g_y`. The sum over rivals is unbiased. The value is
+      a little too low, with a bias of O(1/m), and tends to the exact loss as `m` grows. Use it to estimate the exact
+      loss.
+    - "posterior": the softmax cross-entropy of `g − log n` over the label and all drawn rivals, also those equal to the
+      label. Its minimizer is that of the exact loss at every `m`, but its value differs. It needs independent rivals.
 
     Args:
         y_true: class ids `[...]` or `[..., 1]`.
         features: what the head reads, `[..., D]`. Positions that their Keras mask leaves out give 0.
-        kernel: `[D, L]`, or `[L, D]` with `class_axis=0`, of which rows are read faster.
+        kernel: `[D, L]`, or `[L, D]` with `class_axis=0`, which is faster.
         bias: `[L]`, or None.
         log_prior: `[L]` finite natural logarithms, from `kla.priors.log_prior`; none above 0.
         rivals: `Rivals` that a `RivalSampler` drew; or "batch", the labels of the other examples, which are draws from
@@ -137,7 +139,7 @@ def sampled_logit_adjusted_crossentropy(
         estimator: "partition" or "posterior".
         tau: strength of the adjustment, a number or a vector `[L]`.
         class_axis: the axis of the classes in `kernel`, 0 or −1.
-        ignore_class: a class id whose positions give 0 and are no rivals.
+        ignore_class: a class id whose positions give 0 and are not rivals.
         kernel_layout: `keras.distribution.TensorLayout` of a kernel whose classes lie on several devices (JAX alone).
             Each device then looks up the classes that it has. `L` must be a multiple of their number.
 

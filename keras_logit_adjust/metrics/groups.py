@@ -17,7 +17,7 @@ class GroupAccuracy(PriorWeightedMetric):
 
     By default the groups are those of Menon et al.: `many` with at least 100 training examples, `few` with at most 20,
     `medium` between. `inclusive=False` gives those of OLTR and the code derived from it: more than 100, fewer than 20.
-    Classes without training examples are a group of their own, `unseen`. A group of no classes does not appear.
+    Classes without training examples are a group of their own, `unseen`. A group without classes does not appear.
 
     Args:
         class_counts: `[L]` training examples of each class (true counts); 0 is allowed.
@@ -29,13 +29,14 @@ class GroupAccuracy(PriorWeightedMetric):
         k: a prediction is right when fewer than `k` classes score higher, as in `BalancedAccuracy`.
         ignore_class: a class id left out.
         class_prior: `[L]` weights of the classes within their groups; equal by default.
-        threshold: of one sigmoid unit, `y_pred` `[..., 1]` and two counts, [negatives, positives]: 0.5 for
+        threshold: for one sigmoid unit, `y_pred` `[..., 1]` and two counts, [negatives, positives]: 0.5 for
             probabilities, 0 for logits.
-        name: name of the metric. One of your own stands before every name of the result, `fine_many_accuracy`: Keras
-            merges the dicts of several metrics, so all but one of them need it. With `k=5` it is "top_5" by default.
+        name: name of the metric. A name that you give stands before every name of the result, `fine_many_accuracy`.
+            Keras merges the dicts of several metrics, so all but one of them need a name. With `k=5` it is "top_5" by
+            default.
 
     Result: a dict `{"many_accuracy": …, "medium_accuracy": …, "few_accuracy": …}`; NaN for a group whose classes
-    do not occur in the data. Where training has no example of some classes, also `unseen_accuracy`.
+    do not occur in the data. If some classes have no training examples, there is also `unseen_accuracy`.
     `EarlyStopping(monitor="val_few_accuracy")` needs `mode="max"`: Keras looks up directions by metric name.
 
     Raises:
@@ -105,7 +106,7 @@ def groups_of_counts(class_counts, *, bounds=(20, 100), inclusive=True):
     Args:
         class_counts: `[L]` training examples of each class; 0 is allowed.
         bounds: `(few, many)`, as in `GroupAccuracy`.
-        inclusive: as there.
+        inclusive: as in `GroupAccuracy`.
 
     Returns:
         List of `L` names.

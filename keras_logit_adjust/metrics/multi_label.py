@@ -142,7 +142,7 @@ class PerLabelBalancedAccuracy(_MultiLabelMetric):
     Args:
         num_labels: the number of labels `L`.
         threshold: as in `MultiLabelBalancedAccuracy`.
-        ignore_class: as there.
+        ignore_class: as in `MultiLabelBalancedAccuracy`.
         name: name of the metric.
 
     Result: a vector `[L]`; NaN for a label without positives or without negatives. In `fit` the history holds the
@@ -169,13 +169,13 @@ class PerLabelBalancedAccuracy(_MultiLabelMetric):
 class MultiLabelMacroF1(_MultiLabelMetric):
     """Macro-averaged F1 of independent labels, the mean of `2·TP_l / (2·TP_l + FP_l + FN_l)`.
 
-    Equals `sklearn.metrics.f1_score(average="macro")` where every label has positives. A label without positives in the
-    data is left out here; there it counts 0.
+    If every label has positives, it equals `sklearn.metrics.f1_score(average="macro")`. A label without positives in
+    the data is left out here; scikit-learn counts it as 0.
 
     Args:
         num_labels: the number of labels `L`.
         threshold: as in `MultiLabelBalancedAccuracy`.
-        ignore_class: as there.
+        ignore_class: as in `MultiLabelBalancedAccuracy`.
         name: name of the metric.
 
     Result: a scalar in [0, 1], over the labels that have positives; NaN where none has.
@@ -201,15 +201,15 @@ class MultiLabelMacroF1(_MultiLabelMetric):
 class MultiLabelGroupAccuracy(_MultiLabelMetric):
     """Balanced accuracy of groups of independent labels, each the mean over its labels.
 
-    The groups go by the positives of each label: those of `GroupAccuracy`, with labels for classes. Labels that are on
-    in no training example are the group `unseen`.
+    The groups are those of `GroupAccuracy`, by the positives of each label. Labels without a positive training example
+    are the group `unseen`.
 
     Args:
         positive_counts: `[L]` training examples in which each label is on; 0 is allowed.
         threshold: as in `MultiLabelBalancedAccuracy`.
         bounds: `(few, many)`, as in `GroupAccuracy`.
-        inclusive: as there.
-        groups: instead of bounds, the group name of each label, as there.
+        inclusive: as in `GroupAccuracy`.
+        groups: instead of bounds, the group name of each label, as in `GroupAccuracy`.
         ignore_class: as in `MultiLabelBalancedAccuracy`.
         name: name of the metric. One of your own stands before every name of the result, as in `GroupAccuracy`.
 

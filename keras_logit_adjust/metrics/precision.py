@@ -34,7 +34,7 @@ class PerClassPrecision(_CountsPredictions):
         num_classes: number of classes `L`.
         ignore_class: a class id left out.
         class_prior: `[L]` class mix to judge by, on a balanced test set; the test set's own mix by default.
-        threshold: of one sigmoid unit, `y_pred` `[..., 1]` and `num_classes=2`: 0.5 for probabilities, 0 for logits.
+        threshold: for one sigmoid unit, `y_pred` `[..., 1]` and `num_classes=2`: 0.5 for probabilities, 0 for logits.
         name: name of the metric.
 
     Result: a vector `[L]`; NaN for a class without examples.
@@ -63,14 +63,14 @@ class PerClassPrecision(_CountsPredictions):
 class MacroF1(_CountsPredictions):
     """Macro-averaged F1, the mean over classes of `2·TP / (2·TP + FP + FN)`.
 
-    Adjustment serves the balanced error. At the *training* prior (`class_prior=class_counts`) macro-F1 often falls at
-    τ = 1; say which of the two you are judged by.
+    Adjustment aims at the balanced error. At the *training* prior (`class_prior=class_counts`) macro-F1 often falls at
+    τ = 1. Say which of the two errors you report.
 
     Args:
         num_classes: number of classes `L`.
         ignore_class: a class id left out.
         class_prior: `[L]` class mix to judge by, on a balanced test set; the test set's own mix by default.
-        threshold: of one sigmoid unit, `y_pred` `[..., 1]` and `num_classes=2`: 0.5 for probabilities, 0 for logits.
+        threshold: for one sigmoid unit, `y_pred` `[..., 1]` and `num_classes=2`: 0.5 for probabilities, 0 for logits.
         name: name of the metric.
 
     Result: a scalar in [0, 1], over the classes that have examples.

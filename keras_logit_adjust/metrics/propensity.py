@@ -10,12 +10,11 @@ from keras_logit_adjust.metrics._float32 import Float32Metric
 
 @keras.saving.register_keras_serializable(package="keras_logit_adjust")
 class PropensityScoredPrecision(Float32Metric):
-    """Propensity-scored precision of the top k labels, PSP@k, divided by the best reachable.
+    """Propensity-scored precision of the top k labels, PSP@k, divided by the best possible value.
 
     `Σ_i Σ_{l ∈ top k of i} y_il / p_l`, divided by the same sum where the top k are the labels of i of smallest `p_l`.
     `p_l = 1 / (1 + C·(n_l + b)^−a)` is the propensity: the share of the examples of label l that are known to have it;
-    `C = (log N − 1)·(b + 1)^a`. Examples of rare labels are the ones that annotators miss, so a hit on a rare label
-    counts for more.
+    `C = (log N − 1)·(b + 1)^a`. Annotators miss rare labels more often, so a hit on a rare label counts for more.
 
     Args:
         positive_counts: `[L]` training examples of each label; 0 is allowed.
@@ -29,7 +28,7 @@ class PropensityScoredPrecision(Float32Metric):
     Labels are ids `[..., M]`, each row filled up with `ignore_class` (or `[...]`, one label each); an id that is twice
     in a row counts once. Predictions are the ids `[..., K ≥ k]` of the best labels, the best first: an array of
     integers, or a dict of `ids` and `scores`, as the predictor of a `kla.layers.ManyClassModel` gives them. Rows that
-    are `L` wide are refused, for they look like a 0 or 1 for each label.
+    are `L` wide are refused, because they look like a 0 or 1 for each label.
 
     Result: a scalar in [0, 1]; NaN before any label was seen, and after an id outside [0, L).
 

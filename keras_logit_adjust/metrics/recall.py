@@ -12,16 +12,16 @@ from keras_logit_adjust.metrics._per_class import PerClassMetric, PriorWeightedM
 class BalancedAccuracy(PriorWeightedMetric):
     """Balanced accuracy, the mean of the per-class recalls: `(1/L) Σ_y P[y in the k best | y]`.
 
-    One minus it is the paper's balanced error. With `class_prior` the mean is weighted by it: the plain accuracy in a
-    deployment with that class mix.
+    The paper's balanced error is one minus this value. With `class_prior` the mean is weighted: it is the plain
+    accuracy in a deployment with that class mix.
 
     Args:
         num_classes: number of classes `L`.
-        k: a prediction is right when fewer than `k` classes score higher; of ids, when the label is among the first
+        k: a prediction is right when fewer than `k` classes score higher; for ids, when the label is among the first
             `k`.
         ignore_class: a class id left out.
         class_prior: `[L]` counts or probabilities of the class mix to judge by; the uniform one by default.
-        threshold: of one sigmoid unit, `y_pred` `[..., 1]` and `num_classes=2`: 0.5 for probabilities, 0 for logits.
+        threshold: for one sigmoid unit, `y_pred` `[..., 1]` and `num_classes=2`: 0.5 for probabilities, 0 for logits.
         name: name of the metric.
 
     Result: a scalar in [0, 1]; NaN before any example was seen.
@@ -79,7 +79,7 @@ class PerClassAccuracy(_Recalls):
     Args:
         num_classes: number of classes `L`.
         ignore_class: a class id left out.
-        threshold: of one sigmoid unit, `y_pred` `[..., 1]` and `num_classes=2`: 0.5 for probabilities, 0 for logits.
+        threshold: for one sigmoid unit, `y_pred` `[..., 1]` and `num_classes=2`: 0.5 for probabilities, 0 for logits.
         name: name of the metric.
 
     Result: a vector `[L]`; NaN for a class without examples. In `fit` the history holds the vector, the progress bar
@@ -110,7 +110,7 @@ class WorstClassAccuracy(_Recalls):
     Args:
         num_classes: number of classes `L`.
         ignore_class: a class id left out.
-        threshold: of one sigmoid unit, `y_pred` `[..., 1]` and `num_classes=2`: 0.5 for probabilities, 0 for logits.
+        threshold: for one sigmoid unit, `y_pred` `[..., 1]` and `num_classes=2`: 0.5 for probabilities, 0 for logits.
         name: name of the metric.
 
     Result: a scalar in [0, 1], over the classes that have examples; NaN before any was seen.

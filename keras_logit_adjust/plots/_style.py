@@ -4,13 +4,16 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
-# Okabe and Ito's palette is safe for color-blind readers; markers, dashes and hatches tell the series apart in gray.
-COLORS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#0072B2", "#CC79A7", "#F0E442")
+# Okabe and Ito's palette is safe for color-blind readers. In this order the first four, and all neighbors, are other
+# grays too. Markers, dashes and hatches tell the series apart as well.
+BLACK, BLUE, VERMILION, SKY_BLUE = "#000000", "#0072B2", "#D55E00", "#56B4E9"
+COLORS = (BLACK, "#E69F00", BLUE, VERMILION, SKY_BLUE, "#009E73", "#CC79A7", "#F0E442")
 MARKERS = "osD^vPX*"
 _DASHES = ("-", "--", "-.", ":", (0, (8, 2)), (0, (4, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (5, 4)))
 HATCHES = ("", "///", "xx", "\\\\\\", "++", "---", "|||", "/")  # lines: circles make an SVG large
 # Inches. Printed in a column of 3.3 inches, letters of 10 points are still larger than 7.
 SIZE = (4.6, 3.2)
+_SMALLEST = 8  # points: no text of a figure is smaller
 _MOST_NUMBERED = 12  # classes of a heat map whose cells have room for a number
 
 
@@ -53,7 +56,7 @@ def heat_maps(matrices, *, label, number, beside, percent=False, class_names=Non
 
     Args:
         matrices: `{title: [L, L]}`.
-        label: of the scale.
+        label: the label of the scale.
         number: format of a cell's number.
         beside: what a column is; a row is a true class.
         percent: whether the scale is in percent.
@@ -75,7 +78,8 @@ def heat_maps(matrices, *, label, number, beside, percent=False, class_names=Non
             for row, column in np.argwhere(np.isfinite(matrix)):
                 value = matrix[row, column]
                 color = "white" if value < sum(limits.values()) / 2 else "black"
-                panel.text(column, row, number.format(value), ha="center", va="center", color=color, fontsize="x-small")
+                text = number.format(value).replace("-", "\N{MINUS SIGN}")
+                panel.text(column, row, text, ha="center", va="center", color=color, fontsize=_SMALLEST)
             names = range(size) if class_names is None else class_names
             panel.set_xticks(range(size), names, rotation=0 if class_names is None else 90, fontsize="small")
             panel.set_yticks(range(size), names, fontsize="small")

@@ -22,8 +22,8 @@ _GROUPS_JOINED = 12  # groups of classes that it joins where there are more
 def per_class_accuracy(counts, recalls):
     """Per-class accuracy against frequency, a series for each method.
 
-    Beyond 30 classes a line joins means over a dozen groups of as many classes each, of neighboring frequency; points
-    are the classes, where there are not too many methods for them.
+    With more than 30 classes, a line joins the means of twelve groups of classes with neighboring frequencies. Points
+    show the classes, unless there are too many methods.
 
     Args:
         counts: `[L]` training examples of each class.
@@ -51,7 +51,9 @@ def per_class_accuracy(counts, recalls):
         is_grouped = counts.size > _MOST_JOINED
         if is_grouped and has_room:
             axes.scatter(counts, percent, s=6, c=style["color"], marker=style["marker"], alpha=0.25, linewidth=0)
-        axes.plot(*(map(_means, (counts, percent)) if is_grouped else (counts, percent)), label=name, **style)
+        axes.plot(
+            *(map(_means, (counts, percent)) if is_grouped else (counts, percent)), label=name, clip_on=False, **style
+        )
     axes.set(xscale="log", xlabel="training examples of the class", ylabel="accuracy on the class (%)", ylim=(0, 100))
     number_counts(axes.xaxis, counts)
     if has_room:
@@ -122,7 +124,7 @@ def draw_bars(axes, series, *, places, xlabel):
 
 
 def confusion(matrices, *, class_names=None):
-    """What is taken for what: the share of each class that is predicted as each, a heat map for each method.
+    """The share of each true class that is predicted as each class, a heat map for each method.
 
     Args:
         matrices: `{method: [L, L]}` examples (or shares) of the true class, a row, by predicted class; rows are scaled

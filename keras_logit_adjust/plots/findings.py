@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_logit_adjust.plots._style import COLORS, MARKERS, legend_above, new_figure, number_counts
+from keras_logit_adjust.plots._style import BLUE, MARKERS, SKY_BLUE, VERMILION, legend_above, new_figure, number_counts
 from keras_logit_adjust.plots.accuracy import draw_bars
 
 _LEVEL_LABELS = 5  # names on an axis that fit side by side
@@ -32,7 +32,7 @@ def class_norms(counts, norms):
     for panel, (title, values) in zip(axes, norms.items(), strict=True):
         values = np.asarray(values)[:, order]
         panel.plot(counts, values.T, color="#999999", linewidth=0.8)
-        panel.plot(counts, values.mean(axis=0), color=COLORS[5], marker=MARKERS[0], markersize=4)
+        panel.plot(counts, values.mean(axis=0), color=BLUE, marker=MARKERS[0], markersize=4)
         panel.set(xscale="log", title=title, xlabel="training examples of the class")
         number_counts(panel.xaxis, counts)
     axes[0].set_ylabel("norm of the class weights")
@@ -59,7 +59,7 @@ def label_noise(head_as_tail):
     for i, (title, hatch) in enumerate((("clean labels", ""), ("noisy labels", "//"))):
         axes.bar(
             place + (i - 0.5) * 0.4, [pair[i] for pair in head_as_tail.values()], 0.4, label=title,
-            color=COLORS[(2, 4)[i]], hatch=hatch, edgecolor="white",
+            color=(SKY_BLUE, VERMILION)[i], hatch=hatch, edgecolor="white",
         )  # fmt: skip
     axes.set_xticks(place, list(head_as_tail), rotation=90 if place.size > _LEVEL_LABELS else 0)
     axes.set(xlabel="method", ylabel="frequent taken for rare (%)")

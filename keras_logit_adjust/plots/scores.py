@@ -4,8 +4,10 @@ import numpy as np
 from matplotlib.lines import Line2D
 
 from keras_logit_adjust.plots._style import (
+    BLUE,
     COLORS,
     MARKERS,
+    VERMILION,
     heat_maps,
     legend_above,
     line_style,
@@ -95,7 +97,7 @@ def decision_boundaries(points, labels, scores, *, extent, class_names=("0", "1"
     figure, (axes,) = new_figure()
     figure.set_size_inches(4.6, 4.6)
     points, labels = np.asarray(points), np.asarray(labels)
-    for label, (marker, color) in enumerate((("o", "#BBBBBB"), ("^", COLORS[4]))):
+    for label, (marker, color) in enumerate((("o", "#BBBBBB"), ("^", VERMILION))):
         axes.scatter(
             *points[labels == label].T, s=14, marker=marker, color=color, edgecolor="white", linewidth=0.3,
             label=class_names[label],
@@ -146,10 +148,8 @@ def reliability(bins):
             edges[:-1], found["weight"], np.diff(edges), align="edge", color="#DDDDDD", edgecolor="white", label="share"
         )
         panel.plot([0, 1], [0, 1], color="#666666", linewidth=0.8, linestyle="--", label="calibrated")
-        panel.vlines(confidence, confidence, accuracy, color=COLORS[4], linewidth=1.5, label="gap")
-        panel.plot(
-            confidence, accuracy, color=COLORS[5], marker=MARKERS[0], linestyle="", label="accuracy", clip_on=False
-        )
+        panel.vlines(confidence, confidence, accuracy, color=VERMILION, linewidth=1.5, label="gap")
+        panel.plot(confidence, accuracy, color=BLUE, marker=MARKERS[0], linestyle="", label="accuracy", clip_on=False)
         panel.set(title=title, xlabel="confidence", xlim=(0, 1), ylim=(0, 1))
     axes[0].set_ylabel("accuracy, share of examples")
     legend_above(figure, *axes[0].get_legend_handles_labels(), columns=4)

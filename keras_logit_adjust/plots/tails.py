@@ -4,9 +4,10 @@ from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter
 
 from keras_logit_adjust import _arrays
-from keras_logit_adjust.plots._style import COLORS, legend_above, line_style, new_figure, number_counts
+from keras_logit_adjust.plots._style import BLUE, legend_above, line_style, new_figure, number_counts
 
 _MOST_TICKS = 20  # classes that are numbered one by one
 _MOST_BARS = 1000  # and drawn one by one
@@ -36,13 +37,14 @@ def class_counts(counts, *, class_names=None):
     order = np.argsort(-counts, kind="stable")
     ordered, rank = counts[order], np.arange(1, order.size + 1)
     if ordered.size <= _MOST_BARS:
-        axes.bar(rank, ordered, width=0.8 if ordered.size < 50 else 1.0, color=COLORS[5])
+        axes.bar(rank, ordered, width=0.8 if ordered.size < 50 else 1.0, color=BLUE)
     else:
         # Classes that are as frequent are one step: a figure of a million bars takes minutes.
         last = np.flatnonzero(np.append(np.diff(ordered), -1))
         edges, heights = np.append(0, last + 1) + 0.5, ordered[last]
-        axes.stairs(heights, edges, baseline=min(1, ordered[-1]), fill=True, color=COLORS[5])
+        axes.stairs(heights, edges, baseline=min(1, ordered[-1]), fill=True, color=BLUE)
         axes.set_xlim(0.5, ordered.size + 0.5)
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.set(yscale="log", xlabel="class, by frequency", ylabel="training examples")
     number_counts(axes.yaxis, ordered)
     if class_names is not None and ordered.size <= _MOST_BARS:

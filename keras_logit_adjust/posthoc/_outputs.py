@@ -228,13 +228,13 @@ def _adjusted_subclass(adjust, model, class_counts, options):
 
 @keras.saving.register_keras_serializable(package="keras_logit_adjust")
 class AdjustedOutputs(keras.Model):
-    """A model of which some outputs are adjusted: what `kla.adjust` gives for a subclassed model of several outputs.
+    """The result of `kla.adjust` for a subclassed model with several outputs: some outputs are adjusted.
 
     Args:
         model: the model adjusted, shared and not copied.
         adjustments: a `kla.layers.LogitAdjustment` for each output that is adjusted.
-        places: the key of each in the dict, or its position in the list, that `model` gives.
-        outputs: what `model` gives there, "logits", "softmax" or "sigmoid".
+        places: the key of each adjusted output in the dict, or its position in the list, that `model` gives.
+        outputs: what `model` gives at each place, "logits", "softmax" or "sigmoid".
         **kwargs: as in `keras.Model`.
 
     Reference: Menon et al. (2021), §4, equation 9.

@@ -30,45 +30,46 @@ def adjust(
 ):
     """A new model that predicts with `f_y(x) − τ·log π_y + log target_y`; calibrated, `f_y(x) / T + b_y − …`.
 
-    The logits are adjusted where the last softmax or sigmoid takes them, whatever made them, and the activation is put
-    back: a softmax model gives probabilities again. They are posteriors under the target prior, the uniform one where
-    none is named, and not under the deployment's unless that is named: serve them with the name of their prior.
-    Where an activation cannot be taken off (an int8 head, an average of softmax heads), the logarithms of the
-    probabilities are adjusted.
+    The input of the last softmax or sigmoid is adjusted, and the activation follows again: a softmax model still gives
+    probabilities. These are posteriors under the target prior. Without `target_prior` they assume equal classes, not
+    your deployment's mix: serve them with the name of their prior. If an activation cannot be taken off (an int8 head,
+    an average of softmax heads), the logarithms of the probabilities are adjusted.
 
-    The new model is not compiled, and it shares every weight with the one given: to train it changes that one too.
-    Trained further with a plain cross-entropy it unlearns the correction, and the model given gets worse for rare
-    classes (`fit` warns). Train the model given, and adjust it again. To change τ or a prior while a model serves,
-    use `layer.set` of its `LogitAdjustment`, not a new `adjust` at each request.
+    The new model is not compiled, and it shares every weight with the given model: training one changes the other. If
+    you train the new model further with a plain cross-entropy, it unlearns the correction, and the given model gets
+    worse for rare classes (`fit` warns). Train the given model, and adjust it again. To change τ or a prior while a
+    model serves, use `layer.set` of its `LogitAdjustment`, not a new `adjust` at each request.
 
-    Of a model of several outputs those are adjusted that `class_counts` name, a dict or list of counts by output. The
-    others stay as they are, and so does the structure. Each other argument is one for all, or a dict by output too.
+    For a model with several outputs, `class_counts` is a dict or list of counts by output. The named outputs are
+    adjusted, and the others do not change. Each other argument is one for all, or a dict by output too.
 
     Args:
         model: a trained `keras.Model`: Functional or Sequential that ends in a softmax or sigmoid, or in a head that
             gives logits (also through layers and functions that move, average or scale them, and in nested models), or,
-            with `output` given, any other. Of a `kla.layers.ManyClassModel` or its predictor the
-            scores are adjusted, chunk by chunk; the new model has a predictor of its own. A KerasHub `ImageClassifier`,
-            `TextClassifier` or `ImageSegmenter` stays one, with its preprocessor.
+            with `output` given, any other. For a `kla.layers.ManyClassModel` or its predictor, the scores are adjusted,
+            chunk by chunk; the new model has a predictor of its own. A KerasHub `ImageClassifier`, `TextClassifier` or
+            `ImageSegmenter` stays one, with its preprocessor.
         class_counts: `[L]` training examples of each class (or probabilities), all > 0. For one sigmoid unit two
             numbers, [negatives, positives]; for `L` independent sigmoid labels the positives of each. By output, a dict
             `{"species": counts, …}`, or a list with counts (or None) for each.
         tau: strength, a number or a vector `[L]`. 1 is right for a well-calibrated model.
         target_prior: class mix the predictions should be right for, in the form of `class_counts` (for independent
             labels, the probability of each); uniform by default.
-        output: what the model gives. "auto" reads it off a Functional or Sequential model. For others "logits",
-            "softmax" or "sigmoid"; float32 probabilities are then adjusted by their logarithms, right to rounding where
-            they did not round to 0 or 1. Without counts by output, a dict or list must have one tensor in it.
-        axis: the axis of the classes in what the model gives. By default it is read off a graph, as of channels-first
-            maps, and the last one of other models.
+        output: what the model gives. "auto" reads this from a Functional or Sequential model. For other models give
+            "logits", "softmax" or "sigmoid". Float32 probabilities are then adjusted by their logarithms, which is
+            exact up to rounding if they are not 0 or 1. Without counts by output, a dict or list must have one tensor
+            in it.
+        axis: the axis of the classes in the output of the model. By default it is read from a graph, also for maps with
+            channels first; for other models it is the last axis.
         num_examples: the number of training examples, for independent labels only: they are adjusted by their
             log-odds, `log(π/(1−π))`.
         calibration: what `kla.calibrate` found on held-out logits of `model`, before any correction; it is
             applied first, in the same step. `layer.set(calibration=…)` can change it later, not add one.
-        allow_double_correction: adjust even a model whose prior was corrected already. Without it, a model raises that
-            was compiled with an adjusted loss, has a `PriorAwareDense` head or a `LogitAdjustment`, or has a head that
-            `fit` trained with an adjusted loss in this process. What is not seen is listed in the page on pitfalls.
-            Uniform counts with a `target_prior`, such as `[1, 1]`, correct nothing twice: the target alone is added.
+        allow_double_correction: adjust even a model whose prior was corrected already. Without it, three kinds of
+            models raise an error: those compiled with an adjusted loss; those with a `PriorAwareDense` head or a
+            `LogitAdjustment`; those with a head that `fit` trained with an adjusted loss in this process. The page on
+            pitfalls lists corrections that are not seen. Uniform counts with a `target_prior`, such as `[1, 1]`, are
+            always allowed: only the target is added.
 
     Returns:
         A new, uncompiled `keras.Model`.
@@ -206,7 +207,7 @@ def class_axis(model):
 
 @keras.saving.register_keras_serializable(package="keras_logit_adjust")
 class AdjustedModel(keras.Model):
-    """A model whose output is that of another, adjusted: what `kla.adjust` gives for a subclassed model.
+    """The result of `kla.adjust` for a subclassed model: it calls the model and adjusts the output.
 
     Args:
         model: the model adjusted, shared and not copied.

@@ -15,17 +15,17 @@ def product_of_experts(models, class_counts, *, taus=1.0, target_prior=None, all
     """One model of several, `(1/M) Σ_m [log softmax(f_m(x))_y − τ_m·log π_y] + log target_y`.
 
     The mean of log-probabilities is the product of the experts' distributions. Experts that are trained with different
-    strengths of the adjusted loss, say 0, 1 and 2, are right for different priors and wrong in different ways; where
-    their strengths average to 1 their product is balanced as it is, and every τ_m is 0. Plain models have τ_m = 1.
+    strengths of the adjusted loss, say 0, 1 and 2, are right for different priors and wrong in different ways. If their
+    strengths average to 1, their product is balanced already, and every τ_m is 0. Plain models have τ_m = 1.
 
     Args:
         models: trained Functional or Sequential models of the same inputs and classes that give logits or a
             softmax, as `kla.adjust` takes them.
         class_counts: `[L]` training examples of each class (or probabilities), all > 0.
-        taus: what is still to be subtracted from each, `[M]` numbers, or one for all.
+        taus: the strengths τ_m that are still to be subtracted, `[M]` numbers, or one for all.
         target_prior: `[L]` class mix the predictions should be right for; uniform by default.
-        allow_double_correction: subtract even from experts whose prior was corrected already, as in `kla.adjust`: for
-            adjusted losses that leave a rest, such as 0.5 of experts trained with τ = ½.
+        allow_double_correction: subtract even from experts whose prior was corrected already, as in `kla.adjust`. Use
+            it if an adjusted loss left a part, such as 0.5 for experts trained with τ = ½.
 
     Returns:
         A new, uncompiled Functional model that shares the experts' weights. It gives a softmax where all experts do,

@@ -20,13 +20,14 @@ def fold_into_bias(
 ):
     """A copy of the model with the adjustment inside its head's bias: `b_y ← b_y − τ·log π_y + log target_y`.
 
-    Of several outputs, those are folded that `class_counts` name, as in `adjust`.
+    For a model with several outputs, `class_counts` names the outputs to fold, as in `adjust`.
 
-    A calibration goes into the head too: its kernel and bias are divided by the temperature, and the calibration's bias
-    is added. Equals `adjust` to rounding and costs nothing when served: where the head has a bias, the copy has the
-    operations of the original. The model given is not changed and shares no weight with the copy, but of a KerasHub
-    task all outside the head, and in any other model a backbone of KerasHub: some of their layers cannot be made again.
-    As in `adjust`, probabilities are posteriors under the target prior, uniform where none is named.
+    A calibration goes into the head too: kernel and bias are divided by the temperature, and the calibration's bias is
+    added. The result equals that of `adjust` up to rounding, and costs nothing when served: if the head has a bias, the
+    copy has the same operations as the original. The given model is not changed, and the copy shares no weight with it.
+    There is one exception: a KerasHub task shares all weights outside the head, and another model shares a backbone of
+    KerasHub, because some of these layers cannot be made again. As in `adjust`, probabilities are posteriors under the
+    target prior, which is uniform by default.
 
     Args:
         model: a trained Functional or Sequential `keras.Model` with one float32 head, Dense, EinsumDense or a
@@ -41,8 +42,8 @@ def fold_into_bias(
         allow_double_correction: as in `adjust`. A folded model looks like any other: the guard cannot see it.
 
     Returns:
-        A new, uncompiled model, Sequential or Functional as the one given; of a KerasHub task one of its class,
-        compiled with KerasHub's defaults.
+        A new, uncompiled model, Sequential or Functional as the given one. For a KerasHub task, a task of the same
+        class, compiled with KerasHub's defaults.
 
     Raises:
         ValueError: for a head that is shared, tied, used twice, not last, quantized or in half precision, for an

@@ -27,11 +27,11 @@ def adjust_scores(
 ):
     """Scores of any classifier, adjusted: `f_y − τ·log π_y + log target_y`, with `f = log p` of probabilities.
 
-    Probabilities are `p_y·target_y/π_y^τ`, divided by their sum. They are posteriors under the target prior, the
-    uniform one where none is named. A probability of 0 stays 0. Arithmetic is float64; `kla.adjust` does the same
-    inside of a Keras model. Gradients do not pass: in a model use `kla.layers.LogitAdjustment`.
+    Probabilities become `p_y·target_y/π_y^τ`, divided by their sum. They are posteriors under the target prior, or
+    under the uniform prior if you give none. A probability of 0 stays 0. Arithmetic is float64. `kla.adjust` does the
+    same inside a Keras model. Gradients do not pass: in a model use `kla.layers.LogitAdjustment`.
 
-    A model that was trained with `class_weight` or on resampled data has another prior in it. Undo that by
+    A model that was trained with `class_weight` or on resampled data has another prior in it. Undo it with
     `adjust_scores(p, kla.priors.effective_prior(class_counts, class_weight=…), target_prior=class_counts)`.
 
     Args:
@@ -47,11 +47,11 @@ def adjust_scores(
         num_examples: for independent labels only: the number of training examples, among which `class_counts` are
             positives. Each label is adjusted by its log-odds; `target_prior` has the probability of each.
         class_names: `[L]` names in order of the columns, such as `model.classes_` of scikit-learn. A `DataFrame` whose
-            columns have names needs none: those are the names, and others are refused.
+            columns have names does not need them, and other names are refused.
 
     Returns:
-        What `scores` is: an array, a frame with the same index and columns, or a tensor of the same library, in the
-        same precision (float64 for integers and lists).
+        The same kind as `scores`: an array, a frame with the same index and columns, or a tensor of the same library,
+            in the same precision (float64 for integers and lists).
 
     Raises:
         ValueError: for half precision; NaN; a column of text; probabilities that are negative or rows of them that do

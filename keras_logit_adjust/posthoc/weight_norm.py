@@ -14,9 +14,9 @@ from keras_logit_adjust.posthoc import _copy, _graph, _guard, _operations, _task
 def normalize_weights(model, *, tau=1.0, by="norm", class_counts=None, bias="keep", allow_double_correction=False):
     """A copy of the model that predicts with `w_yᵀΦ(x) / ν_y^τ (+ b_y)`, `ν_y = ‖w_y‖₂` or `ν_y = π_y`.
 
-    Not logit adjustment, which subtracts: a negative logit divided by a small norm gets smaller, not larger, so the
-    rule is not consistent for the balanced error. The model given is not changed and shares no weight with the copy
-    (of KerasHub's models the same as in `fold_into_bias`).
+    This is not logit adjustment, which subtracts. A negative logit that is divided by a small norm gets smaller, not
+    larger, so the rule is not consistent for the balanced error. The given model is not changed, and the copy shares no
+    weight with it (except for models of KerasHub, as in `fold_into_bias`).
 
     Args:
         model: a trained Functional or Sequential `keras.Model` with one Dense or convolution head of `L ≥ 2` units.

@@ -17,11 +17,11 @@ _REBATCH = 8192  # labels that come one by one are counted in batches of this si
 def count_classes(labels_or_dataset, *, num_classes=None, label_form=None, record_label=None):
     """Count the training examples of each class, `n_y = Σ_i [y_i = y]`.
 
-    Takes what a training script has: an array of labels, a `tf.data.Dataset`, any iterable of batches (a Keras
-    `PyDataset`, a torch `DataLoader`, a generator), or TFRecord files, of which several are read at a time and nothing
-    but the label is parsed. Labels are integer ids of any shape or one-hot rows; soft rows add their weights. Which of
-    the two is decided once for the whole data set: several columns of floats are rows; several columns of integers are
-    ids where they cannot be rows, and otherwise `label_form` must say. A count that takes long shows a progress bar.
+    The function takes what a training script has: an array of labels, a `tf.data.Dataset`, any iterable of batches (a
+    Keras `PyDataset`, a torch `DataLoader`, a generator), or TFRecord files. It reads several files at a time and
+    parses only the label. Labels are integer ids of any shape or one-hot rows; soft rows add their weights. The form is
+    decided once for the whole data set. Several columns of floats are rows. Several columns of integers are ids if they
+    cannot be rows; otherwise give `label_form`. A count that takes long shows a progress bar.
 
     Args:
         labels_or_dataset: ids `[N]`, `[N, 1]` or `[N, …]`; one-hot or soft rows `[N, L]` (each sums to one); or

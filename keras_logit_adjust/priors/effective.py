@@ -27,19 +27,18 @@ def effective_prior(class_counts, *, class_weight=None, resampled_counts=None, r
     `kla.adjust_scores(p, π_eff, target_prior=class_counts)` undoes the weights. After resampling `n_y` are the counts
     that the model saw.
 
-    It is exact for weights, random oversampling and random undersampling under cross-entropy, at its minimum, of a
-    model that can express it. It is approximate for SMOTE (of which `resampler` warns), boosting, trees and penalized
-    models. Focal loss, hinge and other margins, one-vs-rest classifiers and resampling that chooses by neighbors
-    (NearMiss, Tomek links, edited nearest neighbors) estimate something else: no prior undoes them.
+    The prior is exact for weights, random oversampling and random undersampling, if the model is at the minimum of
+    cross-entropy and can express it. It is approximate for SMOTE (`resampler` then warns), boosting, trees and
+    penalized models. Focal loss, hinge and other margins, one-vs-rest classifiers and resampling that chooses by
+    neighbors (NearMiss, Tomek links, edited nearest neighbors) estimate something else: no prior undoes them.
 
     Args:
         class_counts: `[L]` training examples of each class, before resampling, all > 0.
         class_weight: `[L]` weights > 0; a dict of every class id, as Keras has it, or of every class of `class_names`;
-            or "balanced", scikit-learn's `N/(L·n_y)`, under which all classes are as frequent. By default all are 1.
+            or "balanced", scikit-learn's `N/(L·n_y)`, which makes all classes equally frequent. By default all are 1.
         resampled_counts: `[L]` examples of each class after resampling, or such a dict, as
             `collections.Counter(y_resampled)`. With `class_weight` too, resampled examples have those weights.
-        resampler: what resampled, an object of imbalanced-learn or the name of its class: it is refused where no prior
-            undoes it.
+        resampler: an object of imbalanced-learn, or the name of its class. It is refused if no prior undoes it.
         class_names: `[L]` names in order of class id, for counts and weights that name their classes.
 
     Returns:

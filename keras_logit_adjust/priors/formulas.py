@@ -14,13 +14,13 @@ from keras_logit_adjust import _checks
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Prior:
-    """A class prior as one value: checked when `as_prior` makes it, then passed on as it is.
+    """A class prior as one value, which `as_prior` makes and checks.
 
     Attributes:
-        counts: float64 `[L]`, read-only: training examples of each class, or probabilities as they were given; of
+        counts: float64 `[L]`, read-only: training examples of each class, or probabilities as they were given; for
             independent labels the positives of each.
-        num_examples: the training examples that the positives were counted in. None means that classes exclude each
-            other.
+        num_examples: the number of training examples in which the positives were counted. None means that classes
+            exclude each other.
 
     Example:
 
@@ -46,7 +46,7 @@ class Prior:
 
     @property
     def are_labels(self):
-        """Whether it is of independent labels, each with a probability of its own."""
+        """Whether this is a prior of independent labels, each with a probability of its own."""
         return self.num_examples is not None
 
     @functools.cached_property
@@ -65,7 +65,7 @@ class Prior:
 
 
 def as_prior(class_counts, num_examples=None, *, independent=None, name="class_counts", class_names=None):
-    """`class_counts` as a `Prior`, checked once. What takes class counts takes a `Prior`.
+    """`class_counts` as a `Prior`, checked once. Functions take a `Prior` in place of class counts.
 
     Args:
         class_counts: `[L]` numbers > 0, `L ≥ 2`: counts or probabilities, as a list, array or Series in order of class
@@ -74,7 +74,7 @@ def as_prior(class_counts, num_examples=None, *, independent=None, name="class_c
             strictly between 0 and that number, `L ≥ 1`.
         independent: whether the prior must be that of independent labels (True) or of classes that exclude each other
             (False); either by default.
-        name: how messages call the argument.
+        name: the name of the argument in messages.
         class_names: `[L]` names in order of class id, for counts that name their classes: a dict or `Counter`, a
             `Series` or a `DataFrame` of one column.
 
@@ -151,7 +151,7 @@ def prior(class_counts, *, smoothing=0.0, class_names=None):
 def log_prior(class_counts, *, smoothing=0.0, class_names=None):
     """The logarithm of the class prior, `log π_y = log(n_y + s) − log(Σ n + s·L)`.
 
-    Never `log(π^τ + ε)`: a clipped prior bounds the adjustment of just the rarest classes.
+    It is never computed as `log(π^τ + ε)`, because ε would bound the adjustment of the rarest classes.
 
     Args:
         class_counts: as in `prior`.

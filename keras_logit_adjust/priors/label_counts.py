@@ -9,7 +9,7 @@ from keras_logit_adjust.priors import counting
 
 
 class LabelCounts(typing.NamedTuple):
-    """What `count_labels` gives: two values, in the order in which losses and `log_odds` take them.
+    """The result of `count_labels`: two values, in the order in which losses and `log_odds` take them.
 
     Attributes:
         positive_counts: `[L]` examples in which each label is on.
@@ -23,9 +23,9 @@ class LabelCounts(typing.NamedTuple):
 def count_labels(targets_or_dataset, *, ignore_class=None):
     """Count the training examples of each of several labels, `n_l = Σ_i t_il`, and the examples, `N`.
 
-    Labels are independent: an example has none, one or many. Where targets are unknown, the share of each label is
-    taken among its `N_l` known targets, `n_l = N · Σ_i t_il / N_l`: right where it does not depend on a target whether
-    it is known.
+    Labels are independent: an example has no label, one or many. If targets are unknown, the share of each label is
+        taken among its `N_l` known targets, `n_l = N · Σ_i t_il / N_l`. This is right if known and unknown targets are
+        on equally often.
 
     Args:
         targets_or_dataset: rows of 0 and 1, `[N, L]` or `[N, …, L]`, as an array, a tensor, a table or a sparse matrix

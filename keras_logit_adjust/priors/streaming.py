@@ -13,14 +13,14 @@ _CARRY = 2.0**20  # float32 counts exactly up to 2²⁴: what is above this move
 class StreamingPrior:
     """An online estimate of the class prior, `π_y = (n_y + s) / (Σ n + s·L)`, from the labels seen so far.
 
-    - exact, the default: `n_y` counts every label since the beginning, without error up to 2⁴⁴ a class;
+    - exact, the default: `n_y` counts every label since the beginning, without error up to 2⁴⁴ for each class.
     - with a half-life of h examples: `n_y ← n_y · 2^(−B/h) + (labels y in a batch of B)`, which follows a mix that
-      drifts (float32 shows in the prior from `h = 10⁷` on: 0.1 %).
+      drifts. From `h = 10⁷` on, float32 causes an error of 0.1 % in the prior.
 
-    The counts are a variable: saved with the head that follows them, equal on all replicas of `tf.distribute`, and live
-    in a compiled step on every backend. Give the object to a head, `StreamingPriorDense(L, StreamingPrior(L))`, in a
-    `kla.priors.CountingModel`, whose training steps show it their labels. In a training loop of your own call `update`.
-    In a plain model nothing counts, and the prior stays uniform.
+    The counts are a variable. It is saved with the head that uses it, is equal on all replicas of `tf.distribute`, and
+    changes in a compiled step on every backend. Give the object to a head, `StreamingPriorDense(L, StreamingPrior(L))`,
+    in a `kla.priors.CountingModel`, whose training steps give it their labels. In a training loop of your own call
+    `update`. In a plain model nothing counts, and the prior stays uniform.
 
     A loss takes only a fixed prior and refuses this object: on JAX a variable inside a loss is frozen when the step is
     traced. Give it `snapshot()`.
@@ -28,7 +28,7 @@ class StreamingPrior:
     Args:
         num_classes: number of classes `L ≥ 2`.
         half_life: examples after which a label counts half; None never forgets.
-        smoothing: pseudo-examples `s > 0` of every class, that a class not seen yet has a finite log-prior.
+        smoothing: pseudo-examples `s > 0` of every class, so that a class without examples has a finite log-prior.
         ignore_class: a class id that is not counted.
 
     Raises:
@@ -98,7 +98,7 @@ class StreamingPrior:
 
     @property
     def effective_prior(self):
-        """Refused: what takes a fixed prior would keep the one of this moment, or on JAX of the first step."""
+        """Raises an error: a function that takes a fixed prior would keep the prior of this moment."""
         raise ValueError(
             "A StreamingPrior changes while the model trains, and this takes a prior that stays: give it "
             "`streaming_prior.snapshot()`. Live it feeds a head, `kla.layers.StreamingPriorDense(L, streaming_prior)`."
@@ -129,9 +129,9 @@ class StreamingPrior:
 
 @keras.saving.register_keras_serializable(package="keras_logit_adjust")
 class CountingModel(keras.Model):
-    """A `keras.Model` whose training steps show their labels to every `streaming_prior` that a layer of it follows.
+    """A `keras.Model` whose training steps give their labels to every `streaming_prior` of its layers.
 
-    A step is trained with the prior of the labels before it; then its own are counted, in place and on any backend.
+    A step trains with the prior of all earlier labels. Then its own labels are counted, in place and on any backend.
     Evaluation counts nothing.
 
     Raises:

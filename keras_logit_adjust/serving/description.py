@@ -55,15 +55,15 @@ def name_prior(*, tau=1.0, has_target=False, is_binary=False):
 
 @dataclasses.dataclass(frozen=True)
 class Correction:
-    """Something in a model that corrects its prior: what `describe` lists as `corrections`.
+    """A part of a model that corrects its prior; `describe` lists these parts as `corrections`.
 
     Attributes:
-        means: what it is, as "layer 'logit_adjustment' (LogitAdjustment)" or "loss 'LogitAdjustedCrossentropy'".
-        tau: its strength, a float or an array `[L]`; None, as what follows, where it is not known.
+        means: the part in words, as "layer 'logit_adjustment' (LogitAdjustment)" or "loss 'LogitAdjustedCrossentropy'".
+        tau: its strength, a float or an array `[L]`. This and the next attributes are None if they are not known.
         class_counts: array `[L]`, counts (or a prior) of the training.
         target_prior: array `[L]`; None for the uniform one.
         num_examples: the number of training examples, of independent labels only.
-        calibration: what is applied before the correction, if anything (see `kla.calibrate`).
+        calibration: the calibration before the correction, if there is one (see `kla.calibrate`).
         corrected_before: whether something else corrected the logits before it, as in `kla.layers.LogitAdjustment`.
     """
 
@@ -107,7 +107,7 @@ class Correction:
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """What `describe` finds out about a model; its `str` says so in a few lines.
+    """The result of `describe`. Its `str` describes the model in a few lines.
 
     Attributes:
         model: its name.
@@ -159,12 +159,12 @@ class Description:
 
 
 def describe(model, *, output=None):
-    """What head a model has, what it gives, and whether, how and towards which prior it is adjusted.
+    """Describe the head and the output of a model, and whether, how and towards which prior it is adjusted.
 
     Args:
-        model: any built `keras.Model`. Of a subclassed one, what it gives is known only where `kla.adjust` made it.
-        output: of a Functional model with several outputs, the key or the position of the one to describe; of another
-            kind of model, an output that `kla.adjust` adjusted.
+        model: any built `keras.Model`. The output of a subclassed model is known only if `kla.adjust` made the model.
+        output: the key or the position of the output to describe, for a Functional model with several outputs. For
+            another kind of model, an output that `kla.adjust` adjusted.
 
     Returns:
         A `Description`, to print or to read.

@@ -37,8 +37,8 @@ def export(
 ):
     """Write a model for serving: as it is, or as a SavedModel that names labels and the prior of its probabilities.
 
-    `.keras`, TFLite and ONNX files give what the model gives, for batches of any size. A SavedModel gives that under
-    the signature "raw", and by default, for classes that exclude each other,
+    `.keras`, TFLite and ONNX files give the output of the model, for batches of any size. A SavedModel gives this
+    output under the signature "raw". Its default signature gives, for classes that exclude each other:
 
     - `label` int64 `[B]`, the argmax, and `class_name` string `[B]`;
     - `probabilities` float32 `[B, L]`, the softmax where the model gives logits;
@@ -46,26 +46,27 @@ def export(
       "target" with a target prior, and in words where τ is another;
     - `top_k_labels`, `top_k_class_names`, `top_k_probabilities` `[B, k]`, best first.
 
-    Heads over positions (convolutions) have `[B, …]` for `[B]`. One sigmoid unit serves its two classes, negative
-    first. Independent labels serve the probability of each, ranked in `top_k_…`, and no `label` or `class_name`: which
-    are on is for a threshold to say. Class names are served where they are given. Behind a
-    `kla.layers.MinimumRiskDecision` there are no probabilities: it serves `decision` int64 `[B]`, `scores` `[B, D]` and
-    `prior`.
+    Heads over positions (convolutions) give `[B, …]` instead of `[B]`. One sigmoid unit serves its two classes,
+    negative first. Independent labels serve the probability of each label, ranked in `top_k_…`, without `label` or
+    `class_name`, because a threshold decides which labels are on. Class names are served if you give them. Behind a
+    `kla.layers.MinimumRiskDecision` there are no probabilities: the file serves `decision` int64 `[B]`, `scores`
+    `[B, D]` and `prior`.
 
     Args:
         model: a built `keras.Model`, adjusted or not; a subclassed one must have been called.
-        path: of the file, or of the folder of a SavedModel. What is written beside it is moved there when whole, so
-            that a failure leaves nothing, and what stood there before stays.
-        to: "keras", "savedmodel", "tflite" or "onnx"; by default as the suffix says, no suffix being the folder of a
-            SavedModel.
+        path: the path of the file, or of the folder of a SavedModel. The file is written beside it and moved there when
+            it is complete. A failure leaves no new file, and keeps the file that was there before.
+        to: "keras", "savedmodel", "tflite" or "onnx". By default the suffix decides; a path without a suffix is the
+            folder of a SavedModel.
         class_names: `[L]` strings in order of class id, a list or array, for a SavedModel.
-        prior_name: the prior's name, for a SavedModel. By default it is read off the model. A folded model looks like
-            one that was never adjusted, and serves "training, if nothing was folded into the bias": say "uniform" (or
-            what `kla.serving.name_prior` gives) for the one, "training" for the other.
+        prior_name: the prior's name, for a SavedModel. By default it is read from the model. A folded model looks like
+            a model that was never adjusted, and serves "training, if nothing was folded into the bias". So give
+            "uniform" (or the result of `kla.serving.name_prior`) for a folded model, and "training" for one that was
+            never adjusted.
         top_k: how many of the best classes a SavedModel lists; all where there are fewer.
-        output: what the model gives, for a SavedModel. "auto" reads it off, or takes it from `kla.adjust`; otherwise
-            "logits", "softmax", "sigmoid", or "binary_logits" for the logits of independent labels, which a folded
-            model does not tell from others.
+        output: what the model gives, for a SavedModel. "auto" reads it from the model, or takes it from `kla.adjust`.
+            The others are "logits", "softmax", "sigmoid", and "binary_logits" for the logits of independent labels.
+            "auto" cannot tell these in a folded model.
         overwrite: replace a file, or a SavedModel, that exists; a link to one is refused.
 
     Returns:

@@ -157,8 +157,8 @@ def draw(num_classes, *, seed, noise=NOISE):
 def bounds(sample, noise=NOISE):
     """`{rule: predicted ids}` of rules that know the distributions, or their law and the training examples.
 
-    Prototypes are draws from N(0, I). After n examples with the mean x̄ the next one is a draw from
-    N(n·x̄/(n + σ²), σ²·(1 + 1/(n + σ²))·I), so the most likely class under that law is the best that the examples allow.
+    Prototypes are draws from N(0, I). After n examples with the mean x̄ the next one is a draw from N(n·x̄/(n + σ²),
+    σ²·(1 + 1/(n + σ²))·I). The examples allow nothing better than the most likely class under this law.
     """
     x, ids = sample.train
     n, known = sample.class_counts, np.full(sample.class_counts.size, noise**2)

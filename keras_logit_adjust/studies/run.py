@@ -35,15 +35,15 @@ OWN_OPTIONS = {
 def run_study(name, *, output=None, **options):
     """Run one of the paper's findings and return its results.
 
-    What is finished is written to disk at once: after an interruption the same call goes on from there.
+    Finished work is written to disk at once: after an interruption the same call continues from there.
 
     Args:
         name: "weight-norms" (§3, Figure 1), "consistency" (§6.1), "groups" (appendix E.4), "label-noise",
             "label-shift" or "many-classes".
         output: folder for report.md, report.html, results.json and the figure; none are kept by default.
-        **options: of the study: `config` (a `keras_logit_adjust.compare.Config`), `methods` (not of "weight-norms"
-            and "label-shift") and `seeds`; of "consistency" `sizes`, `trials`, `steps` and `seed`; of "many-classes"
-            `num_classes`, `rivals`, `epochs` and `seeds`.
+        **options: those of the study: `config` (a `keras_logit_adjust.compare.Config`), `methods` (not of
+            "weight-norms" and "label-shift") and `seeds`; of "consistency" `sizes`, `trials`, `steps` and `seed`; of
+            "many-classes" `num_classes`, `rivals`, `epochs` and `seeds`.
 
     Returns:
         A dict of plain values, as in results.json.

@@ -39,7 +39,7 @@ class Backup:
     """The last two checkpoints of a model in a folder: variables of the model, its optimizer and its metrics.
 
     Args:
-        folder: of the files; all workers must see it.
+        folder: the folder of the files; all workers must see it.
         model: built and compiled.
         feed: the `Feed` that it is trained with.
         save_freq: "epoch", or a number of batches.

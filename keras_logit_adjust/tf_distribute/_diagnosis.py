@@ -15,7 +15,7 @@ def describe_batch(labels, *, output_shapes, strategy):
 
     Args:
         labels: the `y` of the batch, or None.
-        output_shapes: of the model, in the same order; None where nobody knows.
+        output_shapes: those of the model, in the same order; None where nobody knows.
         strategy: the strategy whose replicas hold the batch.
     """
     leaves = [leaf for leaf in keras.tree.flatten(labels) if leaf is not None]

@@ -19,7 +19,7 @@ class Feed:
         dataset: as in `fit`.
         strategy: whose replicas it is cut over.
         steps: batches in an epoch; None for all.
-        names: of the two arguments that these were, for errors.
+        names: the names of the two arguments, for errors.
         sampler: a `LongTailSampler` whose batches they are, or None.
         class_weight: as in `fit`.
 

@@ -37,23 +37,24 @@ def fit(
 ):
     """Train a compiled model as `model.fit` does, under any strategy: one device, mirrored, or several workers.
 
-    Batches are those of the dataset, cut over the replicas. With losses of `kla.losses` (any of them; `tau=0` is plain
-    cross-entropy) and no layer that depends on the batch or on chance, weights, losses and metrics are those of one
-    device, whatever the last batch leaves for each replica. Every worker calls it with the same arguments.
+    The batches of the dataset are cut over the replicas. Weights, losses and metrics are then those of one device, for
+    every split of the last batch. This holds for losses of `kla.losses` (`tau=0` is plain cross-entropy) and layers
+    that do not depend on the batch or on chance. Every worker calls `fit` with the same arguments.
 
-    What Keras's own `fit` cannot: several workers (it fails), an uneven first batch (it fails), `steps_per_execution`
-    (it fails; here steps are run one by one), `jit_compile` (it fails; here it is left out where there are several
-    replicas), batch normalization on a replica without examples (NaN; here an error) and its moving statistics (each
-    replica evaluates with its own and the first one's are saved; here they are averaged), and going on within an epoch.
+    Keras's own `fit` fails with several workers and with an uneven first batch. It also fails with
+    `steps_per_execution` and `jit_compile`. Here steps run one by one, and several replicas run without XLA. Batch
+    normalization on a replica without examples gives NaN in Keras, and an error here. In Keras each replica evaluates
+    with its own moving statistics, and those of the first are saved; here they are averaged. Keras cannot continue
+    within an epoch.
 
-    With `backup_dir` the last two checkpoints are kept there (weights, optimizer, metrics, history, place in the data),
-    and the same call after an interruption goes on with the next batch. That is exactly the undisturbed training where
-    the dataset gives the same batches again, as a sampler's does, and operations are deterministic
+    `backup_dir` keeps the last two checkpoints (weights, optimizer, metrics, history, place in the data). After an
+    interruption the same call continues with the next batch. The result equals that of an undisturbed training if the
+    dataset gives the same batches again, as a sampler's does, and operations are deterministic
     (`tf.config.experimental.enable_op_determinism()`). The state of callbacks is not kept.
 
-    Callbacks run on every worker, with the same logs. Those that write run on the chief alone (`CSVLogger`,
-    `TensorBoard`, `SamplerBackup`), or elsewhere into a folder that is thrown away (`ModelCheckpoint`); your own ask
-    `kla.tf_distribute.is_chief()`. Logs of a batch are means over the replicas, those of an epoch are exact.
+    Callbacks run on every worker, with the same logs. `CSVLogger`, `TensorBoard` and `SamplerBackup` run on the chief
+    alone. On the other workers `ModelCheckpoint` writes into a folder that is deleted. Your own callbacks can ask
+    `kla.tf_distribute.is_chief()`. Logs of a batch are means over the replicas, and those of an epoch are exact.
 
     Args:
         model: made and compiled in the scope of its strategy.

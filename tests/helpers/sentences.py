@@ -13,6 +13,11 @@ _NOT_PROSE = re.compile(
 _BLOCK = re.compile(r"\n[ \t]*\n|^#.*$|^ *(?:[-*]|\d+\.) ", re.MULTILINE)
 # A period ends a sentence where the end or a blank and no small letter follow; closing marks may stand between.
 _END = re.compile(r"(?<!\bal)(?<!\be\.g)(?<!\bi\.e)(?<!\bvs)[.!?][\"'”’)*_]*(?:\s+(?![a-z])|$)")
+_VERB = "is|are|was|were|has|have|had|does|do|did|can|cannot|could|would|will|may|must"
+_BECAUSE = re.compile(
+    r", for (?:(?:it|they|there|we|one|nothing)\b"
+    rf"|(?!example\b)(?:(?!whose\b|that\b|which\b|who\b|where\b|as\b)\w+ ){{1,4}}(?:{_VERB})\b)"
+)
 
 
 def of_markdown(text):
@@ -29,6 +34,19 @@ def of_markdown(text):
 def of_text(text):
     """The sentences of a plain text."""
     return [sentence for part in _END.split(text) if (sentence := " ".join(part.split())) and words(sentence)]
+
+
+def is_fragment(sentence):
+    """Whether a sentence begins with "Of", with "What", or with a small letter.
+
+    Languages write "What is left is x" in another order: "x is left" is read faster. A question may not be here either.
+    """
+    return re.match(r"(?:Of|What) |[a-z]", sentence) is not None
+
+
+def has_for_as_because(sentence):
+    """Whether ", for" is followed by a subject and its verb, as far as this shows in a few frequent words."""
+    return _BECAUSE.search(sentence) is not None
 
 
 def words(sentence):
@@ -51,6 +69,32 @@ def messages(source):
         elif (function.endswith("Error") or function == "warn") and node.args:
             found.append((node.lineno, _text(node.args[1 if function == "ArgumentError" else 0])))
     return found
+
+
+def docstrings(source):
+    """`(name, text)` of every docstring of a public class or function in `source`, without its examples."""
+
+    def visit(node):
+        for inner in ast.iter_child_nodes(node):
+            if isinstance(inner, (ast.ClassDef, ast.FunctionDef)) and not inner.name.startswith("_"):
+                if text := ast.get_docstring(inner):
+                    blocks = [block for block in text.split("\n\n") if not re.match(r"\s*(?:>>>|Example:)", block)]
+                    yield inner.name, "\n\n".join(blocks)
+                if isinstance(inner, ast.ClassDef):
+                    yield from visit(inner)
+
+    return list(visit(ast.parse(source)))
+
+
+def of_docstring(text):
+    """The sentences of a docstring before its sections, of which an item of a list is one; code is one word."""
+    prose = re.split(r"\n\s*(?:Args|Attributes|Returns|Raises|Warns):\s*\n", re.sub(r"(`+)[^`]+\1", "Code", text))[0]
+    return [sentence for block in re.split(r"\n\s*\n|^\s*- ", prose, flags=re.MULTILINE) for sentence in of_text(block)]
+
+
+def entries(text):
+    """The arguments and attributes that a docstring describes, as `(name, description)`."""
+    return re.findall(r"^ {4}\**(\w+): (.+(?:\n {8}.+)*)", text, re.MULTILINE)
 
 
 def _text(node):
