@@ -148,17 +148,25 @@ def as_true_counts(class_counts, name="class_counts", *, allow_zero=False, class
     return counts
 
 
-def as_positive_counts(positive_counts, num_examples, *, class_names=None):
-    """Per-label positive counts, each strictly between 0 and `num_examples`."""
+def as_positive_counts(positive_counts, num_examples, *, class_names=None, allow_bounds=False):
+    """Per-label positive counts, each strictly between 0 and `num_examples`.
+
+    Where the bounds are allowed too, a label that counts by name do not name has 0.
+    """
     rule = "the number of training examples that the positives were counted in"
     _check_scalar(num_examples, "num_examples", rule, lambda number: 0 < number < math.inf)
-    counts = as_vector(positive_counts, "positive_counts", class_names)
+    counts = as_vector(positive_counts, "positive_counts", class_names, missing=0 if allow_bounds else None)
     if num_examples > 1 and ((counts > 0) & (counts < 1)).all():
         raise ArgumentError(
             "positive_counts",
             "`positive_counts` must be numbers of examples, not probabilities. "
             f"Received {counts[:_SHOWN].tolist()}: multiply them by num_examples={num_examples}.",
         )
+    if allow_bounds:
+        rule = f"Every number in `positive_counts` must be from 0 to num_examples={num_examples}."
+        is_bad = (counts < 0) | (counts > num_examples)
+        refuse_numbers(is_bad, counts, "positive_counts", rule, remedy=": count them anew.")
+        return counts
     refuse_numbers(
         (counts <= 0) | (counts >= num_examples),
         counts,

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import sigmoid, softmax
 
-from keras_logit_adjust.held_out import calibrate, calibration_error, reliability
+from keras_logit_adjust.held_out import calibrate, calibration, calibration_error, reliability
 from keras_logit_adjust.layers import Calibration
 
 METHODS = ["temperature", "bias_corrected_temperature"]
@@ -116,6 +116,20 @@ def test_planted_temperatures_and_biases_are_found(rng):
     assert plain.temperature == pytest.approx(1.6, abs=0.04) and plain.bias is None
     assert biased.temperature == pytest.approx(1.6, abs=0.04)
     np.testing.assert_allclose(biased.bias, bias, atol=0.08)
+
+
+@pytest.mark.parametrize("is_misleading", [False, True])
+def test_a_part_of_examples_only_leads_to_the_temperature_of_all(is_misleading, monkeypatch, rng):
+    logits, y_true = long_tailed(rng, num_examples=1000)
+    if is_misleading:  # the model is right for every example of the part, which has no temperature then
+        y_true[::40] = logits[::40].argmax(axis=1)
+    whole, sizes, slopes = calibrate(logits, y_true), [], calibration._Loss.slopes
+    monkeypatch.setattr(calibration, "_ENOUGH_NUMBERS", 100)  # every 40th example
+    monkeypatch.setattr(
+        calibration._Loss, "slopes", lambda self, *at: sizes.append(len(self.labels)) or slopes(self, *at)
+    )
+    assert calibrate(logits, y_true).temperature == pytest.approx(whole.temperature, rel=1e-12)
+    assert set(sizes) == {25, 1000} and (sizes.count(1000) < 10) is not is_misleading
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from reference import softmax
 
 import keras_logit_adjust as kla
-from keras_logit_adjust.held_out import _likeliest_mix, label_shift
+from keras_logit_adjust.held_out import _likeliest_mix, _likeliest_replicates, label_shift
 from keras_logit_adjust.held_out.label_shift import TargetPrior, estimate_target_prior
 
 SHARP = {"tol": 1e-12, "replicates": 2}
@@ -212,8 +212,8 @@ def test_a_shared_curvature_leads_every_replicate_to_its_own_optimum(rng):
     weights = rng.multinomial(200, whole[0], size=12) / 200
     gradient = (likelihood / (likelihood @ start)[:, None]).mean(axis=0)
     curvature = _likeliest_mix.Curvature(likelihood, whole[0], start, gradient)
-    near, few, converged = _likeliest_mix.maximize(
-        likelihood, weights, start, tol=1e-3 / 200, curvature=curvature, **options
+    near, few, converged = _likeliest_replicates.maximize_replicates(
+        likelihood.astype("float32"), 200 * weights, start, curvature, tol=1e-3 / 200, **options
     )
     exact, many, _ = _likeliest_mix.maximize(likelihood, weights, start, tol=1e-11, **options)
     heights = [(weights * np.log(q @ likelihood.T)).sum(axis=1) for q in (near, exact)]

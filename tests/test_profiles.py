@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import keras_logit_adjust as kla
 from keras_logit_adjust.data import long_tail_counts, read_class_counts, subsample, zipf_counts
 from keras_logit_adjust.data.profiles import PROFILES
 
@@ -144,11 +145,22 @@ def test_class_counts_are_read_in_order_of_class(tmp_path, text):
     assert read_class_counts(str(path)).tolist() == [90, 9, 0]
 
 
+def test_a_file_that_names_its_classes_gives_counts_by_name(tmp_path):
+    path = tmp_path / "counts.csv"
+    path.write_text("Class;Count;note\ndog;90;\nan owl, grey;0;none\ncat;9.0;\n")
+    counts = read_class_counts(path)
+    assert counts == {"dog": 90, "an owl, grey": 0, "cat": 9} and {type(n) for n in counts.values()} == {int}
+    smoothed = kla.priors.as_prior(counts, class_names=["cat", "dog", "an owl, grey"], smoothing=1)
+    assert smoothed.counts.tolist() == [10, 91, 1]
+    path.write_text("class,count\n1,9\n0,90\n")  # names that are ids
+    assert read_class_counts(path).tolist() == [90, 9]
+
+
 COLUMNS = "must have the columns `class_id` and `count`, whole numbers both"
 EVERY_CLASS = "must name every class id from 0 on once"
 MISSING = "add the rows of those classes, or number the classes from 0 on"
 BAD_FILES = {
-    "other columns": ("class,count\n0,90\n", f"{COLUMNS}.*counts.csv.*class_id"),
+    "other columns": ("label,count\n0,90\n", f"{COLUMNS}.*counts.csv.*class_id"),
     "delimiters mixed": ("class_id;count,name\n0;90,a\n", f"{COLUMNS}.*'class_id;count,name', has no column count"),
     "no names, and ids in both": (
         "0,1\n1,0\n",
@@ -177,6 +189,8 @@ BAD_FILES = {
     "ids from 1": ("class_id,count\n1,90\n2,9\n", f"2 rows, largest id 2, missing: 0: {MISSING}"),
     "a negative id": ("class_id,count\n-1,90\n0,9\n", f"{EVERY_CLASS}.*largest id 0, below 0: -1: mend those rows"),
     "negative ids": ("class_id,count\n-2,90\n-1,9\n", f"{EVERY_CLASS}.*below 0: -2, -1: mend those rows"),
+    "a negative count by name": ("class,count\ncat,-9\ndog,90\n", r"may be negative.*\[-9\] at class 'cat'"),
+    "a name twice": ("class,count\ncat,9\ncat,90\n", "every name once. Received .*counts.csv, line 3: 'cat' again"),
     "a negative count": ("class_id,count\n1,-9\n0,90\n", r"may be negative. Received .*counts.csv: \[-9\] at class 1"),
     "no rows": ("class_id,count\n", f"{EVERY_CLASS}.*0 rows, none with an id"),
     "half an example": ("class_id,count\n0,90.5\n1,9\n", rf"{COLUMNS}.*90\.5"),

@@ -97,3 +97,48 @@ def test_what_needs_true_counts_takes_what_its_message_says():
 def test_ids_that_begin_with_one_are_told_to_begin_with_zero():
     with pytest.raises(ValueError, match=r"If your ids begin with 1: y = y - 1\.$"):
         prior([0, 5, 3])
+
+
+@pytest.mark.parametrize("counts", [COUNTS, SEEN, dict(SEEN)])
+def test_one_smoothed_prior_goes_wherever_counts_go(counts):
+    names = None if counts is COUNTS else NAMES
+    smoothed = kla.priors.as_prior(counts, class_names=names, smoothing=2)
+    expected = np.array(COUNTS) + 2.0
+    np.testing.assert_array_equal(smoothed.counts, expected)
+    logs = np.log(expected / expected.sum())
+    np.testing.assert_allclose(kla.adjust_scores(2 * SCORES, smoothed, kind="logits"), 2 * SCORES - logs, atol=1e-12)
+    loss = kla.losses.LogitAdjustedCrossentropy(smoothed)
+    assert float(loss(Y, np.zeros((6, 6), "float32"))) == pytest.approx(-logs.mean(), abs=1e-6)
+    for balanced in (kla.losses.class_balanced_weights(smoothed), kla.losses.class_balanced_weights(expected)):
+        np.testing.assert_allclose(balanced, kla.losses.class_balanced_weights(list(expected)), rtol=1e-14)
+    assert kla.metrics.groups_of_counts(smoothed) == ["many", "medium", "few", "few", "few", "few"]
+    layer = kla.layers.PriorAwareDense(6, smoothed)
+    np.testing.assert_allclose(type(layer).from_config(layer.get_config()).class_counts, expected)
+    assert kla.tune_offsets(2 * SCORES, Y, smoothed, bags=1).log_prior == pytest.approx(logs)
+
+
+def test_labels_never_or_always_on_get_examples_of_both_kinds():
+    smoothed = kla.priors.as_prior([0, 3, 10], num_examples=10, smoothing=1)
+    np.testing.assert_allclose(smoothed.probabilities, [1 / 12, 4 / 12, 11 / 12], rtol=1e-15)
+    again = kla.priors.as_prior(smoothed, smoothing=3)  # four of each kind in all
+    np.testing.assert_allclose(again.probabilities, [4 / 18, 7 / 18, 14 / 18], rtol=1e-15)
+    shifted = kla.adjust_scores(np.zeros((1, 3)), smoothed, kind="logits")
+    np.testing.assert_allclose(shifted, -np.log([[1 / 11, 4 / 8, 11 / 1]]), atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("counts", "options", "message"),
+    [
+        ([0.9, 0.1, 0.0], {}, "`smoothing` adds examples and so needs true counts"),
+        (kla.priors.as_prior([0.9, 0.1]), {}, "`smoothing` adds examples and so needs true counts"),
+        (kla.priors.as_prior([9, 1]), {"num_examples": 20}, "`num_examples` must be that of the prior"),
+        ([9, -0.5], {}, "Every number in `class_counts` must not be negative"),
+        ([9, -0.5], {"num_examples": 20}, "`positive_counts` must be from 0 to num_examples=20.*-0.5"),
+        ([9, 21], {"num_examples": 20}, "`positive_counts` must be from 0 to num_examples=20.*21"),
+        ([9, 1], {"smoothing": -1}, "`smoothing` must be a number of at least 0"),
+        ([9, 1], {"smoothing": np.nan}, "`smoothing` must be a number"),
+    ],
+)
+def test_what_cannot_be_smoothed_is_refused(counts, options, message):
+    with pytest.raises(ValueError, match=message):
+        kla.priors.as_prior(counts, **{"smoothing": 1, **options})

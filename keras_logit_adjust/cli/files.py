@@ -5,15 +5,15 @@ import warnings
 import zipfile
 
 import keras
-import numpy as np
 from keras import ops
 
-from keras_logit_adjust import _checks
 from keras_logit_adjust.data import _sources
 from keras_logit_adjust.data.counts_file import (
+    as_numbers,
+    name_classes,
     read_class_values,
     read_class_values_by_name,
-    read_counts_by_id,
+    read_numbers,
     read_text,
 )
 
@@ -69,32 +69,21 @@ def read_counts(path, *, num_examples=None):
 
     One rule for every count: greater than zero.
     """
-    found = read_class_values_by_name(path, "count", "prior")
-    if found is None:
-        found = read_class_values(path, "prior")
-        found = read_counts_by_id(path) if found is None else found
-    counts = np.array(list(found.values())) if isinstance(found, dict) else found
+    found = read_numbers(path, or_prior=True)
+    counts = as_numbers(found)
     if (bad := counts <= 0).any():
         raise ValueError(
             f"Every count in {path} must be greater than zero: a class that was never seen has no finite log-prior. "
-            f"Received {counts[bad][:8].tolist()} at {_classes(found, bad)}. Add a pseudo-count in the file, 1 to "
+            f"Received {counts[bad][:8].tolist()} at {name_classes(found, bad)}. Add a pseudo-count in the file, 1 to "
             "every count."
         )
     if num_examples is not None and (bad := counts >= num_examples).any():
         raise ValueError(
             f"Every count in {path} must be below --num-examples {num_examples}: a label that is always on has no "
-            f"finite log-odds. Received {counts[bad][:8].tolist()} at {_classes(found, bad)}. Add an example of "
+            f"finite log-odds. Received {counts[bad][:8].tolist()} at {name_classes(found, bad)}. Add an example of "
             "each kind: 1 to every count in the file, 2 to --num-examples."
         )
     return found
-
-
-def _classes(found, mask):
-    """The classes where `mask` is true, by the names that a file gave them or by class id."""
-    if not isinstance(found, dict):
-        return _checks.name_classes(mask)
-    names = [name for name, is_so in zip(found, mask, strict=True) if is_so]
-    return f"class{'es' if len(names) > 1 else ''} {', '.join(map(repr, names[:8]))}{', …' if len(names) > 8 else ''}"
 
 
 def read_weights(text):

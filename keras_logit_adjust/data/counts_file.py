@@ -20,17 +20,19 @@ def read_class_counts(path):
     """Class counts from a text file with the columns `class_id` and `count`, in any order of rows.
 
     Commas, semicolons or tabs separate the columns, and their names may have capitals. A file without names must have
-    two columns, and it must be clear which one has the ids 0 … L − 1.
+    two columns, and it must be clear which one has the ids 0 … L − 1. With a column `class` in place of `class_id` it
+    names its classes, unless these names are the ids.
 
     Args:
         path: the path of the file.
 
     Returns:
-        Int64 array `[L]` in order of class id.
+        Int64 array `[L]` in order of class id; of a file that names its classes a dict of counts by name, for
+        `kla.priors.as_prior(counts, class_names=…)`.
 
     Raises:
         ValueError: for text that is not UTF-8, other columns or one of them twice, ids that are not 0 … L − 1 once
-            each, or counts that are no whole numbers or negative.
+            each, a name twice, or counts that are no whole numbers or negative.
         OSError: for a file that cannot be read.
 
     Example:
@@ -40,17 +42,44 @@ def read_class_counts(path):
     >>> _ = path.write_text("class_id,count\\n1,10\\n0,90\\n")
     >>> read_class_counts(path).tolist()
     [90, 10]
+    >>> _ = path.write_text("class,count\\ndog,10\\ncat,90\\n")
+    >>> read_class_counts(path)
+    {'dog': 10, 'cat': 90}
     """
-    counts = read_counts_by_id(path)
+    found = read_numbers(path)
+    counts = as_numbers(found)
     if (bad := counts < 0).any():
         raise ValueError(
             f"No count in a file of class counts may be negative. Received {path}: {counts[bad][:_SHOWN].tolist()} at "
-            f"{_checks.name_classes(bad)}."
+            f"{name_classes(found, bad)}."
         )
-    return counts
+    if isinstance(found, dict) and {*found} == {str(c) for c in range(len(found))}:
+        return np.array([found[str(c)] for c in range(len(found))], "int64")
+    return found
 
 
-def read_counts_by_id(path):
+def read_numbers(path, *, or_prior=False):
+    """Numbers of any sign from a file of class counts, or also of a prior: by class id `[L]`, or a dict by name."""
+    found = read_class_values_by_name(path, "count", *["prior"] * or_prior)
+    if found is None and or_prior:
+        found = read_class_values(path, "prior")
+    return _read_counts_by_id(path) if found is None else found
+
+
+def as_numbers(found):
+    """What `read_numbers` gives as an array."""
+    return np.array(list(found.values())) if isinstance(found, dict) else found
+
+
+def name_classes(found, mask):
+    """The classes where `mask` is true, by the names that a file gave them or by class id."""
+    if not isinstance(found, dict):
+        return _checks.name_classes(mask)
+    names = [name for name, is_so in zip(found, mask, strict=True) if is_so]
+    return f"class{'es' if len(names) > 1 else ''} {', '.join(map(repr, names[:8]))}{', …' if len(names) > 8 else ''}"
+
+
+def _read_counts_by_id(path):
     """Whole numbers in order of class id, of any sign, from a file with the columns `class_id` and `count`."""
     try:
         ids, counts = _columns(read_text(path, "class counts"))
@@ -140,7 +169,7 @@ def read_class_values_by_name(path, *columns):
     for number, row in zip(line_numbers(text, delimiter)[1:], rows, strict=True):
         try:
             name, field = row[header.index("class")], row[header.index(found[0])]
-            value = _whole([field], delimiter)[0] if found[0] == "count" else float(field)
+            value = int(_whole([field], delimiter)[0]) if found[0] == "count" else float(field)
         except (_TableError, ValueError, IndexError) as error:
             raise ValueError(
                 f"{rule}, the decimals behind a point. Received {path}, line {number}: {delimiter.join(row)[:80]!r} "

@@ -1,11 +1,11 @@
-"""The likeliest mix of classes, for many weightings of the same examples: EM that jumps, and Newton's steps.
+"""The likeliest mix of classes of weighted examples: EM that jumps, and Newton's steps.
 
     max over q of Σ_i w_i·log Σ_y P_iy·q_y,   q_y ≥ 0 and Σ_y q_y = 1
 
 It is concave. A step of EM multiplies q by the gradient g, and `max g − 1` bounds what can still be gained. Steps alone
 take thousands where classes look alike. Jumps in their direction take hundreds (SQUAREM, Varadhan and Roland, 2008),
 Newton's steps about ten. The curvature `Σ_i w_i·P_iy·P_iz/m_i²` with the mixture `m = P·q` is as dear as some tens of
-evaluations, so Newton comes in where jumps have not ended early, and the bootstrap replicates share one curvature.
+evaluations, so Newton comes in where jumps have not ended early. `_likeliest_replicates` shares one curvature.
 """
 
 import numpy as np
@@ -15,7 +15,6 @@ _ROUNDING = 1e-14
 _LONGEST_JUMP = 1e4
 _LEAST_LEFT = 0.1  # of a share, by one step
 _PATIENCE = 16  # iterations before a curvature is worth its cost
-_LONG = 100  # iterations after which a shared curvature, then misleading, is given up
 _FRESH = 0.2  # what a step must leave of the bound at most, or else the curvature is made anew
 _SMALLEST_SCALE = 0.1  # of an example: of a class with less the curvature is not trusted
 _RIDGE = 1e-9  # of the curvature in its own scale, where 1 is the largest: classes that look alike have none
@@ -23,22 +22,20 @@ _HOPELESS = 0.5  # gradient of a class that EM takes to 0 by itself
 _PASSES = 20  # of finding which shares are 0
 
 
-def maximize(likelihood, weights, start, *, tol, max_iterations, curvature=None, newton=False):
+def maximize(likelihood, weights, start, *, tol, max_iterations, newton=False):
     """`(priors [R, L], iterations, whether all converged)` for rows of example weights at once.
 
     Args:
         likelihood: `[N, L]` P, up to a factor for each example.
         weights: `[R, N]`, rows that sum to one.
         start: `[L]`, positive.
-        tol: a row ends when its mean log-likelihood is proven to be within `tol` of the largest; with a `curvature`
-            also when that of its quadratic model is.
+        tol: a row ends when its mean log-likelihood is proven to be within `tol` of the largest.
         max_iterations: as it says.
-        curvature: a `Curvature` near the optimum of all rows, for Newton's steps.
-        newton: whether to make one where jumps do not end early; for one row.
+        newton: whether to make a `Curvature` where jumps do not end early; for one row.
     """
     q = np.tile(start, (weights.shape[0], 1))
     point, active, iterations = q.copy(), np.arange(weights.shape[0]), 0
-    bound, made, resume = np.inf, 0, _PATIENCE if newton else _LONG
+    bound, made, resume, curvature = np.inf, 0, _PATIENCE if newton else np.inf, None
     height, gradient = _evaluate(likelihood, weights, point)
     while active.size and iterations < max_iterations:
         iterations += 1
@@ -48,13 +45,10 @@ def maximize(likelihood, weights, start, *, tol, max_iterations, curvature=None,
         left = highest > 1 + tol
         if iterations >= resume and highest[0] - 1 > _FRESH * bound and left.any():
             # A step of a fresh curvature that did not help: jumps again for a while. One of an old one: a fresh one.
-            is_fresh = newton and (curvature is None or made < iterations - 1)
+            is_fresh = curvature is None or made < iterations - 1
             curvature = Curvature(likelihood, weights[0], point[0], gradient[0]) if is_fresh else None
             made, resume = (iterations, resume) if is_fresh else (made, iterations + _PATIENCE)
         bound = highest[0] - 1
-        if curvature is not None:
-            trial, gain = curvature.step(point, gradient)
-            left &= (gain > tol) | newton
         kept = (array[left] for array in (active, weights, point, once, height, gradient))
         active, weights, point, once, height, gradient = kept
         if not active.size:
@@ -62,8 +56,8 @@ def maximize(likelihood, weights, start, *, tol, max_iterations, curvature=None,
         if curvature is None:
             point, height, gradient = _jump(likelihood, weights, point, once)
         else:
-            before, trial = (point, height), trial[left]
-            point, (height, gradient) = trial, _evaluate(likelihood, weights, trial)
+            before, (point, _) = (point, height), curvature.step(point, gradient)
+            height, gradient = _evaluate(likelihood, weights, point)
             if (lower := height < before[1] - _ROUNDING).any():
                 point[lower], height[lower], gradient[lower] = _jump(
                     likelihood, weights[lower], before[0][lower], once[lower]
@@ -102,30 +96,41 @@ def _extrapolate(start, once, twice):
 
 
 class Curvature:
-    """The quadratic model of the likelihood at a mix, and its inverse, among the classes that are not hopeless."""
+    """The quadratic model of the likelihood at a mix, and its inverse, among the classes that are not hopeless.
+
+    It is kept as correlations of classes and a diagonal, for the diagonal alone follows another mix or other weights.
+    """
 
     def __init__(self, likelihood, weights, q, gradient):
         self.free = np.flatnonzero(gradient > _HOPELESS)
-        scale = np.sqrt(np.maximum(q[self.free], _SMALLEST_SCALE / len(likelihood)))
+        self._least = _SMALLEST_SCALE / len(likelihood)
+        scale = np.sqrt(np.maximum(q[self.free], self._least))
         size, matrix = max(1, 2**22 // likelihood.shape[1]), np.zeros((scale.size, scale.size))
         roots = np.sqrt(weights) / (likelihood @ q)
         for start in range(0, len(likelihood), size):  # no second matrix of the size of the first
             part = slice(start, start + size)
-            rows = likelihood[part][:, self.free] * (roots[part, None] * scale)
+            rows = likelihood[part][:, self.free] * (roots[part, None] * scale).astype(likelihood.dtype)
             matrix += rows.T @ rows
+        self._in_shares = np.diag(matrix).copy()
+        matrix /= np.sqrt(np.outer(self._in_shares, self._in_shares))
         matrix[np.diag_indices_from(matrix)] += _RIDGE
-        self.inverse = np.linalg.inv(matrix) * np.outer(scale, scale)
+        self.inverse = np.linalg.inv(matrix)
 
-    def step(self, q, gradient):
+    def step(self, q, gradient, diagonal=None):
         """Where the model is highest with no share below 0 `[R, L]`, and what its slope says is gained `[R]`.
 
-        Hopeless classes take a step of EM.
+        Hopeless classes take a step of EM. Without a `diagonal` `[R, L]`, `Σ w·(P/m)²`, that of each class is inversely
+        proportional to its share.
         """
         slope = gradient - 1.0  # of Σ w·log(P·q) − Σ q, which is highest where Σ q = 1
         point = np.maximum(q * gradient, 0.0)
-        point[:, self.free] = q[:, self.free] + slope[:, self.free] @ self.inverse
-        for row in point:
-            row[self.free] = self._without_negatives(row[self.free])
+        if diagonal is None:
+            scale = np.sqrt(np.maximum(q[:, self.free], self._least) / self._in_shares)
+        else:
+            # By Jensen's inequality it is the gradient's square at least, and hopeless are others.
+            scale = 1.0 / np.sqrt(np.maximum(diagonal[:, self.free], _HOPELESS**2))
+        best = q[:, self.free] / scale + (slope[:, self.free] * scale) @ self.inverse
+        point[:, self.free] = scale * [self._without_negatives(row) for row in best]
         gain = (slope * (point - q)).sum(axis=1)
         point = np.maximum(point, _LEAST_LEFT**2 * q)  # of 0 nothing would come back by a step of EM
         return np.maximum(point / point.sum(axis=1, keepdims=True), _FLOOR), gain

@@ -24,6 +24,8 @@ _TEMPERATURES = (0.01, 100.0)
 _TOLERANCE = 1e-5
 _STEPS = 2000
 _NUMBERS_AT_A_TIME = 2**16
+_ENOUGH_NUMBERS = 2**20  # of logits, to know the temperature up to a few per cent
+_NEAR = 1e-3  # of a logarithm: the second point of a secant
 _SUM_OF_PROBABILITIES = 1e-3  # how far the sum of a row of half-precision probabilities may be from one
 
 
@@ -148,34 +150,46 @@ class _Loss:
         self.rows = max(1, _NUMBERS_AT_A_TIME // logits.shape[1])
         self._buffer, self._numbers = np.empty((self.rows, logits.shape[1])), np.arange(self.rows)
 
+    def every(self, step):
+        """The loss of every `step`-th example."""
+        return _Loss(self.logits[::step], self.labels[::step], self.weight[::step])
+
     def slopes(self, scale, bias=0.0):
         """The value, its derivative by `scale`, and those by `bias` `[L]`."""
         value, by_scale, by_bias = 0.0, 0.0, np.zeros(self.logits.shape[1])
-        for logits, labels, weight, loss, slope in self._blocks(scale, bias):
-            if labels.ndim == 2:
-                slope -= labels
-            else:
-                slope[self._numbers[: labels.size], labels] -= 1.0
-            slope *= weight
+        for logits, labels, weight, loss, scores, sums in self._blocks(scale, bias):
             value += loss
-            by_scale += np.einsum("nl,nl->", slope, logits)
-            by_bias += slope.sum(axis=0)
+            if sums is None:
+                scores -= labels
+                scores *= weight
+                by_scale += np.einsum("nl,nl->", scores, logits)
+                by_bias += scores.sum(axis=0)
+                continue
+            # Each example's own logit is taken off at once: where the model is certain, 0 is left and no rounding.
+            share, own = weight[:, 0] / sums, logits[self._numbers[: labels.size], labels]
+            by_scale += (share * np.einsum("nl,nl->n", scores, logits) - weight[:, 0] * own).sum()
+            by_bias += share @ scores
+            by_bias -= np.bincount(labels, weight[:, 0], minlength=by_bias.size)
         return value, by_scale, by_bias
 
-    def curvature(self, scale):
-        """About the second derivatives by `scale` and `bias` `[1 + L]` where the bias is 0, one at a time."""
+    def curvature(self, scale, bias=0.0):
+        """About the second derivatives by `scale` and `bias` `[1 + L]`, one at a time."""
         sums = np.zeros(1 + self.logits.shape[1])
-        for logits, _, weight, _, probability in self._blocks(scale, 0.0):
+        for logits, _, weight, _, probability, total in self._blocks(scale, bias):
+            probability /= 1.0 if total is None else total[:, None]
             spread = weight * probability * (1 - probability)
             sums[0] += np.einsum("nl,nl,nl->", spread, logits, logits)
             sums[1:] += spread.sum(axis=0)
         return sums
 
     def _blocks(self, scale, bias):
-        """Of each block the logits, labels, weights and loss, and the probabilities, in memory that is used again."""
+        """Of each block the logits, labels, weights and loss, and the probabilities, in memory that is used again.
+
+        Those of exclusive classes are still to be divided by their sums `[n]`, which come last; for others None.
+        """
         for start in range(0, len(self.logits), self.rows):
             part = slice(start, start + self.rows)
-            logits, labels, weight = self.logits[part], self.labels[part], self.weight[part]
+            logits, labels, weight, sums = self.logits[part], self.labels[part], self.weight[part], None
             scores = np.multiply(logits, scale, out=self._buffer[: len(logits)])
             scores += bias
             if labels.ndim == 2:
@@ -187,17 +201,23 @@ class _Loss:
                 np.exp(scores, out=scores)
                 sums = scores.sum(axis=1)
                 loss = (weight[:, 0] * (np.log(sums) - own)).sum()
-                scores /= sums[:, None]
-            yield logits, labels, weight, loss, scores
+            yield logits, labels, weight, loss, scores, sums
 
 
 def _best_inverse_temperature(loss):
     """`1/T` where the slope of the loss is 0, or the bound that it points to."""
 
-    def slope(log_inverse):
-        return loss.slopes(np.exp(log_inverse))[1]
-
     low, high = -np.log(_TEMPERATURES[1]), -np.log(_TEMPERATURES[0])
+
+    def slope(log_inverse):
+        return loss.slopes(np.exp(np.clip(log_inverse, low, high)))[1]
+
+    if (step := loss.logits.size // _ENOUGH_NUMBERS) > 1:  # a part of the examples says about where
+        near = np.log(_best_inverse_temperature(loss.every(step)))
+        if low < near < high:
+            found = optimize.root_scalar(slope, x0=near, x1=near + _NEAR, xtol=1e-13, maxiter=10)
+            if found.converged and low < found.root < high:
+                return np.exp(found.root)
     if slope(low) >= 0:
         return np.exp(low)
     # At the other end probabilities may have rounded to the labels, and the slope to 0.
@@ -219,8 +239,8 @@ def _best_affine(loss, inverse):
         return value + 0.5 * (bias**2).sum(), np.append(by_scale, by_bias + bias) / size
 
     bounds = [(size[0] / _TEMPERATURES[1], size[0] / _TEMPERATURES[0])] + [(None, None)] * (size.size - 1)
-    start = [inverse * size[0], *np.zeros(size.size - 1)]
     options = {"maxiter": _STEPS, "maxfun": 2 * _STEPS, "maxcor": 30, "ftol": 0.0, "gtol": _TOLERANCE}
+    start = [inverse * size[0], *np.zeros(size.size - 1)]
     found = optimize.minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
     return found.x[0] / size[0], found.x[1:] / size[1:]
 

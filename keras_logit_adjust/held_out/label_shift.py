@@ -14,6 +14,7 @@ import numpy as np
 from keras_logit_adjust import _checks
 from keras_logit_adjust.held_out import _reading
 from keras_logit_adjust.held_out._likeliest_mix import Curvature, maximize
+from keras_logit_adjust.held_out._likeliest_replicates import as_likelihood, maximize_replicates
 from keras_logit_adjust.priors.formulas import as_prior
 
 METHODS = ("em", "bbse")
@@ -181,13 +182,12 @@ def _estimate_by_em(logits, prior, replicates, rng, *, tol, max_iterations):
         )
     found, start = [[estimate]], _with_pseudo_count(estimate, num_examples)  # EM leaves 0 slowly
     loose, at_a_time = max(tol, _GAP / num_examples), max(1, _NUMBERS_AT_A_TIME // num_examples)
-    curvature = None
-    if iterations > 1:
-        curvature = Curvature(likelihood, weights[0], start, weights[0] / (likelihood @ start) @ likelihood)
+    likelihood, even = as_likelihood(likelihood), weights[0].astype("float32")
+    curvature = Curvature(likelihood, even, start, even / (likelihood @ start) @ likelihood)
     for done in range(0, replicates, at_a_time):
         draws = (rng.integers(num_examples, size=num_examples) for _ in range(min(at_a_time, replicates - done)))
-        weights = np.stack([np.bincount(rows, minlength=num_examples) for rows in draws]) / num_examples
-        found.append(maximize(likelihood, weights, start, tol=loose, curvature=curvature, **most)[0])
+        counts = np.stack([np.bincount(rows, minlength=num_examples) for rows in draws])
+        found.append(maximize_replicates(likelihood, counts, start, curvature, tol=loose, **most)[0])
     q = np.concatenate(found)
     q = np.where(q * num_examples < _TRACE, 0.0, q)  # EM only nears 0: a hundredth of an example is none
     q /= q.sum(axis=-1, keepdims=True)

@@ -64,7 +64,9 @@ class Prior:
         return np.log(self.counts) - np.log(rest)
 
 
-def as_prior(class_counts, num_examples=None, *, independent=None, name="class_counts", class_names=None):
+def as_prior(
+    class_counts, num_examples=None, *, independent=None, name="class_counts", class_names=None, smoothing=0.0
+):
     """`class_counts` as a `Prior`, checked once. Functions take a `Prior` in place of class counts.
 
     Args:
@@ -77,6 +79,9 @@ def as_prior(class_counts, num_examples=None, *, independent=None, name="class_c
         name: the name of the argument in messages.
         class_names: `[L]` names in order of class id, for counts that name their classes: a dict or `Counter`, a
             `Series` or a `DataFrame` of one column.
+        smoothing: pseudo-examples `s` added to every class, `n_y + s`, so that classes without examples have a finite
+            log-prior; of independent labels `s` with and `s` without each label, `(n_l + s) / (N + 2·s)`. Needs counts,
+            and those by name then need not name every class.
 
     Returns:
         A `Prior`.
@@ -91,9 +96,20 @@ def as_prior(class_counts, num_examples=None, *, independent=None, name="class_c
     2
     >>> as_prior({"dog": 10, "cat": 90}, class_names=["cat", "dog"]).probabilities.tolist()
     [0.9, 0.1]
+    >>> as_prior([8, 0], smoothing=1).counts.tolist()
+    [9.0, 1.0]
 
     Reference: Menon et al. (2021), §2 (the setting).
     """
+    if _checks.check_number(smoothing, "smoothing", minimum=0):
+        if isinstance(class_counts, Prior):
+            given = as_prior(class_counts, num_examples, independent=independent, name=name)
+            class_counts, num_examples = given.counts, given.num_examples
+        if independent or num_examples is not None:
+            class_counts, num_examples = _smooth_labels(class_counts, num_examples, smoothing, class_names)
+        else:
+            class_counts = _smooth(class_counts, smoothing, name, class_names)
+        class_names = None  # in order of id now
     if isinstance(class_counts, Prior):
         if num_examples not in (None, class_counts.num_examples):
             raise ValueError(
@@ -115,6 +131,24 @@ def as_prior(class_counts, num_examples=None, *, independent=None, name="class_c
     counts = np.array(counts)  # its own: no later change of the caller's array reaches a checked prior
     counts.flags.writeable = False
     return Prior(counts, num_examples)
+
+
+def _smooth(class_counts, smoothing, name, class_names):
+    """Counts of exclusive classes, zeros among them, with so many examples added to each."""
+    counts = _checks.as_counts(class_counts, name, allow_zero=True, class_names=class_names)
+    if abs(counts.sum() - 1.0) < 1e-3:
+        raise _checks.ArgumentError(
+            name,
+            "`smoothing` adds examples and so needs true counts. "
+            f"Received numbers that sum to {counts.sum():.6g}: pass the counts they were made from.",
+        )
+    return counts + smoothing
+
+
+def _smooth_labels(positive_counts, num_examples, smoothing, class_names):
+    """Positives of independent labels and the number of examples, with so many added with each label and without."""
+    counts = _checks.as_positive_counts(positive_counts, num_examples, class_names=class_names, allow_bounds=True)
+    return counts + smoothing, num_examples + 2 * smoothing
 
 
 def prior(class_counts, *, smoothing=0.0, class_names=None):
@@ -145,7 +179,7 @@ def prior(class_counts, *, smoothing=0.0, class_names=None):
 
     Reference: Menon et al. (2021), §2 (the setting).
     """
-    return _smooth(class_counts, smoothing, class_names).probabilities.copy()
+    return as_prior(class_counts, independent=False, class_names=class_names, smoothing=smoothing).probabilities.copy()
 
 
 def log_prior(class_counts, *, smoothing=0.0, class_names=None):
@@ -171,7 +205,7 @@ def log_prior(class_counts, *, smoothing=0.0, class_names=None):
 
     Reference: Menon et al. (2021), §4 (equation 9) and §5 (equation 10).
     """
-    return _smooth(class_counts, smoothing, class_names).logits.copy()
+    return as_prior(class_counts, independent=False, class_names=class_names, smoothing=smoothing).logits.copy()
 
 
 def log_odds(positive_counts, num_examples):
@@ -195,15 +229,3 @@ def log_odds(positive_counts, num_examples):
     Reference: Menon et al. (2021), §5, for each label as a problem of two classes.
     """
     return as_prior(positive_counts, num_examples).logits.copy()
-
-
-def _smooth(class_counts, smoothing, class_names):
-    if not _checks.check_number(smoothing, "smoothing", minimum=0):
-        return as_prior(class_counts, independent=False, class_names=class_names)
-    counts = _checks.as_counts(class_counts, allow_zero=True, class_names=class_names)
-    if abs(counts.sum() - 1.0) < 1e-3:
-        raise ValueError(
-            "`smoothing` adds examples and so needs true counts. "
-            f"Received numbers that sum to {counts.sum():.6g}: pass the counts they were made from."
-        )
-    return as_prior(counts + smoothing)
