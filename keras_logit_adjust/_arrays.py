@@ -149,14 +149,12 @@ def in_order(values, name, class_names, *, missing=None):
             return _by_name(keys, column, name, names, missing)
         if not is_mapping:
             _refuse_row_numbers(values, name, names)
-    is_by_id = is_mapping and keys == list(range(len(keys))) and all(isinstance(key, numbers.Integral) for key in keys)
-    if class_names is None and not is_by_id and (is_mapping or is_table or not _is_increasing(keys)):
+    if class_names is None and (is_table or not _are_ids(keys, numbers.Integral if is_mapping else numbers.Real)):
         raise ArgumentError(
             name,
             f"`{name}` must be in order of class id. Received a {type(values).__name__} with the "
             f"{'keys' if is_mapping else 'index'} {keys[:_SHOWN]}{', …' if len(keys) > _SHOWN else ''}: "
-            f"{'' if is_mapping else 'add .sort_index() where that is the order, or '}"
-            f"give [{name}[c] for c in class_names].",
+            f"{_remedy(keys, name, is_mapping=is_mapping)}.",
         )
     return column
 
@@ -197,8 +195,17 @@ def as_names(class_names):
     return np.asarray(class_names).tolist() if hasattr(class_names, "__array__") else list(class_names)
 
 
-def _is_increasing(keys):
-    try:
-        return all(first <= second for first, second in zip(keys, keys[1:], strict=False))
-    except TypeError:  # names and numbers together have no order
-        return False
+def _are_ids(keys, kind):
+    """Whether keys of a kind are 0, 1, … in this order; True is no id."""
+    return keys == list(range(len(keys))) and all(isinstance(key, kind) and not isinstance(key, bool) for key in keys)
+
+
+def _remedy(keys, name, *, is_mapping):
+    """How numbers get in order of class id."""
+    if not all(isinstance(key, numbers.Integral) and not isinstance(key, bool) for key in keys):
+        return f"give [{name}[c] for c in class_names]"
+    if is_mapping:
+        return f"give [{name}.get(c, 0) for c in range(num_classes)]"
+    if sorted(keys) == list(range(len(keys))):
+        return "add .sort_index()"
+    return "add .reindex(range(num_classes), fill_value=0), which leaves out ids below 0"

@@ -62,7 +62,8 @@ def test_the_remedies_of_the_message_are_right():
     series = NAMED["Series"]
     assert prior([BY_FREQUENCY[c] for c in NAMES]).tolist() == SHARES
     assert prior([series[c] for c in NAMES]).tolist() == SHARES
-    assert prior(series.sort_index()).tolist() == SHARES
+    assert prior(Series([20, 50, 30], [2, 0, 1]).sort_index()).tolist() == SHARES
+    assert prior([{2: 1, 0: 3}.get(c, 0) for c in range(3)], smoothing=1).tolist() == [4 / 7, 1 / 7, 2 / 7]
 
 
 def test_a_report_that_knows_the_names_takes_counts_by_name():
@@ -73,14 +74,28 @@ def test_a_report_that_knows_the_names_takes_counts_by_name():
     assert report.class_counts.tolist() == [50, 30, 20]
 
 
-def test_an_index_that_increases_is_in_order():
-    for index in ([0, 1, 2], [0, 1, 5], ["ant", "bee", "cat"], [0.0, 1.0, 2.0], [1, 1, 1]):
-        assert prior(Series([50, 30, 20], index)).tolist() == SHARES
+@pytest.mark.parametrize("index", [[0, 1, 2], [0.0, 1.0, 2.0], np.arange(3, dtype="uint8")])
+def test_an_index_of_class_ids_is_in_order(index):
+    assert prior(Series([50, 30, 20], index)).tolist() == SHARES
 
 
-@pytest.mark.parametrize("index", [[2, 0, 1], ["b", "a", "c"], [0.5, 0.1, 0.2], np.array([1, "a", 2], object)])
-def test_an_index_that_does_not_increase_is_refused(index):
-    with pytest.raises(ValueError, match=r"order of class id. Received a Series with the index \[.*sort_index"):
+NO_IDS = {
+    "ids in another order": ([2, 0, 1], r"add \.sort_index\(\)\."),
+    "ids from 1 on": ([1, 2, 3], r"add \.reindex\(range\(num_classes\), fill_value=0\), which leaves out ids below 0"),
+    "an id without examples": ([0, 1, 5], r"add \.reindex"),
+    "an id for unknown labels": ([-1, 0, 1], r"add \.reindex"),
+    "names in order": (["ant", "bee", "cat"], r"give \[class_counts\[c\] for c in class_names\]"),
+    "digits as text": (["0", "1", "2"], r"give \[class_counts\[c\] for c in class_names\]"),
+    "names and numbers": (np.array([1, "a", 2], object), r"give \[class_counts\[c\]"),
+    "two rows of a class": ([0, 0, 1], r"add \.reindex"),
+    "truths": (np.array([False, True, 2], object), r"give \[class_counts\[c\]"),
+}
+
+
+@pytest.mark.parametrize("case", NO_IDS)
+def test_any_other_index_is_refused_with_what_puts_it_in_order(case):
+    index, remedy = NO_IDS[case]
+    with pytest.raises(ValueError, match=rf"order of class id. Received a Series with the index \[.*: {remedy}"):
         prior(Series([5, 3, 1], index))
 
 

@@ -130,7 +130,7 @@ def test_a_label_that_is_certain_stays_certain(kind):
 def test_a_frame_comes_back_with_its_index_and_columns(logits):
     p = scores_of(logits, "probabilities")
     frame = DataFrame(p, [f"row {i}" for i in range(7)], ["ant", "bee", "cat"])
-    found = kla.adjust_scores(frame, COUNTS)
+    found = kla.adjust_scores(frame, dict(zip(frame.columns, COUNTS, strict=True)))
     assert isinstance(found, DataFrame)
     assert found.index.tolist() == frame.index.tolist() and found.columns.tolist() == ["ant", "bee", "cat"]
     np.testing.assert_array_equal(found.values, kla.adjust_scores(p, COUNTS))
@@ -257,7 +257,7 @@ def test_ids_as_columns_in_another_order_need_counts_that_name_them(columns):
         {"class_counts": np.array(COUNTS)},
         {"class_counts": by_name, "target_prior": COUNTS},
     ):
-        with pytest.raises(ArgumentError, match=r"must name its classes.*Received columns \['2', '0', '1'\]"):
+        with pytest.raises(ArgumentError, match=r"must name its classes.*beside columns \['2', '0', '1'\]"):
             kla.adjust_scores(frame, **options)
 
 
@@ -298,12 +298,29 @@ def test_names_may_repeat_those_of_the_columns_or_name_numbered_ones(columns):
 def test_a_column_of_counts_without_names_is_refused_for_named_columns(argument):
     frame, series = DataFrame(GOOD, [0, 1], ["ant", "bee", "cat"]), Series([0.2, 0.3, 0.5], [0, 1, 2])
     with pytest.raises(ArgumentError, match=rf"`{argument}` must name its classes in its index.*set_index\("):
-        kla.adjust_scores(frame, **{"class_counts": COUNTS, argument: series})
+        kla.adjust_scores(frame, **{"class_counts": {"ant": 90, "bee": 9, "cat": 1}, argument: series})
+
+
+@pytest.mark.parametrize("argument", ["class_counts", "target_prior", "tau"])
+@pytest.mark.parametrize("form", [tuple, np.array, keras.ops.convert_to_tensor, kla.priors.as_prior])
+def test_numbers_without_names_are_refused_beside_named_columns(argument, form):
+    frame, by_name = DataFrame(GOOD, [0, 1], ["cat", "ant", "bee"]), {"ant": 0.5, "bee": 0.3, "cat": 0.2}
+    if argument == "tau" and form is kla.priors.as_prior:
+        form = list  # no prior is a strength
+    given = {"class_counts": by_name, argument: form(list(by_name.values()))}
+    rule = rf"`{argument}` must name its classes.*beside columns \['cat', 'ant', 'bee'\]"
+    with pytest.raises(ArgumentError, match=rf"{rule}: give dict\(zip\(names, {argument}\)\)"):
+        kla.adjust_scores(frame, **given)
+    found = kla.adjust_scores(frame, **{"class_counts": by_name, argument: by_name})
+    columns = [by_name[name] for name in frame.columns]
+    right = kla.adjust_scores(GOOD, **{"class_counts": columns, argument: columns})
+    np.testing.assert_array_equal(np.asarray(found), right)
 
 
 def test_tau_by_name_is_put_in_order_of_the_columns():
     frame = DataFrame(GOOD, [0, 1], ["cat", "ant", "bee"])
-    found = kla.adjust_scores(frame, COUNTS, tau=Series([1.0, 2.0, 0.5], ["ant", "bee", "cat"]))
+    by_name = dict(zip(frame.columns, COUNTS, strict=True))
+    found = kla.adjust_scores(frame, by_name, tau=Series([1.0, 2.0, 0.5], ["ant", "bee", "cat"]))
     np.testing.assert_array_equal(np.asarray(found), kla.adjust_scores(GOOD, COUNTS, tau=[0.5, 1.0, 2.0]))
 
 

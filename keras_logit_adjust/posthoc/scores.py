@@ -5,7 +5,6 @@ The arithmetic is that of `kla.adjust`, in float64: logarithms of probabilities 
 """
 
 import importlib
-from collections.abc import Mapping
 
 import keras
 import numpy as np
@@ -40,7 +39,7 @@ def adjust_scores(
             classes: the score of the second, as a booster of two classes gives it.
         class_counts: `[L]` training examples of each class (or probabilities), all > 0, in order of the columns;
             [negatives, positives] for the score of the second class. Counts by name (a dict, a `Series`) are put in
-            order by `class_names`.
+            order by `class_names`, or by the columns of a `DataFrame`, which needs them by name.
         kind: what the scores are: "probabilities", "logits" or "log_probabilities". The result is of the same kind.
         tau: strength, a number or a vector `[L]`, also by name; 1 is right for scores that estimate `P(y|x)`.
         target_prior: class mix that the result should be right for, in the form of `class_counts`; uniform by default.
@@ -77,7 +76,8 @@ def adjust_scores(
     if hasattr(scores, "columns") and not is_unit:
         class_names = _names_of(scores, class_names)
     if class_names is not None:
-        _check_order(class_names, class_counts=class_counts, target_prior=target_prior)
+        columns = getattr(scores, "columns", class_names)
+        _check_order(columns, scores, class_counts=class_counts, target_prior=target_prior, tau=tau)
     prior = priors.as_prior(class_counts, num_examples, class_names=class_names)
     target_prior = _arrays.in_order(target_prior, "target_prior", class_names)
     _check_shape(array, prior, is_unit)
@@ -139,20 +139,23 @@ def _names_of(frame, class_names):
     )
 
 
-def _check_order(class_names, **priors_given):
-    """Raise for numbers that do not name their classes beside columns that are class ids in another order."""
-    names = _arrays.as_names(class_names)
-    texts, ids = [str(name) for name in names], [str(c) for c in range(len(names))]
-    if texts == ids or sorted(texts) != sorted(ids):
+def _check_order(columns, scores, /, **given):
+    """Raise for numbers that do not name their classes beside columns that do.
+
+    Names of the columns of an array say their order, and numbers have it too, unless they are class ids in another one.
+    """
+    texts = [str(column) for column in _arrays.as_names(columns)]
+    ids = [str(c) for c in range(len(texts))]
+    if texts == ids or not (hasattr(scores, "columns") or sorted(texts) == sorted(ids)):
         return
-    for argument, values in priors_given.items():
-        keys = values if isinstance(values, Mapping) else getattr(values, "index", ())
-        if values is not None and (callable(keys) or {*keys} != {*names}):  # a list has a method `index`
+    for argument, values in given.items():
+        is_plain = np.ndim(values) > 0 and callable(getattr(values, "index", abs))  # a list has a method `index`
+        if is_plain or isinstance(values, priors.Prior):
             raise _checks.ArgumentError(
                 argument,
-                f"`{argument}` must name its classes where columns are class ids in another order: it may have "
-                f"the order of the ids or of the columns. Received columns {texts[:8]}: give "
-                f"dict(zip(class_names, {argument})), or put the columns in order.",
+                f"`{argument}` must name its classes where the columns of `scores` have names, for it may have another "
+                f"order. Received numbers without names beside columns {_arrays.shown(texts)}: give "
+                f"dict(zip(names, {argument})), with `names` in the order of the numbers.",
             )
 
 
