@@ -331,3 +331,12 @@ def test_a_column_of_text_is_named():
         ArgumentError, match=r"Received text, 'a', in column 'image'.*set_index\('image'\).*index_col=0"
     ):
         kla.adjust_scores(frame, COUNTS)
+
+
+@pytest.mark.parametrize("kind", ["probabilities", "logits"])
+def test_percentages_are_refused_with_their_remedy(kind):
+    percentages = np.array([[30.0, 30.0, 40.0], [90.0, 5.0, 5.0]])
+    with pytest.raises(ArgumentError, match="(?i)divide (percentages|them) by 100"):
+        kla.adjust_scores(percentages, COUNTS, kind=kind)
+    found, p = kla.adjust_scores(percentages / 100, COUNTS), percentages / COUNTS
+    np.testing.assert_allclose(found, p / p.sum(axis=1, keepdims=True), rtol=1e-12)

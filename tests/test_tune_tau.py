@@ -1,5 +1,7 @@
 """`tune_tau` against the rule written as loops; pooling by hand; models, folds and refusals; and what it gains."""
 
+import warnings
+
 import numpy as np
 import pytest
 from helpers.posthoc_models import numpy, rows, sequential
@@ -175,6 +177,21 @@ def test_a_warning_at_the_callers_line_comes_only_with_small_classes(rng):
 
 
 # --- independent labels ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", ["counts in another order", "logits adjusted before"])
+def test_a_negative_tau_is_warned_of_with_what_may_be_wrong(fault, rng):
+    y, logits = gaussian(rng, COUNTS, 40, 1.0)
+    counts = np.array(COUNTS)
+    if fault == "logits adjusted before":
+        logits = logits - 3 * log_prior(COUNTS)
+    else:
+        counts = counts[::-1]
+    with pytest.warns(UserWarning, match=r"τ is negative, -.*in the same order, and whether the logits were adjusted"):
+        assert kla.tune_tau(logits, y, counts).tau < 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert kla.tune_tau(gaussian(rng, COUNTS, 40, 1.0)[1], y, COUNTS).tau > 0
 
 
 def test_independent_labels_of_two_recalls_each_are_tuned_by_log_odds(rng):

@@ -67,7 +67,7 @@ def read_numbers(path, *, or_prior=False):
 
 
 def as_numbers(found):
-    """What `read_numbers` gives as an array."""
+    """The result of `read_numbers` as an array."""
     return np.array(list(found.values())) if isinstance(found, dict) else found
 
 

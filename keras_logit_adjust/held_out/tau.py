@@ -115,7 +115,8 @@ def tune_tau(
     Warns:
         UserWarning: if classes have too few examples for a recall of their own, with their number and the number of
             classes without examples; and if the recall of some classes is unknown, with their number and the gain that
-            is needed.
+            is needed. And if the whole interval lies below 0, as it does where the classes of logits and counts are
+            in different orders.
 
     Example:
 
@@ -175,6 +176,12 @@ def tune_tau(
     options = {"standard_errors": standard_errors, "unknown": unknown}
     weight = _weights(path.recall_ids, bucket, known)
     tau, best, interval = _choose(path.low, path.high, weight, **options)
+    if interval[1] < 0:
+        warnings.warn(
+            f"Every good τ is negative, {tau:.2g} for one: it makes rare classes rarer. Look whether logits, labels "
+            "and `class_counts` have their classes in the same order, and whether the logits were adjusted before.",
+            stacklevel=2,
+        )
     few, empty = int((path.examples < min_examples).sum()), int((path.examples == 0).sum())
     coverage = {"classes": path.examples.size, "pooled": few, "empty": empty, "buckets": np.unique(bucket).size}
     if few:

@@ -191,8 +191,8 @@ def _check_numbers(rows, kind):
     _refuse_rows(np.isnan(rows), rows, "`scores` must not be NaN.", "leave such rows out, or look why the model has it")
     if kind == "probabilities":
         outside = (rows < 0) | (rows > 1 + _SUM)
-        rule, remedy = "Every probability in `scores` must lie between 0 and 1.", 'scores of other kinds: kind="logits"'
-        _refuse_rows(outside, rows, rule, remedy)
+        remedy = 'divide percentages by 100; scores of other kinds: kind="logits"'
+        _refuse_rows(outside, rows, "Every probability in `scores` must lie between 0 and 1.", remedy)
     elif kind == "log_probabilities":
         remedy = 'log-probabilities up to a constant: kind="logits"'
         _refuse_rows(rows > _SUM, rows, "Every log-probability in `scores` must be at most 0.", remedy)
@@ -230,12 +230,15 @@ def _check_sums(rows, kind):
 
 def _check_no_distributions(rows):
     # One row of logits may sum to one by chance.
-    if len(rows) > 1 and (rows >= 0).all() and (np.abs(rows.sum(axis=1) - 1.0) < _SUM).all():
-        raise _checks.ArgumentError(
-            "scores",
-            '`scores` must be logits where kind="logits". Received probabilities: no number is below 0, and every row '
-            'sums to 1. Leave out `kind`, or give "probabilities".',
-        )
+    if len(rows) < 2 or (rows < 0).any():
+        return
+    for total, kind, remedy in ((1, "probabilities", "Leave"), (100, "percentages", "Divide them by 100, and leave")):
+        if (np.abs(rows.sum(axis=1) - total) < _SUM * total).all():
+            raise _checks.ArgumentError(
+                "scores",
+                f'`scores` must be logits where kind="logits". Received {kind}: no number is below 0, and every row '
+                f'sums to {total}. {remedy} out `kind`, or give "probabilities".',
+            )
 
 
 # --- Labels with a probability of their own, as the second of two classes has ----------------------------------------
