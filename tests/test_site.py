@@ -130,6 +130,15 @@ def test_the_reference_lists_every_name_of_the_top_level(site):
         assert re.search(rf'href="[^"]+#keras_logit_adjust[\w.]*\.{name}"><code>kla\.{name}', page.text), name
 
 
+def test_a_class_in_running_text_is_a_link_without_its_room_too(site):
+    for page, part, name in (
+        ("reference/layers.html", "layers", "ManyClassDense"),
+        ("guide/losses.html", "losses", "PairwiseMarginCrossentropy"),
+    ):
+        target = rf'href="[^"]*{part}.html#keras_logit_adjust.{part}.{name}"><code>{name}\b'
+        assert re.search(target, site[page].text), page
+
+
 @pytest.mark.parametrize("part", PARTS)
 def test_every_public_name_has_an_example_or_names_one_that_gives_it(site, part):
     text = site[f"reference/{part}.html"].text

@@ -1,4 +1,4 @@
-"""Names such as `kla.adjust` in running text become links to where the API reference explains them."""
+"""Names such as `kla.adjust` and `GroupAccuracy` in text become links to where the API reference explains them."""
 
 import ast
 import pathlib
@@ -8,7 +8,8 @@ import re
 PACKAGE = pathlib.Path(__file__).parents[2] / "keras_logit_adjust"
 PACKAGE_NAME = "keras_logit_adjust"
 _HEADING_OR_LINK = re.compile(r"(<(?:h[1-6]|a|pre)\b.*?</(?:h[1-6]|a|pre)>)", re.DOTALL)
-_NAME = re.compile(r"<code>kla\.([A-Za-z_.]+)((?:\([^<]*\))?)</code>")
+# With `kla.` any name; without it classes alone, as words such as `prior` are names of arguments too.
+_NAME = re.compile(r"<code>(?:kla\.([A-Za-z_.]+)|([A-Z][A-Za-z0-9]+))((?:\([^<]*\))?)</code>")
 # What mkdocstrings puts between a name and its description, where there is no name.
 _BARE_DASH = re.compile(r"(<li class=\"[^\"]*field-body\">)\s*–\s*")
 
@@ -16,10 +17,11 @@ _BARE_DASH = re.compile(r"(<li class=\"[^\"]*field-body\">)\s*–\s*")
 def on_page_content(html, page, config, files):
     html = _BARE_DASH.sub(r"\1", html)
     targets = addresses()
+    classes = addresses_of_classes(targets)
     here = posixpath.dirname(page.file.dest_uri) or "."
 
     def linked(match):
-        address = targets.get(match[1])
+        address = targets.get(match[1]) or classes.get(match[2])
         return f'<a href="{posixpath.relpath(address, here)}">{match[0]}</a>' if address else match[0]
 
     parts = _HEADING_OR_LINK.split(html)
@@ -40,6 +42,11 @@ def addresses():
             part = node.module.removeprefix(f"{PACKAGE_NAME}.")
             found |= {alias.name: found[f"{part}.{alias.name}"] for alias in node.names}
     return found
+
+
+def addresses_of_classes(targets):
+    """The same by the name alone, for classes: `{"FocalCrossentropy": "reference/losses.html#…"}`."""
+    return {name.split(".")[-1]: address for name, address in targets.items() if name.split(".")[-1][0].isupper()}
 
 
 def anchor(part, name):

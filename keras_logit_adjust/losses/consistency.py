@@ -29,7 +29,7 @@ _LARGER_SHARE = 0.8  # of a witness's classes, at the contested point
 
 @dataclasses.dataclass(frozen=True)
 class Witness:
-    """An example that shows that a loss's minimizer is not Bayes-optimal for the balanced error.
+    """The evidence of `is_fisher_consistent` that a loss's minimizer is not Bayes-optimal for the balanced error.
 
     Two classes occur at one contested point, the first. Every other point belongs to one class.
 

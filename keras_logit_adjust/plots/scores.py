@@ -63,7 +63,7 @@ def margins(pairwise, *, class_names=None):
 
     >>> figure = margins({"logit-adjusted": [[0.0, -2.2], [2.2, 0.0]]})
     >>> [text.get_text() for text in figure.axes[0].texts]
-    ['-2.2', '+2.2']
+    ['−2.2', '+2.2']
 
     Reference: Menon et al. (2021), §5, equation 11.
     """
