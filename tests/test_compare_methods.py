@@ -251,7 +251,7 @@ def test_methods_draw_their_batches_as_they_say_and_count_retraining(monkeypatch
     assert {name: training.epochs_of(METHODS[name], recipe) for name in METHODS} == expected
 
 
-def test_a_run_keeps_both_parts_of_its_loss_and_how_it_fits_its_training_examples(built, folder, rng):
+def test_a_run_keeps_both_parts_of_its_loss_and_its_training_fit(built, folder, rng):
     labels = np.arange(32) % 3
     for name in ("train", "test"):
         np.savez(folder / f"{name}.npz", x=rng.integers(0, 256, (32, 8, 8, 3)).astype("uint8"), y=labels)
