@@ -74,7 +74,8 @@ def test_fit_is_that_of_all_logits(rng, steps):
 def test_drawn_rivals_train_and_evaluation_is_exact(rng, options):
     x, y = data(rng, 16)
     model = network(**options)
-    model.compile(keras.optimizers.SGD(0.5), jit_compile=BACKEND == "tensorflow" and "estimator" in options)
+    xla = BACKEND == "jax" or (BACKEND == "tensorflow" and "estimator" in options)
+    model.compile(keras.optimizers.SGD(0.5), jit_compile=xla)
     before = model.evaluate(x, y, verbose=0)
     scores = logits_of(model, x) + reference.log_prior(COUNTS)
     exact, _ = reference.over_rows(reference.crossentropy, np.eye(L)[y], scores)
