@@ -53,6 +53,28 @@ def test_labels_and_logits_the_other_way_round_are_refused():
             loss(np.zeros((3, 3), "float32"), np.zeros(3, "int32"))
 
 
+@pytest.mark.parametrize("shape", [(2, 3), (1, 2, 3)])
+def test_eager_tensors_the_other_way_round_are_refused_too(shape):
+    rows = keras.ops.convert_to_tensor(np.eye(3, dtype="float32")[[0, 1]].reshape(shape))
+    logits = keras.ops.convert_to_tensor(np.array([[2.0, 1.0, 0.5], [0.1, -1.5, 3.0]], "float32").reshape(shape))
+    for loss in (LogitAdjustedCrossentropy(COUNTS), PairwiseMarginCrossentropy(COUNTS), FocalCrossentropy()):
+        with pytest.raises(ValueError, match=r"without negative numbers\. Received -1\.5\. The order is"):
+            loss(logits, rows)
+        assert np.isfinite(float(loss(rows, logits)))
+
+
+def test_a_traced_step_reads_no_numbers_of_labels():
+    if keras.backend.backend() == "torch":
+        pytest.skip("torch traces no step by default")
+    loss = LogitAdjustedCrossentropy(COUNTS)
+    if keras.backend.backend() == "jax":
+        trace = pytest.importorskip("jax", reason="the backend").jit
+    else:
+        trace = pytest.importorskip("tensorflow", reason="the backend").function
+    negative = keras.ops.convert_to_tensor(np.array([[-1.0, 1.0, 1.0]], "float32"))
+    assert np.isfinite(float(trace(loss)(negative, keras.ops.zeros((1, 3)))))
+
+
 def test_a_torch_tensor_whose_gradient_would_be_lost_is_refused():
     torch = pytest.importorskip("torch", reason="the tensors are of torch")
     logits, rows = torch.zeros((2, 3), requires_grad=True), torch.eye(3)[[0, 1]]

@@ -42,6 +42,7 @@ def test_a_table_of_probabilities_is_adjusted_and_keeps_its_header(capsys):
         "scores    3 rows, 3 classes, probabilities",
         "adjusted  tau 1, prior of counts.csv, target prior uniform",
         "paired    counts.csv by position: column 'ant' ← 90, column 'bee' ← 9, column 'cat' ← 1",
+        "note      numbers do not show that they are adjusted: do not adjust out.csv again",
         "",
         "Written to out.csv: the adjusted scores",
     ]

@@ -68,6 +68,7 @@ def run(options, given):
         f"{kind.replace('_', '-')}",
         f"adjusted  tau {options.tau:g}, {trained}, target prior {towards}",
         *counts.pairing(given, options, names, is_unit=is_unit),
+        f"note      numbers do not show that they are adjusted: do not adjust {output.name} again",
     )
     printing.show("\n".join(lines), output=options.output, files="the adjusted scores")
 

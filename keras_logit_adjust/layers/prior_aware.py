@@ -1,5 +1,7 @@
 """The output layer that knows the prior: any plain cross-entropy then trains the adjusted loss."""
 
+import warnings
+
 import keras
 from keras import ops
 
@@ -17,10 +19,35 @@ class LogitsDense(keras.layers.Dense):
                 "`from_logits=True`, and a Softmax layer behind the trained model where probabilities are served."
             )
         super().__init__(units, **kwargs)
+        self._has_warned = False
 
     def call(self, inputs, training=None):
         logits = _labels.at_least_float32(super().call(inputs))
-        return logits + ops.cast(self._shift(), logits.dtype) if training else logits
+        if training:
+            return logits + ops.cast(self._shift(), logits.dtype)
+        self._watch_gradient(logits)
+        return logits
+
+    def _watch_gradient(self, logits):
+        """Warn, once, when a loop of torch's trains logits that were made for inference, and so without the prior."""
+        if keras.backend.backend() != "torch" or self._has_warned or not getattr(logits, "requires_grad", False):
+            return
+        import torch
+
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return
+
+        def warn(_):
+            if not self._has_warned:
+                self._has_warned = True
+                warnings.warn(
+                    f"A gradient passes layer {self.name!r} that was called without `training=True`, so its logits had "
+                    "no prior. In a training loop of your own call model(x, training=True): `model.train()` does not "
+                    "reach a Keras layer. Where no weight is trained, as in a saliency map, ignore this.",
+                    stacklevel=2,
+                )
+
+        logits.register_hook(warn)
 
     def compute_output_spec(self, inputs, training=None):
         return keras.KerasTensor(

@@ -1,0 +1,35 @@
+"""What labels, masks and weights mean, told from static shapes: read once, for losses, metrics and streaming priors."""
+
+from keras_logit_adjust._labels.masks import align_weight, combine_masks, sum_by_class, zero_masked
+from keras_logit_adjust._labels.reading import Labels, check_logits, of_unit, read, read_ids, read_targets
+from keras_logit_adjust._labels.tensors import (
+    as_labels,
+    as_targets,
+    at_least_float32,
+    check_num_classes,
+    float_dtype,
+    ids_to_tensor,
+    to_tensor,
+    to_tensor_of_gradients,
+)
+
+__all__ = [
+    "Labels",
+    "align_weight",
+    "as_labels",
+    "as_targets",
+    "at_least_float32",
+    "check_logits",
+    "check_num_classes",
+    "combine_masks",
+    "float_dtype",
+    "ids_to_tensor",
+    "of_unit",
+    "read",
+    "read_ids",
+    "read_targets",
+    "sum_by_class",
+    "to_tensor",
+    "to_tensor_of_gradients",
+    "zero_masked",
+]
