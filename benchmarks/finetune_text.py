@@ -182,14 +182,14 @@ def _how(results):
         f"{SYSTEMS[system]} " + ", ".join(f"{rate:g} ({loss:.3f})" for rate, loss in found)
         for system, found in results["held_out_loss"].items()
     )
-    single = " One seed: the interval is of test sampling only." if 1 in seeds else ""
+    single = " With one seed the interval covers test sampling only." if 1 in seeds else ""
     trained = f"""\
 {settings["epochs"]} epochs of Adam in batches of {settings["batch"]}, {settings["precision"]}, rank of LoRA \
 {settings["rank"]}. Learning rates tried, with the held-out cross-entropy of ERM, by which they are chosen: {tried}. """
     return f"""\
-Mean ± standard deviation over seeds. Differences in balanced error, in points, to ERM of the same encoder and to the
-probe with the same method, with a 95 % paired bootstrap interval over test examples and seeds that both have; "none"
-where it holds zero.{single}
+The figures are mean ± standard deviation over seeds. The last two columns are differences in balanced error, in points,
+to ERM of the same encoder and to the probe with the same method. They have a 95 % paired bootstrap interval over test
+examples and the seeds that both have. "None" means that the interval contains zero: no difference was found.{single}
 
 {trained * bool(tried)}The frozen features are those of sentence-transformers to \
 {stored["largest_of_others"]:.1g}, but for {stored["apart"]} of {stored["sentences"]:,} sentences.

@@ -137,9 +137,10 @@ def to_markdown(results):
         for name, row in results["rows"].items()
     ]
     how = f"""\
-Mean ± standard deviation over {results["seeds"]} seeds, each of which redraws the training set. Differences in balanced
-error, with a 95 % paired bootstrap interval over test examples and seeds; "none" where it holds zero. "×" is
-`product_of_experts`, the names at their temperature. Every cosine head is trained with the adjusted loss.
+The figures are mean ± standard deviation over {results["seeds"]} seeds. Each seed redraws the training set. The
+differences are in balanced error, with a 95 % paired bootstrap interval over test examples and seeds. "None" means that
+the interval contains zero: no difference was found. "×" is `product_of_experts`, with the names at their temperature.
+Every cosine head is trained with the adjusted loss.
 
 Repeat: `{results["command"]}`"""
     return f"{report.to_table(header, rows)}\n\n{how}"

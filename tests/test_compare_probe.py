@@ -69,9 +69,9 @@ def test_the_report_names_penalties_and_the_one_result(probed):
     text = report.to_markdown(results)
     penalty = predictions.runs["erm"][0].penalty
     assert results["probes"]["erm"]["penalty"] == [penalty]
-    assert "at the optimum `la_loss` is `la_posthoc`, one result" in text
+    assert "At the optimum `la_loss` and `la_posthoc` are one result" in text
     assert f"Penalty for each seed: `erm` {penalty:g}" in text
-    assert "One seed: the interval is of test sampling only." in text
+    assert "There is one seed, so the interval covers test sampling only" in text
 
 
 def test_a_finished_run_is_read_again(files, tmp_path, monkeypatch):
@@ -114,7 +114,9 @@ def test_differences_are_to_the_baseline(files):
     assert results["command"].endswith("--baseline class_weight")
     text = report.to_markdown(results)
     assert "| difference to `class_weight` (points) | t-interval over seeds |" in text
-    assert "balanced error less `class_weight`'s" in text and "test sampling only" not in text
+    assert (
+        "the balanced error minus that of `class_weight`" in " ".join(text.split()) and "test sampling only" not in text
+    )
     with pytest.raises(ValueError, match="Unknown method 'plain'"):
         compare.compare(config, methods=["erm"], seeds=1, baseline="plain")
 

@@ -79,17 +79,19 @@ def to_table(header, rows):
 # --- texts and cells, the same in every form -------------------------------------------------------------------------
 
 _LEGEND = """\
-Mean ± standard deviation over seeds, each of which redraws subset and initialization. Balanced error: mean of the
-per-class error rates. Many: at least 100 training examples; few: at most 20; medium between. Macro-F1 at the training
-prior. Difference: balanced error less {baseline}'s, with a {confidence:.0%} paired bootstrap interval over test
-examples and seeds; "none" where it holds zero."""
+The figures are mean ± standard deviation over seeds. Each seed redraws subset and initialization. The balanced error
+is the mean of the per-class error rates. Many means at least 100 training examples, few at most 20, medium between.
+Macro-F1 is at the training prior. The difference is the balanced error minus that of {baseline}, with a
+{confidence:.0%} paired bootstrap interval over test examples and seeds. "None" means that the interval contains zero:
+no difference was found."""
 _T_NOTE = """\
-The t-interval is that of the seeds' differences, on the test set as it is."""
+The t-interval is over the seeds' differences, on the test set as it is."""
 _ONE_SEED_NOTE = """\
-One seed: the interval is of test sampling only. It leaves out the noise of training and of the draw of the tail."""
+There is one seed, so the interval covers test sampling only. It leaves out the noise of training and of the draw of the
+tail."""
 _PUBLISHED_NOTE = """\
-Published: Menon et al. (2021), mean of 5 trials, in brackets the difference to its ERM; its recipe is ResNet-32 for 200
-epochs on all training images, its tuned τ an oracle's, chosen on the test set."""
+Published: Menon et al. (2021), the mean of 5 trials. In brackets is the difference to its ERM. Its recipe is ResNet-32
+for 200 epochs on all training images. Its tuned τ is an oracle: it was chosen on the test set."""
 
 
 def _legend(results):
@@ -149,7 +151,7 @@ def _probes(results):
         for name, of in found.items()
     ]
     return (
-        "Each row is the optimum of a penalized linear classifier; at the optimum `la_loss` is `la_posthoc`, one "
+        "Each row is the optimum of a penalized linear classifier. At the optimum `la_loss` and `la_posthoc` are one "
         f"result. Penalty for each seed: {'; '.join(chosen)}."
     )
 
@@ -187,7 +189,7 @@ def _cell(figure):
 
 
 def show_difference(found):
-    """A difference in points with its interval; "none" where that holds zero."""
+    """A difference in points with its interval; "none" if the interval contains zero."""
     estimate = "none" if found["verdict"] == "none" else f"{found['difference']:+.1f}"
     return f"{estimate} {_interval(found)}"
 
