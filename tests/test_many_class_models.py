@@ -69,12 +69,13 @@ def test_fit_is_that_of_all_logits(rng, steps):
             {"num_rivals": 6, "estimator": "posterior", "distribution": "prior"}, id="posterior", marks=pytest.mark.slow
         ),
         pytest.param({"num_rivals": "batch"}, id="batch", marks=pytest.mark.slow),
+        pytest.param({"num_rivals": 4, "seed": 0}, id="by XLA", marks=pytest.mark.slow),
     ],
 )
 def test_drawn_rivals_train_and_evaluation_is_exact(rng, options):
     x, y = data(rng, 16)
     model = network(**options)
-    xla = BACKEND == "jax" or (BACKEND == "tensorflow" and "estimator" in options)
+    xla = BACKEND == "jax" or (BACKEND == "tensorflow" and "seed" in options)
     model.compile(keras.optimizers.SGD(0.5), jit_compile=xla)
     before = model.evaluate(x, y, verbose=0)
     scores = logits_of(model, x) + reference.log_prior(COUNTS)

@@ -181,7 +181,7 @@ def float32_copies(loss, labels, logits):
     if BACKEND == "tensorflow":
         import tensorflow as tf
 
-        step = tf.function(lambda logits: tf.gradients(loss(labels, logits), logits))
+        step = tf.function(lambda logits: tf.gradients(loss(labels, logits), logits), autograph=False)
         made = [output for op in step.get_concrete_function(logits).graph.get_operations() for output in op.outputs]
         return sum(output.dtype == "float32" and output.shape == logits.shape for output in made)
     import torch

@@ -49,7 +49,7 @@ def traced_operations(model):
     signature = [tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype, name=tensor.name) for tensor in model.inputs]
     structure = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
     packed = keras.tree.pack_sequence_as(structure, signature)
-    traced = tf.function(lambda inputs: model(inputs, training=False)).get_concrete_function(packed)
+    traced = tf.function(lambda inputs: model(inputs, training=False), autograph=False).get_concrete_function(packed)
     return count_operations(traced.graph.as_graph_def())
 
 

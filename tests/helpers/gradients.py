@@ -43,6 +43,13 @@ def with_mask(loss, mask, sample_weight=None):
     return call
 
 
+def _compiled(compute, mode):
+    """A graph as of a step of Keras, without AutoGraph, which needs seconds to rewrite the package. XLA has both."""
+    import tensorflow as tf
+
+    return compute if mode == "eager" else tf.function(compute, autograph=mode == "xla", jit_compile=mode == "xla")
+
+
 def _with_tensorflow(loss, y_true, logits, mode):
     import tensorflow as tf
 
@@ -52,7 +59,7 @@ def _with_tensorflow(loss, y_true, logits, mode):
             value = loss(y_true, logits)
         return value, tape.gradient(value, logits)
 
-    return (compute if mode == "eager" else tf.function(compute, jit_compile=mode == "xla"))(y_true, logits)
+    return _compiled(compute, mode)(y_true, logits)
 
 
 def _with_jax(loss, y_true, logits, mode):
@@ -86,7 +93,7 @@ def _all_with_tensorflow(function, arguments, mode):
             value = function(*arguments)
         return value, tape.gradient(value, arguments)
 
-    return (compute if mode == "eager" else tf.function(compute, jit_compile=mode == "xla"))(*arguments)
+    return _compiled(compute, mode)(*arguments)
 
 
 def _all_with_jax(function, arguments, mode):
