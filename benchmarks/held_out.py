@@ -3,7 +3,10 @@
     python benchmarks/held_out.py [--against CHECKOUT] [--examples 20000] [--classes 1000] [--output held_out.json]
 
 Each function runs in a process of its own, which also tells its peak memory. With `--against`, a folder that holds
-another version of the package, the two versions take turns, and the ratio of their processor times is printed.
+another version of the package, the two versions take turns, and the ratio of their processor times is printed. A whole
+`tune_offsets` of an old version takes long; one sweep over one bootstrap sample is enough to compare:
+
+    python benchmarks/held_out.py --functions macro_f1 balanced --bags 1 --sweeps 1 --against CHECKOUT
 """
 
 import argparse
@@ -32,7 +35,16 @@ def make(num_examples, num_classes):
     return 1.5 * logits, labels, counts
 
 
-def measure(name, num_examples, num_classes):
+NAMES = {
+    "macro_f1": '`tune_offsets`, "macro_f1"',
+    "balanced": '`tune_offsets`, "balanced"',
+    "temperature": "`calibrate`, temperature",
+    "bias_corrected_temperature": "`calibrate`, bias-corrected temperature",
+    "em": "`estimate_target_prior`, EM with 200 replicates",
+}
+
+
+def measure(name, num_examples, num_classes, search):
     """Seconds and peak memory of one function, printed as JSON: what the processes run."""
     import keras_logit_adjust as kla
 
@@ -42,7 +54,7 @@ def measure(name, num_examples, num_classes):
     if name == "em":
         kla.estimate_target_prior(logits / 1.5, counts)
     elif name in ("macro_f1", "balanced"):
-        kla.tune_offsets(logits, labels, counts, objective=name)
+        kla.tune_offsets(logits, labels, counts, objective=name, **search)
     else:
         kla.calibrate(logits, labels, method=name)
     found = {"seconds": time.perf_counter() - wall, "processor_seconds": time.process_time() - processor}
@@ -50,11 +62,42 @@ def measure(name, num_examples, num_classes):
     print(json.dumps(found))
 
 
-def run(checkout, name, sizes):
+def run(checkout, name, options):
+    sizes = (f"--{option}={getattr(options, option)}" for option in ("examples", "classes", "bags", "sweeps"))
     command = [sys.executable, __file__, "--measure", name, *sizes]
     environment = {**os.environ, "PYTHONPATH": str(checkout)}
     printed = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
     return json.loads(printed.splitlines()[-1])
+
+
+def to_markdown(results):
+    """The table of a run: medians over its rounds."""
+    from keras_logit_adjust.compare import report
+
+    rows = []
+    for row in results["rows"]:
+        now, before = (
+            {key: np.median([found[key] for found in row[when]]) for key in row["now"][0]} if row[when] else None
+            for when in ("now", "before")
+        )
+        cells = [f"{now['seconds']:.1f}", f"{now['processor_seconds']:.1f}", f"{now['peak_mib']:.0f}"]
+        if before:
+            ratio = before["processor_seconds"] / now["processor_seconds"]
+            cells += [f"{before['processor_seconds']:.1f}", f"{before['peak_mib']:.0f}", f"{ratio:.1f}"]
+        rows.append([NAMES[row["function"]], *cells, *[""] * (6 - len(cells))])
+    header = ["function", "seconds", "of the processor", "MiB", "of the processor before", "MiB before", "ratio"]
+    sizes = f"{results['classes']:,} classes × {results['examples']:,} examples"
+    against = f", against commit {results['against']}" if results["against"] else ""
+    threads = f"OMP_NUM_THREADS={results['threads']}" if results["threads"] else "all threads"
+    search = f"`tune_offsets` with bags={results['bags']}, sweeps={results['sweeps']}"
+    how = f"{sizes}; {search}; {threads}{against}; MiB beside the logits, rounds: {results['rounds']}."
+    versions = results["versions"]
+    return f"{report.to_table(header, rows)}\n\n{how} {versions['machine']}, {results['load']}."
+
+
+def commit_of(checkout):
+    command = ["git", "-C", str(checkout), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def main():
@@ -62,29 +105,33 @@ def main():
     parser.add_argument("--examples", type=int, default=20_000)
     parser.add_argument("--classes", type=int, default=1_000)
     parser.add_argument("--functions", nargs="+", choices=FUNCTIONS, default=FUNCTIONS)
+    parser.add_argument("--bags", type=int, default=10, help="of tune_offsets")
+    parser.add_argument("--sweeps", type=int, default=4, help="of tune_offsets")
     parser.add_argument("--against", type=pathlib.Path)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--output", type=pathlib.Path)
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        return measure(options.measure, options.examples, options.classes)
-    sizes, rows = ["--examples", str(options.examples), "--classes", str(options.classes)], []
+        search = {"bags": options.bags, "sweeps": options.sweeps}
+        return measure(options.measure, options.examples, options.classes, search)
+    from keras_logit_adjust.compare import storage
+
+    processes = os.getloadavg()[0]
+    results = {"versions": storage.versions(), "threads": os.environ.get("OMP_NUM_THREADS"), "rows": []}
+    results["load"] = f"load {processes:.1f} of other processes" if processes > 0.5 else "nothing else running"
+    results.update({name: getattr(options, name) for name in ("examples", "classes", "bags", "sweeps", "rounds")})
+    results["against"] = commit_of(options.against) if options.against else None
     for name in options.functions:
         row = {"function": name, "now": [], "before": []}
         for _ in range(options.rounds):
-            row["now"].append(run(HERE, name, sizes))
+            row["now"].append(run(HERE, name, options))
             if options.against:
-                row["before"].append(run(options.against.resolve(), name, sizes))
-        rows.append(row)
-        now = {key: np.median([found[key] for found in row["now"]]) for key in row["now"][0]}
-        print(f"{name}: {now['seconds']:.1f} s, {now['peak_mib']:.0f} MiB beside the logits", end="")
-        if row["before"]:
-            before = np.median([found["processor_seconds"] for found in row["before"]])
-            print(f"; {before / now['processor_seconds']:.1f} times the processor time before", end="")
-        print(flush=True)
+                row["before"].append(run(options.against.resolve(), name, options))
+        results["rows"].append(row)
+        print(to_markdown(results), flush=True)
     if options.output:
-        options.output.write_text(json.dumps({"sizes": sizes, "rows": rows}, indent=1) + "\n")
+        storage.write_text(options.output, json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -106,6 +106,8 @@ def as_array(values, name, rule="real numbers", *, kinds="iuf"):
             raise ArgumentError(
                 name, f"`{name}` must be {rule}, below 1.8e308. Received: {name}={shown(values)}"
             ) from error
+    elif array.dtype.kind == "O" and array.size and all(isinstance(value, (bool, np.bool_)) for value in array.flat):
+        array = array.astype(bool)  # a pandas table of nullable booleans
     if kind_of(array.dtype) not in kinds:
         remedies = {"c": f": take their real part, {name}.real", "b": f": {name}.astype(int)"}
         dtype = "" if array.dtype.kind in "OUS" else f", dtype {array.dtype}{remedies.get(array.dtype.kind, '')}"
@@ -177,10 +179,13 @@ def _by_name(keys, column, name, class_names, missing):
         remedy = ""
         if absent and not other and name == "class_counts":
             remedy = f" If these have no examples: kla.priors.prior({name}, smoothing=1, class_names=class_names)."
+        seen = set()
+        twice = [c for c in class_names if c in seen or seen.add(c)]
         raise ArgumentError(
             name,
             f"`{name}` must name every class of `class_names` once, and no other. Received {len(keys)} names for "
-            f"{len(class_names)} classes; missing: {absent[:_SHOWN]}, of no class: {other[:_SHOWN]}.{remedy}",
+            f"{len(class_names)} classes; missing: {absent[:_SHOWN]}, of no class: {other[:_SHOWN]}"
+            f"{f', twice in `class_names`: {twice[:_SHOWN]}' if twice else ''}.{remedy}",
         )
     return [found.get(c, missing) for c in class_names]
 

@@ -131,6 +131,7 @@ TABLES = {
     "choosing": ("choosing", "regret_to_markdown"),
     "choosing-images": ("choosing", "images_to_markdown"),
     "report-callback": ("report_callback", "to_markdown"),
+    "held-out": ("held_out", "to_markdown"),
     "sampler": ("sampler", "to_markdown"),
     "precision": ("precision", "to_markdown"),
     "served-precision": ("served_precision", "to_markdown"),

@@ -216,3 +216,11 @@ def test_macro_coverage_of_banking77_is_higher_at_equal_mean_size():
     adjusted, as_large, _ = np.array(found["sizes"])
     np.testing.assert_allclose(adjusted, as_large, rtol=0.02)
     assert found["low"] > 0
+
+
+@pytest.mark.parametrize("level", [0, 1, "0.9"])
+def test_the_level_of_an_interval_lies_between_0_and_1(level, rng):
+    y = np.repeat([0, 1], 20)
+    logits = rng.normal(size=(40, 2)) + 2 * np.eye(2)[y]
+    with pytest.raises(ValueError, match="`level` must .*level="):
+        kla.held_out.PredictionSets(logits, y, [20, 20]).evaluate(logits, y, level=level)

@@ -186,7 +186,10 @@ class PredictionSets:
             seed: the seed of the bootstrap.
         """
         replicates = _checks.check_integer(replicates, "replicates", minimum=2)
-        level = _checks.check_fraction(level, "level")
+        if not _checks.check_fraction(level, "level"):
+            raise _checks.ArgumentError(
+                "level", f"`level` must lie between 0 and 1, such as 0.95. Received: level={level!r}"
+            )
         rng = np.random.default_rng(_checks.check_seed(seed))
         logits = _reading.as_logits(logits, self.prior.size)
         ids = _reading.as_ids(y_true, *logits.shape)

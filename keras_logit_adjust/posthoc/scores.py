@@ -13,6 +13,7 @@ from keras_logit_adjust import _arrays, _checks, priors
 from keras_logit_adjust.layers.adjustment import settle
 
 KINDS = ("probabilities", "logits", "log_probabilities")
+_MISSING = ("NAType", "NoneType", "NaTType")  # of pandas, which is not imported here
 _SUM = 1e-3  # how far the sum of a row of probabilities may be from one
 _MAKERS = {
     "jax": ("jax.numpy", "asarray"),
@@ -75,9 +76,12 @@ def adjust_scores(
     is_unit = not are_labels and (array.ndim == 1 or array.shape[-1:] == (1,))
     if hasattr(scores, "columns") and not is_unit:
         class_names = _names_of(scores, class_names)
+    elif is_unit and class_names is not None:
+        _check_second(scores, class_names)
     if class_names is not None:
-        columns = getattr(scores, "columns", class_names)
-        _check_order(columns, scores, class_counts=class_counts, target_prior=target_prior, tau=tau)
+        is_frame = hasattr(scores, "columns") and not is_unit
+        columns = scores.columns if is_frame else class_names
+        _check_order(columns, is_frame, class_counts=class_counts, target_prior=target_prior, tau=tau)
     prior = priors.as_prior(class_counts, num_examples, class_names=class_names)
     target_prior = _arrays.in_order(target_prior, "target_prior", class_names)
     _check_shape(array, prior, is_unit)
@@ -105,18 +109,37 @@ def _as_floats(scores):
 
 
 def _check_no_text(frame):
-    """Raise where a column of a frame holds text, as one that names the rows does."""
+    """Raise where a column of a frame holds text, as one that names the rows does, or lacks values."""
     values = np.asarray(frame)
     if values.ndim != 2 or values.dtype.kind not in "OUS":
         return
     for place, column in enumerate(np.asarray(frame.columns).tolist()):
+        if gaps := [row for row, value in enumerate(values[:, place]) if type(value).__name__ in _MISSING]:
+            raise _checks.ArgumentError(
+                "scores",
+                f"`scores` must not lack values. Received {len(gaps)} missing in column {column!r}, first in row "
+                f"{gaps[0]}: leave such rows out, scores.dropna().",
+            )
         if texts := [value for value in values[:, place] if isinstance(value, (str, bytes))]:
+            if _is_number(texts[0]):
+                raise _checks.ArgumentError(
+                    "scores",
+                    f"Every column of `scores` must have numbers. Received text, {_arrays.shown(texts[0])}, in column "
+                    f'{column!r}: convert it, scores.astype("float64").',
+                )
             raise _checks.ArgumentError(
                 "scores",
                 f"Every column of `scores` must have the numbers of a class. Received text, {_arrays.shown(texts[0])}, "
                 f"in column {column!r}: if it names the rows, make it the index, scores.set_index({column!r}), or read "
                 "the file by pandas.read_csv(…, index_col=0).",
             )
+
+
+def _is_number(text):
+    try:
+        return np.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _names_of(frame, class_names):
@@ -139,14 +162,26 @@ def _names_of(frame, class_names):
     )
 
 
-def _check_order(columns, scores, /, **given):
+def _check_second(scores, class_names):
+    """Raise where the only column of scores has the name of another class than the second."""
+    columns = getattr(scores, "columns", [getattr(scores, "name", None)])
+    (name,), names = np.asarray(columns, object).tolist(), _arrays.as_names(class_names)
+    if name is not None and name in names and name != names[-1]:
+        raise _checks.ArgumentError(
+            "class_names",
+            "The last of `class_names` must be the class that the only column of `scores` is of. Received "
+            f"class_names={_arrays.shown(names)} beside column {name!r}: put that class last.",
+        )
+
+
+def _check_order(columns, is_frame, /, **given):
     """Raise for numbers that do not name their classes beside columns that do.
 
     Names of the columns of an array say their order, and numbers have it too, unless they are class ids in another one.
     """
     texts = [str(column) for column in _arrays.as_names(columns)]
     ids = [str(c) for c in range(len(texts))]
-    if texts == ids or not (hasattr(scores, "columns") or sorted(texts) == sorted(ids)):
+    if texts == ids or not (is_frame or sorted(texts) == sorted(ids)):
         return
     for argument, values in given.items():
         is_plain = np.ndim(values) > 0 and callable(getattr(values, "index", abs))  # a list has a method `index`
