@@ -177,7 +177,7 @@ BAD = {
     "logits": (
         [],
         ["2,-1,0.5"],
-        'must lie between 0 and 1. Received 2 in row 0 (1 of 1 rows): divide percentages by 100; scores of other kinds: --kind "log',
+        "Received 2 in row 0 (1 of 1 rows): divide percentages by 100; scores of other kinds: --kind",
     ),
     "scores in the first line": ([], ["0.5x,0.25,0.25", "0.5,0.25,0.25"], "must be names or scores. Received '0.25'"),
     "an empty field": ([], [",a,b", "0.5,0.25,0.25"], "must be names or scores. Received '' among ,a,b"),
