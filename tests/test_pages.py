@@ -125,6 +125,7 @@ TABLES = {
     "prediction-sets": ("prediction_sets", "to_markdown"),
     "undone-weights": ("undone_weights", "to_markdown"),
     "many-classes-trained": ("study_many_classes", studied),
+    "more-classes-trained": ("study_many_classes_100000", studied),
     "loss": ("loss", "to_markdown"),
     "many-classes": ("many_classes", "to_markdown"),
     "tau-path": ("tau_path", "to_markdown"),
@@ -196,6 +197,13 @@ def test_what_the_text_says_of_the_tables_is_so():
     assert balanced["posterior-uniform_512"] < balanced["partition_512"]
     assert balanced["bayes"] > balanced["examples"] > balanced["la_posthoc"] > balanced["la"] - 0.5
     assert balanced["la"] > balanced["erm"]
+
+    rows = on_file("study_many_classes_100000")["methods"]
+    more = {name: row["balanced"][0] for name, row in rows.items()}
+    assert round(rows["la"]["minutes"][0] / rows["partition_8192"]["minutes"][0]) == 8  # "an eighth of the time"
+    assert abs(more["la"] - more["la_posthoc"]) < 0.1 and more["la"] > more["erm"] + 10
+    assert 2 < more["la"] - more["partition_8192"] < 3 and "lose 2 to 3 points" in flat("guide/many_classes.md")
+    assert more["posterior_512"] < more["erm"] < more["partition_512"] < more["batch"] < more["partition_8192"]
 
     costs = [row["evaluations"] for row in on_file("tau_path")["times"]]
     assert f"as much as {min(costs):.0f} to {max(costs):.0f} single values of τ" in flat("guide/tau.md")
