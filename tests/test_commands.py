@@ -44,6 +44,19 @@ def test_adjust_writes_a_model_that_predicts_the_adjusted_probabilities(folder, 
     ]
 
 
+def test_counts_by_name_of_a_model_are_put_in_order_by_the_class_names(folder, rng, capsys):
+    pathlib.Path("named.csv").write_text("class,count\nemu,1\ncat,90\ndog,9\n")
+    pathlib.Path("names.txt").write_text("cat\ndog\nemu\n")
+    options = ["--counts", "named.csv", "--class-names", "names.txt", "--output", "out.keras"]
+    assert main(["adjust", "model.keras", *options]) == 0
+    assert COUNTS == [90, 9, 1]
+    data = rows(rng, 7, WIDTH)
+    expected = adjusted_by_hand(predictions("model.keras", data), "softmax", log_prior(COUNTS))
+    np.testing.assert_allclose(predictions("out.keras", data), expected, rtol=1e-5)
+    printed = capsys.readouterr().out
+    assert "paired    named.csv by name: class 'cat' ← 90, class 'dog' ← 9, class 'emu' ← 1\n" in printed
+
+
 def test_a_target_prior_is_read_from_a_file_and_folded(folder, rng, capsys):
     write_counts("target.csv", [1, 1, 2])
     options = ["--counts", "counts.csv", "--target-prior", "target.csv", "--fold", "--output", "out.keras"]
