@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import warnings
 import zipfile
 
 import keras
@@ -14,6 +15,8 @@ from reference import log_prior, softmax
 
 import keras_logit_adjust as kla
 from keras_logit_adjust.cli import main
+
+TRAINED = kla.losses.LogitAdjustedCrossentropy(COUNTS)
 
 
 @pytest.fixture
@@ -42,6 +45,34 @@ def test_adjust_writes_a_model_that_predicts_the_adjusted_probabilities(folder, 
         "",
         "Written to out.keras: a Keras model",
     ]
+
+
+@keras.saving.register_keras_serializable(package="test_commands")
+class WithOwnCompile(keras.Model):
+    """A class whose `compile` is its own, as those of KerasHub's tasks: Keras does not compile it again."""
+
+    def compile(self, *args, **kwargs):
+        super().compile(*args, **kwargs)
+
+
+def test_a_loss_that_only_the_file_names_is_seen(folder, capsys):
+    inputs = keras.Input((WIDTH,))
+    model = WithOwnCompile(inputs, layers.Dense(3, name="head")(inputs), name="task")
+    assert "training set and a loss that the file does not keep leave no trace)" in str(kla.serving.describe(model))
+    assert kla.serving.describe(model).prior.endswith("and no adjusted loss trained it")
+    options = ["--counts", "counts.csv", "--output", "out.keras", "--force"]
+    for loss, code in ((keras.losses.SparseCategoricalCrossentropy(from_logits=True), 0), (TRAINED, 2)):
+        model.compile("sgd", loss)
+        model.save("task.keras")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`compile..` was not called as part of model loading")
+            assert main(["inspect", "task.keras"]) == 0
+            assert ("adjusted  by loss 'LogitAdjustedCrossentropy', tau 1" in capsys.readouterr().out) == (code == 2)
+            assert main(["adjust", "task.keras", *options]) == code
+    assert (
+        "the model in task.keras has the layer 'head', which the adjusted loss LogitAdjustedCrossentropy trained"
+        in capsys.readouterr().err
+    )
 
 
 def test_counts_by_name_of_a_model_are_put_in_order_by_the_class_names(folder, rng, capsys):

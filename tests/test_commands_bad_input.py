@@ -91,8 +91,8 @@ BAD = {
         lambda: pathlib.Path("c.csv").write_text("class,count\na,5\nb,3\nc,1\n"),
         None,
         ["--counts", "c.csv"],
-        "c.csv names its classes, but a model has them by class id: put the column class_id in place of class, 0 for the first class and so on, or give the names in order "
-        "of class id, --class-names FILE.txt.\n",
+        "c.csv names its classes, but a model has them by class id: put the column class_id in place of class, 0 "
+        "for the first class and so on, or give the names in order of class id, --class-names FILE.txt.\n",
     ),
     "names of other classes than the counts": (
         lambda: (

@@ -291,7 +291,10 @@ def test_five_pairs_are_shown_of_many(capsys):
 
 
 BAD_NAMES = {
-    "other names": (["ant,90", "bee,9", "dog,1"], "missing in counts.csv: ['cat'], missing in the first line of scores.csv: ['dog']"),
+    "other names": (
+        ["ant,90", "bee,9", "dog,1"],
+        "missing in counts.csv: ['cat'], missing in the first line of scores.csv: ['dog']",
+    ),
     "a name twice": (["ant,90", "bee,9", "ant,1"], "counts.csv, line 4: 'ant' again"),
     "no name": (["ant,90", ",9", "cat,1"], "counts.csv, line 3: no name"),
     "no number": (["ant,90", "bee,", "cat,1"], "Received counts.csv, line 3: 'bee,'"),
@@ -302,8 +305,8 @@ BAD_NAMES = {
     "a class less": (["ant,90", "bee,9"], "Received 2 names for 3; missing in counts.csv: ['cat'], missing in the"),
     "two classes more": (
         ["ant,90", "bee,9", "cat,1", "dog,2", "emu,3"],
-        "missing in the first line of scores.csv: ['dog', 'emu']. Remedy: leave what the first line of scores.csv lacks "
-        "out of counts.csv.\n",
+        "missing in the first line of scores.csv: ['dog', 'emu']. Remedy: leave what the first line of scores.csv "
+        "lacks out of counts.csv.\n",
     ),
 }
 

@@ -91,9 +91,10 @@ def check_names(values, path, names, place):
         remedies.append(f"give each a row in {path} (a pseudo-count of 1 without examples), or leave it out of {place}")
     if other:
         remedies.append(f"leave what {place} lacks out of {path}")
+    remedy = "; ".join(remedies) or "name each class once"
     raise ValueError(
         f"{path} must name every class in {place} once, and no other. Received {len(values)} names for {len(names)}; "
-        f"missing in {path}: {missing[:8]}, missing in {place}: {other[:8]}. Remedy: {'; '.join(remedies) or 'name each class once'}."
+        f"missing in {path}: {missing[:8]}, missing in {place}: {other[:8]}. Remedy: {remedy}."
     )
 
 

@@ -136,7 +136,10 @@ def _read_csv(path, class_counts, options):
     _check_numbers(rows, header, lines[len(lines) - len(rows) :], first=int(has_names), path=path)
     values = np.array([list(map(real, row[has_names:])) for row in rows], "float64")
     values = values.reshape(len(rows), width - has_names)
-    _check_no_row_numbers([row[0] for row in rows], has_names, width, path, header, options.counts)
+    first = [row[0] for row in rows]
+    if has_names:
+        _check_row_names(first, width, path, header=header, counts_path=options.counts)
+    _check_no_row_numbers(first, width, path)
     return Table(values, header, [row[0] for row in rows] if has_names else None, delimiter, lines[-len(rows) :])
 
 
@@ -184,14 +187,18 @@ def _are_names(fields, path):
     return are_names
 
 
-def _check_no_row_numbers(first, has_names, width, path, header, counts_path):
-    """Raise where the first column may be one of scores but names rows, or names rows but is one of scores."""
-    if has_names and (odd := [field for field in first if _is_fraction(field)]):
+def _check_row_names(first, width, path, *, header, counts_path):
+    """Raise where the first column stands where names of rows do, but is one of scores."""
+    if odd := [field for field in first if _is_fraction(field)]:
         raise ValueError(
             f"The first of {width} columns in {path} must name the rows, where {counts_path} has {width - 1} classes. "
             f"Received {odd[0][:40]!r}{f' in column {header[0]!r}' if header else ''}, as a score is: give counts of "
             f"{width} classes, or leave that column out."
         )
+
+
+def _check_no_row_numbers(first, width, path):
+    """Raise where the first column stands where scores do, but counts rows."""
     if width == 2 < len(first) and first in ([str(start + row) for row in range(len(first))] for start in (0, 1)):
         raise ValueError(
             f"The first of 2 columns in {path} counts the rows, and is no score of the first class. Leave it out: one "
