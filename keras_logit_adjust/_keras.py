@@ -130,6 +130,13 @@ def is_functional(model):
     return hasattr(model, "_inputs_struct")
 
 
+def keeps_no_loss(model):
+    """Whether a file of `model` does not bring back its loss: Keras compiles no class whose `compile` is its own."""
+    kind = type(model)
+    own = kind.compile is not keras.Model.compile
+    return own and kind.compile_from_config is keras.Model.compile_from_config
+
+
 def layers_of(layer):
     """A layer or model and all layers in it, at any depth: `Model.layers` does not look into layers."""
     return list(layer._flatten_layers())

@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import warnings
 import zipfile
 
 import keras
@@ -14,6 +15,8 @@ from reference import log_prior, softmax
 
 import keras_logit_adjust as kla
 from keras_logit_adjust.cli import main
+
+TRAINED = kla.losses.LogitAdjustedCrossentropy(COUNTS)
 
 
 @pytest.fixture
@@ -42,6 +45,47 @@ def test_adjust_writes_a_model_that_predicts_the_adjusted_probabilities(folder, 
         "",
         "Written to out.keras: a Keras model",
     ]
+
+
+@keras.saving.register_keras_serializable(package="test_commands")
+class WithOwnCompile(keras.Model):
+    """A class whose `compile` is its own, as those of KerasHub's tasks: Keras does not compile it again."""
+
+    def compile(self, *args, **kwargs):
+        super().compile(*args, **kwargs)
+
+
+def test_a_loss_that_only_the_file_names_is_seen(folder, capsys):
+    inputs = keras.Input((WIDTH,))
+    model = WithOwnCompile(inputs, layers.Dense(3, name="head")(inputs), name="task")
+    assert "training set and a loss that the file does not keep leave no trace)" in str(kla.serving.describe(model))
+    assert kla.serving.describe(model).prior.endswith("and no adjusted loss trained it")
+    options = ["--counts", "counts.csv", "--output", "out.keras", "--force"]
+    for loss, code in ((keras.losses.SparseCategoricalCrossentropy(from_logits=True), 0), (TRAINED, 2)):
+        model.compile("sgd", loss)
+        model.save("task.keras")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`compile..` was not called as part of model loading")
+            assert main(["inspect", "task.keras"]) == 0
+            assert ("adjusted  by loss 'LogitAdjustedCrossentropy', tau 1" in capsys.readouterr().out) == (code == 2)
+            assert main(["adjust", "task.keras", *options]) == code
+    assert (
+        "the model in task.keras has the layer 'head', which the adjusted loss LogitAdjustedCrossentropy trained"
+        in capsys.readouterr().err
+    )
+
+
+def test_counts_by_name_of_a_model_are_put_in_order_by_the_class_names(folder, rng, capsys):
+    pathlib.Path("named.csv").write_text("class,count\nemu,1\ncat,90\ndog,9\n")
+    pathlib.Path("names.txt").write_text("cat\ndog\nemu\n")
+    options = ["--counts", "named.csv", "--class-names", "names.txt", "--output", "out.keras"]
+    assert main(["adjust", "model.keras", *options]) == 0
+    assert COUNTS == [90, 9, 1]
+    data = rows(rng, 7, WIDTH)
+    expected = adjusted_by_hand(predictions("model.keras", data), "softmax", log_prior(COUNTS))
+    np.testing.assert_allclose(predictions("out.keras", data), expected, rtol=1e-5)
+    printed = capsys.readouterr().out
+    assert "paired    named.csv by name: class 'cat' ← 90, class 'dog' ← 9, class 'emu' ← 1\n" in printed
 
 
 def test_a_target_prior_is_read_from_a_file_and_folded(folder, rng, capsys):

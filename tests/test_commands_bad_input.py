@@ -91,7 +91,18 @@ BAD = {
         lambda: pathlib.Path("c.csv").write_text("class,count\na,5\nb,3\nc,1\n"),
         None,
         ["--counts", "c.csv"],
-        "c.csv names its classes, but a model has them by class id: put the column class_id in place of class",
+        "c.csv names its classes, but a model has them by class id: put the column class_id in place of class, 0 "
+        "for the first class and so on, or give the names in order of class id, --class-names FILE.txt.\n",
+    ),
+    "names of other classes than the counts": (
+        lambda: (
+            pathlib.Path("c.csv").write_text("class,count\na,5\nb,3\nc,1\n"),
+            pathlib.Path("n.txt").write_text("a\nb\nd\n"),
+        ),
+        None,
+        ["--counts", "c.csv", "--class-names", "n.txt"],
+        "c.csv must name every class in --class-names once, and no other. Received 3 names for 3; missing in c.csv: "
+        "['d'], missing in --class-names: ['c']",
     ),
     "no such CSV": (None, None, ["--counts", "absent.csv"], "absent.csv"),
     "weights that are NaN": (save_with_nan, "nan.keras", [], "must not be NaN"),

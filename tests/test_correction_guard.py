@@ -273,3 +273,15 @@ def test_one_sigmoid_unit_takes_a_target_prior_alone(rng):
     odds = np.exp(as_float64(model(data))) * 0.05 / 0.95
     np.testing.assert_allclose(as_float64(keras.ops.sigmoid(served(data))), odds / (1 + odds), rtol=1e-5)
     assert kla.serving.describe(served).prior == "target"
+
+
+def test_a_step_that_bad_labels_stop_marks_no_head():
+    inputs = keras.Input((WIDTH,))
+    outputs = keras.layers.Dense(3)(inputs)
+    model = keras.Model(inputs, outputs)
+    model.compile("sgd", kla.losses.LogitAdjustedCrossentropy([90, 9, 1]), run_eagerly=True)
+    with pytest.raises(ValueError, match="3"):
+        model.fit(np.ones((4, WIDTH), "float32"), np.ones((4, 5), "float32"), verbose=0)
+    assert kla.adjust(keras.Model(inputs, outputs), [90, 9, 1]) is not None
+    with pytest.raises(ValueError, match="would be corrected twice"):
+        kla.adjust(model, [90, 9, 1])

@@ -80,7 +80,7 @@ def test_tables_of_every_form_come_back_in_theirs(name):
     ]
 
 
-def test_columns_that_name_class_ids_in_another_order_are_known():
+def test_columns_that_name_class_ids_in_another_order_are_known(capsys):
     order = [2, 0, 1]
     write("scores.csv", "2,0,1", *(",".join(map(str, row)) for row in P[:, order].tolist()))
     write("target.csv", "class_id,count", "0,5", "1,3", "2,2")
@@ -89,6 +89,9 @@ def test_columns_that_name_class_ids_in_another_order_are_known():
     assert header == ["2", "0", "1"]
     right = kla.adjust_scores(P, COUNTS, target_prior=[5, 3, 2])[:, order]
     np.testing.assert_allclose(np.array(rows, float), right, rtol=1e-14)
+    printed = capsys.readouterr().out
+    assert "paired    counts.csv by class id: column '2' ← 1, column '0' ← 90, column '1' ← 9\n" in printed
+    assert "paired    target.csv by class id: column '2' ← 2, column '0' ← 5, column '1' ← 3\n" in printed
 
 
 def test_ids_of_many_classes_are_a_header():
@@ -159,7 +162,7 @@ BAD = {
     "ids left out": (["--counts", "gap.csv"], [], "gap.csv: 2 rows, largest id 3, missing: 1, 2: add the rows"),
     "another format": (["--output", "out.npy"], [], "--output must be named ….csv"),
     "no such file": ([], None, "No such file: scores.csv"),
-    "another width": ([], ["0.5,0.5"], "a column for each of 3 classes"),
+    "another width": ([], ["0.5,0.5"], "a column for each of 3 classes, those of counts.csv, separated"),
     "nothing": ([], [""], "Its first line is ''"),
     "a short line": ([], ["0.5,0.25,0.25", "", "0.5,0.5"], "must have 3 fields. Line 3 has 2"),
     "text": (
@@ -183,6 +186,16 @@ BAD = {
     "an empty field": ([], [",a,b", "0.5,0.25,0.25"], "must be names or scores. Received '' among ,a,b"),
     "ids from 1 on": (["--kind", "logits"], ["1,2,3", "0.5,1,2"], "The first line of scores.csv, 1,2,3, may be class"),
     "one class more": (["--kind", "logits"], ["0.5,-1,2,0.25"], "give counts of 4 classes, or leave that column out"),
+    "one class more, with names": (
+        [],
+        ["ant,bee,cat,dog", "0.5,0.25,0.25,0"],
+        "where counts.csv has 3 classes. Received '0.5' in column 'ant', as a score is: give counts of 4 classes",
+    ),
+    "a row of zeros": (
+        [],
+        ["id,ant,bee,cat", "a,0.5,0.25,0.25", "", "b,0,0,0"],
+        "Every row of scores.csv must have a class that is possible. Received only 0 in line 4 (1 of 2 rows): leave",
+    ),
     "NaN": ([], ["nan,0.5,0.5"], "must not be NaN"),
     "an output that exists": (["--output", "scores.csv"], [], "exists and is not overwritten"),
     "weights of words": (["--class-weight", "w.csv"], [], "must have a whole number and a number in each row"),
@@ -279,7 +292,10 @@ def test_five_pairs_are_shown_of_many(capsys):
 
 
 BAD_NAMES = {
-    "other names": (["ant,90", "bee,9", "dog,1"], "missing: ['cat'], of no column: ['dog']"),
+    "other names": (
+        ["ant,90", "bee,9", "dog,1"],
+        "missing in counts.csv: ['cat'], missing in the first line of scores.csv: ['dog']",
+    ),
     "a name twice": (["ant,90", "bee,9", "ant,1"], "counts.csv, line 4: 'ant' again"),
     "no name": (["ant,90", ",9", "cat,1"], "counts.csv, line 3: no name"),
     "no number": (["ant,90", "bee,", "cat,1"], "Received counts.csv, line 3: 'bee,'"),
@@ -287,6 +303,12 @@ BAD_NAMES = {
     "half an example": (["ant,90", "bee,9.5", "cat,1"], "'9.5' is no whole number"),
     "a count of 0": (["ant,90", "bee,0", "cat,0"], "greater than zero: a class that was never seen has no finite"),
     "no rows": ([], "Received counts.csv, which has no row"),
+    "a class less": (["ant,90", "bee,9"], "Received 2 names for 3; missing in counts.csv: ['cat'], missing in the"),
+    "two classes more": (
+        ["ant,90", "bee,9", "cat,1", "dog,2", "emu,3"],
+        "missing in the first line of scores.csv: ['dog', 'emu']. Remedy: leave what the first line of scores.csv "
+        "lacks out of counts.csv.\n",
+    ),
 }
 
 
@@ -298,6 +320,26 @@ def test_counts_by_name_that_do_not_fit_are_refused(name, capsys):
     assert message in (error := capsys.readouterr().err)
     assert name != "a count of 0" or "Received [0, 0] at classes 'bee', 'cat'" in error
     assert not pathlib.Path("out.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("header", "first", "missing"),
+    [("image,ant,bee,cat,dog", "a", ["dog"]), ("dog,ant,bee,cat,emu", "0.2", ["dog", "emu"])],
+)
+def test_classes_without_a_count_are_named_beside_both_files(header, first, missing, capsys):
+    write("counts.csv", "class,count", "ant,90", "bee,9", "cat,1")
+    write("scores.csv", header, f"{first},0.2,0.2,0.2,0.2")
+    assert main(COMMAND) == 2
+    error = capsys.readouterr().err
+    assert "counts.csv must name every class in the first line of scores.csv once" in error
+    assert f"missing in counts.csv: {missing}" in error
+    assert "Remedy: give each a row in counts.csv (a pseudo-count of 1 without examples), or leave it out of" in error
+
+
+def test_a_row_of_zeros_in_an_array_is_named_by_its_row(capsys):
+    np.save("scores.npy", [[0.5, 0.5, 0.0], [0.0, 0.0, 0.0]])
+    assert main(["adjust", "scores.npy", "--counts", "counts.csv", "--output", "out.npy"]) == 2
+    assert "Received only 0 in row 1 (1 of 2 rows)" in capsys.readouterr().err
 
 
 def test_counts_by_name_need_columns_with_names(capsys):

@@ -120,7 +120,11 @@ def test_the_table_pairs_seeds_that_both_encoders_have():
             "held_out_loss": {"lora": [[0.001, 0.5]]},
         }
     )
-    assert shown.count("\n| ") == len(rows) and "One seed" in shown and "0.001 (0.500)" in shown
+    assert (
+        shown.count("\n| ") == len(rows)
+        and "With one seed the interval covers test sampling only" in shown
+        and "0.001 (0.500)" in shown
+    )
     assert "Not measured yet: all weights trained." in shown
 
 

@@ -73,7 +73,11 @@ def add_to(subparsers):
     how.add_argument("--gives", choices=OUTPUTS, default="auto", help="what a model gives that cannot be read (auto)")
     how.add_argument("--fold", action="store_true", help="into the bias of the head, which costs nothing when served")
     how.add_argument("--allow-double-correction", action="store_true", help="adjust what is adjusted already")
-    how.add_argument("--class-names", metavar="FILE.txt", help="a name a line, for the signature of a SavedModel")
+    how.add_argument(
+        "--class-names",
+        metavar="FILE.txt",
+        help="a name a line, in order of class id: for a SavedModel, and for counts by name",
+    )
 
 
 def _tau(text):
@@ -100,9 +104,13 @@ def run(options):
     path, to = _files.as_destination(options.output, options.to, overwrite=options.force)
     check_writable(to)
     _check_together(options)
-    served = {"class_names": files.read_lines(options.class_names)} if options.class_names is not None else {}
+    names = files.read_lines(options.class_names) if options.class_names is not None else None
+    given = counts.read(options)
+    # Names have a place in a SavedModel alone, but put counts by name in order for every format.
+    needs_place = names is not None and (to == "savedmodel" or not counts.name_classes(given))
+    served = {"class_names": names} if needs_place else {}
     settings = {
-        **counts.settings(counts.read(options), options),
+        **counts.settings(given, options, names=names),
         "num_examples": options.num_examples,
         "allow_double_correction": options.allow_double_correction,
     }
@@ -118,7 +126,8 @@ def run(options):
     if to == "savedmodel":  # a folded model does not know either
         served.update(prior_name=description.prior, output=description.served_output)
     serving.export(adjusted, path, to=to, overwrite=options.force, **served)
-    printing.show("\n".join([*lines, str(description)]), output=options.output, files=WRITTEN[to])
+    pairs = counts.pairing(given, options, names)
+    printing.show("\n".join([*lines, str(description), *pairs]), output=options.output, files=WRITTEN[to])
 
 
 def _check_together(options):

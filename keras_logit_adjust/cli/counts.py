@@ -29,13 +29,19 @@ def read(options):
     return given
 
 
+def name_classes(given):
+    """Whether any of the values that `read` gives are by name, so that they have no order of their own."""
+    return any(isinstance(values, dict) and not _are_ids(values) for values in given.values())
+
+
 def settings(given, options, *, names=None, scores=None):
     """The prior that training left in a model, and the target prior, as arguments of `adjust`.
 
     Args:
         given: what `read` gives.
         options: those of the command.
-        names: those of the classes, in order of the columns of a file of scores; None for a model or where it has none.
+        names: those of the classes, in order of the columns of a file of scores, or of the class ids of a model; None
+            where there are none.
         scores: the path of that file; None for a model.
     """
     given = {name: _in_order(values, getattr(options, name), names, scores) for name, values in given.items()}
@@ -46,12 +52,14 @@ def settings(given, options, *, names=None, scores=None):
 
 
 def _in_order(values, path, names, scores):
-    """`values` in order of `names`; by position where they go by class id and `names` are none."""
+    """`values` in order of `names`; by position where they go by class id and `names` are no ids of columns."""
     if isinstance(values, dict) and _are_ids(values):
         values = np.array([values[str(c)] for c in range(len(values))])
     if isinstance(values, dict):
         return _by_name(values, path, names, scores)
-    if values is None or isinstance(values, str) or names is None or not _are_ids(names) or len(names) != len(values):
+    if values is None or isinstance(values, str) or names is None or len(names) != len(values):
+        return values
+    if scores is None or not _are_ids(names):
         return values
     return values[[int(name) for name in names]]
 
@@ -63,31 +71,46 @@ def _are_ids(names):
 def _by_name(values, path, names, scores):
     if names is None:
         place = "a model has them by class id" if scores is None else f"{scores} has no line of names"
-        remedy = "" if scores is None or scores.suffix != ".csv" else ", or begin the scores with a line of names"
+        remedy = ", or give the names in order of class id, --class-names FILE.txt" if scores is None else ""
+        remedy = ", or begin the scores with a line of names" if scores and scores.suffix == ".csv" else remedy
         raise ValueError(
             f"{path} names its classes, but {place}: put the column class_id in place of class, 0 for the first class "
             f"and so on{remedy}."
         )
-    missing, other = [name for name in names if name not in values], [name for name in values if name not in names]
-    if missing or other or len(set(names)) < len(names):
-        raise ValueError(
-            f"{path} must name every class in the first line of {scores} once, and no other. Received "
-            f"{len(values)} names for {len(names)} columns; missing: {missing[:8]}, of no column: {other[:8]}."
-        )
+    check_names(values, path, names, "--class-names" if scores is None else f"the first line of {scores}")
     return np.array([values[name] for name in names])
 
 
-def pairing(given, options, names, *, is_unit=False):
-    """Lines that say which column was given which number, where columns have names."""
-    if names is None or _are_ids(names):
+def check_names(values, path, names, place):
+    """Raise unless the `values` in the file `path` are of the same classes as the `names` in a `place`."""
+    missing, other = [name for name in names if name not in values], [name for name in values if name not in names]
+    if not missing and not other and len({*names}) == len(names):
+        return
+    remedies = []
+    if missing:
+        remedies.append(f"give each a row in {path} (a pseudo-count of 1 without examples), or leave it out of {place}")
+    if other:
+        remedies.append(f"leave what {place} lacks out of {path}")
+    remedy = "; ".join(remedies) or "name each class once"
+    raise ValueError(
+        f"{path} must name every class in {place} once, and no other. Received {len(values)} names for {len(names)}; "
+        f"missing in {path}: {missing[:8]}, missing in {place}: {other[:8]}. Remedy: {remedy}."
+    )
+
+
+def pairing(given, options, names, *, scores=None, is_unit=False):
+    """Lines that say which column, or class of a model, was given which number, where they have names."""
+    if names is None or names == [str(c) for c in range(len(names))]:
         return []
+    what = "class" if scores is None else "column"
     lines = []
     for option, values in given.items():
         if values is None or isinstance(values, str) or len(values) != len(names):
             continue
-        how = "by name" if isinstance(values, dict) else "by position"
-        numbers = _in_order(values, getattr(options, option), names, None)
-        pairs = [f"column {name!r} ← {number:.12g}" for name, number in zip(names, numbers, strict=True)]
+        by_id = scores is not None and _are_ids(names)
+        how = "by class id" if by_id else "by name" if isinstance(values, dict) else "by position"
+        numbers = _in_order(values, getattr(options, option), names, scores)
+        pairs = [f"{what} {name!r} ← {number:.12g}" for name, number in zip(names, numbers, strict=True)]
         pairs = pairs[-1:] if is_unit else pairs
         rest = f", … ({len(pairs)} in all)" if len(pairs) > _SHOWN else ""
         lines.append(f"paired    {getattr(options, option)} {how}: {', '.join(pairs[:_SHOWN])}{rest}")

@@ -1,5 +1,7 @@
 """Reading what a command is given: a model, class counts, held-out data, class names."""
 
+import contextlib
+import json
 import pathlib
 import warnings
 import zipfile
@@ -7,6 +9,7 @@ import zipfile
 import keras
 from keras import ops
 
+from keras_logit_adjust import _keras
 from keras_logit_adjust.data import _sources
 from keras_logit_adjust.data.counts_file import (
     as_numbers,
@@ -16,6 +19,7 @@ from keras_logit_adjust.data.counts_file import (
     read_numbers,
     read_text,
 )
+from keras_logit_adjust.losses import _marks
 
 _SHOWN = 300  # characters of another library's message before it is cut
 
@@ -36,7 +40,18 @@ def read_model(path):
         ) from error
     if not isinstance(model, keras.Model):
         raise ValueError(f"{path} must be a Keras model. It holds a {type(model).__name__}.")
+    if _keras.keeps_no_loss(model) and (loss := _saved_loss(path)) is not None:
+        _marks.mark_outputs(model, loss)
     return model
+
+
+def _saved_loss(path):
+    """The loss of this package that a `.keras` file names, where Keras does not compile the model with it; or None."""
+    with contextlib.suppress(KeyError, zipfile.BadZipFile), zipfile.ZipFile(path) as parts:
+        config = (json.loads(parts.read("config.json")).get("compile_config") or {}).get("loss")
+        if isinstance(config, dict) and str(config.get("registered_name")).startswith("keras_logit_adjust>"):
+            return keras.saving.deserialize_keras_object(config)
+    return None
 
 
 def _check_model_file(path):

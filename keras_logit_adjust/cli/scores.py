@@ -26,12 +26,14 @@ class Table:
         header: the names of all columns, or None.
         row_names: the first fields of the rows, where there is one more column than there are classes; or None.
         delimiter: between the columns.
+        lines: the number in the file of each row, or None.
     """
 
     values: np.ndarray
     header: list | None = None
     row_names: list | None = None
     delimiter: str = ","
+    lines: list | None = None
 
     @property
     def names(self):
@@ -47,8 +49,10 @@ def run(options, given):
         raise ValueError(f"--output must be named …{path.suffix}, as the scores are. Received: {output}")
     _files.check_place(output, "file", options.force)
     kind, num_classes = options.kind or "probabilities", len(given["counts"])
-    table = read(path, num_classes, options.num_examples is not None)
+    table = read(path, given["counts"], options)
     is_unit = table.values.shape[1:] == (1,)
+    if not is_unit and options.num_examples is None:
+        _check_possible(table, kind, path)
     names = _both_classes(table.names, given) if is_unit else table.names
     adjusted = posthoc.adjust_scores(
         table.values,
@@ -67,7 +71,7 @@ def run(options, given):
         f"scores    {len(adjusted):,} rows, {num_classes} {'classes' if options.num_examples is None else 'labels'}, "
         f"{kind.replace('_', '-')}",
         f"adjusted  tau {options.tau:g}, {trained}, target prior {towards}",
-        *counts.pairing(given, options, names, is_unit=is_unit),
+        *counts.pairing(given, options, names, scores=path, is_unit=is_unit),
         f"note      numbers do not show that they are adjusted: do not adjust {output.name} again",
     )
     printing.show("\n".join(lines), output=options.output, files="the adjusted scores")
@@ -91,11 +95,11 @@ def _check_together(options):
         )
 
 
-def read(path, num_classes, independent=False):
-    """The `Table` in a file of scores of so many classes."""
+def read(path, class_counts, options):
+    """The `Table` in a file of scores of the classes of `class_counts`."""
     if not path.exists():
         raise FileNotFoundError(f"No such file: {path}")
-    return _read_npy(path) if path.suffix == ".npy" else _read_csv(path, num_classes, independent)
+    return _read_npy(path) if path.suffix == ".npy" else _read_csv(path, class_counts, options)
 
 
 def _read_npy(path):
@@ -107,16 +111,20 @@ def _read_npy(path):
         ) from error
 
 
-def _read_csv(path, num_classes, independent):
+def _read_csv(path, class_counts, options):
+    num_classes = len(class_counts)
     text = counts_file.read_text(path, "scores")
     tables = [(delimiter, counts_file.split(text, delimiter)) for delimiter in ("\t", ";", ",")]
-    widths = [num_classes, num_classes + 1] + [1] * (num_classes == 2 and not independent)
+    widths = [num_classes, num_classes + 1] + [1] * (num_classes == 2 and options.num_examples is None)
     found = [(delimiter, rows) for delimiter, rows in tables if rows and len(rows[0]) in widths]
+    for _, rows in tables:
+        _check_classes(rows, class_counts, path, options.counts)
     if not found:
         first = text.strip().splitlines()[0][:80] if text.strip() else ""
         raise ValueError(
-            f"{path} must have a column for each of {num_classes} classes, separated by commas, semicolons or tabs, "
-            f"and before them at most one that names the row. Its first line is {first!r}."
+            f"{path} must have a column for each of {num_classes} classes, those of {options.counts}, separated by "
+            "commas, semicolons or tabs, and before them at most one that names the row. Its first line is "
+            f"{first!r}: add the classes that one of the two files lacks."
         )
     # Commas last, for they may be those of decimals; a single column has no delimiter.
     delimiter, rows = next((table for table in found if len(table[1][0]) > 1), found[-1])
@@ -129,8 +137,38 @@ def _read_csv(path, num_classes, independent):
     _check_numbers(rows, header, lines[len(lines) - len(rows) :], first=int(has_names), path=path)
     values = np.array([list(map(real, row[has_names:])) for row in rows], "float64")
     values = values.reshape(len(rows), width - has_names)
-    _check_no_row_numbers([row[0] for row in rows], has_names, width, path)
-    return Table(values, header, [row[0] for row in rows] if has_names else None, delimiter)
+    first = [row[0] for row in rows]
+    if has_names:
+        _check_row_names(first, width, path, header=header, counts_path=options.counts)
+    _check_no_row_numbers(first, width, path)
+    return Table(values, header, [row[0] for row in rows] if has_names else None, delimiter, lines[-len(rows) :])
+
+
+def _check_classes(rows, class_counts, path, counts_path):
+    """Raise where the first line names more or other classes than a file of counts by name, of another width."""
+    header = rows[0] if rows else []
+    if not isinstance(class_counts, dict) or len(header) < 2 or not any(name in class_counts for name in header):
+        return
+    if all(map(_is_number, header)):  # scores, which may look like class ids
+        return
+    is_score = header[0] in class_counts or (len(rows) > 1 and _is_fraction(rows[1][0]))
+    names = header if is_score or len(header) == len(class_counts) else header[1:]
+    counts.check_names(class_counts, counts_path, names, f"the first line of {path}")
+
+
+def _check_possible(table, kind, path):
+    """Raise where every class of a row has a probability of 0: the file has lines, and the message of Python rows."""
+    if table.values.ndim != 2:
+        return  # refused by `adjust_scores`
+    none = (table.values == (0 if kind == "probabilities" else -np.inf)).all(axis=1)
+    if none.any():
+        row = int(none.argmax())
+        place = f"row {row}" if table.lines is None else f"line {table.lines[row]}"
+        zeros = "0" if kind == "probabilities" else "-inf"
+        raise ValueError(
+            f"Every row of {path} must have a class that is possible. Received only {zeros} in {place} "
+            f"({none.sum()} of {none.size} rows): leave such rows out."
+        )
 
 
 def _are_names(fields, path):
@@ -150,13 +188,18 @@ def _are_names(fields, path):
     return are_names
 
 
-def _check_no_row_numbers(first, has_names, width, path):
-    """Raise where the first column may be one of scores but names rows, or names rows but is one of scores."""
-    if has_names and (odd := [field for field in first if _is_fraction(field)]):
+def _check_row_names(first, width, path, *, header, counts_path):
+    """Raise where the first column stands where names of rows do, but is one of scores."""
+    if odd := [field for field in first if _is_fraction(field)]:
         raise ValueError(
-            f"The first of {width} columns in {path} must name the rows, where there are {width - 1} classes. Received "
-            f"{odd[0][:40]!r}, as a score is: give counts of {width} classes, or leave that column out."
+            f"The first of {width} columns in {path} must name the rows, where {counts_path} has {width - 1} classes. "
+            f"Received {odd[0][:40]!r}{f' in column {header[0]!r}' if header else ''}, as a score is: give counts of "
+            f"{width} classes, or leave that column out."
         )
+
+
+def _check_no_row_numbers(first, width, path):
+    """Raise where the first column stands where scores do, but counts rows."""
     if width == 2 < len(first) and first in ([str(start + row) for row in range(len(first))] for start in (0, 1)):
         raise ValueError(
             f"The first of 2 columns in {path} counts the rows, and is no score of the first class. Leave it out: one "

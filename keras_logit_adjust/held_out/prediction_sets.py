@@ -61,7 +61,8 @@ class PredictionSets:
 
     - "marginal": one q from all examples. At least a share 1 − α of new examples from the calibration mix have their
       class in their set. If no scores are equal, the share is at most 1 − α + 1/(n+1).
-    - "class_conditional": a q for each class, from its own examples. The promise then holds for every class. A class
+    - "class_conditional": a q for each class, from its own examples. The promise then holds for every class. All
+      promises are averages over calibration sets: one of them gives some classes a little less. A class
       with less than `⌈1/α⌉ − 1` examples has no such q: every set contains the class, and a warning says so.
     - "interpolated": `w·q_y + (1−w)·q` with `weight` w, and q_y = 0 for classes with too few examples. At least a share
       1 − 2α is right, because each of the two is wrong for at most α.
@@ -72,8 +73,9 @@ class PredictionSets:
     Args:
         logits: `[N, L]` of calibration examples, from the model as it is; leading axes are flattened.
         y_true: `[N]` class ids, or one-hot rows.
-        class_counts: `[L]` training examples of each class (or probabilities), all > 0: `π`, which should be the mix of
-            the calibration examples.
+        class_counts: `[L]` training examples of each class (or probabilities), all > 0: `π`, the prior that is in the
+            logits. It stays that of training if the calibration examples have another mix; other counts give larger
+            sets, which keep the promise.
         alpha: the share α of sets that may miss the true class.
         score: "prevalence_adjusted" or "softmax".
         coverage: "marginal", "class_conditional" or "interpolated".

@@ -70,12 +70,13 @@ class MaskedLoss(keras.losses.Loss):
         with keras.name_scope(self.name):
             y_pred = _labels.zero_masked(_labels.to_tensor_of_gradients(y_pred), layer_mask)
             _replicas.refuse_unusual_steps()
-            _marks.mark_in_training(self)
             values, counted = self.values_and_mask(y_true, y_pred)
             mask = _labels.combine_masks(len(values.shape), layer_mask, counted)
             weight = None if sample_weight is None else _labels.align_weight(sample_weight, values)
             counted = ops.ones_like(values) if counted is None else ops.cast(counted, values.dtype)
-            return _reduce(values, mask, weight, counted, self.reduction)
+            result = _reduce(values, mask, weight, counted, self.reduction)
+            _marks.mark_in_training(self)  # not before: bad labels train no head
+            return result
 
     def get_config(self):
         own = {name: np.asarray(getattr(self, name)).tolist() for name in self._arguments}

@@ -40,8 +40,19 @@ def mark(model, losses):
     """Mark the layers that make the outputs of `model` which one of `losses`, correcting the prior, is compiled for."""
     for output, loss in compiled_pairs(model):
         if any(loss is other for other in losses):
-            for layer in _keras.last_layers_with_weights(output):
-                _trained[layer] = loss
+            _mark_layers(output, loss)
+
+
+def mark_outputs(model, loss):
+    """Mark the layers that make the outputs of `model`, where `loss` trained it and is no longer compiled."""
+    if corrects_prior(loss):
+        for output in getattr(model, "outputs", None) or ():
+            _mark_layers(output, loss)
+
+
+def _mark_layers(output, loss):
+    for layer in _keras.last_layers_with_weights(output):
+        _trained[layer] = loss
 
 
 def trained_by(layer):

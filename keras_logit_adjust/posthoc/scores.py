@@ -245,12 +245,23 @@ def _adjust_classes(rows, kind, shift):
     with np.errstate(divide="ignore"):  # the logarithm of 0, which stays what it is
         logits = np.log(rows) if kind == "probabilities" else rows
     peak = logits.max(axis=1, keepdims=True)
-    _refuse_rows(peak == -np.inf, peak, "Every row of `scores` must have a class that is possible.", "leave it out")
+    _check_possible(peak[:, 0] > -np.inf, kind)
     if kind == "logits":
         _check_no_distributions(rows)
         return logits - shift
     _check_sums(special.logsumexp(logits, axis=1, keepdims=True) if kind != "probabilities" else rows, kind)
     return (special.softmax if kind == "probabilities" else special.log_softmax)(logits - shift, axis=1)
+
+
+def _check_possible(is_possible, kind):
+    """Raise for rows in which every class has a probability of 0."""
+    if not is_possible.all():
+        zeros = "zeros" if kind == "probabilities" else "-inf"
+        raise _checks.ArgumentError(
+            "scores",
+            f"Every row of `scores` must have a class that is possible. Received only {zeros} in row "
+            f"{int(is_possible.argmin())} ({(~is_possible).sum()} of {is_possible.size} rows): leave such rows out.",
+        )
 
 
 def _check_sums(rows, kind):

@@ -10,7 +10,7 @@ import dataclasses
 import keras
 import numpy as np
 
-from keras_logit_adjust import _checks, losses
+from keras_logit_adjust import _checks, _keras, losses
 from keras_logit_adjust.layers import ManyClassModel, PredictionSet
 from keras_logit_adjust.posthoc import _graph, _guard, _many_classes
 from keras_logit_adjust.posthoc import _outputs as _outputs_of
@@ -121,6 +121,8 @@ class Description:
         corrections: the `Correction`s found.
         prior: the name of the prior that its probabilities are posteriors under, as far as the model shows it.
         note: why no head was found.
+        keeps_no_loss: whether a file of the model does not bring back its loss. KerasHub's tasks are such models, and
+            all models whose class has a `compile` of its own. An adjusted loss may have trained them, unseen.
     """
 
     model: str
@@ -132,6 +134,7 @@ class Description:
     corrections: tuple = ()
     prior: str = ""
     note: str = ""
+    keeps_no_loss: bool = False
 
     @property
     def is_adjusted(self):
@@ -147,12 +150,15 @@ class Description:
         kind = "decisions" if self.output == "decisions" else "independent labels" if self.is_binary else "classes"
         width = "one unit for two classes" if self.num_outputs == 1 else f"{self.num_outputs} {kind}"
         head = f"none found: {self.note}" if self.head is None else f"{self.head!r} ({self.head_type}), {width}"
-        unseen = "not seen (a folded bias, class weights and a resampled training set leave no trace)"
+        unseen = "a folded bias, class weights and a resampled training set"
+        if self.keeps_no_loss:
+            unseen = "a folded bias, class weights, a resampled training set and a loss that the file does not keep"
         rows = {
             "model": self.model,
             "head": head,
             "gives": self.output or "not known",
-            "adjusted": "; ".join(f"by {correction}" for correction in self.corrections) or unseen,
+            "adjusted": "; ".join(f"by {correction}" for correction in self.corrections)
+            or f"not seen ({unseen} leave no trace)",
             "prior": self.prior,
         }
         return "\n".join(f"{name:<10}{text}" for name, text in rows.items())
@@ -199,15 +205,18 @@ def describe(model, *, output=None):
     return Description(
         model=model.name,
         corrections=corrections,
-        prior=_prior_of(corrections),
+        prior=_prior_of(corrections, keeps_no_loss=_keras.keeps_no_loss(model)),
+        keeps_no_loss=_keras.keeps_no_loss(model),
         **{"is_binary": is_binary, **_outputs(model, corrections, is_binary)},
     )
 
 
-def _prior_of(corrections):
+def _prior_of(corrections, *, keeps_no_loss=False):
     """The name of the prior that a model of these `corrections` serves."""
     if not corrections:
-        return "training, if nothing was folded into the bias"
+        return "training, if nothing was folded into the bias" + (
+            " and no adjusted loss trained it" if keeps_no_loss else ""
+        )
     # Behind a head that was corrected once, a target prior alone.
     *_, last = sorted(corrections, key=lambda correction: correction.adds_target_alone)
     if len(corrections) == 2 and last.adds_target_alone:
