@@ -46,9 +46,9 @@ def test_training_has_the_values_and_moving_averages_of_the_formula(shape, seed)
 
 @pytest.mark.parametrize(
     ("precision", "jit_compile"),
-    # Keras on torch compiles with a warning for each layer, and this layer is Keras's own there.
     [
-        ("float32", keras.backend.backend() != "torch"),
+        # XLA compiles. Keras on torch warns for each layer, and this layer is Keras's own there.
+        pytest.param("float32", keras.backend.backend() != "torch", marks=pytest.mark.slow),
         *((p, False) for p in ("float32", "mixed_bfloat16", "mixed_float16")),
     ],
 )
