@@ -7,8 +7,8 @@ import keras
 import numpy as np
 import pytest
 import reference
+from helpers.combinations import fast_first, pairs_first
 from helpers.gradients import MODES, as_float64, value_and_gradient, with_mask
-from helpers.pairs import covering
 from keras import ops
 
 from keras_logit_adjust import _labels
@@ -40,7 +40,7 @@ def assert_same(ours, expected):
         np.testing.assert_allclose(a, b, **CLOSE)
 
 
-@covering(
+@pairs_first(
     reduction=["sum", "sum_over_batch_size", "mean_with_sample_weight", None],
     mode=MODES,
     masked=[False, True],
@@ -90,7 +90,7 @@ def test_means_divide_by_valid_positions_or_by_their_weights(sequences):
         np.testing.assert_allclose(as_float64(loss(ids, logits, weight)), total / divisor, **CLOSE)
 
 
-@covering(mode=MODES, how=["mask", "ignore_class"], reduction=["sum_over_batch_size", None])
+@pairs_first(mode=MODES, how=["mask", "ignore_class"], reduction=["sum_over_batch_size", None])
 def test_what_lies_under_a_mask_does_no_harm(sequences, mode, how, reduction):
     ids, logits = sequences
     loss = LogitAdjustedCrossentropy(COUNTS, reduction=reduction, ignore_class=-7)
@@ -156,7 +156,7 @@ def test_a_batch_with_nothing_valid_costs_nothing(sequences, mode, reduction):
     assert_same(value_and_gradient(loss, 0 * ids, logits, mode), (0.0, np.zeros_like(logits)))
 
 
-@covering(mode=MODES, label_smoothing=[0.0, 0.1], rows=[0, 3])
+@pairs_first(mode=MODES, label_smoothing=[0.0, 0.1], rows=[0, 3])
 def test_an_empty_batch_costs_nothing(mode, label_smoothing, rows):
     logits = np.zeros((0, 4), "float32")
     labels = logits if rows else np.zeros((0,), "int32")
@@ -171,7 +171,7 @@ IMPROPER = {
 }
 
 
-@covering(dtype=IMPROPER, mode=MODES, label_smoothing=[0.0, 0.1])
+@pairs_first(dtype=IMPROPER, mode=MODES, label_smoothing=[0.0, 0.1])
 def test_an_improper_id_gives_nan_and_harms_no_other_row(rng, mode, dtype, label_smoothing):
     labels = np.array([1, *IMPROPER[dtype], 2], dtype)
     logits = rng.normal(0, 3, (len(labels), 4)).astype("float32")
@@ -336,7 +336,7 @@ def test_a_config_names_every_argument_of_the_constructor_in_plain_values(loss):
             assert type(leaf) in (int, float, str, type(None))
 
 
-@pytest.mark.parametrize(("family", "nested"), [(False, True), (True, False)])
+@fast_first(("family", "nested"), [(False, True), (True, False)], (False, True), (False, True))
 def test_an_adjusted_loss_warns_of_a_cosine_head_too_narrow_for_the_prior(family, nested):
     loss = LogitAdjustedCrossentropy(COUNTS)
     adjustment = np.array(loss.adjustment)

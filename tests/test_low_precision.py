@@ -1,6 +1,5 @@
 """Models that Keras quantized, holds in half precision or gave low-rank parts, adjusted and folded (all backends)."""
 
-import itertools
 import json
 import pathlib
 
@@ -8,6 +7,7 @@ import keras
 import ml_dtypes
 import numpy as np
 import pytest
+from helpers.combinations import fast_first
 from helpers.posthoc_models import adjusted_by_hand, numpy, randomize, reload, rows, sequential
 from keras import layers
 from reference import log_prior
@@ -21,15 +21,9 @@ COUNTS = [160_000, 400, 20, 1]  # the prior spans 12 nats
 SHIFT = log_prior(COUNTS)
 KINDS = {"logits": None, "softmax": "softmax"}
 WAYS = {"adjust": kla.adjust, "fold": kla.fold_into_bias}
+FAST = [("logits", "adjust"), ("softmax", "fold")]
 INT4 = pytest.param("int4", marks=pytest.mark.slow)  # the same code of ours, and of Keras's another
 INTEGERS = ("int8", INT4)
-
-
-def every(first, *others):
-    """Every combination with a kind and a way; those of the first value that differ in both are not slow."""
-    fast = [(first, "logits", "adjust"), (first, "softmax", "fold")]
-    slow = [row for row in itertools.product((first, *others), KINDS, WAYS) if row not in fast]
-    return [*fast, *(pytest.param(*row, marks=pytest.mark.slow) for row in slow)]
 
 
 def made(kind="logits", dtype=None):
@@ -75,7 +69,7 @@ def test_a_quantized_model_is_adjusted_as_by_hand_and_not_folded(mode, kind, dat
         kla.fold_into_bias(model, COUNTS)
 
 
-@pytest.mark.parametrize(("mode", "kind", "way"), every("int8", "int4"))
+@fast_first(("mode", "kind", "way"), [("int8", *way) for way in FAST], ("int8", "int4"), KINDS, WAYS)
 def test_an_adjusted_model_is_quantized_as_its_original_would_be(mode, kind, way, data):
     adjusted = WAYS[way](made(kind), COUNTS)
     adjusted.quantize(mode)
@@ -123,7 +117,7 @@ def test_a_copy_from_a_file_is_quantized_and_the_original_not(data, tmp_path):
     np.testing.assert_allclose(numpy(copy(data)), numpy(quantized("logits", "int8")(data)) - SHIFT, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("alpha", "kind", "way"), every(5, None))
+@fast_first(("alpha", "kind", "way"), [(5, *way) for way in FAST], (5, None), KINDS, WAYS)
 def test_low_rank_parts_count_before_and_after_they_are_merged(alpha, kind, way, data, tmp_path):
     model = low_rank(made(kind), alpha)
     assert np.abs(numpy(model(data)) - numpy(made(kind)(data))).max() > 0.05

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from helpers.combinations import fast_first
 
 import keras_logit_adjust as kla
 from keras_logit_adjust import models
@@ -28,24 +29,22 @@ def resnet():
 
 
 def test_resnet32_has_the_parameters_of_the_paper(resnet):
-    model = resnet
     # 3×3 kernels of 3 stages of 5 blocks of 2, the stem's, two numbers a channel of normalization, the head's.
     kernels = 3 * 16 + 10 * 16 * 16 + (16 * 32 + 9 * 32 * 32) + (32 * 64 + 9 * 64 * 64)
     channels = 16 + 10 * (16 + 32 + 64)
     assert 9 * kernels + 2 * channels + 65 * 10 == 464_154
-    assert numbers_in(model.trainable_weights) == 464_154
-    assert len([layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]) == 31  # and the head: 32
+    assert numbers_in(resnet.trainable_weights) == 464_154
+    assert len([layer for layer in resnet.layers if isinstance(layer, keras.layers.Conv2D)]) == 31  # and the head: 32
 
 
 def test_resnet32_halves_the_image_twice_and_shortcuts_hold_no_weights(resnet):
-    model = resnet
-    assert [x.output.shape[1:] for x in model.layers if isinstance(x, keras.layers.Add)][4::5] == [
+    assert [x.output.shape[1:] for x in resnet.layers if isinstance(x, keras.layers.Add)][4::5] == [
         (32, 32, 16),
         (16, 16, 32),
         (8, 8, 64),
     ]
     weighted = (keras.layers.Conv2D, keras.layers.BatchNormalization, keras.layers.Dense)
-    assert all(isinstance(layer, weighted) for layer in model.layers if layer.trainable_weights)
+    assert all(isinstance(layer, weighted) for layer in resnet.layers if layer.trainable_weights)
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.3])
@@ -81,9 +80,11 @@ def test_images_of_any_number_type_mean_the_same(rng):
     np.testing.assert_allclose(outputs[0], outputs[2], atol=1e-6)
 
 
-@pytest.mark.parametrize(
+@fast_first(
     ("name", "head"),
     [*((name, "dense") for name in BUILDERS), *((name, "prior-aware") for name in ("small_cnn", "linear"))],
+    BUILDERS,
+    ("dense", "prior-aware"),
 )
 def test_logits_are_float32_under_half_precision(name, head, rng):
     keras.config.set_dtype_policy("mixed_bfloat16")

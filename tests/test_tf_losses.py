@@ -134,8 +134,9 @@ def runs():
 
 
 MIRRORED = [
-    *("sum", "sum_over_batch_size", "sum_over_batch_size weighted", "mean_with_sample_weight weighted"),
-    *("sum ignored", "mean_with_sample_weight ignored"),
+    *("sum", "sum_over_batch_size", "mean_with_sample_weight"),
+    *("sum weighted", "sum_over_batch_size weighted", "mean_with_sample_weight weighted"),
+    *("sum ignored", "sum_over_batch_size ignored", "mean_with_sample_weight ignored"),
     *("masked", "one-hot", "multi-label", "multi-label, unknown", "pairwise margins", "focal"),
 ]
 

@@ -187,7 +187,9 @@ def test_a_negative_tau_is_warned_of_with_what_may_be_wrong(fault, rng):
         logits = logits - 3 * log_prior(COUNTS)
     else:
         counts = counts[::-1]
-    with pytest.warns(UserWarning, match=r"τ is negative, -.*in the same order, and whether the logits were adjusted"):
+    with pytest.warns(
+        UserWarning, match=r"τ is negative, such as -.*in the same order, and whether the logits were adjusted"
+    ):
         assert kla.tune_tau(logits, y, counts).tau < 0
     with warnings.catch_warnings():
         warnings.simplefilter("error")

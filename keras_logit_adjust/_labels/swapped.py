@@ -26,7 +26,7 @@ def refuse_negative_rows(rows):
 
 
 def _first_rows(rows):
-    """The first rows of an eager tensor in the memory of the CPU; of others nothing, for to read them costs a step."""
+    """The first rows of an eager tensor in the memory of the CPU; no rows of others, which cost a step to read."""
     nothing = np.zeros(0)
     try:
         if "cpu" not in str(rows.device).lower() or _is_compiling():

@@ -178,7 +178,7 @@ def tune_tau(
     tau, best, interval = _choose(path.low, path.high, weight, **options)
     if interval[1] < 0:
         warnings.warn(
-            f"Every good τ is negative, {tau:.2g} for one: it makes rare classes rarer. Look whether logits, labels "
+            f"Every good τ is negative, such as {tau:.2g}: it makes rare classes rarer. Look whether logits, labels "
             "and `class_counts` have their classes in the same order, and whether the logits were adjusted before.",
             stacklevel=2,
         )

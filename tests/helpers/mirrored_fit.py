@@ -44,9 +44,9 @@ def focal():
 
 
 CASES = {
-    **{r: (adjusted(r), x, ids, None) for r in REDUCTIONS[:2]},
-    **{f"{r} weighted": (adjusted(r), x, ids, weight) for r in REDUCTIONS[1:]},
-    **{f"{r} ignored": (adjusted(r, ignore_class=-1), x, ignored, weight) for r in REDUCTIONS[::2]},
+    **{r: (adjusted(r), x, ids, None) for r in REDUCTIONS},
+    **{f"{r} weighted": (adjusted(r), x, ids, weight) for r in REDUCTIONS},
+    **{f"{r} ignored": (adjusted(r, ignore_class=-1), x, ignored, weight) for r in REDUCTIONS},
     "masked": (adjusted("sum_over_batch_size"), padded, np.repeat(ids[:, None], 3, axis=1), weight),
     "one-hot": (adjusted("sum_over_batch_size"), x, np.eye(4)[ids], None),
     "pairwise margins": (scaled, x, ignored, weight),
