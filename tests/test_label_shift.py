@@ -189,6 +189,16 @@ def overlapping(rng, num_examples=200, num_classes=25):
     return np.exp(logs - logs.max(axis=1, keepdims=True))
 
 
+def test_slopes_of_replicates_are_those_of_their_log_likelihoods(rng):
+    likelihood, mixes = rng.dirichlet(np.ones(4), size=50), rng.dirichlet(np.ones(4), size=3)
+    weights = rng.dirichlet(np.ones(50), size=3)
+    ratio = likelihood / (mixes @ likelihood.T)[..., None]  # [R, N, L]
+    arrays = (array.astype("float32") for array in (likelihood, weights, mixes @ likelihood.T))
+    gradient, diagonal = _likeliest_replicates._slopes(*arrays, diagonal=True)
+    np.testing.assert_allclose(gradient, np.einsum("rn,rnl->rl", weights, ratio), rtol=1e-5)
+    np.testing.assert_allclose(diagonal, np.einsum("rn,rnl->rl", weights, ratio**2), rtol=1e-5)
+
+
 def test_newtons_steps_reach_the_optimum_of_jumps_in_fewer_iterations():
     saved = []
     for seed in range(6):
