@@ -52,18 +52,24 @@ def test_no_value_in_a_cell_is_above_its_bound(size, num_classes, num_cells, see
     scores, c = scores_of(logits, rng.normal(size=num_classes)), rng.integers(num_classes)
     own, rivals, margins = scores.without(c)
     order = np.argsort(margins, kind="stable")
-    cells = np.empty(size, "int64")
-    cells[order] = np.sort(rng.integers(0, num_cells, size))
+    num_near = rng.integers(size + 1)
+    cells = np.append(np.sort(rng.integers(0, num_cells, num_near)), np.full(size - num_near, num_cells))
+    shuffled = rng.permutation(num_near)
+    near = order[shuffled]
     for ours, _ in objectives(y, rng.uniform(0.1, 3, size), num_classes):
         line = ours.line(c, ours.tallies(scores.first), own, rivals)
-        values, bounds = line.values(order), line.bounds(cells, num_cells)
+        values, bounds = line.values(order), line.bounds(near, cells[shuffled], num_cells)
         assert values[0] == pytest.approx(line.start, abs=1e-12)
-        assert (values[1:] <= bounds[cells[order]] + 1e-12).all()
-        # One example alone in each cell: of recalls the bound is the value after it, or that before.
+        assert (values[1:] <= bounds[cells] + 1e-12).all()
+        # One example alone in each cell: the bound of recalls is the value after it or before it.
         if isinstance(ours, WeightedRecall):
-            alone = np.empty(size, "int64")
-            alone[order] = np.arange(size)
-            np.testing.assert_allclose(line.bounds(alone, size), np.maximum(values[1:], values[:-1]), atol=1e-12)
+            largest = np.maximum(values[1:], values[:-1])[:num_near]
+            np.testing.assert_allclose(
+                line.bounds(order[:num_near], np.arange(num_near), num_near)[:-1], largest, atol=1e-12
+            )
+            # Beyond all cells: what c can still gain, and no loss of others.
+            of_c = ours.weight[y == c].sum() - ours.weight[near][y[near] == c].sum()
+            assert bounds[-1] == pytest.approx(values[num_near] + of_c, abs=1e-12)
 
 
 @settings(max_examples=30)
@@ -80,6 +86,7 @@ def test_a_search_by_bounds_takes_the_steps_of_one_without(size, num_classes, st
     ):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(_coordinate_search, "_CELLS", num_cells)
+            patch.setattr(_coordinate_search._RecallLine, "first_size", 1 + size // 8)
             found, value = search(logits, make(y, weight, num_classes), base, sweeps=3)
         by_trying = search_by_trying(logits, y, expected, base, sweeps=3)
         np.testing.assert_allclose(found, by_trying, atol=1e-9)

@@ -3,8 +3,9 @@
 With the others fixed, raising the offset of class c takes examples over from their best other class, the rival, one by
 one, in order of the margin between them. Sorted, the margins give the objective at every offset at once.
 
-Few of the margins need sorting. An upper bound of the objective, from sums over cells of the line of margins, says how
-many examples class c may take before it can gain nothing more: of very many classes it is a small part of all.
+Few of the margins need sorting. The smallest are picked out, and an upper bound of the objective says whether class c
+can still gain after it has taken their examples. If it can, more are picked out. If there are many classes, class c can
+gain from a small part of the examples only.
 """
 
 import numpy as np
@@ -14,8 +15,10 @@ from keras_logit_adjust.held_out._intervals import nearest
 _BEYOND = 0.5  # how far past the last margin an offset goes where nothing bounds it
 _RESTARTS = 32  # of a search that starts anew
 _ROUNDING = 1e-9  # margins no further apart are equal: no offset lies between them
-_CELLS = 256  # of equal width, on which the objective is bounded
+_CELLS = 256  # of equal width: the objective is bounded on each
 _SLACK = 1e-9  # of a bound: more than rounding can make of its sums
+_MORE = 4  # times as many examples are picked out where the first were too few
+_PART = 256  # rows that are transposed at a time
 _ROWS = 1024  # of scores held at a time
 _TINY = 1e-100  # in place of 0, so that nothing is divided by it
 
@@ -30,7 +33,7 @@ def search(logits, objective, base, *, sweeps, columns=None):
         sweeps: at most so many rounds over all classes.
         columns: `[L, N]` the same logits, each class's next to each other; made where they are not given.
     """
-    scores = _Scores(logits, base, np.ascontiguousarray(logits.T) if columns is None else columns)
+    scores = _Scores(logits, base, _columns(logits) if columns is None else columns)
     tallies = objective.tallies(scores.first)
     for _ in range(sweeps):
         moves = 0
@@ -52,28 +55,46 @@ def search_from_many(logits, objective, base, *, sweeps, rng):
 
     spread = (logits - logits.mean(axis=1, keepdims=True)).std()
     starts = [base, *(base + spread * rng.normal(size=(_RESTARTS, base.size)))]
-    options = {"sweeps": sweeps, "columns": np.ascontiguousarray(logits.T)}
+    options = {"sweeps": sweeps, "columns": _columns(logits)}
     starts = tqdm(starts, "starts", delay=5, leave=False)
     return max((search(logits, objective, start, **options) for start in starts), key=lambda found: found[1])[0]
 
 
+def _columns(logits):
+    """`[L, N]` the logits, those of a class next to each other; NumPy's own copy leaves the cache for every number."""
+    columns = np.empty(logits.shape[::-1])
+    for start in range(0, len(logits), _PART):
+        columns[:, start : start + _PART] = logits[start : start + _PART].T
+    return columns
+
+
 def _best_on(line, margins, *, base, above):
     """The offset on a `line` that raises the objective above a value most, or None where none does."""
-    lowest, highest = margins.min(), margins.max()
-    scale = _CELLS / width if (width := highest - lowest) > 0 else 0.0
-    cells = np.minimum((margins - lowest) * scale, _CELLS - 1).astype("intp")
-    hopeful = np.flatnonzero(np.append(line.start, line.bounds(cells, _CELLS)) > above - _SLACK)
-    if not hopeful.size:
-        return None
-    is_near = cells < hopeful[-1]  # the first of `hopeful` is before all cells
-    near = np.flatnonzero(is_near)
+    near, following = _near(line, margins, above - _SLACK)
     order = near[np.argsort(margins[near], kind="stable")]
-    following = np.where(is_near, np.inf, margins).min()
-    room = _ROUNDING * (1.0 + max(abs(lowest), abs(highest)))
+    room = _ROUNDING * (1.0 + max(abs(margins.min()), abs(margins.max())))
     best, offset = _nearest_best(
         line.values(order), np.concatenate([[-np.inf], margins[order], [following]]), base, room
     )
     return offset if best > above + 1e-12 else None
+
+
+def _near(line, margins, value):
+    """The examples beyond which a `line` is nowhere above a value, and the least margin of the others."""
+    size, following = line.first_size, np.inf
+    while size < margins.size:
+        following = np.partition(margins, size)[size]
+        near = np.flatnonzero(margins < following)
+        theirs = margins[near]
+        width = following - theirs.min(initial=following)
+        cells = _CELLS - 1 - ((following - theirs) * ((_CELLS - 1) / max(width, _TINY))).astype("intp")
+        hopeful = np.flatnonzero(line.bounds(near, cells, _CELLS) > value)
+        last = hopeful[-1] if hopeful.size else -1
+        if last < _CELLS:
+            is_near = cells <= last
+            return near[is_near], theirs[~is_near].min(initial=following)
+        size *= _MORE
+    return np.arange(margins.size), np.inf
 
 
 def _nearest_best(values, ends, base, room):
@@ -128,6 +149,7 @@ class WeightedRecall:
 
     def __init__(self, ids, weight, num_classes):
         self.ids, self.weight = ids, weight / weight.sum()
+        self.of_class = np.bincount(ids, self.weight, num_classes)
         self.present = np.flatnonzero(np.bincount(ids, minlength=num_classes))
 
     def tallies(self, predicted):
@@ -140,22 +162,29 @@ class WeightedRecall:
 
     def line(self, c, tallies, own, rivals):
         """The values as class c takes examples from their `rivals`; now it has the examples `own`."""
-        return _RecallLine(self, c, rivals)
+        return _RecallLine(self, c, tallies, own, rivals)
 
 
 class _RecallLine:
-    def __init__(self, objective, c, rivals):
-        is_right = objective.ids == rivals
-        self.start = float(objective.weight[is_right].sum())
-        self.gain = objective.weight * ((objective.ids == c).astype("float64") - is_right)
+    first_size = 64  # examples that are picked out first: a few of other classes outweigh all that c can gain
+
+    def __init__(self, objective, c, tallies, own, rivals):
+        self.objective, self.c, self.rivals = objective, c, rivals
+        self.start = tallies - self._gains(own).sum()
 
     def values(self, order):
         """`[K + 1]` the value when c has taken the first k of the examples `order [K]` from their rivals."""
-        return self.start + np.append(0.0, np.cumsum(self.gain[order]))
+        return self.start + np.append(0.0, np.cumsum(self._gains(order)))
 
-    def bounds(self, cells, num_cells):
-        """`[num_cells]` what no value exceeds while c takes the examples of each cell, one cell after the other."""
-        return self.start + _highest_sums(self.gain, cells, num_cells)
+    def bounds(self, near, cells, num_cells):
+        """Upper bounds `[num_cells + 1]` of the values while c takes the `near` examples cell by cell, then others."""
+        objective, gains = self.objective, self._gains(near)
+        left = objective.of_class[self.c] - objective.weight[near[objective.ids[near] == self.c]].sum()
+        return self.start + np.append(_highest_sums(gains, cells, num_cells), gains.sum() + left)
+
+    def _gains(self, examples):
+        ids = self.objective.ids[examples]
+        return self.objective.weight[examples] * ((ids == self.c) * 1.0 - (ids == self.rivals[examples]))
 
 
 class MacroF1:
@@ -176,8 +205,7 @@ class MacroF1:
         return float(np.sum(self.f1(*tallies, slice(None))) / self.present.size)
 
     def f1(self, hits, predictions, classes):
-        total = self.occurs[classes] + predictions
-        return np.divide(2 * hits, total, out=np.zeros_like(total), where=total > 0)
+        return 2 * hits / np.maximum(self.occurs[classes] + predictions, _TINY)
 
     def most_changes(self, hits, predictions):
         """Upper bounds of what the F1 of each class changes by with a wrong prediction less, and with a hit less.
@@ -197,6 +225,8 @@ class MacroF1:
 
 class _F1Line:
     def __init__(self, objective, c, tallies, own, rivals):
+        # Rivals gain where c takes their wrong predictions. Only many examples have hits that outweigh this.
+        self.first_size = 1 + objective.ids.size // 4
         self.objective, self.c, self.rivals = objective, c, rivals
         weight, theirs = objective.weight[own], rivals[own]
         is_hit = objective.ids[own] == theirs
@@ -213,21 +243,26 @@ class _F1Line:
         objective, weight = self.objective, self.objective.weight[order]
         hits = np.cumsum(weight * (objective.ids[order] == self.c))
         f1_of_c = objective.f1(hits, np.cumsum(weight), self.c)
-        losses = np.cumsum(self._losses_of_rivals(order))
-        return (np.append(0.0, f1_of_c) + self.sum_of_rivals + np.append(0.0, losses)) / objective.present.size
+        values = np.zeros(order.size + 1)
+        values[1:] = f1_of_c + np.cumsum(self._losses_of_rivals(order))
+        return (values + self.sum_of_rivals) / objective.present.size
 
-    def bounds(self, cells, num_cells):
-        """`[num_cells]` what no value exceeds while c takes the examples of each cell, one cell after the other."""
-        objective, is_hit = self.objective, self.objective.ids == self.rivals
-        of_both = np.concatenate(objective.most_changes(self.hits, self.predictions))
-        changes = of_both[self.rivals + is_hit * objective.num_classes] * objective.weight
-        taken = np.bincount(cells, objective.weight, num_cells)
-        members = np.flatnonzero(objective.ids == self.c)
-        hits = np.bincount(cells[members], objective.weight[members], num_cells)
+    def bounds(self, near, cells, num_cells):
+        """Upper bounds `[num_cells + 1]` of the values while c takes the `near` examples cell by cell, then others."""
+        objective, rivals = self.objective, self.rivals[near]
+        weight, ids = objective.weight[near], objective.ids[near]
+        of_wrong, of_hit = objective.most_changes(self.hits, self.predictions)
+        changes = weight * np.where(ids == rivals, of_hit[rivals], of_wrong[rivals])
+        members = np.flatnonzero(ids == self.c)
+        hits = np.append(np.bincount(cells[members], weight[members], num_cells), 0.0)
+        hits[-1] = objective.occurs[self.c] - hits.sum()
+        taken = np.append(np.bincount(cells, weight, num_cells), hits[-1])
         # F1 of c rises with each hit and falls with each other example: the hits of a cell first, no other of it.
-        predictions = np.cumsum(taken) - taken + hits
-        f1_of_c = objective.f1(np.cumsum(hits), predictions, self.c)
-        return self.start + (f1_of_c + _highest_sums(changes, cells, num_cells)) / objective.present.size
+        f1_of_c = objective.f1(np.cumsum(hits), np.cumsum(taken) - taken + hits, self.c)
+        # Beyond the cells c may take all wrong predictions that are left, and no hit of its rivals.
+        beyond = np.minimum(changes, 0.0).sum() + of_wrong @ (self.predictions - self.hits)
+        of_rivals = np.append(_highest_sums(changes, cells, num_cells), beyond)
+        return self.start + (f1_of_c + of_rivals) / objective.present.size
 
     def _losses_of_rivals(self, order):
         """What the F1 of its rival changes by when each example leaves it, in `order`."""
@@ -236,13 +271,11 @@ class _F1Line:
         grouped = np.argsort(rivals.astype("uint16") if objective.num_classes < 2**16 else rivals, kind="stable")
         rival, example = rivals[grouped], order[grouped]
         weight = objective.weight[example]
-        hit = weight * (objective.ids[example] == rival)
-        hits_left = self.hits[rival] - _cumulate_within(hit, rival)
-        predictions_left = np.maximum(self.predictions[rival] - _cumulate_within(weight, rival), 0.0)
+        left = np.stack([weight * (objective.ids[example] == rival), weight])  # hits and predictions
+        after = np.stack([self.hits[rival], self.predictions[rival]]) - _cumulate_within(left, rival)
+        after = np.maximum(after, 0.0)  # rounding
         losses = np.empty(order.size)
-        losses[grouped] = objective.f1(hits_left, predictions_left, rival) - objective.f1(
-            hits_left + hit, predictions_left + weight, rival
-        )
+        losses[grouped] = objective.f1(*after, rival) - objective.f1(*(after + left), rival)
         return losses
 
 
@@ -253,7 +286,8 @@ def _highest_sums(changes, cells, num_cells):
 
 
 def _cumulate_within(values, groups):
-    """The running sums of `values` that begin anew with every group; equal groups are neighbors."""
-    sums = np.append(0.0, np.cumsum(values))
+    """The running sums along each row of `values` that begin anew with every group; equal groups are neighbors."""
+    sums = np.cumsum(values, axis=1)
     starts = np.flatnonzero(np.append(True, groups[1:] != groups[:-1])[: groups.size])
-    return sums[1:] - np.repeat(sums[starts], np.diff(np.append(starts, groups.size)))
+    before = (sums - values)[:, starts]
+    return sums - np.repeat(before, np.diff(np.append(starts, groups.size)), axis=1)

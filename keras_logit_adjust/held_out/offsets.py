@@ -111,7 +111,7 @@ def tune_offsets(
     reader = _reading.Reader(prior.size, independent=prior.are_labels)
     labels, logits = reader.examples(y_true, logits)
     reader.check()
-    logits = logits.astype("float64")
+    logits = logits.astype("float64", copy=False)
     if prior.are_labels:
         if class_prior is not None or not isinstance(objective, str):
             raise ValueError("Independent labels take the objectives 'macro_f1' and 'balanced', and no `class_prior`.")
