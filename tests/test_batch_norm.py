@@ -49,7 +49,8 @@ def test_training_has_the_values_and_moving_averages_of_the_formula(shape, seed)
     [
         # XLA compiles. Keras on torch warns for each layer, and this layer is Keras's own there.
         pytest.param("float32", keras.backend.backend() != "torch", marks=pytest.mark.slow),
-        *((p, False) for p in ("float32", "mixed_bfloat16", "mixed_float16")),
+        *(pytest.param(p, False, marks=pytest.mark.slow) for p in ("mixed_bfloat16", "mixed_float16")),
+        ("float32", False),
     ],
 )
 def test_a_step_of_training_is_keras_s(rng, precision, jit_compile):

@@ -62,17 +62,17 @@ def check_run(loss, labels, targets, by_hand):
     np.testing.assert_allclose(after, mean(by_hand, targets, expected[-1], ONES)[0], rtol=1e-5)
 
 
+RUNS = [("adjusted", "soft", 0.3), ("pairwise", "ids", 0.0), ("weighted focal", "ids", 0.3)]
+SLOW_RUNS = [
+    ("adjusted", "ids", 0.0),
+    ("adjusted", "one-hot", 0.0),
+    ("adjusted", "ids", 0.3),
+    ("focal", "soft", 0.0),
+]
+
+
 @pytest.mark.parametrize(
-    ("name", "labels", "smoothing"),
-    [
-        ("adjusted", "ids", 0.0),
-        ("adjusted", "one-hot", 0.0),
-        ("adjusted", "ids", 0.3),
-        ("adjusted", "soft", 0.3),
-        ("pairwise", "ids", 0.0),
-        ("focal", "soft", 0.0),
-        ("weighted focal", "ids", 0.3),
-    ],
+    ("name", "labels", "smoothing"), [*RUNS, *(pytest.param(*run, marks=pytest.mark.slow) for run in SLOW_RUNS)]
 )
 def test_weights_hold_from_their_epoch_to_the_next_and_the_last_ones_stay(name, labels, smoothing):
     (make, by_hand), (labels, targets) = LOSSES[name], LABELS[labels]
@@ -89,7 +89,7 @@ COMPILED = {
     "tensorflow": [
         pytest.param({"jit_compile": True}, marks=pytest.mark.slow),  # XLA compiles each stage
         {"run_eagerly": True},
-        {"jit_compile": False, "steps_per_execution": 2},
+        pytest.param({"jit_compile": False, "steps_per_execution": 2}, marks=pytest.mark.slow),
     ],
     "jax": [{"run_eagerly": True}, {"jit_compile": True, "steps_per_execution": 2}],
     "torch": [{"run_eagerly": True}],

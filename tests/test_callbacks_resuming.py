@@ -67,7 +67,7 @@ def check_equal_weights(model, other):
         np.testing.assert_allclose(weight, expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["adjusted", "adaptive"])
+@pytest.mark.parametrize("name", ["adaptive", pytest.param("adjusted", marks=pytest.mark.slow)])
 def test_weights_from_the_first_epoch_on_equal_weights_built_into_the_loss(name, rng):
     x, y = data(rng)
     staged, weighted = (network(make()) for make in BUILT_IN[name])
@@ -111,7 +111,7 @@ def begun(start):
     return model
 
 
-@pytest.mark.parametrize("epoch", [2, 3])
+@pytest.mark.parametrize("epoch", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_run_from_a_saved_model_ends_where_an_uninterrupted_one_does(epoch, uninterrupted, tmp_path):
     x, y, start, done = uninterrupted
     model = begun(start)
@@ -122,7 +122,7 @@ def test_a_run_from_a_saved_model_ends_where_an_uninterrupted_one_does(epoch, un
     check_equal_weights(loaded, done)
 
 
-@pytest.mark.parametrize(("epoch", "fresh"), [(2, True), (5, False)])
+@pytest.mark.parametrize(("epoch", "fresh"), [(2, True), pytest.param(5, False, marks=pytest.mark.slow)])
 def test_a_run_restored_from_its_backup_ends_as_an_uninterrupted_one(epoch, fresh, uninterrupted, tmp_path):
     x, y, start, done = uninterrupted
     model = begun(start)

@@ -251,6 +251,7 @@ def test_methods_draw_their_batches_as_they_say_and_count_retraining(monkeypatch
     assert {name: training.epochs_of(METHODS[name], recipe) for name in METHODS} == expected
 
 
+@pytest.mark.slow
 def test_a_run_keeps_both_parts_of_its_loss_and_its_training_logits(built, folder, rng):
     labels = np.arange(32) % 3
     for name in ("train", "test"):

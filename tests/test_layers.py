@@ -155,7 +155,7 @@ def test_a_model_in_training_mode_reaches_the_head(rng):
     np.testing.assert_array_equal(model.predict(x, verbose=0), array(model(x, training=False)))
 
 
-@pytest.mark.parametrize("tau", [1.0, VECTOR])
+@pytest.mark.parametrize("tau", [VECTOR, pytest.param(1.0, marks=pytest.mark.slow)])
 def test_the_head_trains_like_a_dense_layer_under_the_adjusted_loss(rng, tau):
     counts = [40, 15, 5]
     y = np.repeat(np.arange(3), counts)

@@ -44,7 +44,9 @@ def focal():
     return kla.losses.FocalCrossentropy(gamma=0.0)
 
 
-@pytest.mark.parametrize("form", ["list", "dict", "outputs in a dict"])
+@pytest.mark.parametrize(
+    "form", ["dict", *(pytest.param(form, marks=pytest.mark.slow) for form in ("list", "outputs in a dict"))]
+)
 def test_weights_named_for_an_output_are_its_own_alone(form):
     losses = {"list": (focal(), focal()), "dict": ({"kind": focal(), "color": focal()}, None)}
     model = two_heads(*losses.get(form, losses["dict"]), as_dict=form == "outputs in a dict")

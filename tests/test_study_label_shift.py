@@ -148,6 +148,7 @@ def test_the_figure_has_a_bar_for_each_rule_with_the_mean_over_seeds(trained, fo
         assert bars.get_label() == title
 
 
+@pytest.mark.slow
 def test_one_epoch_is_really_trained(folder):
     results = studies.run_study("label-shift", config=CONFIG, seeds=1)
     assert results["versions"]["backend"] == keras.backend.backend()

@@ -163,6 +163,7 @@ def test_no_rivals_are_refused(trained):
 # --- training --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_drawn_rivals_train_a_model_that_finds_rare_classes():
     sample = many_classes.draw(L, seed=0)
     found = many_classes.fit(sample, options={"num_rivals": 20}, epochs=3, seed=0)
