@@ -1,7 +1,7 @@
-"""From class counts to the prior π and its logarithm, in float64, in one place.
+"""The prior π and its logarithm from class counts.
 
-Everything the package adjusts by comes from here: `log π_y = log n_y − log Σ n`, computed once with NumPy in float64
-and rounded only when it meets the logits.
+Every adjustment of the package is computed from `log π_y = log n_y − log Σ n`. NumPy computes it once, in float64. It
+is rounded only when it is added to the logits.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ class Prior:
         return self.counts.size
 
     def __array__(self, dtype=None, copy=None):
-        """The counts: what takes class counts takes a prior."""
+        """The counts. So every function that takes class counts takes a `Prior` too."""
         return np.array(self.counts, dtype)
 
     @property
@@ -109,7 +109,7 @@ def as_prior(
             class_counts, num_examples = _smooth_labels(class_counts, num_examples, smoothing, class_names)
         else:
             class_counts = _smooth(class_counts, smoothing, name, class_names)
-        class_names = None  # in order of id now
+        class_names = None  # the counts are in order of id now
     if isinstance(class_counts, Prior):
         if num_examples not in (None, class_counts.num_examples):
             raise ValueError(
@@ -128,13 +128,13 @@ def as_prior(
     else:
         counts = _checks.as_positive_counts(class_counts, num_examples, class_names=class_names)
         num_examples = float(num_examples)
-    counts = np.array(counts)  # its own: no later change of the caller's array reaches a checked prior
+    counts = np.array(counts)  # a copy: if the caller changes the array later, the checked prior stays the same
     counts.flags.writeable = False
     return Prior(counts, num_examples)
 
 
 def _smooth(class_counts, smoothing, name, class_names):
-    """Counts of exclusive classes, zeros among them, with so many examples added to each."""
+    """Counts of exclusive classes plus `smoothing` examples for each class. Zeros are allowed."""
     counts = _checks.as_counts(class_counts, name, allow_zero=True, class_names=class_names)
     if abs(counts.sum() - 1.0) < 1e-3:
         raise _checks.ArgumentError(
@@ -146,7 +146,10 @@ def _smooth(class_counts, smoothing, name, class_names):
 
 
 def _smooth_labels(positive_counts, num_examples, smoothing, class_names):
-    """Positives of independent labels and the number of examples, with so many added with each label and without."""
+    """Positives and number of examples of independent labels, after adding `smoothing` examples twice.
+
+    `smoothing` examples have each label, and as many do not have it.
+    """
     counts = _checks.as_positive_counts(positive_counts, num_examples, class_names=class_names, allow_bounds=True)
     return counts + smoothing, num_examples + 2 * smoothing
 

@@ -1,4 +1,4 @@
-"""Counting independent labels: in how many examples each of them is on."""
+"""Count independent labels: the number of examples in which each label is on."""
 
 import typing
 
@@ -84,7 +84,7 @@ def count_labels(targets_or_dataset, *, ignore_class=None):
 
 
 def _sum_rows(rows, ignore_class, position):
-    """Sums over examples, float64 `[L]`, of the known targets, and their number."""
+    """Of each label the sum of the known targets, float64 `[L]`, and their number."""
     rows = rows.reshape(-1, rows.shape[-1])
     known = np.ones(rows.shape, bool) if ignore_class is None else rows != ignore_class
     _refuse_improper(known & ~((rows >= 0) & (rows <= 1)), rows, position)
@@ -92,7 +92,7 @@ def _sum_rows(rows, ignore_class, position):
 
 
 def _sum_sparse(rows, ignore_class, position):
-    """As `_sum_rows`, without the zeros: what is not stored is known to be off."""
+    """The same as `_sum_rows` for a sparse matrix. A target that is not stored is a known 0."""
     rows = rows.tocsc(copy=True)
     rows.sum_duplicates()
     values, columns = _labels.as_targets(rows.data), np.repeat(np.arange(rows.shape[1]), np.diff(rows.indptr))
