@@ -1,4 +1,4 @@
-"""Decisions that cost differently, as a layer behind calibrated logits."""
+"""The decision of least expected cost, as a layer behind calibrated logits."""
 
 import keras
 import numpy as np

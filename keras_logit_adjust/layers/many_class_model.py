@@ -1,4 +1,4 @@
-"""The model of a head of very many classes: a `keras.Model` that trains with the loss of its head, on its features."""
+"""The model for a head of very many classes: a `keras.Model` that trains with the loss of its head."""
 
 import warnings
 
@@ -64,7 +64,9 @@ class ManyClassModel(keras.Model):
         return loss
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        if any(metric.name == "compile_metrics" for metric in self.metrics):  # Keras's name for those of `compile`
+        if any(
+            metric.name == "compile_metrics" for metric in self.metrics
+        ):  # Keras's name for the metrics of `compile`
             raise ValueError(
                 f"Model {self.name!r} gives features, of which metrics would measure nothing. Compile it without "
                 "`metrics`, and give them to `model.predictor(k)`, or in `fit` to `kla.callbacks.PredictorMetrics`."

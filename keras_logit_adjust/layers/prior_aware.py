@@ -1,4 +1,4 @@
-"""The output layer that knows the prior: any plain cross-entropy then trains the adjusted loss."""
+"""The output layer that knows the prior. With it, every plain cross-entropy trains the adjusted loss."""
 
 import warnings
 
@@ -29,7 +29,7 @@ class LogitsDense(keras.layers.Dense):
         return logits
 
     def _watch_gradient(self, logits):
-        """Warn, once, when a loop of torch's trains logits that were made for inference, and so without the prior."""
+        """Warn once if a torch loop trains logits of inference, which are without the prior."""
         if keras.backend.backend() != "torch" or self._has_warned or not getattr(logits, "requires_grad", False):
             return
         import torch
@@ -54,7 +54,7 @@ class LogitsDense(keras.layers.Dense):
             self.compute_output_shape(inputs.shape), dtype=keras.backend.result_type(self.compute_dtype, "float32")
         )
 
-    # `Dense` stores just its kernel and bias; the base class stores every variable.
+    # `Dense` stores only its kernel and bias. The base class stores every variable.
     def save_own_variables(self, store):
         keras.layers.Layer.save_own_variables(self, store)
 
@@ -126,7 +126,7 @@ class PriorAwareDense(Adjustment, LogitsDense):
         super().build(input_shape)
 
     def set(self, *, tau=None, target_prior=None, class_counts=None):
-        """Change the adjustment of a built layer, in a compiled or running model too: as `LogitAdjustment.set`."""
+        """Change the adjustment of a built layer, also in a compiled or running model. See `LogitAdjustment.set`."""
         self._change(tau=tau, target_prior=target_prior, class_counts=class_counts)
 
     def _shift(self):

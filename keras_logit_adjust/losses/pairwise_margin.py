@@ -1,8 +1,9 @@
 """The family of losses with pairwise margins (Menon et al., 2021, §5.1, equation 11) and its named members.
 
-`ℓ(y, f) = α_y · log[1 + Σ_{y'≠y} e^{Δ_yy'} · e^{f_y' − f_y}]` with `Δ_yy' = u_y + v_y'`: every loss that the paper
-compares is a choice of weight `α`, label margin `u` and rival margin `v`. They differ in what they look at: `u` of LDAM
-knows the label's frequency, `v` of the equalized loss the rival's; only the adjusted loss weighs one against the other.
+The family is `ℓ(y, f) = α_y · log[1 + Σ_{y'≠y} e^{Δ_yy'} · e^{f_y' − f_y}]` with `Δ_yy' = u_y + v_y'`. Every loss that
+the paper compares has this form, with its own weight `α`, label margin `u` and rival margin `v`. LDAM's margin `u`
+depends on the frequency of the label. The equalized loss's margin `v` depends on the frequency of the rival. Only the
+margins of the adjusted loss depend on both.
 """
 
 import keras
@@ -143,7 +144,7 @@ class PairwiseMarginCrossentropy(_base.MaskedLoss):
     def logit_adjusted_adaptive(
         class_counts, *, tau=1.0, max_margin=None, name="logit_adjusted_adaptive_crossentropy", **kwargs
     ):
-        """Logit-adjusted and adaptive in one, `Δ_yy' = τ·log(π_y'/π_y) + m_y`: the margins of both, added.
+        """The logit-adjusted and adaptive loss, `Δ_yy' = τ·log(π_y'/π_y) + m_y`: the sum of the margins of both.
 
         Args:
             class_counts: as in `PairwiseMarginCrossentropy`.
@@ -186,7 +187,7 @@ class PairwiseMarginCrossentropy(_base.MaskedLoss):
 
 
 def adaptive_margins(class_counts, *, max_margin):
-    """LDAM's margins, `m_y = max_margin·(n_min/n_y)^¼`: the rarest class has the largest."""
+    """LDAM's margins, `m_y = max_margin·(n_min/n_y)^¼`. The rarest class has the largest margin."""
     counts = priors.as_prior(class_counts, independent=False).counts
     return _checks.check_number(max_margin, "max_margin", minimum=0.0) * (counts.min() / counts) ** 0.25
 

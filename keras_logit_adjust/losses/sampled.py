@@ -1,7 +1,7 @@
-"""The logit-adjusted loss against a sample of rivals, where one pass over all classes costs too much.
+"""The logit-adjusted loss against a sample of rivals, for so many classes that one pass over all of them is too slow.
 
-Of `g = f + τ·log π` only the scores of the labels and of `m` drawn rivals are computed. Each drawn score is corrected
-by how often its class is expected in the draw; `docs/mathematics.md` derives what each correction makes of the loss.
+Only the scores `g = f + τ·log π` of the labels and of `m` drawn rivals are computed. Each drawn score is corrected by
+the expected number of times that its class is drawn. `docs/mathematics.md` derives the effect of each correction.
 """
 
 import typing
@@ -22,7 +22,7 @@ class Rivals(typing.NamedTuple):
 
     Attributes:
         ids: int32 `[m]`, shared by all examples of a batch.
-        log_expected: float `[L]`: for every class the logarithm of how often it is expected among the `m`.
+        log_expected: float `[L]`: for every class the logarithm of its expected number among the `m`.
         independent: whether the `m` were drawn independently, with replacement.
     """
 
@@ -50,12 +50,12 @@ class RivalSampler:
         replacement: whether a class may come twice. The estimator "posterior" needs it.
 
     Attributes:
-        log_expected: float64 `[L]`: the logarithm of how often each class is expected among the `m`; without
-            replacement, of its probability to be in.
+        log_expected: float64 `[L]`: for every class the logarithm of its expected number among the `m`. Without
+            replacement this number is the probability that the class is drawn.
 
     Raises:
         ValueError: for numbers that do not fit, `m` above `L` without replacement, probabilities of zero, and
-            probabilities that are log-uniform in the id where ids are not in order of frequency.
+            probabilities that are log-uniform in the id if ids are not in order of frequency.
 
     Example:
 
@@ -88,7 +88,7 @@ class RivalSampler:
         """The rivals of one step.
 
         Args:
-            seed: an integer, or a `keras.random.SeedGenerator`, whose state goes on.
+            seed: an integer, or a `keras.random.SeedGenerator`, whose state changes with each draw.
             step: a number or an integer tensor, such as `optimizer.iterations`. The same seed and step give the same
                 rivals, eager or compiled.
 
@@ -174,7 +174,7 @@ def sampled_logit_adjusted_crossentropy(
 
 
 def sampled_values(y_true, head, adjustment, *, log_prior, rivals, estimator, ignore_class, spread=None):
-    """Values `[...]` of a head that `linear.as_head` checked, and the mask of those that count (None where all do)."""
+    """Values `[...]` of a head from `linear.as_head`, and the mask of positions that count (None: all count)."""
     features, kernel, bias, axis = head
     labels, kept, flat = linear.read_examples(y_true, features, adjustment.shape[0], ignore_class=ignore_class)
     own = ops.reshape(labels.ids, (-1,))
@@ -184,7 +184,7 @@ def sampled_values(y_true, head, adjustment, *, log_prior, rivals, estimator, ig
         drawn, blocked, log_expected = ops.cast(rivals.ids, "int32"), None, rivals.log_expected
     dtype = linear.widest(flat, kernel, bias)
     wide = ops.cast(flat, dtype)
-    # One look-up of the kernel: its gradient is one tensor of its size.
+    # One look-up in the kernel, so that its gradient is one tensor of the size of the kernel.
     both = ops.concatenate([own, drawn])
     rows = ops.cast(_shards.rows_of(spread, kernel, both, axis), dtype)
     rows = rows if axis == 0 else ops.transpose(rows)
@@ -206,10 +206,10 @@ def sampled_values(y_true, head, adjustment, *, log_prior, rivals, estimator, ig
 
 
 def _of_batch(labels, kept, own, log_prior):
-    """The labels of a batch as rivals of each other; what is none, `[N, N]`; their expected numbers, `[L]`."""
+    """The labels of a batch as rivals; which pairs are not rivals, `[N, N]`; expected numbers of the classes, `[L]`."""
     counts = [mask for mask in (labels.proper, kept) if mask is not None]
     counts = ops.reshape(_labels.combine_masks(len(labels.ids.shape), *counts), (-1,))
-    # An example is no rival of itself: the others are draws from the prior that do not depend on its label.
+    # An example is not its own rival. The labels of the other examples are draws that do not depend on its label.
     itself = ops.cast(ops.eye(ops.shape(own)[0]), "bool")
     others = ops.cast(ops.sum(ops.cast(counts, "int32")) - 1, "float32")
     log_prior = ops.convert_to_tensor(log_prior, dtype="float32")
