@@ -1,4 +1,4 @@
-"""Rows of several labels: batches drawn by label, and long tails cut out of a set."""
+"""Rows of several labels: batches drawn by label, and long-tailed subsets."""
 
 import hashlib
 import reprlib
@@ -107,7 +107,7 @@ class MultiLabelSampler(LongTailSampler):
             replacement=replacement,
             beta=beta,
         )
-        self._plan.rows_by_class = rows[self._plan.rows_by_class]  # of draws by label, or of rows
+        self._plan.rows_by_class = rows[self._plan.rows_by_class]  # from places in `rows` to row numbers
         self.class_counts = self.positive_counts = positive_counts
         self.num_examples = num_examples
         self.steps_per_epoch = -(-num_examples // self.batch_size)
@@ -127,13 +127,13 @@ class MultiLabelSampler(LongTailSampler):
 
     @property
     def effective_counts(self):
-        """How often each label is on in N draws on average, float64 `[L]`: the positives that a loss corrects by."""
+        """The mean number of times that each label is on in N draws, float64 `[L]`: the positives for a loss."""
         rows, labels = self._on
         return self.num_examples * np.bincount(labels, self._row_shares[rows], minlength=self.positive_counts.size)
 
     @property
     def effective_prior(self):
-        """Raises an error: such a prior is for classes that exclude each other.
+        """Raises an error: an `effective_prior` is for classes that exclude each other.
 
         Raises:
             ValueError: always.
@@ -214,7 +214,7 @@ def subsample_multi_label(targets, positive_counts, *, seed, num_unlabeled=None)
         free = own[~(chosen[own] | closed[own])]
         missing = max(0, wanted[label] - int(chosen[own].sum()))
         chosen[free[np.argsort(keys[free])][:missing]] = True
-        closed[own] = True  # its count is complete: no row drawn later has it
+        closed[own] = True  # the count is complete, so no row that is drawn later may have this label
     unlabeled = np.setdiff1d(np.arange(num_examples), rows)
     if num_unlabeled is None:
         num_unlabeled = round(unlabeled.size * chosen.sum() / max(1, num_examples - unlabeled.size))
@@ -224,7 +224,7 @@ def subsample_multi_label(targets, positive_counts, *, seed, num_unlabeled=None)
 
 
 def as_pairs(targets):
-    """`(rows, labels)` of every target that is on, by row, and the shape `[N, L]`."""
+    """`(rows, labels)` of every target that is on, in order of rows, and the shape `[N, L]`."""
     is_sparse = hasattr(targets, "tocsr")
     matrix = targets.tocsr() if is_sparse else _labels.as_targets(targets)
     values = _labels.as_targets(matrix.data) if is_sparse else matrix
@@ -247,7 +247,7 @@ def as_pairs(targets):
 
 
 def _repeat_factors(rows, counts, num_examples, threshold):
-    """`max(1, max_l √(t·N / n_l))` of every row; `counts` are those of the label of each pair."""
+    """`max(1, max_l √(t·N / n_l))` of every row. `counts` has the count of the label of each pair."""
     factors = np.ones(num_examples)
     np.maximum.at(factors, rows, np.sqrt(threshold * num_examples / counts))
     return factors

@@ -1,4 +1,4 @@
-"""Class shares for streams that cannot be indexed: examples are left out or repeated as they come, block by block."""
+"""Class shares for streams that cannot be indexed. Examples are left out or repeated, block by block."""
 
 import dataclasses
 import functools
@@ -17,7 +17,7 @@ _BATCHES_IN_BLOCK = 8
 _MANY_COPIES = 20
 _PREFETCHED = 2
 _MOST_OF_A_CLASS = 10**9
-_ROUNDING = 0.01  # of the sum of a row of half precision
+_ROUNDING = 0.01  # the sum of a row in half precision has an error of at most this
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -131,7 +131,7 @@ def rebalance(
         times = tf.cast(tf.floor(tf.gather(copies, ids) + chance), tf.int64)
         rows = tf.repeat(tf.range(tf.size(ids)), times)
         rows = tf.random.experimental.stateless_shuffle(rows, [seed, 2 * index + 1])
-        # Gathered in parts, for the copies of a whole block might be many times its size.
+        # Gather in parts, because the copies of a whole block may be many times as large as the block.
         parts = tf.data.Dataset.from_tensor_slices(rows).batch(batch_size)
         return parts.map(lambda part: tf.nest.map_structure(lambda leaf: tf.gather(leaf, part), block))
 
@@ -194,7 +194,7 @@ def subsample_stream(dataset, class_counts, *, available_counts, seed=None, batc
     block_size = _checks.check_integer(block_size, "block_size", minimum=1)
     blocks, batch_size = _blocks(dataset, batch_size=batch_size, block_size=block_size)
 
-    # A block without examples comes last, to ask whether all that was announced has come.
+    # The last block has no examples. It checks that all announced examples have come.
     def no_rows(spec):
         inner = spec.shape[1:] if spec.shape.rank else ()
         return tf.zeros([0, *(size or 0 for size in inner)], spec.dtype)
@@ -214,7 +214,7 @@ def subsample_stream(dataset, class_counts, *, available_counts, seed=None, batc
 
 
 def _select(seed, index, ids, remaining, wanted):
-    """Rows of a block to keep, and what of each class remains and is wanted after it."""
+    """The rows of a block to keep, and for each class the examples that remain and are wanted after it."""
     seen = np.bincount(ids, minlength=remaining.size)
     if ids.size == 0 and (short := remaining > 0).any():
         raise ValueError(
@@ -232,7 +232,7 @@ def _select(seed, index, ids, remaining, wanted):
 
 
 def _blocks(dataset, *, batch_size, block_size, may_be_single=True, repeat=False):
-    """`dataset` in blocks of examples, and the size of the batches to give (None for single examples)."""
+    """`dataset` in blocks of examples, and the size of output batches (None for single examples)."""
     if not hasattr(dataset, "element_spec"):
         raise ValueError(
             "A stream must be a `tf.data.Dataset` of (x, y). "
@@ -256,7 +256,7 @@ def _blocks(dataset, *, batch_size, block_size, may_be_single=True, repeat=False
 
 
 def _ids(labels, num_classes):
-    """Class ids `[B]` of ids `[B]`, `[B, 1]` or one-hot rows `[B, L]`; another label raises in the step."""
+    """Class ids `[B]`, from ids `[B]`, `[B, 1]` or one-hot rows `[B, L]`. A bad label raises in the step."""
     import tensorflow as tf
 
     if labels.shape.rank == 2 and labels.shape[-1] == num_classes:
