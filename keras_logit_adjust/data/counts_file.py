@@ -31,8 +31,8 @@ def read_class_counts(path):
         `kla.priors.as_prior(counts, class_names=…)`.
 
     Raises:
-        ValueError: for text that is not UTF-8, other columns or one of them twice, ids that are not 0 … L − 1 once
-            each, a name twice, or counts that are no whole numbers or negative.
+        ValueError: for text that is not UTF-8; for other columns, or a column twice; for ids that are not 0 … L − 1,
+            each once; for a name twice; for counts that are negative or not whole numbers.
         OSError: for a file that cannot be read.
 
     Example:

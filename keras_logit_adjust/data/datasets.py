@@ -31,8 +31,9 @@ class LongTailDataset:
         test: the test set of the source, whole, in the same form.
         class_counts: `[L]` training examples of each class, after the validation cut; give them to the losses.
         class_names: `L` names.
-        validation_kind: "stratified" (cut from the training subset), "outside" (unused examples of the source) or
-            "aside" (the first 20 of each class of the source): both luxuries that a real tail does not have; or "none".
+        validation_kind: "stratified" (cut from the training subset), "outside" (unused examples of the source), "aside"
+            (the first 20 of each class of the source) or "none". "outside" and "aside" are extra data, which a real
+            long-tailed set does not have.
         profile: "exponential", "step", "zipf", or "as it is".
         seed: the seed of the draw.
         split_hash: SHA-256 of examples, labels and their order (of streams just labels and order): the same split has
@@ -103,24 +104,24 @@ def load(
 
     Args:
         name: one of
-            - "fashion_mnist_lt": embedded in the package; 2,478 training images, 1,000 in the largest class, at ratio
-              100, drawn anew by each seed from a pool of 4,956, and the whole test set of 10,000;
-            - "banking77_lt": embedded, too; customers' questions to a bank in 77 intents, as rows of 384 features of a
-              frozen sentence encoder; 1,917 training rows, 100 to 2 a class at ratio 50, drawn from a pool of 8,066
-              with at most 110 a class, and the whole test set of 3,080;
+            - "fashion_mnist_lt", in the package: 2,478 training images at ratio 100, with 1,000 in the largest class,
+              and the whole test set of 10,000. Each seed draws other images from a pool of 4,956;
+            - "banking77_lt", in the package: customers' questions to a bank in 77 intents, as rows of 384 features of a
+              frozen sentence encoder. It has 1,917 training rows at ratio 50, from 100 to 2 for each class, and the
+              whole test set of 3,080. They are drawn from a pool of 8,066 with at most 110 for each class;
             - "cifar10_lt", "cifar100_lt": 12,406 and 10,847 training images at ratio 100, from TFDS data on disk;
             - any classification set of TensorFlow Datasets that is on disk;
             - a pair of arrays `(x, y)` or the path of an `.npz` file with `x` and `y`: images `[N, H, W, C]` or
               `[N, H, W]`, or rows `[N, columns]`. Give `test` too.
-        imbalance_ratio: the largest count over the smallest, where a profile is imposed; by default 100, and 50 for
-            "banking77_lt".
+        imbalance_ratio: the largest count over the smallest, for a profile other than "none"; by default 100, and 50
+            for "banking77_lt".
         profile: "exponential", "step", "zipf", or "none" for the set as it is. "auto" is "exponential", but "none" for
             your own arrays and for sets that are long-tailed already ("imagenet_lt", "i_naturalist2018").
         validation: "stratified" cuts `validation_fraction` of every class (at least one example of classes that have
-            two) from the training subset; "outside" takes unused examples of the source; "aside" sets the first 20
-            examples of every class aside, whatever the seed, and draws the tail from the others; "none". The second
-            and the third are extra data: tune on them, and train what you report without.
-        seed: draws subset and validation cut.
+            two) from the training subset. "outside" takes unused examples of the source. "aside" takes the first 20
+            examples of every class, for every seed, and draws the training subset from the others. "none" takes none.
+            "outside" and "aside" are extra data: use them only to tune, and not in training runs that you report.
+        seed: seed of the training subset and of the validation cut.
         data_dir: folder of TFDS data; by default TFDS's own, or `$TFDS_DATA_DIR`.
         test: your own test set, in the form of `name`.
         max_count: examples of the largest class; by default as many as the source allows.

@@ -40,6 +40,6 @@ def largest(head, k, *, num_classes, chunk_size, spread):
 
 
 def _merged(k, scores, ids):
-    """The `k` largest of several `scores [N, any]`, and their ids. Of equal scores the first wins."""
+    """The `k` largest of several `scores [N, any]`, and their ids. If scores are equal, the first wins."""
     best, places = ops.top_k(ops.concatenate(scores, axis=-1), k)
     return best, ops.take_along_axis(ops.concatenate(ids, axis=-1), places, axis=-1)

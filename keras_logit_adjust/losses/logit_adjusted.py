@@ -31,8 +31,8 @@ def logit_adjusted_crossentropy(y_true, y_pred, log_prior, *, tau=1.0, label_smo
         Tensor `[...]` of losses in nats; NaN where an id is fractional or out of range.
 
     Raises:
-        ValueError: for shapes that do not fit, a prior or τ that is not finite or of another length,
-            counts in place of a log-prior, rows of NumPy's with numbers outside [0, 1].
+        ValueError: for shapes that do not fit; a prior or τ that is not finite or of another length; counts in place of
+            a log-prior; NumPy rows with numbers outside [0, 1].
 
     Example:
 

@@ -44,8 +44,8 @@ class RivalSampler:
     Args:
         class_counts: `[L]` training examples of each class (or probabilities), all > 0.
         num_rivals: `m`, at least 1; without replacement at most `L`.
-        distribution: "uniform"; "log_uniform", `q ∝ log(1 + 1/r)` with `r` the rank of the class by its count, 1 for
-            the most frequent, whatever the order of ids; "prior", `q ∝ π^power`; or `[L]` numbers > 0, `q` itself.
+        distribution: "uniform"; "log_uniform", `q ∝ log(1 + 1/r)`, where `r` is the rank of the class by its count (1
+            for the most frequent) in any order of ids; "prior", `q ∝ π^power`; or `[L]` numbers > 0, `q` itself.
         power: the exponent of "prior".
         replacement: whether a class may come twice. The estimator "posterior" needs it.
 

@@ -25,8 +25,8 @@ def count_classes(labels_or_dataset, *, num_classes=None, label_form=None, recor
 
     Args:
         labels_or_dataset: ids `[N]`, `[N, 1]` or `[N, …]`; one-hot or soft rows `[N, L]` (each sums to one); or
-            batches `(x, y)` or `(x, y, sample_weight)` of which `y` is such an array (sample weights do not count);
-            or a file pattern as `"train-*.tfrecord"`, a path or a list of them (`….gz` is decompressed).
+            batches `(x, y)` or `(x, y, sample_weight)` with such an array as `y` (sample weights do not count); or
+            TFRecord files: a pattern such as `"train-*.tfrecord"`, a path or a list of them (`….gz` is decompressed).
         num_classes: the number of classes `L`; by default the largest id plus one.
         label_form: "ids" or "rows", for integers of 0 and 1 in several columns, which may be either.
         record_label: for files: the name of the `int64` feature that is the label, or a function that gives the labels
