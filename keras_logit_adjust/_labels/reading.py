@@ -24,7 +24,7 @@ class Labels:
     """Labels that were read, beside their predictions. Either `ids` or `rows` is None.
 
     Attributes:
-        y_pred: predictions `[..., L]`, as they came.
+        y_pred: predictions `[..., L]`, unchanged.
         ids: int32 `[...]`, 0 wherever the label is improper or ignored.
         rows: one-hot or soft rows, or targets of independent labels, `[..., L]`.
         proper: whether each label is a class, or a target in [0, 1]; None where nothing was checked.

@@ -104,7 +104,6 @@ class Plan:
         else:
             classes = self._when_due(numbers)
         if self.replacement:
-            # Any example of the class, for each draw.
             place = uniform(splitmix64(self.streams[_EXAMPLE], numbers)) * self.counts[classes]
             rows = self.rows_by_class[self.starts[classes] + place.astype("int64")]
         else:

@@ -25,15 +25,15 @@ class LongTailSampler:
     - "instance": q = 1, every example equally often;
     - "square_root": q = ½;
     - "balanced": q = 0, every class equally often; also any other number q;
-    - "effective_number": `p_c ∝ n_c / E_c` with `E_c = (1 − β^n_c)/(1 − β)`, what class-balanced weights amount to;
+    - "effective_number": `p_c ∝ n_c / E_c` with `E_c = (1 − β^n_c)/(1 − β)`, as by class-balanced weights;
     - "progressive": q from 1 in the first to 0 in the last of `progressive_epochs` epochs, and 0 after them;
     - a vector `[L]`: the shares themselves.
 
     After any number of epochs the draws of a class match its share, up to one draw (a few with thousands of classes).
-    An example comes again only after all others of its class. A batch depends only on (labels, settings, seed, step):
-    it is the same in any process, with any number of readers, and after a restart. Every batch is full.
+    An example comes again only after all others of its class. A batch depends only on (labels, settings, seed, step).
+    It is the same in every process, with any number of readers, and after a restart. Every batch is full.
 
-    Shares hold over time; `per_batch="exact"` makes them hold in each batch.
+    Shares are exact over many batches. With `per_batch="exact"` they are exact in each batch.
 
     Give the sampler to a loss or head as its `class_counts`: it then corrects by `effective_prior`, the class mix that
     the model sees. A loss that is adjusted by the original counts would correct twice on balanced batches.
@@ -46,15 +46,15 @@ class LongTailSampler:
         num_classes: the number of classes `L`; by default the largest id plus one.
         per_batch: "exact" puts every class into every batch equally often (within one where `batch_size` is no
             multiple of the classes). Needs equal shares, and as many places as classes.
-        replacement: whether each draw is independent of those before it: a class by its share, then any of its
-            examples, as torch's `WeightedRandomSampler` does.
+        replacement: whether each draw is independent of the draws before: a class by its share, then any of its
+            examples, as in torch's `WeightedRandomSampler`.
         progressive_epochs: epochs over which "progressive" goes from q = 1 to 0.
         beta: `0 ≤ β < 1` of "effective_number".
 
     Attributes:
         class_counts: int64 `[L]` examples of each class.
-        steps_per_epoch: batches in an epoch, `⌈N / batch_size⌉`: as many as `fit` makes of the arrays.
-        start_step: number of the first batch given, 0 but after `from_state`.
+        steps_per_epoch: batches in an epoch, `⌈N / batch_size⌉`, as in `fit` with arrays.
+        start_step: number of the first batch. It is 0 unless `from_state` or `starting_at` made the sampler.
 
     Raises:
         ValueError: for labels that are empty, negative or no integers; no seed; an unknown strategy; a distribution
@@ -216,7 +216,7 @@ class LongTailSampler:
             data: as in `dataset`.
             map_fn: as in `dataset`, on NumPy arrays.
             **kwargs: `workers`, `use_multiprocessing` and `max_queue_size` of `keras.utils.PyDataset`. With more than
-                one worker Keras throws the first batch away on JAX and torch.
+                one worker Keras drops the first batch on JAX and torch.
 
         Raises:
             ValueError: for data of another length than the labels.

@@ -28,9 +28,9 @@ class RebalancedStream:
         dataset: the `tf.data.Dataset` of full batches.
         effective_prior: float64 `[L]`, the class prior of those batches.
         copies: float64 `[L]`, mean number of times an example of each class comes.
-        efficiency: share of the examples read that come at least once, `Σ_c π_c · min(1, copies_c)`, where the stream
-            has the prior π of the counts that were given.
-        output_per_input: examples given for each that is read, `Σ_c π_c · copies_c`.
+        efficiency: share of the input examples that come at least once, `Σ_c π_c · min(1, copies_c)`, if the stream has
+            the prior π of the given counts.
+        output_per_input: output examples for each input example, `Σ_c π_c · copies_c`.
     """
 
     dataset: Any
@@ -52,26 +52,26 @@ def rebalance(
     beta=0.9999,
     block_size=None,
 ):
-    """Give each class of a stream its share: examples of frequent classes are left out, those of rare ones repeated.
+    """Give each class of a stream its share: leave out examples of frequent classes, and repeat those of rare classes.
 
     Let π be the prior of the stream and p the shares that you want. An example of class c comes `⌊r_c + u⌋` times, with
     `r_c = s·p_c/π_c` and u uniform in [0, 1). The mean is `r_c` times, so the expected shares are exact, and they vary
-    less than with independent draws. `s` is 1, which gives as many examples out as in, or the most that `max_copies`
-    allows.
+    less than with independent draws. With `s = 1` the result has as many examples as the stream. `max_copies` can make
+    `s` smaller.
 
     The stream is read block by block. Memory contains a block and a few batches. The copies of an example come in any
     order among the examples of its block. If the examples can be indexed, `LongTailSampler` is faster, and shows all
     examples of a class before it repeats one.
 
     Args:
-        dataset: a `tf.data.Dataset` of `(x, y)` or `(x, y, sample_weight)`, single examples or batches of any size, of
-            any length; y are ids or one-hot rows. It has to be shuffled as for any training: a block in which a rare
-            class comes in a row gives batches full of it.
-        class_counts: `[L]` counts (or probabilities) of the classes in the stream, all > 0; wrong ones give wrong
+        dataset: a `tf.data.Dataset` of `(x, y)` or `(x, y, sample_weight)` of any length, with single examples or
+            batches of any size. y are ids or one-hot rows. It must be shuffled, as for any training: if many examples
+            of a rare class follow each other, there are batches full of this class.
+        class_counts: `[L]` counts (or probabilities) of the classes in the stream, all > 0. Wrong counts give wrong
             shares.
         strategy: as in `LongTailSampler`, but not "progressive".
-        seed: int ≥ 0 for what is left out and the order.
-        batch_size: examples in a batch; by default that of `dataset`.
+        seed: int ≥ 0 for the choice of examples and their order.
+        batch_size: examples in a batch; by default the batch size of `dataset`.
         max_copies: the largest mean number of copies of an example. A smaller number leaves more of the stream unused.
             With 1 examples are only left out; None means no limit.
         repeat: whether a finite dataset is read again and again, with new draws each time. The result is then endless,
@@ -81,14 +81,14 @@ def rebalance(
         block_size: examples read at a time; 8 batches by default.
 
     Returns:
-        A `RebalancedStream`: the dataset, what it gives and how much of the stream it uses.
+        A `RebalancedStream`: the dataset, its prior, and the used share of the stream.
 
     Raises:
         ValueError: for counts or a strategy that do not fit; single examples without `batch_size`; no seed. While
             reading: for a label outside the classes.
 
     Warns:
-        UserWarning: where the rarest examples come more than 20 times each and `max_copies` does not ask for it.
+        UserWarning: if the rarest examples come more than 20 times each, and `max_copies` does not ask for this.
 
     Example:
 

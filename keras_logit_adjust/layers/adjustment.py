@@ -145,21 +145,21 @@ def changed_target(target_prior, current):
 class LogitAdjustment(Adjustment, keras.layers.Layer):
     """Post-hoc logit adjustment of trained logits, `f_y − τ·log π_y + log target_y`.
 
-    `kla.adjust` puts it into a model in the right place; use the layer itself where you build the model by hand.
-    With a calibration, one step does both: `f_y / T + b_y − τ·log π_y + log target_y`. Half-precision logits are raised
-    to float32 before the adjustment, and the result stays float32.
+    `kla.adjust` puts it into a model in the right place. Use the layer yourself if you build the model by hand. With a
+    calibration, one step does both: `f_y / T + b_y − τ·log π_y + log target_y`. Half-precision logits are cast to
+    float32 before the adjustment, and the result is float32.
 
     Args:
         class_counts: `[L]` training examples of each class (or probabilities), all > 0. None only for a layer whose
             weights will be loaded: until then it gives NaN.
         tau: strength, a number or a vector `[L]`; 1 is right for logits that estimate `log P(y|x)`.
-        target_prior: `[L]` class mix of the deployment; uniform by default, and its constant is then left out.
+        target_prior: `[L]` class mix of the deployment; by default equal classes, whose constant is left out.
         num_examples: for independent sigmoid labels, the number of training examples. `class_counts` are then
             positives, and the adjustment uses log-odds, `log(π/(1−π))`. A target prior is then the probability of each
             label.
-        calibration: what `kla.calibrate` found for these logits; by default none.
-        corrected_before: whether something else corrected the prior of these logits already. The name of the served
-            prior is then unknown; nothing else changes. `kla.adjust` and `kla.product_of_experts` set it.
+        calibration: the result of `kla.calibrate` for these logits. By default there is no calibration.
+        corrected_before: whether something else corrected the prior of these logits before. The name of the served
+            prior is then unknown, and nothing else changes. `kla.adjust` and `kla.product_of_experts` set it.
         axis: the axis of the classes; 1 for maps with channels first.
         **kwargs: as in `keras.layers.Layer`.
 

@@ -35,16 +35,16 @@ class ManyClassDense(class_sharding.PlacedRows, keras.layers.Layer):
         estimator: "partition" or "posterior", as in `kla.losses.sampled_logit_adjusted_crossentropy`. With "posterior"
             rivals are drawn with replacement.
         chunk_size: classes computed at once.
-        label_smoothing: share ε in [0, 1) of the target spread evenly over all classes; for the exact loss alone.
+        label_smoothing: share ε in [0, 1) of the target spread evenly over all classes; only for the exact loss.
         ignore_class: a class id whose positions are left out of value, gradient and mean.
         use_bias: whether the scores have a bias.
         kernel_initializer: initializer of the kernel `[L, D]`.
         kernel_regularizer: regularizer of the kernel; it reads the whole kernel in each step.
-        adjustment: a `LogitAdjustment` that the scores pass; `kla.adjust` puts it there.
+        adjustment: a `LogitAdjustment` of the scores; `kla.adjust` sets it.
         seed: seed of the draws.
         **kwargs: as in `keras.layers.Layer`.
 
-    Output: the features, as they came.
+    Output: the features, unchanged.
 
     Raises:
         ValueError: for `units` that is not the number of counts, and options that do not fit.
@@ -247,8 +247,8 @@ class ManyClassDense(class_sharding.PlacedRows, keras.layers.Layer):
             **options: as in the class. `tau=0` continues with the plain loss; adjust afterwards with `kla.adjust`.
 
         Raises:
-            ValueError: for a layer that is no `Dense`, has no weights yet, another activation, or is quantized; for
-                `units` or `use_bias`, which are those of `dense`.
+            ValueError: for a layer that is not a `Dense`, has no weights yet, has another activation, or is quantized;
+                for the options `units` and `use_bias`, which `dense` gives.
 
         Example:
 

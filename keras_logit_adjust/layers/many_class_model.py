@@ -15,11 +15,11 @@ class ManyClassModel(keras.Model):
     """A `keras.Model` that ends in a `ManyClassDense` and trains with the loss of this head.
 
     Compile it without a loss and without metrics. It returns features, so metrics belong to `predictor`. Evaluation
-    computes the exact loss, also where training draws rivals.
+    computes the exact loss, even if training draws rivals.
 
     Raises:
-        ValueError: where the output is not that of a `ManyClassDense`; in `fit` and `evaluate`, where it was compiled
-            with a loss or metrics.
+        ValueError: if the output does not come from a `ManyClassDense`; in `fit` and `evaluate`, if the model was
+            compiled with a loss or metrics.
 
     Example:
 

@@ -87,15 +87,15 @@ class PriorAwareDense(Adjustment, LogitsDense):
     """A dense output layer that knows the prior: `Wx + b + adjustment` in training, `Wx + b` in inference.
 
     With any plain cross-entropy from logits, the layer trains the logit-adjusted loss, and its logits in inference are
-    balanced already. Do not combine it with an adjusted loss or `kla.adjust`. In `fit`, training metrics see the
-    adjusted logits, and `val_loss` is another objective than the training loss: monitor a balanced accuracy.
+    balanced already. Do not combine it with an adjusted loss or `kla.adjust`. In `fit`, training metrics read the
+    adjusted logits, and `val_loss` has another objective than the training loss. So monitor a balanced accuracy.
 
     Args:
         units: number of classes `L`.
         class_counts: `[L]` training examples of each class (or probabilities), all > 0. None only for a layer whose
             weights will be loaded. If you cannot count beforehand, use `kla.layers.StreamingPriorDense`.
         tau: strength, a number or a vector `[L]`.
-        target_prior: `[L]` class mix the served logits should be right for; uniform by default.
+        target_prior: `[L]` class mix for which the served logits should be right; equal classes by default.
         **kwargs: as in `keras.layers.Dense`, but no `activation`: it gives logits.
 
     Output: float32 logits `[..., L]` under every precision policy, in training and inference.

@@ -14,7 +14,7 @@ class StreamingPriorDense(LogitsDense):
     """A `PriorAwareDense` whose prior is counted while it trains: `Wx + b + τ·log π − log target` in training.
 
     Use it in a `kla.priors.CountingModel`, whose training steps give their labels to the prior. In a plain model
-    nothing is counted: the prior stays uniform, and the head adjusts nothing. In a training loop of your own call
+    nothing is counted: the prior stays uniform, and the head adjusts nothing. In your own training loop, call
     `streaming_prior.update(labels)` after each step.
 
     Several heads may share one prior. The counts are saved with each head. Each loaded head has a prior of its own,
@@ -24,14 +24,14 @@ class StreamingPriorDense(LogitsDense):
         units: number of classes `L`.
         streaming_prior: the `kla.priors.StreamingPrior` of `L` classes that the head follows.
         tau: strength, a number or a vector `[L]`.
-        target_prior: `[L]` class mix the served logits should be right for; uniform by default.
+        target_prior: `[L]` class mix for which the served logits should be right; equal classes by default.
         **kwargs: as in `keras.layers.Dense`, but no `activation`: it gives logits.
 
     Output: float32 logits `[..., L]` under every precision policy, in training and inference.
 
     Raises:
-        ValueError: for what is no `StreamingPrior`, `units` that is not its number of classes, an `activation`, or a τ
-            or target prior that does not fit.
+        ValueError: for an object that is not a `StreamingPrior`, `units` that is not its number of classes, an
+            `activation`, or a τ or target prior that does not fit.
 
     Example:
 

@@ -59,15 +59,15 @@ def pairwise_margin_crossentropy(
 ):
     """Per-example cross-entropy with margins, `α_y · log[1 + Σ_{y'≠y} e^{u_y + v_y'} · e^{s_y'·f_y' − s_y·f_y}]`.
 
-    All margins at zero and all weights at one is plain cross-entropy. For soft labels `t` it is `Σ_y t_y·ℓ(y, f)`,
-    label smoothing included. Costs O(batch × classes) whatever the margins.
+    With margins of zero and weights of one it is plain cross-entropy. For soft labels `t` it is `Σ_y t_y·ℓ(y, f)`, also
+    with label smoothing. It costs O(batch × classes) for all margins.
 
     Args:
         y_true: class ids `[...]` or `[..., 1]`, or one-hot or soft rows `[..., L]`; told apart by static shape.
         y_pred: logits `[..., L]`.
         class_weight: `α`, `[L]` numbers > 0; 1 by default.
-        label_margin: `u`, `[L]` numbers: how much the odds of an error of each class are raised; 0 by default.
-        rival_margin: `v`, `[L]` numbers: how much each class is raised as a rival of others; 0 by default.
+        label_margin: `u`, `[L]` numbers that are added to the log-odds of an error of each class; 0 by default.
+        rival_margin: `v`, `[L]` numbers that are added to the score of each class as a rival; 0 by default.
         logit_scale: `s`, `[L]` numbers > 0 that multiply the logits first; 1 by default.
         label_smoothing: share ε in [0, 1) of the target spread evenly over all classes.
         ignore_class: a class id whose positions give 0 (ids only).

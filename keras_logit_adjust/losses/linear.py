@@ -41,13 +41,13 @@ def linear_logit_adjusted_crossentropy(
     `logit_adjusted_crossentropy(y_true, features @ kernel + bias, log_prior, tau=tau)`. Memory beyond the gradients is
     O(examples × chunk_size); the backward pass computes the logits a second time.
 
-    All arithmetic is float32 (float64 for float64 tensors): half-precision features and kernels are raised a chunk at
-    a time. Gradients go to features, kernel and bias; `log_prior` and `tau` are constants. Second derivatives are not
-    supported and raise.
+    All arithmetic is float32 (float64 for float64 tensors). Half-precision features and kernels are cast to float32
+    chunk by chunk. Features, kernel and bias have gradients. `log_prior` and `tau` are constants. Second derivatives
+    are not supported and raise.
 
     Args:
         y_true: class ids `[...]` or `[..., 1]`.
-        features: what the head reads, `[..., D]`. Positions that their Keras mask leaves out give 0.
+        features: the input of the head, `[..., D]`. Positions that their Keras mask leaves out give 0.
         kernel: `[D, L]`, as in `keras.layers.Dense`; or `[L, D]` with `class_axis=0`, as in an embedding table.
         bias: `[L]`, or None.
         log_prior: `[L]` finite natural logarithms, from `kla.priors.log_prior`; none above 0.
@@ -58,7 +58,7 @@ def linear_logit_adjusted_crossentropy(
             result.
         label_smoothing: share ε in [0, 1) of the target spread evenly over all classes.
         ignore_class: a class id whose positions give 0.
-        kernel_layout: `keras.distribution.TensorLayout` of a kernel whose classes lie on several devices (JAX alone).
+        kernel_layout: `keras.distribution.TensorLayout` of a kernel whose classes are on several devices (JAX only).
             Each device then computes the chunks of its own classes. `L` must be a multiple of their number.
 
     Returns:

@@ -24,8 +24,8 @@ class PairwiseMarginCrossentropy(_base.MaskedLoss):
             `effective_prior`. The formula uses only the vectors below. `kla.is_fisher_consistent` compares them with
             the counts.
         class_weight: `α`, `[L]` numbers > 0; 1 by default.
-        label_margin: `u`, `[L]` numbers: how much the odds of an error of each class are raised; 0 by default.
-        rival_margin: `v`, `[L]` numbers: how much each class is raised as a rival of others; 0 by default.
+        label_margin: `u`, `[L]` numbers that are added to the log-odds of an error of each class; 0 by default.
+        rival_margin: `v`, `[L]` numbers that are added to the score of each class as a rival; 0 by default.
         logit_scale: `s`, `[L]` numbers > 0 that multiply the logits first; 1 by default.
         label_smoothing: share ε in [0, 1) of the target spread evenly over all classes.
         ignore_class: a class id whose positions are left out of value, gradient and mean (ids only).
@@ -124,7 +124,7 @@ class PairwiseMarginCrossentropy(_base.MaskedLoss):
             **kwargs: `label_smoothing`, `ignore_class`, `reduction`.
 
         Returns:
-            A `PairwiseMarginCrossentropy` whose weights average 1 over the training set.
+            A `PairwiseMarginCrossentropy`. The mean of its weights over the training set is 1.
 
         Raises:
             ValueError: for counts that do not fit.
@@ -254,8 +254,8 @@ class EqualizedCrossentropy(PairwiseMarginCrossentropy):
 
     Args:
         class_counts: as in `PairwiseMarginCrossentropy`.
-        threshold: λ in [0, 1], the prior below which a class is rare; by default `0.3 / L`, three tenths of an even
-            share, so that it means the same at any number of classes.
+        threshold: λ in [0, 1]. A class is rare if its prior is below λ. The default `0.3 / L` is three tenths of an
+            even share, for every number of classes.
         gamma: γ in [0, 1).
         form: "threshold" or "prior", which uses neither λ nor γ.
         label_smoothing: as in `PairwiseMarginCrossentropy`.

@@ -27,9 +27,9 @@ def class_balanced_weights(class_counts, *, beta=0.9999, mean_over="classes"):
     Args:
         class_counts: `[L]` training examples of each class (true counts, not probabilities).
         beta: β in [0, 1).
-        mean_over: "classes" or "examples", over which the weights have a mean of one. With "classes" they sum to L, as
-            in the paper. With "examples" `Σ_y π_y·α_y = 1` over the training examples. Keras divides a weighted loss by
-            the number of examples, so its steps are then as long as without weights.
+        mean_over: "classes" or "examples": the weights have a mean of one over these. With "classes" they sum to L, as
+            in the paper. With "examples" `Σ_y π_y·α_y = 1`. Keras divides a weighted loss by the number of examples, so
+            its steps are then as long as without weights.
 
     Returns:
         Float64 array `[L]`.
@@ -168,7 +168,7 @@ class FocalCrossentropy(_base.MaskedLoss):
         reduction: as in `keras.losses.Loss`.
         name: name of the loss.
 
-    Call arguments: as in `LogitAdjustedCrossentropy`; the number of classes is that of `y_pred`.
+    Call arguments: as in `LogitAdjustedCrossentropy`. `y_pred` gives the number of classes.
 
     Raises:
         ValueError: for a γ that is negative or not finite, weights that are not > 0 or do not go with the logits.

@@ -34,8 +34,8 @@ class Rivals(typing.NamedTuple):
 class RivalSampler:
     """Draws rivals for `sampled_logit_adjusted_crossentropy`, in compiled steps too, over millions of classes.
 
-    A draw depends on a seed and a step. Each class has a whole number of 2³⁰ shares, at least one. `log_expected` is
-    computed from these shares.
+    A draw depends on a seed and a step. Each class has a whole number of 2³⁰ equal shares, and at least one.
+    `log_expected` is computed from these shares.
 
     With replacement, `m` classes are drawn independently. Without replacement, the classes are cut into `m` strata of
     about equal weight, and one class of each stratum is drawn. A class that would be expected more than once is always
@@ -120,27 +120,27 @@ def sampled_logit_adjusted_crossentropy(
 ):
     """Per-example logit-adjusted cross-entropy of a linear head against drawn rivals.
 
-    With `g = features @ kernel + bias + τ·log π` and `n_j` how often class `j` is expected among the rivals:
+    Let `g = features @ kernel + bias + τ·log π`, and let `n_j` be the expected number of class `j` among the rivals:
 
     - "partition": `log(e^{g_y} + Σ_{j drawn, j≠y} e^{g_j} / n_j) − g_y`. The sum over rivals is unbiased. The value is
       a little too low, with a bias of O(1/m), and tends to the exact loss as `m` grows. Use it to estimate the exact
       loss.
     - "posterior": the softmax cross-entropy of `g − log n` over the label and all drawn rivals, also those equal to the
-      label. Its minimizer is that of the exact loss at every `m`, but its value differs. It needs independent rivals.
+      label. At every `m` it has the same minimizer as the exact loss, but another value. It needs independent rivals.
 
     Args:
         y_true: class ids `[...]` or `[..., 1]`.
-        features: what the head reads, `[..., D]`. Positions that their Keras mask leaves out give 0.
+        features: the input of the head, `[..., D]`. Positions that their Keras mask leaves out give 0.
         kernel: `[D, L]`, or `[L, D]` with `class_axis=0`, which is faster.
         bias: `[L]`, or None.
         log_prior: `[L]` finite natural logarithms, from `kla.priors.log_prior`; none above 0.
-        rivals: `Rivals` that a `RivalSampler` drew; or "batch", the labels of the other examples, which are draws from
-            the prior of the batches: `log_prior` must be that prior.
+        rivals: `Rivals` that a `RivalSampler` drew; or "batch", the labels of the other examples. These are draws from
+            the prior of the batches, so `log_prior` must be this prior.
         estimator: "partition" or "posterior".
         tau: strength of the adjustment, a number or a vector `[L]`.
         class_axis: the axis of the classes in `kernel`, 0 or −1.
         ignore_class: a class id whose positions give 0 and are not rivals.
-        kernel_layout: `keras.distribution.TensorLayout` of a kernel whose classes lie on several devices (JAX alone).
+        kernel_layout: `keras.distribution.TensorLayout` of a kernel whose classes are on several devices (JAX only).
             Each device then looks up the classes that it has. `L` must be a multiple of their number.
 
     Returns:

@@ -15,8 +15,8 @@ _NAME = "group_accuracy"
 class GroupAccuracy(PriorWeightedMetric):
     """Accuracy of groups of classes, each the mean recall of its classes, in one pass.
 
-    By default the groups are those of Menon et al.: `many` with at least 100 training examples, `few` with at most 20,
-    `medium` between. `inclusive=False` gives those of OLTR and the code derived from it: more than 100, fewer than 20.
+    The default groups are from Menon et al.: `many` with at least 100 training examples, `few` with at most 20,
+    `medium` between. `inclusive=False` gives the groups of OLTR and code from it: more than 100, fewer than 20.
     Classes without training examples are a group of their own, `unseen`. A group without classes does not appear.
 
     Args:

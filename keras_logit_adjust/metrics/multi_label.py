@@ -104,7 +104,8 @@ class MultiLabelBalancedAccuracy(_MultiLabelMetric):
 
     Args:
         num_labels: the number of labels `L`.
-        threshold: above it a score says yes: 0.5 for probabilities, 0 for logits; a number, or one for each label.
+        threshold: a label is predicted on if its score is above this: 0.5 for probabilities, 0 for logits. A number, or
+            one number for each label.
         ignore_class: a target value, such as −1, that marks an unknown target.
         name: name of the metric.
 
@@ -112,10 +113,10 @@ class MultiLabelBalancedAccuracy(_MultiLabelMetric):
     leading part of `[..., L]`. A target t between 0 and 1 counts as t positives and 1 − t negatives. A target outside
     [0, 1] gives NaN.
 
-    Result: a scalar in [0, 1], over the labels that have positives and negatives; NaN where none has.
+    Result: a scalar in [0, 1], over the labels that have positives and negatives. NaN if no label has both.
 
     Raises:
-        ValueError: for targets that are not as wide as the scores, thresholds that are no numbers.
+        ValueError: for targets that are not as wide as the scores, or thresholds that are not numbers.
 
     Example:
 
@@ -178,7 +179,7 @@ class MultiLabelMacroF1(_MultiLabelMetric):
         ignore_class: as in `MultiLabelBalancedAccuracy`.
         name: name of the metric.
 
-    Result: a scalar in [0, 1], over the labels that have positives; NaN where none has.
+    Result: a scalar in [0, 1], over the labels that have positives. NaN if no label has positives.
 
     Example:
 
@@ -201,8 +202,8 @@ class MultiLabelMacroF1(_MultiLabelMetric):
 class MultiLabelGroupAccuracy(_MultiLabelMetric):
     """Balanced accuracy of groups of independent labels, each the mean over its labels.
 
-    The groups are those of `GroupAccuracy`, by the positives of each label. Labels without a positive training example
-    are the group `unseen`.
+    The groups are made as in `GroupAccuracy`, by the positives of each label. Labels without a positive training
+    example are the group `unseen`.
 
     Args:
         positive_counts: `[L]` training examples in which each label is on; 0 is allowed.
@@ -211,7 +212,7 @@ class MultiLabelGroupAccuracy(_MultiLabelMetric):
         inclusive: as in `GroupAccuracy`.
         groups: instead of bounds, the group name of each label, as in `GroupAccuracy`.
         ignore_class: as in `MultiLabelBalancedAccuracy`.
-        name: name of the metric. One of your own stands before every name of the result, as in `GroupAccuracy`.
+        name: name of the metric. A name that you give is before every name of the result, as in `GroupAccuracy`.
 
     Result: a dict `{"many_accuracy": …, "medium_accuracy": …, "few_accuracy": …}`, each over the labels that have
     positives and negatives; NaN for a group that has no such label.

@@ -25,10 +25,10 @@ class PropensityScoredPrecision(Float32Metric):
         ignore_class: the id that fills the rows of examples with fewer labels.
         name: name of the metric.
 
-    Labels are ids `[..., M]`, each row filled up with `ignore_class` (or `[...]`, one label each); an id that is twice
-    in a row counts once. Predictions are the ids `[..., K ≥ k]` of the best labels, the best first: an array of
-    integers, or a dict of `ids` and `scores`, as the predictor of a `kla.layers.ManyClassModel` gives them. Rows that
-    are `L` wide are refused, because they look like a 0 or 1 for each label.
+    Labels are ids `[..., M]`, each row filled up with `ignore_class` (or `[...]`, one label each). If an id is twice in
+    a row, it counts once. Predictions are the ids `[..., K ≥ k]` of the best labels, the best first. They are an array
+    of integers, or a dict of `ids` and `scores` from the predictor of a `kla.layers.ManyClassModel`. Rows that are `L`
+    wide are refused, because they look like a 0 or 1 for each label.
 
     Result: a scalar in [0, 1]; NaN before any label was seen, and after an id outside [0, L).
 

@@ -17,7 +17,7 @@ _REBATCH = 8192  # labels that come one by one are counted in batches of this si
 def count_classes(labels_or_dataset, *, num_classes=None, label_form=None, record_label=None):
     """Count the training examples of each class, `n_y = Σ_i [y_i = y]`.
 
-    The function takes what a training script has: an array of labels, a `tf.data.Dataset`, any iterable of batches (a
+    The function takes the data of a training script: an array of labels, a `tf.data.Dataset`, an iterable of batches (a
     Keras `PyDataset`, a torch `DataLoader`, a generator), or TFRecord files. It reads several files at a time and
     parses only the label. Labels are integer ids of any shape or one-hot rows; soft rows add their weights. The form is
     decided once for the whole data set. Several columns of floats are rows. Several columns of integers are ids if they

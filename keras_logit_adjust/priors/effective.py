@@ -21,12 +21,12 @@ _SELECTING = (
 
 
 def effective_prior(class_counts, *, class_weight=None, resampled_counts=None, resampler=None, class_names=None):
-    """The class prior that a weighted or resampled training set stands for, `π_eff,y ∝ n_y·w_y`.
+    """The class prior that a model learns from a weighted or resampled training set, `π_eff,y ∝ n_y·w_y`.
 
     A model that minimizes weighted cross-entropy estimates `P(y|x)·w_y`, divided by its sum: the posterior under
-    `π_eff`. So its scores are adjusted by `π_eff`, not by the counts, and
-    `kla.adjust_scores(p, π_eff, target_prior=class_counts)` undoes the weights. After resampling `n_y` are the counts
-    that the model saw.
+    `π_eff`. So adjust its scores by `π_eff`, and not by the counts.
+    `kla.adjust_scores(p, π_eff, target_prior=class_counts)` undoes the weights. After resampling, `n_y` are the counts
+    of the resampled set.
 
     The prior is exact for weights, random oversampling and random undersampling, if the model is at the minimum of
     cross-entropy and can express it. It is approximate for SMOTE (`resampler` then warns), boosting, trees and

@@ -51,14 +51,14 @@ class Prior:
 
     @functools.cached_property
     def probabilities(self):
-        """`π`, float64 `[L]`: `n_y / Σ n`, which sums to one; of independent labels `n_l / N`."""
+        """`π`, float64 `[L]`: `n_y / Σ n`, which sums to one, or `n_l / N` for independent labels."""
         return self.counts / (self.num_examples or self.counts.sum())
 
     @functools.cached_property
     def logits(self):
-        """The logits of a model that knows the prior alone, float64 `[L]`.
+        """The logits of a model that knows only the prior, float64 `[L]`.
 
-        They are `log π_y`, or `log(π_l / (1 − π_l))` of independent labels. Every adjustment is τ times this vector.
+        They are `log π_y`, or `log(π_l / (1 − π_l))` for independent labels. Every adjustment is τ times this vector.
         """
         rest = self.counts.sum() if self.num_examples is None else self.num_examples - self.counts
         return np.log(self.counts) - np.log(rest)
@@ -74,21 +74,21 @@ def as_prior(
             id; an object with an `effective_prior`, such as a sampler or an estimate; or a `Prior`, which is returned.
         num_examples: for independent labels, the number of training examples; `class_counts` are then positives,
             strictly between 0 and that number, `L ≥ 1`.
-        independent: whether the prior must be that of independent labels (True) or of classes that exclude each other
-            (False); either by default.
+        independent: True if the prior must be for independent labels, False if it must be for classes that exclude each
+            other. By default both are accepted.
         name: the name of the argument in messages.
         class_names: `[L]` names in order of class id, for counts that name their classes: a dict or `Counter`, a
             `Series` or a `DataFrame` of one column.
         smoothing: pseudo-examples `s` added to every class, `n_y + s`, so that classes without examples have a finite
-            log-prior; of independent labels `s` with and `s` without each label, `(n_l + s) / (N + 2·s)`. Needs counts,
-            and those by name then need not name every class.
+            log-prior. For independent labels, `s` examples with each label and `s` without it, `(n_l + s) / (N + 2·s)`.
+            It needs counts. Counts by name then need not name every class.
 
     Returns:
         A `Prior`.
 
     Raises:
-        ValueError: for counts that are negative, zero, not finite, empty, not a vector or in another order than that of
-            class ids, naming the classes; for counts by name without `class_names`, or other names than those.
+        ValueError: for counts that are negative, zero, not finite, empty, not a vector or not in order of class id (the
+            message names the classes); for counts by name without `class_names`, or with other names.
 
     Example:
 
