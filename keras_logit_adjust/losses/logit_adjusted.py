@@ -219,7 +219,7 @@ class LogitAdjustedCrossentropy(_base.MaskedLoss):
 
 @keras.saving.register_keras_serializable(package="keras_logit_adjust")
 class BinaryLogitAdjustedCrossentropy(_base.MaskedLoss):
-    """Logit-adjusted sigmoid cross-entropy for multi-label problems, on `f_l + τ·log(π_l / (1 − π_l))`.
+    """Logit-adjusted sigmoid cross-entropy for independent labels, on `f_l + τ·log(π_l / (1 − π_l))`.
 
     Each label is a problem of two classes. The value of an example is the mean over its labels, as in
     `keras.losses.BinaryCrossentropy`. Predict with the unadjusted logits: the threshold of every label is 0. If some

@@ -20,7 +20,7 @@ class BalancedAccuracy(PriorWeightedMetric):
         k: a prediction is right when fewer than `k` classes score higher; for ids, when the label is among the first
             `k`.
         ignore_class: a class id left out.
-        class_prior: `[L]` counts or probabilities of the class mix to judge by; the uniform one by default.
+        class_prior: `[L]` counts or probabilities of the class mix to judge by; equal classes by default.
         threshold: for one sigmoid unit, `y_pred` `[..., 1]` and `num_classes=2`: 0.5 for probabilities, 0 for logits.
         name: name of the metric.
 

@@ -212,7 +212,7 @@ def log_prior(class_counts, *, smoothing=0.0, class_names=None):
 
 
 def log_odds(positive_counts, num_examples):
-    """The log-odds of each label of a multi-label problem, `log(π_l / (1 − π_l))` with `π_l = n_l / N`.
+    """The log-odds of each of several independent labels, `log(π_l / (1 − π_l))` with `π_l = n_l / N`.
 
     Args:
         positive_counts: `[L]` examples in which each label is on.
