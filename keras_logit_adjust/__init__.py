@@ -5,8 +5,8 @@ __version__ = "0.2.0"
 import importlib
 
 from keras_logit_adjust import (
-    _interrupts,  # noqa: F401 - first, while nothing slow is imported
-    _process,  # noqa: F401 - before a backend is
+    _interrupts,  # noqa: F401 - it must be first, before the slow imports
+    _process,  # noqa: F401 - it must come before a backend is imported
     callbacks,
     data,
     held_out,

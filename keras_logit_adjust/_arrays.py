@@ -1,6 +1,6 @@
-"""What arrives as numbers, read: lists, arrays and tensors of any framework, and tables that name their classes.
+"""Read numbers from lists, from arrays and tensors of any framework, and from tables that name their classes.
 
-Here and nowhere else, so that one rule holds for every function of the package.
+All functions of the package read numbers here, so that one rule holds for all of them.
 """
 
 import numbers
@@ -10,9 +10,9 @@ from collections.abc import Mapping, Set
 import keras
 import numpy as np
 
-_SHOWN = 8  # names in a message before it is cut
-_LONGEST = 400  # characters of a value in a message
-# By one list: `np.unique` of each set by itself would give the same class other ids.
+_SHOWN = 8  # a message shows at most so many names
+_LONGEST = 400  # a message shows at most so many characters of a value
+# All data sets share one list: `np.unique` of each data set alone could give the same class different ids.
 IDS_OF_NAMES = (
     "by one list of names for all data sets: ids = {name: i for i, name in enumerate(class_names)}; "
     "y = np.array([ids[name] for name in y])"
@@ -20,21 +20,22 @@ IDS_OF_NAMES = (
 
 
 class ArgumentError(ValueError):
-    """A `ValueError` of the argument's name and a message, by which the command line finds the option.
+    """A `ValueError` with the name of the argument and a message. The command line finds the option by the name.
 
     Attributes:
-        argument: its name in the signature. None where the error was made again from its message alone, as Keras does
-            inside of a layer, and TensorFlow inside of a `tf.function`.
+        argument: its name in the signature. Keras (in a layer) and TensorFlow (in a `tf.function`) make the error again
+            from its message alone. Then `argument` is None.
     """
 
-    __init__ = Exception.__init__  # TensorFlow makes no other kind again: it would raise a `StagingError`
+    # TensorFlow makes an error again only if its class has this `__init__`. Otherwise it raises a `StagingError`.
+    __init__ = Exception.__init__
 
     def __str__(self):
         return self.args[0]
 
     @property
     def args(self):
-        """The message alone: what Keras makes an error again from."""
+        """The message alone. Keras makes an error again from its `args`."""
         return super().args[-1:]
 
     @property
@@ -44,7 +45,7 @@ class ArgumentError(ValueError):
 
 
 def shown(value):
-    """`value` for a message, which a long list or a number of thousands of digits would fill."""
+    """`value` as text for a message. A long value is cut."""
     if isinstance(value, int) and abs(value) >= 10**40:  # Python refuses to print more than 4300 digits
         return f"an integer of {value.bit_length()} bits"
     text = reprlib.repr(value) if isinstance(value, (list, tuple, Mapping, Set)) else repr(value)
@@ -54,7 +55,7 @@ def shown(value):
 def to_numpy(values, name, rule="an array or tensor, or a list of numbers"):
     """`values`, a list or an array or tensor of any framework, as a NumPy array of the same type.
 
-    A masked array is one only where nothing is masked: NumPy would fill in what lies under the mask.
+    A masked array is refused if any of its values is masked: NumPy would fill in a number there.
     """
     if isinstance(values, (list, tuple)) and any(map(_needs_help, values)):
         values = [to_numpy(value, name, rule) for value in values]
@@ -65,10 +66,10 @@ def to_numpy(values, name, rule="an array or tensor, or a list of numbers"):
             f"masked: leave them out, or fill them, {name}.filled(…).",
         )
     try:
-        if hasattr(values, "detach"):  # torch's, which may want gradients, lie on a device or be bfloat16
+        if hasattr(values, "detach"):  # a torch tensor, which may need gradients, be on a device or be bfloat16
             return _of_torch(values)
         return keras.ops.convert_to_numpy(values) if isinstance(values, keras.Variable) else np.asarray(values)
-    except Exception as error:  # whatever a framework or NumPy stumbles over
+    except Exception as error:  # each framework has its own errors
         if "inhomogeneous" in str(error):
             reason = "rows of different lengths"
         else:
@@ -78,7 +79,7 @@ def to_numpy(values, name, rule="an array or tensor, or a list of numbers"):
 
 
 def _needs_help(value):
-    """Whether NumPy, given a list of such, would drop a mask or stumble over a tensor."""
+    """Whether NumPy cannot read a list of such values: it drops masks and fails for some tensors."""
     if isinstance(value, (list, tuple)):
         return any(map(_needs_help, value))
     return hasattr(value, "detach") or np.ma.isMaskedArray(value) or isinstance(value, keras.Variable)
@@ -88,26 +89,26 @@ def _of_torch(tensor):
     tensor = tensor.detach().cpu()
     if not tensor.dtype.is_floating_point or tensor.dtype.itemsize > 2 or str(tensor.dtype) == "torch.float16":
         return tensor.numpy()
-    array = tensor.float().numpy()  # NumPy knows no bfloat16 of torch's
+    array = tensor.float().numpy()  # NumPy cannot read bfloat16 from torch
     return array.astype("bfloat16") if str(tensor.dtype) == "torch.bfloat16" else array
 
 
 def as_array(values, name, rule="real numbers", *, kinds="iuf"):
-    """`values` as a NumPy array of real numbers, in the type that they come in.
+    """`values` as a NumPy array of real numbers. The type stays.
 
-    Refused is what NumPy would turn into numbers that nobody meant: text, complex numbers, dates, booleans where
-    `kinds` has no "b", `None`.
+    Text, complex numbers, dates and `None` are refused, because NumPy would turn them into wrong numbers. Booleans are
+    refused if `kinds` has no "b".
     """
     array = to_numpy(values, name, rule)
     if array.dtype.kind == "O" and all(_is_real(value) for value in array.flat):
-        try:  # Decimal, Fraction, integers beyond 64 bits
+        try:  # Decimal, Fraction, integers of more than 64 bits
             array = array.astype("float64")
         except OverflowError as error:
             raise ArgumentError(
                 name, f"`{name}` must be {rule}, below 1.8e308. Received: {name}={shown(values)}"
             ) from error
     elif array.dtype.kind == "O" and array.size and all(isinstance(value, (bool, np.bool_)) for value in array.flat):
-        array = array.astype(bool)  # a pandas table of nullable booleans
+        array = array.astype(bool)  # from a pandas table of nullable booleans
     if kind_of(array.dtype) not in kinds:
         remedies = {"c": f": take their real part, {name}.real", "b": f": {name}.astype(int)"}
         dtype = "" if array.dtype.kind in "OUS" else f", dtype {array.dtype}{remedies.get(array.dtype.kind, '')}"
@@ -116,21 +117,21 @@ def as_array(values, name, rule="real numbers", *, kinds="iuf"):
 
 
 def kind_of(dtype):
-    """NumPy's kind of a type; "f" and "i" too of small types (bfloat16, int4) that NumPy has no kind for."""
+    """NumPy's kind of a type. Small types for which NumPy has no kind (bfloat16, int4) are "f" or "i"."""
     if dtype.kind == "V" and dtype.names is None:
         return "f" if "float" in dtype.name else "i" if "int" in dtype.name else "V"
     return dtype.kind
 
 
 def _is_real(value):
-    # Decimal and what `kla.tune_tau` returns have no place in `numbers`.
+    # Decimal and the result of `kla.tune_tau` are not registered in `numbers`.
     return hasattr(type(value), "__float__") and not isinstance(value, (bool, np.bool_, np.ndarray))
 
 
 def in_order(values, name, class_names, *, missing=None):
-    """`values` in order of class id: as they are, or where they name their classes in that of `class_names`.
+    """`values` in order of class id. If they name their classes, they are put in the order of `class_names`.
 
-    A class that is not named has the value `missing`; by default every class must be named.
+    A class that is not named gets the value `missing`. By default every class must be named.
     """
     is_mapping, is_table = isinstance(values, Mapping), hasattr(values, "columns")
     if not is_mapping and not (hasattr(values, "sort_index") and hasattr(values, "index")):  # no Series or DataFrame
@@ -146,7 +147,7 @@ def in_order(values, name, class_names, *, missing=None):
     column = column[:, 0] if is_table else column
     if class_names is not None:
         names = as_names(class_names)
-        # Keys from 0 on are class ids, unless they are the names of the classes in another order.
+        # Keys 0, 1, … are class ids, unless the class names are these numbers too.
         if keys != list(range(len(keys))) or sorted(names, key=str) == sorted(keys, key=str):
             return _by_name(keys, column, name, names, missing)
         if not is_mapping:
@@ -162,7 +163,7 @@ def in_order(values, name, class_names, *, missing=None):
 
 
 def _refuse_row_numbers(values, name, class_names):
-    """Raise for a table that numbers its rows beside classes that have names: nobody said which row is of which."""
+    """Raise for a table with row numbers if classes have names: the table does not say which row is which class."""
     raise ArgumentError(
         name,
         f"`{name}` must name its classes in its index, as `class_names` does. Received a {type(values).__name__} with "
@@ -172,7 +173,7 @@ def _refuse_row_numbers(values, name, class_names):
 
 
 def _by_name(keys, column, name, class_names, missing):
-    """The numbers of `column`, named by `keys`, in order of `class_names`, each of which must be named once."""
+    """The numbers of `column` in order of `class_names`. `keys` must name each class once."""
     found, asked = dict(zip(keys, column, strict=True)), set(class_names)
     absent, other = [c for c in class_names if c not in found], [key for key in found if key not in asked]
     if other or len(found) < len(keys) or len(asked) < len(class_names) or (absent and missing is None):
@@ -191,7 +192,7 @@ def _by_name(keys, column, name, class_names, missing):
 
 
 def as_names(class_names):
-    """`class_names` as a list; a set or a dict says no order, and a string is no list."""
+    """`class_names` as a list. A set or a dict is refused (it has no order), and so is a string."""
     if isinstance(class_names, (str, bytes, Mapping, Set)) or not hasattr(class_names, "__len__"):
         raise ArgumentError(
             "class_names",
@@ -201,12 +202,12 @@ def as_names(class_names):
 
 
 def _are_ids(keys, kind):
-    """Whether keys of a kind are 0, 1, … in this order; True is no id."""
+    """Whether keys are numbers of a kind, 0, 1, … in this order. True is not an id."""
     return keys == list(range(len(keys))) and all(isinstance(key, kind) and not isinstance(key, bool) for key in keys)
 
 
 def _remedy(keys, name, *, is_mapping):
-    """How numbers get in order of class id."""
+    """Code that puts the numbers in order of class id."""
     if not all(isinstance(key, numbers.Integral) and not isinstance(key, bool) for key in keys):
         return f"give [{name}[c] for c in class_names]"
     if is_mapping:

@@ -1,7 +1,7 @@
-"""Batch normalization in one operation of TensorFlow's.
+"""Batch normalization in one TensorFlow operation.
 
-Keras 3 makes it of a dozen operations, each of which reads and writes the whole batch of feature maps. On a CPU they
-take more than half of a training step of a small ResNet. TensorFlow has one operation for it, which Keras 2 used.
+Keras 3 uses a dozen operations, and each of them reads and writes the whole batch of feature maps. On a CPU they take
+more than half of a training step of a small ResNet. TensorFlow has one operation for it, which Keras 2 used.
 """
 
 import keras
@@ -29,7 +29,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
             return super().call(inputs, training=training, mask=mask)
         import tensorflow as tf
 
-        # Not `tf.nn.batch_normalization`, which is made of parts; nor `fused_batch_norm`, which raises epsilon.
+        # `tf.nn.batch_normalization` consists of several operations. `fused_batch_norm` changes a small epsilon.
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=inputs,
             scale=tf.convert_to_tensor(self.gamma),
@@ -39,7 +39,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
             epsilon=self.epsilon,
             is_training=True,
         )
-        # It divides the squares by N - 1, Keras by N.
+        # This operation divides the sum of squares by N - 1. Keras divides it by N.
         number = tf.cast(tf.reduce_prod(tf.shape(inputs)[:-1]), variance.dtype)
         batch = (mean, variance * (number - 1) / number)
         for moving, now in zip((self.moving_mean, self.moving_variance), batch, strict=True):
@@ -47,7 +47,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         return outputs
 
     def _is_one_operation(self, inputs, mask):
-        """Whether TensorFlow's operation does all that this layer is asked for."""
+        """Whether TensorFlow's operation can do everything that this layer must do."""
         return (
             keras.backend.backend() == "tensorflow"
             and len(inputs.shape) == 4

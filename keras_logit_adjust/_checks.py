@@ -1,6 +1,6 @@
-"""The shared argument checks: each states the rule, what arrived and the remedy.
+"""The shared argument checks. Each message states the rule, the value received and the remedy.
 
-`as_…` read one number a class (`_arrays` reads the arrays themselves), `check_…` single ones.
+`as_…` functions read one number for each class (`_arrays` reads the arrays). `check_…` functions read single values.
 """
 
 import math
@@ -10,8 +10,9 @@ import numpy as np
 
 from keras_logit_adjust._arrays import ArgumentError, as_array, as_names, in_order, shown
 
-_SHOWN = 8  # offending classes named in a message before it is cut
-# More is a mistake (a hash for an id, a size in bytes) that would fill memory or overflow; by the name of the argument.
+_SHOWN = 8  # a message names at most so many classes
+# {name of the argument: its largest value}. A larger value is a mistake (a hash, a size in bytes): it would fill memory
+# or overflow.
 _MOST = {
     "num_classes": 10**8,
     "units": 10**8,
@@ -24,12 +25,12 @@ _MOST = {
     "bags": 10**4,
     "sweeps": 10**4,
 }
-MOST_EXAMPLES = 10**12  # of a class: float64 arithmetic on shares of it is right to the last example
+MOST_EXAMPLES = 10**12  # examples of one class: up to here float64 arithmetic on shares is right to one example
 MOST_CLASSES = _MOST["num_classes"]
-_ROUNDING = 0.01  # of a logarithm near 0 in half precision
-LARGEST = 1e37  # of what becomes float32, and one over it of what must not become 0
-_LARGEST_TAU = 1e6  # times the logarithm of any float64 this is far below what float32 holds
-_LARGEST_SEED = 2**128 - 1  # what NumPy recommends: `secrets.randbits(128)`
+_ROUNDING = 0.01  # half precision rounds a logarithm near 0 by less than this
+LARGEST = 1e37  # a larger number could be infinite in float32, and a number below 1 / LARGEST could be 0
+_LARGEST_TAU = 1e6  # times the logarithm of any float64, this is far below the largest float32
+_LARGEST_SEED = 2**128 - 1  # NumPy recommends seeds of this size: `secrets.randbits(128)`
 
 
 def name_classes(mask):
@@ -44,19 +45,19 @@ def _as_float64(values, name, rule):
     array = as_array(values, name, rule)
     if array.dtype.kind != "f" or array.dtype.itemsize <= 8:
         return array.astype("float64")
-    with np.errstate(over="ignore"):  # beyond float64: infinite, and refused as that
+    with np.errstate(over="ignore"):  # a number too large for float64 becomes infinite, and is refused later
         return array.astype("float64")
 
 
 def refuse_numbers(bad, values, name, rule, *, remedy="."):
-    """Raise where any number of `values` is `bad`: the rule, those numbers and their classes, the remedy."""
+    """Raise if any number of `values` is `bad`. The message has the rule, these numbers, their classes, the remedy."""
     if bad.any():
         received = f"Received {values[bad][:_SHOWN].tolist()} at {name_classes(bad)}"
         raise ArgumentError(name, f"{rule} {received}{remedy}")
 
 
 def as_vector(values, name, class_names=None, *, missing=None):
-    """`values` as a finite float64 vector, put in order by `class_names` where it names its classes."""
+    """`values` as a finite float64 vector. If it names its classes, it is put in the order of `class_names`."""
     values = in_order(values, name, class_names, missing=missing)
     vector = _as_float64(values, name, "a list or vector of numbers, one for each class in order of class id")
     if vector.ndim != 1 or vector.size == 0:
@@ -72,7 +73,7 @@ def as_vector(values, name, class_names=None, *, missing=None):
 
 
 def as_log_prior(log_prior, name="log_prior"):
-    """`log_prior` as a float64 vector, refusing counts: a logarithm of a probability is at most 0."""
+    """`log_prior` as a float64 vector. Counts are refused: the logarithm of a probability is at most 0."""
     vector = as_vector(log_prior, name)
     refuse_numbers(
         vector > _ROUNDING,
@@ -87,7 +88,7 @@ def as_log_prior(log_prior, name="log_prior"):
 def as_counts(class_counts, name="class_counts", *, allow_zero=False, class_names=None, are_true=False):
     """`class_counts` (or a sampler's `effective_prior`) as a float64 vector of at least two positive numbers.
 
-    Where zeros are allowed, a class that counts by name do not name has 0.
+    If zeros are allowed and the counts name their classes, a class without a name in the counts gets 0.
     """
     is_drawn = hasattr(type(class_counts), "effective_prior")
     counts = getattr(class_counts, "effective_prior", class_counts)
@@ -115,7 +116,7 @@ def as_counts(class_counts, name="class_counts", *, allow_zero=False, class_name
 
 
 def _refuse_zeros(counts, name, is_drawn, are_true):
-    """Raise for counts that are not above zero; the remedy is one that whatever needs true counts takes too."""
+    """Raise for counts that are not above zero. If the caller needs true counts, the remedy gives true counts."""
     pseudo = f"np.maximum({name}, 1)" if are_true else f"kla.priors.prior({name}, smoothing=1)"
     remedy = "" if is_drawn else f", or give them a pseudo-count, {name}={pseudo}"
     if counts[0] == 0 and (counts[1:] > 0).all() and not is_drawn:
@@ -131,7 +132,7 @@ def _refuse_zeros(counts, name, is_drawn, are_true):
 
 
 def as_true_counts(class_counts, name="class_counts", *, allow_zero=False, class_names=None):
-    """`class_counts` as `as_counts` has it, refusing probabilities."""
+    """`class_counts` as in `as_counts`, but probabilities are refused."""
     if hasattr(class_counts, "effective_prior"):
         raise ArgumentError(
             name,
@@ -151,7 +152,7 @@ def as_true_counts(class_counts, name="class_counts", *, allow_zero=False, class
 def as_positive_counts(positive_counts, num_examples, *, class_names=None, allow_bounds=False):
     """Per-label positive counts, each strictly between 0 and `num_examples`.
 
-    Where the bounds are allowed too, a label that counts by name do not name has 0.
+    If the bounds are allowed and the counts name their labels, a label without a name in the counts gets 0.
     """
     rule = "the number of training examples that the positives were counted in"
     _check_scalar(num_examples, "num_examples", rule, lambda number: 0 < number < math.inf)
@@ -200,7 +201,7 @@ def as_tau(tau, num_classes, name="tau"):
 
 
 def as_class_vector(values, name, num_classes=None, *, default=None, positive=False, other="class_counts"):
-    """`values` as a float64 vector `[num_classes]`, as many as `other` has; `default` everywhere where it is None."""
+    """`values` as a float64 vector `[num_classes]`, as long as `other`. For None it is `default` everywhere."""
     vector = np.full(num_classes, default) if values is None and default is not None else as_vector(values, name)
     refuse_beyond_float32(vector, name)
     if num_classes is not None:
@@ -211,14 +212,14 @@ def as_class_vector(values, name, num_classes=None, *, default=None, positive=Fa
 
 
 def refuse_beyond_float32(values, name):
-    """Raise where any of the finite `values` would be infinite in float32, in which models calculate."""
+    """Raise if any of the finite `values` would be infinite in float32. Models compute in float32."""
     if (bad := np.abs(values) > LARGEST).any():
         rule = f"Every number in `{name}` must be at most {LARGEST:g} in size, as float32 is."
         raise ArgumentError(name, f"{rule} Received {values[bad][:_SHOWN].tolist()}.")
 
 
 def check_length(vector, num_classes, name, other):
-    """Raise unless `vector` has one number for each of the `num_classes` classes that `other` has."""
+    """Raise unless `vector` has one number for each of the `num_classes` classes of `other`."""
     if vector.size != num_classes:
         raise ArgumentError(
             name,
@@ -228,20 +229,20 @@ def check_length(vector, num_classes, name, other):
 
 
 def _check_scalar(value, name, rule, holds, *, kind=numbers.Real):
-    """Raise unless `value` is a number of this kind, no bool, for which `holds`."""
+    """`value` as a number. Raise unless it is of this kind, is not a bool, and `holds(value)` is true."""
     convert = int if kind is numbers.Integral else float
     try:
         if not isinstance(value, bool) and isinstance(value, kind) and holds(number := convert(value)):
             if convert is int or abs(number) <= LARGEST:
                 return number
             rule = f"{rule}, and at most {LARGEST:g} in size, as float32 is"
-    except OverflowError:  # an integer beyond every float
+    except OverflowError:  # an integer that is larger than every float
         pass
     raise ArgumentError(name, f"`{name}` must be {rule}. Received: {name}={shown(value)}")
 
 
 def check_integer(value, name, minimum, maximum=None):
-    """`value` as an int of at least `minimum` and at most `maximum`, which is by default what such an argument has."""
+    """`value` as an int from `minimum` to `maximum`. By default the name of the argument gives the maximum."""
     most = _MOST.get(name, 2**63 - 1) if maximum is None else maximum
     is_above = isinstance(value, numbers.Integral) and value > most
     rule = f"an integer of at least {minimum}{f' and at most {most:,}' if is_above else ''}"
@@ -249,7 +250,7 @@ def check_integer(value, name, minimum, maximum=None):
 
 
 def check_seed(seed, name="seed"):
-    """`seed` as an int of at least 0; None is refused, so that what is random can be drawn again."""
+    """`seed` as an int of at least 0. None is refused, so that random results can be repeated."""
     if seed is None:
         raise ArgumentError(name, f"`{name}` must be given: what is random is to be the same when it is drawn again.")
     rule = "an integer of at least 0"
@@ -308,7 +309,7 @@ def check_choice(value, name, choices):
 
 
 def refuse_dtype(cls, options, reason):
-    """Raise where a loss or metric of ours is given Keras's `dtype`, which would change nothing."""
+    """Raise if a loss or metric of this package gets Keras's argument `dtype`: it would have no effect."""
     if "dtype" in options:
         raise ArgumentError(
             "dtype",

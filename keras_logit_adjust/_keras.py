@@ -1,7 +1,7 @@
-"""Every name of Keras's that its documentation does not promise, with the reason; `tf_distribute/_keras.py` has more.
+"""All private names of Keras that the package uses, each with the reason. `tf_distribute/_keras.py` has more.
 
-No other file uses such a name: `tests/test_private_names.py` reads them all. Each is looked up when it is needed, so
-that a file that Keras moves breaks one ability and not the import of the package.
+No other file uses a private name: `tests/test_private_names.py` reads all files. Each name is imported only when it is
+needed. If Keras moves a file, one function fails, but the import of the package does not.
 """
 
 import contextlib
@@ -11,16 +11,16 @@ import keras
 
 
 class HigherIsBetter(keras.metrics.Metric):
-    """A metric that `EarlyStopping` maximizes without `mode`; Keras's own metrics say it to its callbacks this way."""
+    """A metric that `EarlyStopping` maximizes without `mode`. Keras's own metrics have this attribute too."""
 
     _direction = "up"
 
 
 def metrics_read_now():
-    """The metrics of a compiled model whose results Keras gathers now, else none.
+    """The metrics of the compiled model whose results Keras collects now. Outside of this step the list is empty.
 
-    It merges their dicts without a word where keys are the same, and a metric knows neither its neighbors nor its
-    output.
+    Keras merges the dicts of metrics without a warning, even if keys are the same. A metric cannot ask for the other
+    metrics or for its output.
     """
     frame = sys._getframe(1)
     while frame is not None:
@@ -32,53 +32,53 @@ def metrics_read_now():
 
 def mask_of(tensor):
     """The mask that a layer left on its output, or None."""
-    from keras.src.backend.common import masking  # a tracer of JAX's has no attribute to read
+    from keras.src.backend.common import masking  # a JAX tracer has no attribute for the mask
 
     return masking.get_keras_mask(tensor)
 
 
 def note(tensor, name, value):
-    """Keep `value` on a tensor under `name`, for `noted`."""
-    from keras.src.backend.common import tensor_attributes  # a tracer of JAX's takes no attribute
+    """Store `value` with a tensor under `name`. `noted` reads it."""
+    from keras.src.backend.common import tensor_attributes  # a JAX tracer accepts no attribute
 
     tensor_attributes.set_tensor_attr(tensor, f"_kla_{name}", value)
 
 
 def noted(tensor, name):
-    """What `note` keeps on a tensor, or None."""
+    """The value that `note` stored with a tensor, or None."""
     from keras.src.backend.common import tensor_attributes
 
     return tensor_attributes.get_tensor_attr(tensor, f"_kla_{name}")
 
 
 def is_activated(tensor):
-    """Whether Keras's softmax or sigmoid made a tensor: it notes the logits there, for its own losses."""
+    """Whether Keras's softmax or sigmoid made a tensor. Keras stores the logits there for its own losses."""
     return hasattr(tensor, "_keras_logits")
 
 
 def operation_of(tensor):
-    """The layer or operation that made a symbolic tensor, None for any other: only its history says which."""
+    """The layer or operation that made a symbolic tensor, by its history. None for any other tensor."""
     return getattr(getattr(tensor, "_keras_history", None), "operation", None)
 
 
 def node_of(tensor):
-    """The call that made a symbolic tensor: one layer may be called several times, and only its nodes say with what."""
+    """The call that made a symbolic tensor. A layer can be called several times, and has one node for each call."""
     history = tensor._keras_history
     return history.operation._inbound_nodes[history.node_index]
 
 
 def name_of_operation(operation):
-    """The name of the class of a function of `keras.ops` in a graph; the class is private. None for a layer."""
+    """The class name of a `keras.ops` function in a graph. The class is private. None for a layer."""
     is_function = type(operation).__module__.startswith("keras.src.ops.")
     return type(operation).__name__ if is_function and not isinstance(operation, keras.Layer) else None
 
 
 @contextlib.contextmanager
 def leaving_no_calls(model):
-    """Calls of other layers on tensors of a graph, made inside, are not kept by the graph.
+    """In this context, the graph of `model` does not keep the calls of other layers on its tensors.
 
-    Each operation lists the calls of what it gives, and so keeps every model that was ever built on it alive. Keras
-    reads the list nowhere.
+    Each operation has a list of the calls on its outputs. So it keeps every model alive that was ever built on it.
+    Keras never reads the list.
     """
     listed = {operation: len(operation._outbound_nodes) for operation in operations_of(model)}
     try:
@@ -113,9 +113,9 @@ def last_layers_with_weights(tensor):
 
 
 def model_in_training():
-    """The model whose `train_step` runs now, None outside: neither a loss nor a layer is told who calls it.
+    """The model whose `train_step` runs now, else None. Keras does not tell a loss or a layer which model calls it.
 
-    Keras documents the name of the method, which users override too; autograph puts letters in front of it.
+    Keras documents the name of the method, and users override it too. AutoGraph adds a prefix to the name.
     """
     frame = sys._getframe(1)
     while frame is not None:
@@ -126,47 +126,50 @@ def model_in_training():
 
 
 def is_functional(model):
-    """Whether a model was made of symbolic tensors: `keras.Model(inputs, outputs)` has no public class of its own."""
+    """Whether a model was made from symbolic tensors. `keras.Model(inputs, outputs)` has no public class of its own."""
     return hasattr(model, "_inputs_struct")
 
 
 def keeps_no_loss(model):
-    """Whether a file of `model` does not bring back its loss: Keras compiles no class whose `compile` is its own."""
+    """Whether loading a file of `model` does not restore its loss.
+
+    Keras does not compile a loaded model whose class has its own `compile`.
+    """
     kind = type(model)
     own = kind.compile is not keras.Model.compile
     return own and kind.compile_from_config is keras.Model.compile_from_config
 
 
 def layers_of(layer):
-    """A layer or model and all layers in it, at any depth: `Model.layers` does not look into layers."""
+    """A layer or model, and all layers in it, at any depth. `Model.layers` has only the first level."""
     return list(layer._flatten_layers())
 
 
 def direct_variables(layer):
-    """The variables that a layer itself holds: the public lists have those of its sublayers too."""
+    """The variables that a layer itself holds. The public lists also have the variables of its sublayers."""
     return [*layer._trainable_variables, *layer._non_trainable_variables]
 
 
 def scales_kernel(name):
-    """Whether a layer's kernel is multiplied by `c` where all variables of these names are.
+    """Whether a variable of this name must be multiplied by `c`, so that the layer's kernel is multiplied by `c`.
 
-    The kernel is stored as `_kernel`; a low-rank part adds to it the product of `lora_kernel_a` and `lora_kernel_b`.
+    The kernel is stored as `_kernel`. LoRA adds the product of `lora_kernel_a` and `lora_kernel_b` to it.
     """
     return name in ("_kernel", "kernel", "pointwise_kernel", "lora_kernel_b")
 
 
 def is_in_compiled_loss():
-    """Whether Keras computes a compiled loss now (TensorFlow): in a scope of this name, which a user's loop has not."""
+    """Whether Keras computes a compiled loss now (TensorFlow), in a name scope that a user's own loop does not have."""
     import tensorflow as tf
 
     return any(part.startswith("compile_loss") for part in tf.get_current_name_scope().split("/"))
 
 
 def unusual_step(graph):
-    """What makes the step that Keras traces into a graph unusual: "jit_compile", "steps_per_execution" or None.
+    """The argument that makes the traced step of Keras unusual: "jit_compile", "steps_per_execution" or None.
 
-    A loss sees neither its model nor these arguments. XLA leaves its mark on the graph, and Keras's loop over several
-    steps the names of its functions; a loop of the user's own has other names.
+    A loss cannot read its model or these arguments. But XLA marks the graph, and Keras's loop over several steps has
+    functions of known names. A user's own loop has other names.
     """
     from tensorflow.python.ops import control_flow_util
 
@@ -183,7 +186,7 @@ def unusual_step(graph):
 
 @contextlib.contextmanager
 def deterministic_operations():
-    """TensorFlow's operations give the same bits again inside; it has a public way to ask for it, and none back."""
+    """In this context, TensorFlow's operations are deterministic. Only the name that switches this off is private."""
     if keras.backend.backend() != "tensorflow":
         yield
         return

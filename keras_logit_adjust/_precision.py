@@ -1,6 +1,6 @@
-"""Functions of Keras's that compute in float32 for float64 on torch, here in float64.
+"""Some functions of Keras that compute float64 in float32 on torch. Here they compute in float64.
 
-`keras.ops` finds the dtype of some results by a rule that knows no float64 but on TensorFlow.
+For some results the dtype rule of `keras.ops` gives float64 on TensorFlow only.
 """
 
 import keras

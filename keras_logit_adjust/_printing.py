@@ -1,9 +1,9 @@
-"""Text for a stream that may know few characters: what it cannot write is spelled out, and nothing is raised."""
+"""Print text to a stream that may not have all characters. Other characters are replaced, and no error is raised."""
 
 import codecs
 import sys
 
-SPELLED_OUT = "keras_logit_adjust.spelled_out"  # a name for `errors=`, as "strict" is one
+SPELLED_OUT = "keras_logit_adjust.spelled_out"  # a value of `errors=`, like "strict"
 _IN_ASCII = {"τ": "tau", "π": "pi", "±": "+/-", "…": "...", "–": "-", "—": "-", "\u00a0": " "}
 
 
@@ -16,7 +16,7 @@ codecs.register_error(SPELLED_OUT, _spell_out)
 
 
 def say(text, file=None):
-    """Print `text` at once, to standard output where no `file` is given; only a full disk or a closed pipe raises."""
+    """Print `text` at once to `file` (default: standard output). Only a full disk or a closed pipe raises an error."""
     file = sys.stdout if file is None else file
     encoding = getattr(file, "encoding", None) or "utf-8"
     print(text.encode(encoding, SPELLED_OUT).decode(encoding), file=file, flush=True)

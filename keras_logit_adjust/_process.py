@@ -1,7 +1,7 @@
-"""What the command line sets for its process, before its backend is imported; a library that is imported sets nothing.
+"""Settings of the command line for its process, before its backend is imported. As a library the package sets nothing.
 
-A training of `compare` takes one thread, so that several can run side by side, and so that its last bits do not depend
-on how many do. The environment variable `OMP_NUM_THREADS` says another number.
+A training of `compare` takes one thread. So several trainings can run at once, and their number does not change the
+last bits of the results. The environment variable `OMP_NUM_THREADS` sets another number.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ import sys
 
 from keras_logit_adjust._interrupts import is_command
 
-# TensorFlow's two pools, and JAX's; torch goes by `OMP_NUM_THREADS`.
+# The two thread pools of TensorFlow and the pool of JAX. torch reads `OMP_NUM_THREADS`.
 _POOLS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "NPROC")
 _loud = contextlib.ExitStack()
 
@@ -21,7 +21,7 @@ def cores():
 
 
 def limit_threads(environment, words):
-    """Set the threads of a command of these words in its environment, where that does not say them."""
+    """Set the number of threads of a command (its `words`) in its environment, unless the environment has one."""
     if "compare" not in words or any(word.split("=")[0] == "--strategy" for word in words):
         return
     number = environment.setdefault("OMP_NUM_THREADS", "1")
@@ -31,14 +31,14 @@ def limit_threads(environment, words):
 
 @contextlib.contextmanager
 def silent():
-    """Drop what is written to standard error by code that is not Python, as TensorFlow's is when it is imported."""
+    """Drop the standard error of code that is not Python. TensorFlow's C++ code writes there during its import."""
     try:
         before = os.dup(2)
-    except OSError:  # closed
+    except OSError:  # standard error is closed
         yield
         return
     shown, nowhere = sys.stderr, os.open(os.devnull, os.O_WRONLY)
-    if shown is not None:  # warnings and tracebacks come through
+    if shown is not None:  # warnings and tracebacks of Python are still printed
         sys.stderr = os.fdopen(before, "w", encoding=shown.encoding, errors=shown.errors, buffering=1, closefd=False)
         shown.flush()
     os.dup2(nowhere, 2)
@@ -52,7 +52,7 @@ def silent():
 
 
 def prepare():
-    """Set the process up for a command of the package, until `ready`."""
+    """Prepare the process for a command of the package. `ready` ends the preparation."""
     if is_command():
         limit_threads(os.environ, sys.argv[1:])
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -60,7 +60,7 @@ def prepare():
 
 
 def ready():
-    """All is imported."""
+    """Show standard error again, because all imports are done."""
     _loud.close()
 
 

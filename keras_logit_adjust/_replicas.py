@@ -1,4 +1,4 @@
-"""What one replica of `tf.distribute` has to know of the others."""
+"""Facts about the other replicas of `tf.distribute`, and sums over all replicas."""
 
 import keras
 
@@ -26,7 +26,7 @@ def in_compiled_loss():
 
 
 def sum_over_replicas(tensors):
-    """Each of a list of tensors, summed over all replicas: one all-reduce."""
+    """Each tensor of a list, summed over all replicas in one all-reduce."""
     replica = replica_context()
     return tensors if replica is None else replica.all_reduce("SUM", tensors)
 

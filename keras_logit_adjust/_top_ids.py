@@ -18,22 +18,22 @@ _OF_SCORES = (
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TopIds:
-    """The ids `[..., k]` of the best classes of each position, the best first, and their scores where they are known.
+    """The ids `[..., k]` of the best classes of each position, the best first. Their scores may be unknown.
 
-    Keras hands a metric the tensors of a dict one by one. This is one value to it.
+    Keras gives a metric the tensors of a dict one by one. For Keras this object is one value.
     """
 
     ids: typing.Any
     scores: typing.Any = None
 
-    def __getattr__(self, name):  # such as `shape`, which metrics of scores ask for
+    def __getattr__(self, name):  # metrics of scores read attributes such as `shape`
         raise AttributeError(f"Ids of the best classes have no {name!r}. {_OF_SCORES}")
 
-    def __array__(self, dtype=None, copy=None):  # as a metric of Keras's makes a tensor of its predictions
+    def __array__(self, dtype=None, copy=None):  # Keras's metrics convert their predictions to a tensor
         raise TypeError(f"Ids of the best classes are no array of scores. {_OF_SCORES}")
 
     def best(self, k):
-        """The first `k` of the ids; −1, which is no class, where the score is NaN or −inf."""
+        """The first `k` of the ids. The id is −1 (no class) if the score is NaN or −inf."""
         if self.ids.shape[-1] < k:
             raise _checks.ArgumentError(
                 "k",
@@ -43,7 +43,7 @@ class TopIds:
         ids = self.ids[..., :k]
         if self.scores is None:
             return ids
-        # TensorFlow ranks NaN below everything: what is found then has an id of 0 and the score −inf.
+        # TensorFlow ranks NaN below all numbers. In its place it finds id 0 with the score −inf.
         is_score = ops.greater(_labels.at_least_float32(self.scores[..., :k]), -math.inf)
         return ops.where(is_score, ids, ops.full_like(ids, -1))
 
@@ -54,9 +54,9 @@ class TopIds:
 
 
 def read(y_pred):
-    """`y_pred` as `TopIds` where it is a dict of ids (and scores), as a predictor gives them; None for scores alone.
+    """`y_pred` as `TopIds` if it is a dict of ids (and scores), the output of a predictor. None for scores alone.
 
-    A bare array of ids would pass for scores where there are as many ids as classes.
+    An array of ids is not accepted: it looks like scores if it has as many ids as there are classes.
     """
     if isinstance(y_pred, collections.abc.Mapping):
         if "ids" not in y_pred or not {*y_pred} <= {"ids", "scores"}:
@@ -69,7 +69,7 @@ def read(y_pred):
 
 
 def as_top_ids(ids, scores=None):
-    """`TopIds` of ids `[..., k]` of static k, and scores of the same shape or None, checked."""
+    """Checked `TopIds`, from ids `[..., k]` with static k, and scores of the same shape or None."""
     ids = _labels.ids_to_tensor(ids, "ids")
     shape = tuple(ids.shape)
     dtype = keras.backend.standardize_dtype(ids.dtype)
@@ -80,7 +80,7 @@ def as_top_ids(ids, scores=None):
             f"Received shape {shape} of {dtype}: of scores give `keras.ops.top_k(scores, k)[1]`, of the best class "
             "alone `ids[:, None]`.",
         )
-    if dtype not in ("int32", "int64"):  # uint8 has no −1, which stands for no class
+    if dtype not in ("int32", "int64"):  # uint8 cannot hold −1, the id of no class
         ids = ops.cast(ids, "int32")
     if scores is None:
         return TopIds(ids)

@@ -1,8 +1,8 @@
-"""The models `compare` trains.
+"""The models that `compare` trains.
 
-They take raw examples and give float32 logits. Each function takes `head`, a callable `units → layer`, so that a
-method can bring a head of its own. Pixels are numbers from 0 to 255, of any dtype, and scaled inside, so that a saved
-model takes what the data set holds. Multiply pixels from 0 to 1 by 255 before; `compare` does it by itself.
+They take raw examples and give float32 logits. Most functions take `head`, a callable `units → layer`, so that a method
+can use its own head. Pixels are numbers from 0 to 255, of any dtype. The model scales them, so a saved model takes the
+raw images of the data set. If pixels are from 0 to 1, multiply them by 255 first. `compare` does this itself.
 """
 
 import functools
@@ -14,7 +14,7 @@ from keras_logit_adjust import _checks
 from keras_logit_adjust._batch_norm import FusedBatchNormalization
 from keras_logit_adjust.layers import CosineDense
 
-SMALLEST_IMAGE = 4  # pixels that two poolings of small_cnn leave something of
+SMALLEST_IMAGE = 4  # pixels: after the two poolings of small_cnn one pixel is left
 
 
 def dense_head(units):
@@ -41,7 +41,7 @@ def cosine_dense_head(units):
 
 
 def _image_shape(shape):
-    """`shape` as a tuple, after checking that an image can have it; TensorFlow would abort the process."""
+    """`shape` as a tuple. Raise unless it is the shape of an image: TensorFlow would abort the process."""
     shape = tuple(shape)
     if len(shape) != 3 or any(n is not None and n < SMALLEST_IMAGE for n in shape[:2]) or shape[2] is None:
         raise _checks.ArgumentError(
@@ -53,7 +53,7 @@ def _image_shape(shape):
 
 
 def small_cnn(input_shape, num_classes, *, head=dense_head):
-    """Two convolutions and a hidden layer: for small images, minutes on a laptop.
+    """Two convolutions and a hidden layer, for small images. Training takes minutes on a laptop.
 
     Args:
         input_shape: `(height, width, channels)`.
@@ -82,14 +82,14 @@ def small_cnn(input_shape, num_classes, *, head=dense_head):
 
 
 def resnet32(num_classes, *, input_shape=(32, 32, 3), head=dense_head, weight_decay=1e-4):
-    """ResNet-32 for CIFAR: 3 stages of 5 basic blocks (3×3, 3×3) with 16, 32, 64 filters, shortcuts without parameters.
+    """ResNet-32 for CIFAR: 3 stages of 5 basic blocks (3×3, 3×3) with 16, 32, 64 filters; no weights in shortcuts.
 
     Args:
         num_classes: number of classes `L`.
         input_shape: `(height, width, channels)`.
         head: callable that makes the output layer from `L`.
         weight_decay: `λ` of the penalty `λ/2·‖w‖²` on the kernels and on the bias of a dense head, not on batch
-            normalization. In the form `l2(a)` of other code, which is `a·‖w‖²`, it is `2·a`.
+            normalization. Other code may have the form `l2(a)`, which is `a·‖w‖²`. Then give `2·a`.
 
     Returns:
         An uncompiled `keras.Model` from images `[N, H, W, C]` in [0, 255] to logits `[N, L]`.
@@ -134,7 +134,7 @@ def _basic_block(x, filters, conv_norm, *, strides):
     y = layers.ReLU()(conv_norm(x, filters, strides=strides))
     y = conv_norm(y, filters)
     if strides > 1:
-        x = layers.AveragePooling2D(1, strides=strides)(x)  # takes every second pixel
+        x = layers.AveragePooling2D(1, strides=strides)(x)  # with pool size 1 it takes every second pixel
         extra = filters - x.shape[-1]
         x = ops.pad(x, [[0, 0], [0, 0], [0, 0], [extra // 2, extra - extra // 2]])
     return layers.ReLU()(layers.Add()([x, y]))

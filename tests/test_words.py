@@ -8,8 +8,10 @@ from helpers import sentences
 
 ROOT = pathlib.Path(__file__).parents[1]
 MOST_WORDS, MOST_SENTENCES = 30, 3
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SOURCES = sorted((ROOT / "keras_logit_adjust").rglob("*.py"))
+# Rooms in which docstrings of modules and private names, and comments, follow the rules of pages too ("" is the top).
+ROOMS = ("", "_labels", "priors", "losses", "layers", "metrics", "data")
 
 PAGE = """# A heading. Of two
 
@@ -135,6 +137,7 @@ def test_the_counter_reads_docstrings_of_public_names():
     assert (name, method) == ("A", ("f", "F."))
     assert sentences.of_docstring(text) == ["One two Code", "Three four", "five", "Six"]
     assert sentences.entries(text) == [("a", "of b."), ("b", "two\n        lines.")]
+    assert sentences.of_entry("one `a b`; two\n  - three\n    four. Five") == ["one Code", "two", "three four", "Five"]
 
 
 @pytest.mark.skipif(not SOURCES, reason="docstrings are read in the package's source, which is not here")
@@ -162,3 +165,37 @@ def test_an_argument_is_described_by_words_that_stand_alone():
     ]
     assert len(found) > 800
     assert [entry for entry in found if re.match(r"of |as (?:there|above)\b", entry[-1])] == []
+
+
+def test_the_counter_reads_all_docstrings_and_comments():
+    found = sentences.all_docstrings(DOCUMENTED)
+    assert [name for name, _ in found] == ["module", "A", "_h", "f", "_g"]
+    source = """
+x = 1  # of `a b`
+# One
+# two.
+y = 2  # noqa: E501 - three
+z = "# no"  # noqa: E501
+    # Four.
+
+# Five.
+"""
+    assert sentences.comments(source) == [(2, "of Code"), (3, "One two."), (5, "three"), (7, "Four."), (9, "Five.")]
+
+
+@pytest.mark.skipif(not SOURCES, reason="docstrings are read in the package's source, which is not here")
+@pytest.mark.parametrize("room", ROOMS)
+def test_private_docstrings_and_comments_are_short_sentences(room):
+    said, described, number = [], [], 0
+    for path in sorted((ROOT / "keras_logit_adjust" / room).glob("*.py")):
+        source = path.read_text()
+        docstrings, comments = sentences.all_docstrings(source), sentences.comments(source)
+        number += len(docstrings)
+        said += [(path.name, name, sentence) for name, text in docstrings for sentence in sentences.of_docstring(text)]
+        said += [(path.name, line, sentence) for line, text in comments for sentence in sentences.of_text(text)]
+        entries = [(name, entry) for name, text in docstrings for _, entry in sentences.entries(text)]
+        described += [(path.name, name, part) for name, entry in entries for part in sentences.of_entry(entry)]
+    assert number > 10
+    assert [sentence for sentence in said + described if len(sentences.words(sentence[-1])) > MOST_WORDS] == []
+    assert [sentence for sentence in said if re.match("(?:of|what|and) ", sentence[-1], re.IGNORECASE)] == []
+    assert [sentence for sentence in said + described if sentences.has_for_as_because(sentence[-1])] == []

@@ -1,4 +1,4 @@
-"""What labels, masks and weights mean, told from static shapes: read once, for losses, metrics and streaming priors."""
+"""Read labels, masks and weights by their static shapes, for losses, metrics and streaming priors."""
 
 from keras_logit_adjust._labels.masks import align_weight, combine_masks, sum_by_class, zero_masked
 from keras_logit_adjust._labels.reading import Labels, check_logits, of_unit, read, read_ids, read_targets

@@ -1,4 +1,4 @@
-"""Masks, weights and values of the same positions: brought to one rank, left out, summed by class."""
+"""Masks and weights of positions: bring them to one rank, apply masks, sum values by class."""
 
 import functools
 
@@ -11,15 +11,15 @@ _TWO_FORMS = "Of NumPy labels one call had [N] and another [N, 1]: keep one form
 
 
 def static_shape(tensor, name):
-    """The static shape of `tensor` as a tuple; unknown rank raises, an unknown dimension is None."""
+    """The static shape of `tensor` as a tuple. An unknown rank raises. An unknown dimension is None."""
     shape = tensor.shape
-    if getattr(shape, "rank", 0) is None:  # tf.TensorShape(None)
+    if getattr(shape, "rank", 0) is None:  # the shape is tf.TensorShape(None)
         raise ValueError(f"`{name}` must have a known rank. Received a tensor of unknown rank. {UNKNOWN} {_TWO_FORMS}")
     return tuple(shape)
 
 
 def expand_right(tensor, rank, name):
-    """`tensor` with axes of size 1 appended (or dropped) at the right until it has `rank` axes."""
+    """`tensor` with `rank` axes: axes of size 1 are appended (or dropped) at the right."""
     shape = static_shape(tensor, name)
     if not shape:
         return tensor
@@ -36,7 +36,7 @@ def expand_right(tensor, rank, name):
 
 
 def align_weight(sample_weight, values):
-    """`sample_weight` in the dtype of `values`, expanded to the right until it multiplies them."""
+    """`sample_weight` in the dtype of `values`, expanded to the right to as many axes."""
     shape = static_shape(values, "y_true")
     weight = expand_right(
         ops.cast(to_tensor(sample_weight, "sample_weight"), values.dtype), len(shape), "sample_weight"
@@ -51,16 +51,16 @@ def align_weight(sample_weight, values):
 
 
 def combine_masks(rank, *masks):
-    """The conjunction of the masks that are not None, each expanded to the right; None where all are."""
+    """The logical and of the masks that are not None, each expanded to the right. None if all masks are None."""
     masks = [expand_right(ops.cast(mask, "bool"), rank, "mask") for mask in masks if mask is not None]
     return functools.reduce(ops.logical_and, masks) if masks else None
 
 
 def zero_masked(values, mask):
-    """Zeros in place of masked values, NaN and infinite ones too: these have no gradient either."""
+    """`values` with zeros where the mask is false, also in place of NaN. The gradient is 0 there too."""
     if mask is None:
         return values
-    # By selection, not by a product: a NaN under the mask stays there.
+    # `where`, because a product of 0 and NaN is NaN.
     mask = expand_right(ops.cast(mask, "bool"), len(values.shape), "mask")
     return ops.where(mask, values, ops.zeros_like(values))
 

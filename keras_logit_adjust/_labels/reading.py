@@ -1,7 +1,7 @@
-"""Labels as class ids or as rows, told apart by static shape.
+"""Labels as class ids or as rows. The static shape tells which.
 
-Labels come as class ids or as one-hot (or soft) rows. Against predictions `[..., L]` the static shape says which, so
-nothing has to be declared; what it cannot say raises before any step runs.
+Labels are class ids, or one-hot (or soft) rows. Beside predictions `[..., L]` the static shape tells which, so the user
+need not say it. An ambiguous shape raises before the first step.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from keras_logit_adjust._labels.masks import UNKNOWN, static_shape, zero_masked
 from keras_logit_adjust._labels.swapped import ORDER, refuse_gradient_of_labels, refuse_negative_rows
 from keras_logit_adjust._labels.tensors import at_least_float32, float_dtype, ids_to_tensor, to_tensor_of_gradients
 
-_SUM_OF_ROW = 1.01  # the largest of one label's row: half precision rounds
+_SUM_OF_ROW = 1.01  # the row of one label may have this sum, because half precision rounds
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -24,7 +24,7 @@ class Labels:
     """Labels that were read, beside their predictions. Either `ids` or `rows` is None.
 
     Attributes:
-        y_pred: predictions `[..., L]`, as they came.
+        y_pred: predictions `[..., L]`, unchanged.
         ids: int32 `[...]`, 0 wherever the label is improper or ignored.
         rows: one-hot or soft rows, or targets of independent labels, `[..., L]`.
         proper: whether each label is a class, or a target in [0, 1]; None where nothing was checked.
@@ -43,14 +43,14 @@ class Labels:
         return zero_masked(self.y_pred, self.kept)
 
     def targets(self, dtype, label_smoothing):
-        """The labels as rows `[..., L]`, of which a share `label_smoothing` is spread evenly."""
+        """The labels as rows `[..., L]`. The share `label_smoothing` is spread evenly over the classes."""
         num_classes = self.y_pred.shape[-1]
         rows = ops.one_hot(self.ids, num_classes, dtype=dtype) if self.rows is None else ops.cast(self.rows, dtype)
         return rows * (1.0 - label_smoothing) + label_smoothing / num_classes if label_smoothing else rows
 
     def spoil(self, values):
         """`values`, NaN wherever the label is improper."""
-        # A factor of NaN, not a constant: the gradient of an improper label must not pass for one of class 0.
+        # A factor of NaN and not a constant: otherwise the gradient would be that of a label of class 0.
         return values if self.proper is None else values * ops.where(self.proper, ops.ones_like(values), np.nan)
 
 
@@ -82,9 +82,9 @@ def read(y_true, y_pred, num_classes, *, ignore_class=None, one_label=False):
 
 
 def read_ids(y_true, leading, num_classes, *, ignore_class=None, remedy=""):
-    """`Labels` of ids `[...]` or `[..., 1]` beside no predictions; `leading` is the static shape `[...]`.
+    """`Labels` of ids `[...]` or `[..., 1]`, without predictions. `leading` is the static shape `[...]`.
 
-    `remedy` ends the message for anything else, rows above all.
+    `remedy` is the end of the message for other shapes, mostly of rows.
     """
     y_true = ids_to_tensor(y_true, ignore_class=ignore_class)
     shape = static_shape(y_true, "y_true")
@@ -99,7 +99,7 @@ def read_ids(y_true, leading, num_classes, *, ignore_class=None, remedy=""):
 
 
 def read_targets(y_true, y_pred, num_labels, *, ignore_class=None):
-    """`Labels` of independent labels: targets `[..., L]` (`[...]` when `L = 1`); `ignore_class` marks unknown ones."""
+    """`Labels` of independent labels: targets `[..., L]` (`[...]` if `L = 1`). `ignore_class` marks unknown targets."""
     refuse_gradient_of_labels(y_true, y_pred)
     y_true, y_pred = ids_to_tensor(y_true), to_tensor_of_gradients(y_pred)
     leading = _check_width(y_pred, num_labels, y_true)
@@ -121,7 +121,7 @@ def read_targets(y_true, y_pred, num_labels, *, ignore_class=None):
 
 
 def _check_width(y_pred, num_classes, y_true):
-    """The leading shape of `y_pred [..., L]`, after checking that it has `L = num_classes` columns."""
+    """The leading shape of `y_pred [..., L]`. Raise unless it has `L = num_classes` columns."""
     shape = static_shape(y_pred, "y_pred")
     labels = static_shape(y_true, "y_true")
     if not shape or shape[-1] is None:
@@ -156,7 +156,7 @@ def _remedy_of_width(shape, num_classes):
 
 
 def _leading_of_labels(y_true, num_classes):
-    """The leading shape that labels have by themselves: several columns of floats are rows, of integers ids."""
+    """The leading shape of labels without predictions. Several columns of floats are rows, columns of integers ids."""
     shape = static_shape(y_true, "y_true")
     if len(shape) < 2 or shape[-1] == 1:
         return shape
@@ -175,7 +175,7 @@ def _leading_of_labels(y_true, num_classes):
 
 
 def _are_ids(y_true, leading, num_classes):
-    """Whether `y_true` holds class ids (True) or one-hot / soft rows (False), by static shape alone."""
+    """Whether `y_true` has class ids (True) or one-hot or soft rows (False), by its static shape."""
     shape = static_shape(y_true, "y_true")
     has_column = len(shape) == len(leading) + 1 and shape[-1] in (1, num_classes)
     if not has_column and len(shape) != len(leading):
@@ -190,7 +190,7 @@ def _are_ids(y_true, leading, num_classes):
 
 
 def _check_agreement(labels, predictions):
-    """Raise unless the leading static shapes of labels and predictions agree wherever both are known."""
+    """Raise if the leading static shapes of labels and predictions differ in a dimension that both know."""
     if any(None not in (a, b) and a != b for a, b in zip(labels, predictions, strict=True)):
         raise ValueError(
             "`y_true` and `y_pred` must agree in every dimension but the last. "
@@ -199,20 +199,20 @@ def _check_agreement(labels, predictions):
 
 
 def _settle_ids(y_true, leading, num_classes, ignore_class):
-    """Ids of the shape of `leading`, made safe to look up; which are proper (or ignored); which are kept."""
+    """Ids of the shape `leading`, 0 in place of bad ones; which are proper (or ignored); which are kept."""
     if len(y_true.shape) > len(leading):
         y_true = ops.squeeze(y_true, axis=-1)
     dtype = keras.backend.standardize_dtype(y_true.dtype)
     is_float = "float" in dtype
     if is_float:
-        y_true = at_least_float32(y_true)  # L = 2999 is 2992 in bfloat16
+        y_true = at_least_float32(y_true)  # bfloat16 would round L = 2999 to 2992
     elif dtype not in ("int32", "int64"):
-        # 255 of a uint8 cannot be compared with L = 300. What is too large for the sign bit becomes negative.
+        # A uint8 cannot be compared with L = 300. A number that is too large for the new type becomes negative.
         y_true = ops.cast(y_true, "int64" if _needs_64_bits(dtype) else "int32")
         if dtype.startswith("uint") and ignore_class is not None and ignore_class < 0:
             ignore_class = None
     kept = None if ignore_class is None else ops.not_equal(y_true, ignore_class)
-    # Against L − 1: float32 holds 2²⁴ and rounds 2²⁴ + 1.
+    # Compare with L − 1 and not with L: float32 has 2²⁴, but not 2²⁴ + 1.
     proper = ops.logical_and(ops.greater_equal(y_true, 0), ops.less_equal(y_true, num_classes - 1))
     if is_float:
         proper = ops.logical_and(proper, ops.equal(y_true % 1.0, 0.0))
@@ -222,18 +222,18 @@ def _settle_ids(y_true, leading, num_classes, ignore_class):
 
 
 def _needs_64_bits(dtype):
-    # JAX has 64 bits only where they are switched on, and then uint64 too.
+    # JAX has int64 only if the user enables it, and has uint64 only then too.
     return dtype == "uint64" or (dtype == "uint32" and keras.backend.backend() != "jax")
 
 
 def _have_one_label(rows):
-    """Whether each row is of one label: soft at most, no number below 0 and a sum of at most one."""
+    """Whether each row is one label, one-hot or soft: no number is below 0, and the sum is at most one."""
     rows = ops.cast(rows, float_dtype(rows))
     return ops.logical_and(ops.all(ops.greater_equal(rows, 0.0), -1), ops.less_equal(ops.sum(rows, -1), _SUM_OF_ROW))
 
 
 def check_logits(y_pred, owner):
-    """Raise for probabilities that Keras's softmax or sigmoid made of logits; JAX's tensors do not tell."""
+    """Raise for the output of Keras's softmax or sigmoid. A JAX tensor does not show it."""
     if _keras.is_activated(y_pred):
         raise ValueError(
             f"{owner} takes logits. Received the output of a softmax or sigmoid, on which adjustment means nothing. "
@@ -243,6 +243,9 @@ def check_logits(y_pred, owner):
 
 
 def of_unit(y_pred, threshold):
-    """Scores `[..., 1]` of one sigmoid unit as those of two classes `[..., 2]`: the second wins above the threshold."""
+    """The scores `[..., 1]` of one sigmoid unit as scores of two classes `[..., 2]`.
+
+    The second class wins if the score is above the threshold.
+    """
     scores = at_least_float32(y_pred)
-    return ops.concatenate([0.0 * scores + threshold, scores], axis=-1)  # NaN in both: neither is right
+    return ops.concatenate([0.0 * scores + threshold, scores], axis=-1)  # NaN in both columns: no class wins

@@ -1,4 +1,4 @@
-"""Labels and predictions as arrays and tensors: of their own dtype, exact, and refused where they are no numbers."""
+"""Labels and predictions as arrays and tensors. They keep their dtype, and values that are not numbers are refused."""
 
 import keras
 import numpy as np
@@ -10,9 +10,9 @@ _OF_NAMES = f"map class names to them, {_arrays.IDS_OF_NAMES}"
 
 
 def ids_to_tensor(y_true, name="y_true", *, ignore_class=None):
-    """Labels or ids as a tensor, in which an id that no int32 holds is another that is no class, and not ignored.
+    """Labels or ids as a tensor. An id too large for int32 becomes an id that is not a class and is not ignored.
 
-    JAX would cut its upper bits off: 2³² + 1 would be class 1.
+    JAX would drop the upper bits: 2³² + 1 would be class 1.
     """
     if ops.is_tensor(y_true) or isinstance(y_true, (keras.Variable, keras.KerasTensor)):
         return y_true if ops.is_tensor(y_true) else ops.convert_to_tensor(y_true)
@@ -26,18 +26,18 @@ def ids_to_tensor(y_true, name="y_true", *, ignore_class=None):
 
 
 def as_labels(labels, name="y_true"):
-    """`labels` as a NumPy array of real numbers (bfloat16 as float32), none of them masked."""
+    """`labels` as a NumPy array of real numbers (bfloat16 as float32). Masked values are refused."""
     return _as_numbers(labels, name, f"integer class ids or one-hot rows ({_OF_NAMES})")
 
 
 def as_targets(targets, name="targets"):
-    """Targets of independent labels as a NumPy array of real numbers, none of them masked."""
+    """Targets of independent labels as a NumPy array of real numbers. Masked values are refused."""
     return _as_numbers(targets, name, "rows of 0 and 1, one column for each label")
 
 
 def _as_numbers(values, name, rule):
     array = _arrays.as_array(values, name, rule, kinds="biuf")
-    return array.astype("float32") if array.dtype.kind == "V" else array  # bfloat16
+    return array.astype("float32") if array.dtype.kind == "V" else array  # kind "V" is bfloat16
 
 
 def check_num_classes(value, *, minimum=2):
@@ -52,15 +52,15 @@ def check_num_classes(value, *, minimum=2):
 
 
 def to_tensor(values, name="y_pred"):
-    """`values` as a tensor of their own dtype: ids stay exact whatever `floatx` is."""
+    """`values` as a tensor of their own dtype, so ids stay exact under every `floatx`."""
     if ops.is_tensor(values) or isinstance(values, (keras.Variable, keras.KerasTensor)):
         return values if ops.is_tensor(values) else ops.convert_to_tensor(values)
     array = _as_numbers(values, name, "an array or tensor of numbers")
-    return ops.convert_to_tensor(array.astype("float64") if array.dtype == "uint64" else array)  # torch has none
+    return ops.convert_to_tensor(array.astype("float64") if array.dtype == "uint64" else array)  # torch has no uint64
 
 
 def to_tensor_of_gradients(values, name="y_pred"):
-    """`to_tensor` for a loss: a tensor of torch's that wants gradients is none of another backend's."""
+    """`to_tensor` for a loss. It refuses a torch tensor that requires gradients if Keras's backend is not torch."""
     is_foreign = type(values).__module__.partition(".")[0] == "torch" and not ops.is_tensor(values)
     if is_foreign and getattr(values, "requires_grad", False):
         raise ValueError(
@@ -72,11 +72,11 @@ def to_tensor_of_gradients(values, name="y_pred"):
 
 
 def at_least_float32(tensor):
-    """`tensor` in float32, or as it is where it is float64: half precision never enters a log-sum-exp."""
+    """`tensor` in float32, or unchanged if it is float64. So no log-sum-exp is computed in half precision."""
     return ops.cast(tensor, float_dtype(tensor))
 
 
 def float_dtype(tensor):
-    """The dtype that `at_least_float32` gives, of a symbolic tensor too."""
-    # Not by `result_type`, which is float32 for float64 on torch.
+    """The dtype of the result of `at_least_float32`, for a symbolic tensor too."""
+    # On torch `result_type` of float64 is float32.
     return "float64" if keras.backend.standardize_dtype(tensor.dtype) == "float64" else "float32"

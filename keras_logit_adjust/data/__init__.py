@@ -1,4 +1,4 @@
-"""Long-tailed data: profiles, subsets and ready data sets."""
+"""Long-tailed data: profiles, subsets, samplers and ready data sets."""
 
 from keras_logit_adjust.data.counts_file import read_class_counts
 from keras_logit_adjust.data.datasets import LongTailDataset, load

@@ -1,4 +1,4 @@
-"""From a sampler's row numbers to batches: for `tf.data`, and for Keras on any backend."""
+"""Make batches from the row numbers of a sampler, for `tf.data` and for Keras on any backend."""
 
 import collections.abc
 import inspect
@@ -8,14 +8,14 @@ import numpy as np
 
 from keras_logit_adjust import _arrays, _checks
 
-_BLOCK_BYTES = 8 * 2**20  # gathered in one call: Python is entered once for many small batches, or for one large
+_BLOCK_BYTES = 8 * 2**20  # one call of Python gathers so many bytes: many small batches, or one large batch
 _MOST_STEPS_IN_BLOCK = 64
 _STEP_BITS = 40
 MOST_STEPS = 1 << _STEP_BITS  # a trillion
 
 
 def tf_dataset(sampler, data, *, map_fn, num_parallel_calls, input_context):
-    """What `LongTailSampler.dataset` returns."""
+    """The result of `LongTailSampler.dataset`."""
     import tensorflow as tf
 
     pieces = 1
@@ -26,17 +26,17 @@ def tf_dataset(sampler, data, *, map_fn, num_parallel_calls, input_context):
     shapes, dtypes = source.signature()
 
     def gather(position):
-        # Not stateful: its result follows from `position`, which is what lets an iterator be saved.
+        # Not stateful: the result depends on `position` alone. So an iterator can be saved.
         block = tf.numpy_function(source.gather, [position], dtypes, stateful=False)
         for leaf, shape in zip(block, shapes, strict=True):
             leaf.set_shape(shape)
         return tuple(block)
 
     options = tf.data.Options()
-    # Saves the position alone, not what was gathered ahead.
+    # A checkpoint saves the position alone, and no batches that were prefetched.
     options.experimental_symbolic_checkpoint = True
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
-    # What is read ahead is bounded: `AUTOTUNE` would pile up as many batches as memory holds.
+    # Prefetch a fixed number: `AUTOTUNE` would prefetch batches until the memory is full.
     blocks = tf.data.Dataset.counter(source.first_position, source.steps).map(gather).prefetch(1)
     if map_fn is None:
         dataset = blocks.flat_map(lambda *leaves: tf.data.Dataset.from_tensor_slices(source.arrange(leaves)))
@@ -52,18 +52,18 @@ def tf_dataset(sampler, data, *, map_fn, num_parallel_calls, input_context):
 
 
 class PyBatches(keras.utils.PyDataset):
-    """What `LongTailSampler.py_dataset` returns."""
+    """The result of `LongTailSampler.py_dataset`."""
 
     def __init__(self, sampler, data, *, map_fn=None, **kwargs):
         super().__init__(**kwargs)
         if isinstance(distribution := keras.distribution.distribution(), keras.distribution.DataParallel):
-            # JAX would refuse the first batch in the middle of `fit`.
+            # Raise now if batches do not divide by the devices. JAX would raise in the middle of `fit`.
             sampler.shard(distribution.device_mesh.devices.size, 0)
         self.source = _Source(sampler, data, map_fn=map_fn)
 
     @property
     def num_batches(self):
-        return None  # endless: `fit` ends epochs more often than it trains them, so that none can be counted here
+        return None  # endless: `on_epoch_end` is called more often than once an epoch, so epochs cannot be counted
 
     def __getitem__(self, index):
         if index < 0:
@@ -72,7 +72,7 @@ class PyBatches(keras.utils.PyDataset):
 
 
 class Indices(collections.abc.Iterator):
-    """What `LongTailSampler.indices` returns."""
+    """The result of `LongTailSampler.indices`."""
 
     def __init__(self, sampler):
         self.sampler, self.step = sampler, sampler.start_step
@@ -83,21 +83,21 @@ class Indices(collections.abc.Iterator):
         return rows
 
     def state(self):
-        """The sampler's state at the next batch."""
+        """The state of the sampler at the next batch."""
         return self.sampler.state(self.step)
 
 
 class _Source:
-    """Gathers consecutive batches in blocks; `tf.data` knows a block by its position.
+    """Gathers consecutive batches in blocks. A position identifies a block for `tf.data`.
 
-    A position is the step of its first batch, below a mark of the sampler's settings: a saved iterator holds the
-    position alone, and one that is restored over other labels or settings is found out by the mark.
+    The low bits of a position are the step of the first batch. The high bits are a mark of the sampler's settings. A
+    saved iterator contains the position alone. If it is restored with other labels or settings, the mark differs.
 
     Args:
         sampler: a `LongTailSampler`, possibly a shard.
         data: nested arrays `[N, …]`.
         map_fn: batch → batch, or None.
-        pieces: equal parts, one for each replica here, that each batch is cut into.
+        pieces: the number of equal parts of each batch, one for each replica of this worker.
     """
 
     def __init__(self, sampler, data, *, map_fn, pieces=1):
@@ -111,11 +111,11 @@ class _Source:
         self.wants_seed = map_fn is not None and _takes_seed(map_fn)
         row_bytes = sum(leaf.dtype.itemsize * int(np.prod(leaf.shape[1:])) for leaf in keras.tree.flatten(self.data))
         self.steps = int(np.clip(_BLOCK_BYTES // max(1, row_bytes * sampler.rows_in_batch), 1, _MOST_STEPS_IN_BLOCK))
-        self.mark = int(sampler.fingerprint[:5], 16) ^ self.steps  # 20 bits
+        self.mark = int(sampler.fingerprint[:5], 16) ^ self.steps  # a number of 20 bits
         self.first_position = (self.mark << _STEP_BITS) + sampler.start_step
 
     def signature(self):
-        """Shapes and dtypes of a block's leaves, without drawing one."""
+        """Shapes and dtypes of the leaves of a block. No block is drawn."""
         pieces, leaves = self.steps * self.pieces, keras.tree.flatten(self.data)
         parts = [((pieces, self.rows_in_piece, *leaf.shape[1:]), leaf.dtype) for leaf in leaves]
         return zip(*parts, *[((pieces, 2), np.dtype("int32"))] * self.wants_seed, strict=True)
@@ -131,7 +131,7 @@ class _Source:
         return self.leaves(step, self.steps)
 
     def leaves(self, step, steps):
-        """The leaves, `[steps · pieces, rows, …]`, of `steps` batches, and the seed of each where the map wants one."""
+        """The leaves, `[steps · pieces, rows, …]`, of `steps` batches. The last leaf may be seeds for `map_fn`."""
         rows = self.sampler.block(step, steps).reshape(steps * self.pieces, -1)
         leaves = [leaf.take(rows, axis=0) for leaf in keras.tree.flatten(self.data)]
         if self.wants_seed:
@@ -139,7 +139,7 @@ class _Source:
         return leaves
 
     def arrange(self, leaves):
-        """One batch in the structure of the data, mapped."""
+        """One batch in the structure of the data, after `map_fn`."""
         leaves, seed = (leaves[:-1], {"seed": leaves[-1]}) if self.wants_seed else (leaves, {})
         batch = keras.tree.pack_sequence_as(self.data, leaves)
         if self.map_fn is None:
@@ -150,12 +150,12 @@ class _Source:
 def _takes_seed(map_fn):
     try:
         return "seed" in inspect.signature(map_fn).parameters
-    except ValueError:  # a builtin has none
+    except ValueError:  # a builtin has no signature
         return False
 
 
 def _check_data(data, num_examples):
-    """`data` with NumPy arrays for leaves, each as long as the labels; a list is an array, as it is for `tf.data`."""
+    """`data` with NumPy arrays as leaves, each as long as the labels. A list is one array, as in `tf.data`."""
     data = keras.tree.traverse(lambda part: _arrays.to_numpy(part, "data") if isinstance(part, list) else None, data)
     arrays = keras.tree.map_structure(lambda leaf: _arrays.to_numpy(leaf, "data"), data)
     for leaf in keras.tree.flatten(arrays):

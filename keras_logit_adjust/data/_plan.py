@@ -1,27 +1,28 @@
-"""Which example is drawn when: a function of the seed and the number of the draw, with no state.
+"""The plan of draws. The example of each draw depends on the seed and the number of the draw, without any state.
 
-Every class is a queue. With the share `p_c` of the draws and a phase `u_c` in [0, 1) of its own, it was drawn
-`⌊p_c·t + u_c⌋` times by the time `t`, which is within one of what is due to it then. All draws in the order in which
-they fall due make one endless sequence; an epoch is the next so many of it, its classes shuffled. Inside a class the
-draw `j` takes place `j mod n_c` of pass `⌊j / n_c⌋`, and every pass goes through the class in an order of its own: no
-example comes again before all others did.
+Class c has the share `p_c` of the draws, and its own phase `u_c` in [0, 1). Until time `t` it was drawn `⌊p_c·t + u_c⌋`
+times, which differs from `p_c·t` by less than one. All draws, in order of time, make one endless sequence. An epoch is
+the next part of this sequence, and its classes are shuffled.
 
-All randomness is SplitMix64 (Steele et al., 2014), which gives its k-th number without the ones before it and does not
-change with the version of NumPy.
+Draw `j` of a class is place `j mod n_c` of pass `⌊j / n_c⌋`. Every pass goes through the class in its own random order.
+So an example comes again only after all other examples of its class.
+
+All random numbers are from SplitMix64 (Steele et al., 2014). It gives its k-th number without the numbers before it,
+and does not change with the version of NumPy.
 """
 
 import numpy as np
 
 _GOLDEN = (5**0.5 - 1) / 2
-_GAMMA = np.uint64(0x9E3779B97F4A7C15)  # of SplitMix64: 2⁶⁴ times the golden ratio too
+_GAMMA = np.uint64(0x9E3779B97F4A7C15)  # the constant of SplitMix64; it is also 2⁶⁴ times the golden ratio
 _STEPS = ((30, np.uint64(0xBF58476D1CE4E5B9)), (27, np.uint64(0x94D049BB133111EB)))
-# One stream of random numbers for each use, so that no two see the same.
+# Each use has its own stream of random numbers, so that uses do not depend on each other.
 _PHASE, _TURN, _PASS, _SHUFFLE, _CLASS, _EXAMPLE, _MAP = range(7)
 
 
 def splitmix64(seed, index):
-    """The numbers of place `index` in the SplitMix64 sequences of `seed`, elementwise, as uint64 `[…]`."""
-    with np.errstate(over="ignore"):  # arithmetic modulo 2^64 is meant
+    """Number `index` of the SplitMix64 sequence of `seed`, elementwise, as uint64 `[…]`."""
+    with np.errstate(over="ignore"):  # overflow is intended: this is arithmetic modulo 2^64
         bits = np.asarray(seed).astype("uint64") + (np.asarray(index).astype("uint64") + np.uint64(1)) * _GAMMA
         for shift, factor in _STEPS:
             bits = (bits ^ (bits >> np.uint64(shift))) * factor
@@ -29,27 +30,27 @@ def splitmix64(seed, index):
 
 
 def uniform(bits):
-    """Float64 numbers in [0, 1) of uint64 bits."""
+    """Float64 numbers in [0, 1) from uint64 bits."""
     return (bits >> np.uint64(11)) * 2.0**-53
 
 
 def drawn(expected, phase, total):
-    """How often each class was drawn when `total` draws were made in all.
+    """The number of draws of each class among the first `total` draws.
 
     Args:
-        expected: time → `[L]` draws due by then, of which all together make the time.
+        expected: time → `[L]` expected draws until this time. They sum to the time.
         phase: `[L]` numbers in [0, 1).
         total: number of draws.
 
     Returns:
-        Int64 array `[L]` that sums to `total` and never falls as `total` grows. It is within one of what is due at the
-        time of that draw, which differs from `total` by what rounding all classes adds up to.
+        Int64 array `[L]` that sums to `total`. No number becomes smaller if `total` grows. Each number is within one of
+        the expected draws at the time of the last draw. This time differs from `total` by the sum of the roundings.
     """
 
     def count(time):
         return np.floor(expected(time) + phase).astype("int64")
 
-    # Flooring moves every class by less than one: the time sought is within the number of classes of `total`.
+    # `floor` changes each class by less than one. So the time differs from `total` by at most the number of classes.
     low, high = max(0.0, float(total - phase.size)), float(total + phase.size + 1)
     while low < (middle := (low + high) / 2) < high:
         counts = count(middle)
@@ -71,8 +72,8 @@ class Plan:
         class_counts: `[L]` examples of each class.
         target: a `Fixed` or `Progressive`.
         seed: int ≥ 0.
-        in_turn: whether classes come in turn, equally often, rather than each when it is due.
-        replacement: whether draws are independent of each other, where `in_turn` leaves them free.
+        in_turn: whether the classes come in a fixed cycle, equally often. Otherwise each comes by its share.
+        replacement: whether draws are independent of each other. With `in_turn` only the examples are.
     """
 
     def __init__(self, labels, class_counts, target, *, seed, in_turn, replacement):
@@ -81,7 +82,7 @@ class Plan:
         self.starts = np.cumsum(class_counts) - class_counts
         self.streams = splitmix64(seed % 2**64, np.arange(7))
         self.phase = np.empty(class_counts.size)
-        # Neighbors in size, a golden ratio apart, are rounded up and down in turn: their errors cancel in `drawn`.
+        # The phases of classes of similar size differ by the golden ratio, so their rounding errors cancel in `drawn`.
         by_share = np.argsort(-target.expected(1.0), kind="stable")
         self.phase[by_share] = (
             uniform(splitmix64(self.streams[_PHASE], 0)) + _GOLDEN * np.arange(class_counts.size)
@@ -93,7 +94,7 @@ class Plan:
     def rows(self, start, steps, batch_size):
         """The draws from `start` on, as int64 row numbers `[steps, batch_size]`.
 
-        What is shuffled are the classes. The draws of each come in their own order, so that its passes stay whole.
+        Only the classes are shuffled. The draws of one class stay in order, so that each pass is complete.
         """
         numbers = np.arange(start, start + steps * batch_size)
         if self.in_turn:
@@ -103,7 +104,6 @@ class Plan:
         else:
             classes = self._when_due(numbers)
         if self.replacement:
-            # An example for each draw, any of its class.
             place = uniform(splitmix64(self.streams[_EXAMPLE], numbers)) * self.counts[classes]
             rows = self.rows_by_class[self.starts[classes] + place.astype("int64")]
         else:
@@ -112,23 +112,23 @@ class Plan:
         return rows.reshape(steps, batch_size)
 
     def seeds(self, numbers):
-        """Int32 `[n, 2]` seeds, for whatever else is done to the batches `numbers` at random."""
+        """Int32 `[n, 2]` seeds of the batches `numbers`, for other random operations on them."""
         return splitmix64(self.streams[_MAP], numbers).view("int32").reshape(-1, 2)
 
     def _when_due(self, numbers):
-        """The classes that fall due in these draws, shuffled."""
+        """The classes of these draws by their shares, shuffled."""
         quota = self._drawn(numbers[-1] + 1) - self._drawn(numbers[0])
         shuffled = np.argsort(splitmix64(self.streams[_SHUFFLE], numbers))
         return np.repeat(np.arange(quota.size), quota)[shuffled]
 
     def _in_turn(self, numbers, batch_size):
-        """The classes whose turn it is, shuffled within each batch."""
+        """The classes of these draws in their fixed cycle, shuffled within each batch."""
         shuffled = np.argsort(splitmix64(self.streams[_SHUFFLE], numbers).reshape(-1, batch_size), axis=1)
         classes = self.turns[numbers % self.turns.size].reshape(-1, batch_size)
         return np.take_along_axis(classes, shuffled, axis=1).ravel()
 
     def _by_chance(self, numbers):
-        """A class for each draw of one epoch, by its share."""
+        """A random class for each draw of one epoch, with its share as probability."""
         cumulative = np.cumsum(self.target.in_epoch(numbers[0] // numbers.size))
         chance = uniform(splitmix64(self.streams[_CLASS], numbers)) * cumulative[-1]
         return np.searchsorted(cumulative, chance, side="right")
@@ -142,16 +142,17 @@ class Plan:
         return counts
 
     def _next_of_each(self, first, quota):
-        """Rows of the draws `first … first + quota − 1` of each class, class by class."""
+        """The rows of draws `first … first + quota − 1` of each class, ordered by class."""
         classes = np.flatnonzero(quota)
         first, quota, size = first[classes], quota[classes], self.counts[classes]
         passed, skipped = np.divmod(first, size)
-        passes = -(-(skipped + quota) // size)  # begun or ended by these draws
+        passes = -(-(skipped + quota) // size)  # passes that these draws touch
         owner, turn = ragged(passes)  # one entry for every pass of every class
-        group, place = ragged(size[owner])  # one for every example in each of them
+        group, place = ragged(size[owner])  # one entry for every example of every pass
         example = self.starts[classes][owner][group] + place
         keys = splitmix64(splitmix64(self.streams[_PASS], example), (passed[owner] + turn)[group])
-        # One sort for all: the number of the pass above, random bits below. A tie keeps its order.
+        # One sort for all passes: the high bits are the number of the pass, the low bits are random. Ties keep their
+        # order.
         bits = np.uint64(int(owner.size).bit_length())
         order = np.argsort((group.astype("uint64") << (np.uint64(64) - bits)) | (keys >> bits), kind="stable")
         of_class, position = ragged(passes * size)
@@ -160,6 +161,6 @@ class Plan:
 
 
 def ragged(lengths):
-    """(owner, place in it) of every item where owner i has `lengths[i]` items."""
+    """`(owner, place)` of every item, if owner i has `lengths[i]` items."""
     owner = np.repeat(np.arange(lengths.size), lengths)
     return owner, np.arange(owner.size) - np.repeat(np.cumsum(lengths) - lengths, lengths)

@@ -1,6 +1,6 @@
-"""Where the examples come from: the embedded files, a user's arrays or `.npz`, TensorFlow Datasets on disk.
+"""The sources of examples: embedded files, the user's arrays or `.npz`, and TensorFlow Datasets on disk.
 
-Nothing here opens a connection: data that is not on disk is an error that names the command to fetch it.
+Nothing here uses the network. If data is not on disk, the error names the command that downloads it.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import numpy as np
 from keras_logit_adjust import _arrays, _checks
 from keras_logit_adjust.data import profiles
 
-MAX_ARRAY_BYTES = 4 << 30  # larger sets stream
+MAX_ARRAY_BYTES = 4 << 30  # larger data sets are streams
 _IDS_OF_NAMES = f"Make ids of them, {_arrays.IDS_OF_NAMES}."
 FASHION_CLASSES = (
     "T-shirt/top",
@@ -33,14 +33,14 @@ FASHION_CLASSES = (
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """All examples of a data set before a profile is imposed.
+    """All examples of a data set, before a profile is applied.
 
     Attributes:
-        train: `(x, y)` arrays, or for sets that do not fit in memory `(tf.data.Dataset of (x, y), y)`.
+        train: `(x, y)` arrays. For sets that do not fit in memory `(tf.data.Dataset of (x, y), y)`.
         test: the same.
         class_names: list of `L` names.
-        outside: validation examples the source itself ships, or None.
-        max_count: examples of the largest class of a long tail by default; None: all that there are.
+        outside: validation examples of the source, or None.
+        max_count: default number of examples of the largest class of a long tail. None means all examples.
     """
 
     train: tuple
@@ -50,12 +50,12 @@ class Source:
     max_count: int | None = None
 
     def count(self, rows):
-        """`[L]` examples of each class among the training examples `rows`."""
+        """The number of examples of each class among the training examples `rows`, `[L]`."""
         return np.bincount(self.train[1][rows], minlength=len(self.class_names))
 
 
 def is_stream(pair):
-    """Whether the examples of `(x, y)` come as a `tf.data.Dataset`: each split of a source may or may not."""
+    """Whether the examples of `(x, y)` are a `tf.data.Dataset`. The splits of one source may differ in this."""
     return hasattr(pair[0], "element_spec")
 
 
@@ -76,9 +76,10 @@ def read_fashion():
 
 @functools.cache
 def read_banking():
-    """Features of BANKING77, a pool and the test set, inside the package (CC BY 4.0, see NOTICE beside it).
+    """The features of BANKING77, pool and test set, inside the package (CC BY 4.0, see NOTICE beside it).
 
-    They are stored as int8 with a scale for each column: `x = scale · stored`, within half a scale of the original.
+    They are stored as int8 with a scale for each column: `x = scale · stored`. The rounding error is at most half a
+    scale.
     """
     arrays = _read_embedded("banking77_lt.npz")
     train, test = (
@@ -88,7 +89,7 @@ def read_banking():
 
 
 def read_arrays(train, test):
-    """A user's own data: `.npz` files with arrays `x` and `y`, or pairs (x, y)."""
+    """The user's own data: `.npz` files with arrays `x` and `y`, or pairs (x, y)."""
     if test is None:
         raise _checks.ArgumentError(
             "test", "Data of your own needs a test set: give `test`, an .npz file or a pair (x, y)."
@@ -148,7 +149,7 @@ def _read_pair(source, name):
 
 
 def _as_ids(y, name):
-    """Labels as they are, whole-number floats as integers; names of classes are refused with the way to ids."""
+    """Labels as class ids. Floats that are whole numbers become integers. Class names are refused with a remedy."""
     y = _arrays.to_numpy(y, name, "an .npz file or a pair (x, y)")
     if y.size and (y.dtype.kind in "US" or (y.dtype.kind == "O" and isinstance(y.flat[0], (str, bytes)))):
         raise _checks.ArgumentError(
@@ -167,7 +168,7 @@ def read_npz(path):
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in ("x", "y") if key in file}
-    except Exception as error:  # a damaged archive raises whatever zipfile, zlib or NumPy stumbles over
+    except Exception as error:  # a damaged archive raises errors of zipfile, zlib or NumPy
         remedy = f" If its labels are names: {_IDS_OF_NAMES}" if "allow_pickle" in str(error) else ""
         raise ValueError(f"{path} is not a NumPy .npz file of plain arrays: {error}.{remedy}") from error
     if len(arrays) != 2:
@@ -179,7 +180,7 @@ def read_npz(path):
 
 @functools.lru_cache(maxsize=2)
 def read_tfds(name, data_dir):
-    """A classification data set of TensorFlow Datasets that is on disk already."""
+    """A classification data set of TensorFlow Datasets that is already on disk."""
     import tensorflow_datasets as tfds
 
     builder = tfds.builder_from_directory(_tfds_directory(tfds, name, data_dir))
@@ -199,13 +200,13 @@ def read_tfds(name, data_dir):
 def _tfds_directory(tfds, name, data_dir):
     root = os.environ.get("TFDS_DATA_DIR") or pathlib.Path.home() / "tensorflow_datasets"
     root = pathlib.Path(root if data_dir is None else data_dir)
-    depths = ("*", "*/*") if name.split("/")[0].isidentifier() else ()  # neither empty, nor a pattern, nor a path
+    depths = ("*", "*/*") if name.split("/")[0].isidentifier() else ()  # refuse an empty name, a pattern and a path
     if found := [info for depth in depths for info in sorted((root / name).glob(f"{depth}/dataset_info.json"))]:
         return max(
             (path.parent for path in found),
             key=lambda folder: [int(part) if part.isdigit() else -1 for part in folder.name.split(".")],
         )
-    # `tfds.builder` itself would go to the network and retry for minutes.
+    # `tfds.builder` would use the network, and retry for minutes.
     known = tfds.list_builders(with_community_datasets=False)
     if name.split("/")[0] not in known:
         near = difflib.get_close_matches(
@@ -224,7 +225,7 @@ def _tfds_directory(tfds, name, data_dir):
 
 
 class _TfdsReader:
-    """Reads splits in the order they are stored in, as arrays where they fit and as streams where they do not."""
+    """Reads splits in their stored order. They are arrays if they fit in memory, and streams if not."""
 
     def __init__(self, tfds, builder):
         features = dict(builder.info.features.items())

@@ -1,4 +1,4 @@
-"""The share of the draws that each class gets: Kang's exponent, the effective number, a schedule, a distribution."""
+"""The share of each class in the draws: by an exponent, by the effective number, by a schedule, or as given."""
 
 import dataclasses
 import numbers
@@ -15,12 +15,12 @@ NAMES = (*EXPONENTS, "effective_number", "progressive")
 
 
 def class_shares(class_counts, strategy, *, beta=0.9999):
-    """`[L]` float64 shares that sum to one for any strategy but "progressive"; classes without examples get 0."""
+    """Float64 shares `[L]` that sum to one, for every strategy except "progressive". Classes without examples get 0."""
     if isinstance(strategy, str):
         _checks.check_choice(strategy, "strategy", NAMES)
         if strategy == "effective_number":
             counts = class_counts[class_counts > 0]
-            # The mass of a class whose every example weighs 1/E_n; a lone class has it all.
+            # The weight of a class if each of its examples weighs 1/E_n. A single class has all the weight.
             mass = counts * class_balanced_weights(counts, beta=beta) if counts.size > 1 else np.ones(1)
             return _over_present(class_counts, mass)
         strategy = EXPONENTS[strategy]
@@ -41,7 +41,7 @@ def class_shares(class_counts, strategy, *, beta=0.9999):
 
 def power_shares(class_counts, exponent):
     """`p_c = n_c^q / Σ n^q` over the classes that have examples."""
-    logarithm = exponent * np.log(class_counts[class_counts > 0])  # n^q itself overflows for a large q
+    logarithm = exponent * np.log(class_counts[class_counts > 0])  # n^q would overflow for a large q
     return _over_present(class_counts, np.exp(logarithm - logarithm.max()))
 
 
@@ -59,7 +59,7 @@ def _check_distribution(distribution, class_counts):
             f"A class distribution must not be negative. Received {shares[shares < 0][:8].tolist()} at "
             f"{_checks.name_classes(shares < 0)} of `strategy`."
         )
-    if abs(shares.sum() - 1) > 1e-5:  # a float32 softmax over 100,000 classes is this far off
+    if abs(shares.sum() - 1) > 1e-5:  # a float32 softmax over 100,000 classes has an error of this size
         raise ValueError(
             f"A class distribution must sum to one. Received `strategy` with sum {shares.sum():.6g}: "
             "divide it by its sum."
@@ -83,23 +83,26 @@ class Fixed:
         return self.shares
 
     def expected(self, time):
-        """Draws of each class that are due by `time`, counted in draws of all classes."""
+        """The expected draws of each class until `time`, the number of draws of all classes."""
         return time * self.shares
 
 
 class Progressive:
-    """Exponents from 1 in the first to 0 in the last of `epochs` epochs of `length` draws, and 0 after them."""
+    """Shares by an exponent that goes from 1 in the first epoch to 0 in the last of `epochs`, and stays 0 after.
+
+    An epoch has `length` draws.
+    """
 
     def __init__(self, class_counts, epochs, length):
         self.class_counts, self.epochs, self.length = class_counts, epochs, length
-        self._due = {0: np.zeros(class_counts.size)}  # epoch → draws due before it
+        self._due = {0: np.zeros(class_counts.size)}  # epoch → expected draws before it
 
     def in_epoch(self, epoch):
-        """As `Fixed.in_epoch`."""
+        """The same as `Fixed.in_epoch`."""
         return power_shares(self.class_counts, max(0.0, 1 - epoch / (self.epochs - 1)))
 
     def expected(self, time):
-        """As `Fixed.expected`."""
+        """The same as `Fixed.expected`."""
         epoch, rest = divmod(time, self.length)
         return self._due_before(int(epoch)) + rest * self.in_epoch(int(epoch))
 
@@ -107,13 +110,13 @@ class Progressive:
         scheduled = min(epoch, self.epochs)
         known = max(e for e in self._due if e <= scheduled)
         due = sum((self.length * self.in_epoch(e) for e in range(known, scheduled)), start=self._due[known])
-        # The last few alone: a table of all epochs would not fit for many classes.
+        # Keep only the last epochs: for many classes a table of all epochs would be too large.
         self._due = {0: self._due[0], **dict([*self._due.items()][-2:]), scheduled: due}
         return due + (epoch - scheduled) * self.length * self.in_epoch(epoch)
 
 
 def check_equal_shares(target, strategy, batch_size):
-    """Raise unless every batch has room for all classes of `target`, equally often."""
+    """Raise unless the shares of `target` are equal, and a batch has a place for each class."""
     shares = target.in_epoch(0)
     shares = shares[shares > 0]
     if isinstance(target, Progressive) or not np.allclose(shares, shares[0], rtol=1e-6):
@@ -131,7 +134,7 @@ def check_equal_shares(target, strategy, batch_size):
 
 
 def check_epochs(epochs, strategy):
-    """The epochs of "progressive" as an int, None for any other strategy."""
+    """The epochs of "progressive" as an int. None for every other strategy."""
     if (isinstance(strategy, str) and strategy == "progressive") != (epochs is not None):
         raise ValueError(
             '`progressive_epochs` goes with strategy="progressive", and it with that. '

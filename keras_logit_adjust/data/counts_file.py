@@ -1,4 +1,4 @@
-"""Reading class counts from a text file, as tables export them: served where it is clear what stands where."""
+"""Read class counts from a text file with columns. The file is refused if the meaning of its columns is not clear."""
 
 import csv
 import io
@@ -12,7 +12,7 @@ from keras_logit_adjust import _checks
 
 _NAMES = ("class_id", "count")
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
-_SHOWN = 8  # ids in a message before it is cut
+_SHOWN = 8  # a message shows at most so many ids
 _WHOLE = re.compile(r"([+-]?[0-9]+)(\.0*)?", re.ASCII)
 
 
@@ -31,8 +31,8 @@ def read_class_counts(path):
         `kla.priors.as_prior(counts, class_names=…)`.
 
     Raises:
-        ValueError: for text that is not UTF-8, other columns or one of them twice, ids that are not 0 … L − 1 once
-            each, a name twice, or counts that are no whole numbers or negative.
+        ValueError: for text that is not UTF-8; for other columns, or a column twice; for ids that are not 0 … L − 1,
+            each once; for a name twice; for counts that are negative or not whole numbers.
         OSError: for a file that cannot be read.
 
     Example:
@@ -59,7 +59,7 @@ def read_class_counts(path):
 
 
 def read_numbers(path, *, or_prior=False):
-    """Numbers of any sign from a file of class counts, or also of a prior: by class id `[L]`, or a dict by name."""
+    """Numbers of any sign from a file of class counts (or of a prior): `[L]` by class id, or a dict by name."""
     found = read_class_values_by_name(path, "count", *["prior"] * or_prior)
     if found is None and or_prior:
         found = read_class_values(path, "prior")
@@ -72,7 +72,7 @@ def as_numbers(found):
 
 
 def name_classes(found, mask):
-    """The classes where `mask` is true, by the names that a file gave them or by class id."""
+    """The classes where `mask` is true: by their names in the file, or by class id."""
     if not isinstance(found, dict):
         return _checks.name_classes(mask)
     names = [name for name, is_so in zip(found, mask, strict=True) if is_so]
@@ -80,7 +80,7 @@ def name_classes(found, mask):
 
 
 def _read_counts_by_id(path):
-    """Whole numbers in order of class id, of any sign, from a file with the columns `class_id` and `count`."""
+    """Whole numbers of any sign, in order of class id, from a file with the columns `class_id` and `count`."""
     try:
         ids, counts = _columns(read_text(path, "class counts"))
     except csv.Error as error:
@@ -92,7 +92,7 @@ def _read_counts_by_id(path):
 
 
 def _check_ids(ids, path):
-    """Raise unless `ids` are 0 … L − 1, once each."""
+    """Raise unless `ids` has each of 0 … L − 1 once."""
     if ids.size and _are_ids(ids):
         return
     found, numbers = np.unique(ids, return_counts=True)
@@ -112,7 +112,7 @@ def _check_ids(ids, path):
 
 
 def read_text(path, content):
-    """The UTF-8 text in a file of `content`, or an error that says what the file must be."""
+    """The UTF-8 text in a file. `content` describes the file in the message of an error."""
     if not isinstance(path, (str, os.PathLike)) or "\0" in os.fspath(path):
         raise _checks.ArgumentError("path", f"`path` must be the path of a file of {content}. Received: path={path!r}")
     try:
@@ -129,7 +129,10 @@ def read_text(path, content):
 
 
 def read_class_values(path, column):
-    """Float64 `[L]` in order of class id, from a text file with the columns `class_id` and `column`; or None."""
+    """Float64 `[L]` in order of class id, from a text file with the columns `class_id` and `column`.
+
+    None if the file has other columns.
+    """
     text = read_text(path, "class weights" if column == "weight" else "class counts")
     for delimiter in _DELIMITERS:
         header, *rows = split(text, delimiter) or [[]]
@@ -151,9 +154,9 @@ def read_class_values(path, column):
 
 
 def read_class_values_by_name(path, *columns):
-    """`{name: number}` of each class, from a text file with the columns `class` and one of `columns`; or None.
+    """`{name: number}` of each class, from a text file with the columns `class` and one of `columns`.
 
-    None too where the file has a column `class_id`.
+    None if the file has other columns, or a column `class_id`.
     """
     text = read_text(path, "class weights" if "weight" in columns else "class counts")
     for delimiter in _DELIMITERS:
@@ -187,7 +190,7 @@ def read_class_values_by_name(path, *columns):
 
 
 class _TableError(Exception):
-    """What is wrong with the columns, in words."""
+    """The problem of the columns, in words."""
 
 
 def _error(path, reason):
@@ -198,7 +201,7 @@ def _error(path, reason):
 
 
 def _columns(text):
-    """The ids and the counts in a table, int64 `[L]` each, in order of rows."""
+    """The ids and the counts of a table, int64 `[L]` each, in order of rows."""
     tables = {delimiter: split(text, delimiter) for delimiter in _DELIMITERS}
     for delimiter, table in tables.items():
         header = [name.casefold() for name in table[0]] if table else []
@@ -221,12 +224,12 @@ def _columns(text):
 
 
 def split(text, delimiter):
-    """The lines of a table that are not empty, as lists of their fields."""
+    """The non-empty lines of a table, as lists of their fields."""
     return [row for _, row in _numbered(text, delimiter)]
 
 
 def line_numbers(text, delimiter):
-    """The number in the file, from 1 on, of each line that `split` gives."""
+    """The line number in the file (the first is 1) of each line from `split`."""
     return [number for number, _ in _numbered(text, delimiter)]
 
 
@@ -258,13 +261,13 @@ def _are_ids(numbers):
 
 
 def _whole(fields, delimiter):
-    """Whole numbers, written `900` or, as spreadsheets do, `900.0`."""
+    """Whole numbers that are written `900`, or `900.0` as in spreadsheets."""
     found = []
     for field in fields:
         match = _WHOLE.fullmatch(field)
         if match is None or len(match[1]) > 18:
             raise _TableError(f"{field[:40]!r} is no whole number{' of 64 bits' if match else ''}")
-        if delimiter != "," and match[2] == ".000":  # where commas do not separate, a point may set off thousands
+        if delimiter != "," and match[2] == ".000":  # if commas are not separators, a point may separate thousands
             raise _TableError(f"{field!r} may be {match[1]} or {match[1]}000: write it without a point")
         found.append(int(match[1]))
     return np.array(found, "int64")

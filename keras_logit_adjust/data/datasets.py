@@ -1,4 +1,4 @@
-"""Long-tailed data sets, ready to train on: a source, a profile, a validation cut, and what is left to count."""
+"""Long-tailed data sets that are ready for training: a source, a profile, a validation set and class counts."""
 
 import dataclasses
 import hashlib
@@ -10,11 +10,11 @@ from keras_logit_adjust import _checks
 from keras_logit_adjust.data import _sources, profiles
 
 VALIDATIONS = ("stratified", "outside", "aside", "none")
-_ASIDE = 20  # examples of each class
+_ASIDE = 20  # validation examples of each class with "aside"
 EMBEDDED = {"fashion_mnist_lt": _sources.read_fashion, "banking77_lt": _sources.read_banking}
-_RATIOS = {"banking77_lt": 50}  # from 100 to 2 a class, as its classes have not much more
+_RATIOS = {"banking77_lt": 50}  # from 100 to 2 examples of a class: its classes have few more than 100
 _RATIO = 100
-_LONG_TAILED = ("imagenet_lt", "i_naturalist2018", "i_naturalist2021")  # as they are
+_LONG_TAILED = ("imagenet_lt", "i_naturalist2018", "i_naturalist2021")  # these are long-tailed already
 _CIFAR = {"cifar10_lt": "cifar10", "cifar100_lt": "cifar100"}
 _BARS = "▁▂▃▄▅▆▇█"
 
@@ -31,8 +31,9 @@ class LongTailDataset:
         test: the test set of the source, whole, in the same form.
         class_counts: `[L]` training examples of each class, after the validation cut; give them to the losses.
         class_names: `L` names.
-        validation_kind: "stratified" (cut from the training subset), "outside" (unused examples of the source) or
-            "aside" (the first 20 of each class of the source): both luxuries that a real tail does not have; or "none".
+        validation_kind: "stratified" (cut from the training subset), "outside" (unused examples of the source), "aside"
+            (the first 20 of each class of the source) or "none". "outside" and "aside" are extra data, which a real
+            long-tailed set does not have.
         profile: "exponential", "step", "zipf", or "as it is".
         seed: the seed of the draw.
         split_hash: SHA-256 of examples, labels and their order (of streams just labels and order): the same split has
@@ -81,7 +82,7 @@ def _size(split):
 
 
 def _sketch(counts, width=20):
-    """The tail as one line of bars on a log scale."""
+    """The class counts as one line of bars on a log scale."""
     sample = np.sort(counts)[::-1][np.linspace(0, counts.size - 1, min(width, counts.size)).round().astype(int)]
     height = np.log(sample) / max(np.log(sample[0]), 1e-9)
     return "".join(_BARS[int(round(h * (len(_BARS) - 1)))] for h in height)
@@ -103,24 +104,24 @@ def load(
 
     Args:
         name: one of
-            - "fashion_mnist_lt": embedded in the package; 2,478 training images, 1,000 in the largest class, at ratio
-              100, drawn anew by each seed from a pool of 4,956, and the whole test set of 10,000;
-            - "banking77_lt": embedded, too; customers' questions to a bank in 77 intents, as rows of 384 features of a
-              frozen sentence encoder; 1,917 training rows, 100 to 2 a class at ratio 50, drawn from a pool of 8,066
-              with at most 110 a class, and the whole test set of 3,080;
+            - "fashion_mnist_lt", in the package: 2,478 training images at ratio 100, with 1,000 in the largest class,
+              and the whole test set of 10,000. Each seed draws other images from a pool of 4,956;
+            - "banking77_lt", in the package: customers' questions to a bank in 77 intents, as rows of 384 features of a
+              frozen sentence encoder. It has 1,917 training rows at ratio 50, from 100 to 2 for each class, and the
+              whole test set of 3,080. They are drawn from a pool of 8,066 with at most 110 for each class;
             - "cifar10_lt", "cifar100_lt": 12,406 and 10,847 training images at ratio 100, from TFDS data on disk;
             - any classification set of TensorFlow Datasets that is on disk;
             - a pair of arrays `(x, y)` or the path of an `.npz` file with `x` and `y`: images `[N, H, W, C]` or
               `[N, H, W]`, or rows `[N, columns]`. Give `test` too.
-        imbalance_ratio: the largest count over the smallest, where a profile is imposed; by default 100, and 50 for
-            "banking77_lt".
+        imbalance_ratio: the largest count over the smallest, for a profile other than "none"; by default 100, and 50
+            for "banking77_lt".
         profile: "exponential", "step", "zipf", or "none" for the set as it is. "auto" is "exponential", but "none" for
             your own arrays and for sets that are long-tailed already ("imagenet_lt", "i_naturalist2018").
         validation: "stratified" cuts `validation_fraction` of every class (at least one example of classes that have
-            two) from the training subset; "outside" takes unused examples of the source; "aside" sets the first 20
-            examples of every class aside, whatever the seed, and draws the tail from the others; "none". The second
-            and the third are extra data: tune on them, and train what you report without.
-        seed: draws subset and validation cut.
+            two) from the training subset. "outside" takes unused examples of the source. "aside" takes the first 20
+            examples of every class, for every seed, and draws the training subset from the others. "none" takes none.
+            "outside" and "aside" are extra data: use them only to tune, and not in training runs that you report.
+        seed: seed of the training subset and of the validation cut.
         data_dir: folder of TFDS data; by default TFDS's own, or `$TFDS_DATA_DIR`.
         test: your own test set, in the form of `name`.
         max_count: examples of the largest class; by default as many as the source allows.
@@ -154,7 +155,7 @@ def load(
     source = _find_source(name, data_dir, test)
     title = name if isinstance(name, str) else os.fspath(name) if isinstance(name, os.PathLike) else "arrays"
     profile = resolve_profile(name, profile)
-    # Independent streams: another validation setting does not change the subset.
+    # Two independent random streams, so that the validation setting does not change the subset.
     subset_seed, cut_seed = np.random.SeedSequence(seed).spawn(2)
     aside = _first_of_each(source) if validation == "aside" else np.array([], dtype="int64")
     chosen = _impose(
@@ -186,7 +187,7 @@ def load(
 
 
 def resolve_profile(name, profile):
-    """The profile that `load` imposes, "auto" resolved for the data."""
+    """The profile that `load` applies. "auto" depends on the data."""
     if profile != "auto":
         return profile
     is_balanced = isinstance(name, str) and not name.endswith(".npz") and name not in _LONG_TAILED
@@ -194,7 +195,7 @@ def resolve_profile(name, profile):
 
 
 def default_ratio(name):
-    """The imbalance ratio that `load` imposes by default."""
+    """The imbalance ratio that `load` applies by default."""
     return _RATIOS.get(name, _RATIO) if isinstance(name, str) else _RATIO
 
 
@@ -211,7 +212,7 @@ def _find_source(name, data_dir, test):
 
 
 def _first_of_each(source):
-    """Indices of the first examples of every class."""
+    """The indices of the first examples of every class."""
     labels, counts = source.train[1], source.count(slice(None))
     if (few := counts <= _ASIDE).any():
         raise _checks.ArgumentError(
@@ -223,7 +224,7 @@ def _first_of_each(source):
 
 
 def _impose(source, pool, tail, *, max_count, seed):
-    """Indices of the training subset, out of those in `pool`, that has the profile and ratio of `tail`."""
+    """The indices of a training subset of `pool` with the profile and ratio of `tail`."""
     labels = source.train[1][pool]
     if tail["profile"] == "none":
         return pool
@@ -236,7 +237,7 @@ def _impose(source, pool, tail, *, max_count, seed):
 
 
 def _cut(source, chosen, validation, fraction, seed):
-    """Indices held out for validation, and validation data the source itself ships (or None)."""
+    """The indices held out for validation, and the validation data of the source (or None)."""
     labels, nothing, counts = source.train[1], np.array([], dtype="int64"), source.count(chosen)
     if validation == "none":
         return nothing, None
@@ -257,12 +258,12 @@ def _cut(source, chosen, validation, fraction, seed):
 
 
 def _as_split(pair):
-    """Copies of arrays `(x, y)`, as sources are kept; of a stream the `tf.data.Dataset`, which holds the labels too."""
+    """Copies of the arrays `(x, y)`, because sources are cached. For a stream only its `tf.data.Dataset`."""
     return pair[0] if _sources.is_stream(pair) else tuple(part.copy() for part in pair)
 
 
 def _take(source, indices):
-    """The training examples at `indices`, as arrays or as a filtered stream."""
+    """The training examples `indices`, as arrays or as a filtered stream."""
     x, y = source.train
     if not _sources.is_stream(source.train):
         return x[indices], y[indices]
@@ -274,7 +275,7 @@ def _take(source, indices):
 
 
 def _hash(source, kept, held_out):
-    """SHA-256 over what is trained on, held out and tested on."""
+    """SHA-256 of the training, validation and test examples."""
     (x, y), (x_test, y_test) = source.train, source.test
     parts = [np.ascontiguousarray(part, dtype="<i8") for part in (kept, held_out, y[kept], y[held_out], y_test)]
     parts += [] if _sources.is_stream(source.train) else [x[kept], x[held_out]]

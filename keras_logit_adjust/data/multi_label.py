@@ -1,4 +1,4 @@
-"""Rows of several labels: batches drawn by label, and long tails cut out of a set."""
+"""Rows of several labels: batches drawn by label, and long-tailed subsets."""
 
 import hashlib
 import reprlib
@@ -17,18 +17,18 @@ _SETTINGS = {"batch_size", "strategy", "seed", "unlabeled_share", "replacement",
 class MultiLabelSampler(LongTailSampler):
     """Batches of row numbers of a set with several labels a row, in which every label has a share of the draws.
 
-    A draw takes a label l by its share `p_l ∝ n_l^q`, where `n_l` rows have it, and then a row that has it: every such
-    row before one comes again. Rows without any label are drawn too, with a share of their own.
+    A draw takes a label l by its share `p_l ∝ n_l^q`, where `n_l` is the number of its rows, and then a row with this
+    label. A row comes again only after all other rows of the label. Rows without labels have their own share.
 
     - "balanced": q = 0, every label equally often; "square_root": q = ½; any number q; "effective_number", or a vector
       `[L]` of shares, as in `LongTailSampler`;
-    - "repeat_factor": no label is drawn, and a row comes in proportion to `max(1, max_l √(t·N / n_l))` over its labels;
+    - "repeat_factor": rows are drawn and not labels, in proportion to `max(1, max_l √(t·N / n_l))` over their labels;
     - "instance": every row equally often.
 
-    A drawn row has all its labels. So a frequent label beside rare ones is on more often than its share, and
-    `effective_counts` tells how often. Give these counts to the loss:
+    A drawn row has all its labels. So a frequent label that occurs with rare ones is on more often than its share.
+    `effective_counts` has these numbers. Give them to the loss:
     `BinaryLogitAdjustedCrossentropy(sampler.effective_counts, sampler.num_examples)`. It corrects how often each label
-    is on. It does not correct which labels come together, which draws by label change too.
+    is on. Draws by label also change which labels occur together. The loss does not correct this.
 
     Batches, shards, resuming and datasets are as in `LongTailSampler`.
 
@@ -37,10 +37,10 @@ class MultiLabelSampler(LongTailSampler):
         batch_size: examples in a batch.
         strategy: see above.
         seed: int ≥ 0 that every draw follows from.
-        unlabeled_share: the share of the draws that are rows without labels; by default what they are of the set. Not
-            for "instance" and "repeat_factor", which draw rows.
+        unlabeled_share: the share of the draws that are rows without labels; by default their share of the set. Not for
+            "instance" and "repeat_factor", which draw rows.
         replacement: as in `LongTailSampler`.
-        repeat_threshold: t of "repeat_factor": rows are repeated whose rarest label is on in less than this share.
+        repeat_threshold: t of "repeat_factor". A row is repeated if its rarest label is on in a smaller share of rows.
         beta: `0 ≤ β < 1` of "effective_number".
 
     Attributes:
@@ -50,8 +50,8 @@ class MultiLabelSampler(LongTailSampler):
         steps_per_epoch: batches in an epoch, `⌈N / batch_size⌉`.
 
     Raises:
-        ValueError: for targets that are not rows of 0 and 1, none of which is on, or a share of rows that there are
-            not; and as `LongTailSampler`.
+        ValueError: for targets that are not rows of 0 and 1, or have no 1; for a share of unlabeled rows if there are
+            no such rows; and as `LongTailSampler`.
 
     Example:
 
@@ -107,7 +107,7 @@ class MultiLabelSampler(LongTailSampler):
             replacement=replacement,
             beta=beta,
         )
-        self._plan.rows_by_class = rows[self._plan.rows_by_class]  # of draws by label, or of rows
+        self._plan.rows_by_class = rows[self._plan.rows_by_class]  # from places in `rows` to row numbers
         self.class_counts = self.positive_counts = positive_counts
         self.num_examples = num_examples
         self.steps_per_epoch = -(-num_examples // self.batch_size)
@@ -127,13 +127,13 @@ class MultiLabelSampler(LongTailSampler):
 
     @property
     def effective_counts(self):
-        """How often each label is on in N draws on average, float64 `[L]`: the positives that a loss corrects by."""
+        """The mean number of times that each label is on in N draws, float64 `[L]`: the positives for a loss."""
         rows, labels = self._on
         return self.num_examples * np.bincount(labels, self._row_shares[rows], minlength=self.positive_counts.size)
 
     @property
     def effective_prior(self):
-        """Raises an error: such a prior is for classes that exclude each other.
+        """Raises an error: an `effective_prior` is for classes that exclude each other.
 
         Raises:
             ValueError: always.
@@ -145,10 +145,10 @@ class MultiLabelSampler(LongTailSampler):
 
     @classmethod
     def from_state(cls, state, labels):
-        """The sampler whose `state(step)` this is, beginning with that step; `labels` are the targets it was made with.
+        """The sampler of this `state(step)`. It begins with this step. `labels` are the targets of the sampler.
 
         Raises:
-            ValueError: for targets that differ from those, or a state of another format.
+            ValueError: for other targets, or a state of another format.
         """
         keys = _SETTINGS | {"format", "step", "labels_sha256"}
         if not isinstance(state, dict) or state.get("format") != _FORMAT or state.keys() != keys:
@@ -214,7 +214,7 @@ def subsample_multi_label(targets, positive_counts, *, seed, num_unlabeled=None)
         free = own[~(chosen[own] | closed[own])]
         missing = max(0, wanted[label] - int(chosen[own].sum()))
         chosen[free[np.argsort(keys[free])][:missing]] = True
-        closed[own] = True  # its count is complete: no row drawn later has it
+        closed[own] = True  # the count is complete, so no row that is drawn later may have this label
     unlabeled = np.setdiff1d(np.arange(num_examples), rows)
     if num_unlabeled is None:
         num_unlabeled = round(unlabeled.size * chosen.sum() / max(1, num_examples - unlabeled.size))
@@ -224,7 +224,7 @@ def subsample_multi_label(targets, positive_counts, *, seed, num_unlabeled=None)
 
 
 def as_pairs(targets):
-    """`(rows, labels)` of every target that is on, by row, and the shape `[N, L]`."""
+    """`(rows, labels)` of every target that is on, in order of rows, and the shape `[N, L]`."""
     is_sparse = hasattr(targets, "tocsr")
     matrix = targets.tocsr() if is_sparse else _labels.as_targets(targets)
     values = _labels.as_targets(matrix.data) if is_sparse else matrix
@@ -247,7 +247,7 @@ def as_pairs(targets):
 
 
 def _repeat_factors(rows, counts, num_examples, threshold):
-    """`max(1, max_l √(t·N / n_l))` of every row; `counts` are those of the label of each pair."""
+    """`max(1, max_l √(t·N / n_l))` of every row. `counts` has the count of the label of each pair."""
     factors = np.ones(num_examples)
     np.maximum.at(factors, rows, np.sqrt(threshold * num_examples / counts))
     return factors

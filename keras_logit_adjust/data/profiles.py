@@ -1,4 +1,4 @@
-"""Long-tail profiles: how many examples each class keeps, and which."""
+"""Long-tail profiles: the number of examples that each class keeps, and the choice of these examples."""
 
 import numbers
 
@@ -42,7 +42,7 @@ def long_tail_counts(num_classes, *, max_count, imbalance_ratio, profile="expone
     max_count = _checks.check_integer(max_count, "max_count", minimum=1)
     _checks.check_choice(profile, "profile", PROFILES)
     shares = share_of_largest(num_classes, imbalance_ratio=imbalance_ratio, profile=profile, largest=max_count)
-    # 9.999999999999998 is ten; 10¹² and a hundredth is no more than 10¹².
+    # The factor turns 9.999999999999998 into ten. It adds a hundredth to 10¹², which `floor` removes again.
     return np.floor(max_count * shares * (1 + 1e-14)).astype("int64")
 
 
@@ -141,7 +141,7 @@ def subsample(labels, class_counts, *, seed):
 
 
 def smallest_keys(labels, wanted, rng):
-    """Every example gets a random key: the rows, ascending, of the `wanted[c]` smallest keys of each class c."""
+    """Give every example a random key. Return the rows of the `wanted[c]` smallest keys of each class c, ascending."""
     order = np.lexsort((rng.random(labels.size), labels))
     owner, rank = ragged(np.bincount(labels))
     return np.sort(order[rank < wanted[owner]])
@@ -166,7 +166,7 @@ def as_whole_counts(counts, name):
 
 
 def check_available(wanted, available):
-    """Raise where a class has fewer examples than are wanted of it."""
+    """Raise if a class has fewer examples than wanted."""
     if (short := wanted > available).any():
         raise _checks.ArgumentError(
             "class_counts",

@@ -1,4 +1,4 @@
-"""Batches drawn by class from a labeled set that can be indexed: exact shares, reproducible, resumable anywhere."""
+"""Batches drawn by class from a labeled set that can be indexed. Shares are exact, and every step can be resumed."""
 
 import copy
 import hashlib
@@ -12,7 +12,7 @@ from keras_logit_adjust.data import _feeding, _strategies
 from keras_logit_adjust.data._plan import Plan
 from keras_logit_adjust.data.profiles import check_ids
 
-_FORMAT = 1  # of `state()`; raised when the same settings begin to mean other batches
+_FORMAT = 1  # the format of `state()`; increase it if the same settings give other batches
 _SETTINGS = {"batch_size", "strategy", "seed", "num_classes", "per_batch", "replacement", "progressive_epochs", "beta"}
 _STATE = _SETTINGS | {"format", "step", "labels_sha256"}
 
@@ -25,15 +25,15 @@ class LongTailSampler:
     - "instance": q = 1, every example equally often;
     - "square_root": q = ½;
     - "balanced": q = 0, every class equally often; also any other number q;
-    - "effective_number": `p_c ∝ n_c / E_c` with `E_c = (1 − β^n_c)/(1 − β)`, what class-balanced weights amount to;
+    - "effective_number": `p_c ∝ n_c / E_c` with `E_c = (1 − β^n_c)/(1 − β)`, as by class-balanced weights;
     - "progressive": q from 1 in the first to 0 in the last of `progressive_epochs` epochs, and 0 after them;
     - a vector `[L]`: the shares themselves.
 
     After any number of epochs the draws of a class match its share, up to one draw (a few with thousands of classes).
-    An example comes again only after all others of its class. A batch depends only on (labels, settings, seed, step):
-    it is the same in any process, with any number of readers, and after a restart. Every batch is full.
+    An example comes again only after all others of its class. A batch depends only on (labels, settings, seed, step).
+    It is the same in every process, with any number of readers, and after a restart. Every batch is full.
 
-    Shares hold over time; `per_batch="exact"` makes them hold in each batch.
+    Shares are exact over many batches. With `per_batch="exact"` they are exact in each batch.
 
     Give the sampler to a loss or head as its `class_counts`: it then corrects by `effective_prior`, the class mix that
     the model sees. A loss that is adjusted by the original counts would correct twice on balanced batches.
@@ -46,15 +46,15 @@ class LongTailSampler:
         num_classes: the number of classes `L`; by default the largest id plus one.
         per_batch: "exact" puts every class into every batch equally often (within one where `batch_size` is no
             multiple of the classes). Needs equal shares, and as many places as classes.
-        replacement: whether each draw is independent of those before it: a class by its share, then any of its
-            examples, as torch's `WeightedRandomSampler` does.
+        replacement: whether each draw is independent of the draws before: a class by its share, then any of its
+            examples, as in torch's `WeightedRandomSampler`.
         progressive_epochs: epochs over which "progressive" goes from q = 1 to 0.
         beta: `0 ≤ β < 1` of "effective_number".
 
     Attributes:
         class_counts: int64 `[L]` examples of each class.
-        steps_per_epoch: batches in an epoch, `⌈N / batch_size⌉`: as many as `fit` makes of the arrays.
-        start_step: number of the first batch given, 0 but after `from_state`.
+        steps_per_epoch: batches in an epoch, `⌈N / batch_size⌉`, as in `fit` with arrays.
+        start_step: number of the first batch. It is 0 unless `from_state` or `starting_at` made the sampler.
 
     Raises:
         ValueError: for labels that are empty, negative or no integers; no seed; an unknown strategy; a distribution
@@ -126,16 +126,16 @@ class LongTailSampler:
             in_turn=per_batch is not None,
             replacement=replacement,
         )
-        self._epochs = {}  # the last epochs drawn, for whoever reads them next
+        self._epochs = {}  # a cache of the last epochs
         self._labels_hash = _hash(labels)
-        self._part = (0, 1)  # (which, of how many) parts of each batch this sampler gives
+        self._part = (0, 1)  # this sampler gives part 0 of 1 of each batch
 
     @property
     def effective_prior(self):
-        """The class prior of the batches, float64 `[L]`: a loss or head must be adjusted by it.
+        """The class prior of the batches, float64 `[L]`. A loss or head must be adjusted by it.
 
         Raises:
-            ValueError: for "progressive", whose prior is another in every epoch.
+            ValueError: for "progressive", whose prior changes in every epoch.
         """
         if isinstance(self._plan.target, _strategies.Progressive):
             raise ValueError(
@@ -145,7 +145,7 @@ class LongTailSampler:
         return self._plan.target.shares.copy()
 
     def rows(self, step):
-        """The row numbers of batch `step`, int64 `[batch_size]` (of a shard: its part of them).
+        """The row numbers of batch `step`, int64 `[batch_size]` (for a shard its part of them).
 
         Raises:
             ValueError: for a step that is no integer of at least 0.
@@ -155,7 +155,7 @@ class LongTailSampler:
     def indices(self):
         """An endless iterator over the row numbers of each batch, for any loader; its `state()` is its position.
 
-        A loader with workers takes batches ahead of those it gives: then use `state(step)` of the sampler.
+        A loader with workers takes more batches than it has given. Then use `state(step)` of the sampler.
 
         Example:
 
@@ -169,16 +169,16 @@ class LongTailSampler:
         """An endless `tf.data.Dataset` of full batches, each gathered at once.
 
         The dataset is endless, so pass `fit` also `steps_per_epoch=sampler.steps_per_epoch` (and `validation_steps`).
-        Pass `shuffle=False` too: `fit` warns of any dataset otherwise. Every iterator begins
-        with batch `start_step`, and so does each call of `fit`.
+        Pass `shuffle=False` too: otherwise `fit` warns. Every iterator begins with batch `start_step`, and so does each
+        call of `fit`.
 
         `tf.train.Checkpoint` saves an iterator in about 2 KB, and the iterator continues with the very next batch.
-        Restoring it over other labels or settings raises an error. The state of a `map_fn`, as of `tf.random.uniform`
-        and Keras's augmentation layers, is not saved, so its draws then differ. Draws of `tf.random.stateless_…` do not
-        differ.
+        Restoring it with other labels or settings raises an error. The random state of `tf.random.uniform` or of
+        Keras's augmentation layers in a `map_fn` is not saved. Their draws then differ. Draws of
+        `tf.random.stateless_…` do not differ.
 
-        Under a `tf.distribute` strategy every replica gets its part of each batch (`batch_size` must divide), whether
-        `fit` or `strategy.experimental_distribute_dataset` cuts whole batches, or each worker draws its own part alone:
+        Under a `tf.distribute` strategy every replica gets its part of each batch (`batch_size` must divide). `fit` and
+        `strategy.experimental_distribute_dataset` divide whole batches. Or each worker draws only its own part:
 
             strategy.distribute_datasets_from_function(
                 lambda context: sampler.dataset((features, labels), input_context=context))
@@ -186,8 +186,8 @@ class LongTailSampler:
         Args:
             data: array or nested structure of arrays `[N, …]`, as `(features, labels)`; also memory-mapped. NumPy
                 arrays are not copied.
-            map_fn: batch → batch, called as `Dataset.map` calls it. If it has an argument `seed`, the argument gets an
-                int32 `[2]` tensor, another one for each batch, for `tf.random.stateless_…`.
+            map_fn: batch → batch, called as `Dataset.map` calls it. If it has an argument `seed`, this is an int32
+                `[2]` tensor for `tf.random.stateless_…`, and differs in each batch.
             num_parallel_calls: as in `Dataset.map`; by default TensorFlow's choice. The batches are the same.
             input_context: `tf.distribute.InputContext`: per-replica batches of this worker's part.
 
@@ -216,7 +216,7 @@ class LongTailSampler:
             data: as in `dataset`.
             map_fn: as in `dataset`, on NumPy arrays.
             **kwargs: `workers`, `use_multiprocessing` and `max_queue_size` of `keras.utils.PyDataset`. With more than
-                one worker Keras throws the first batch away on JAX and torch.
+                one worker Keras drops the first batch on JAX and torch.
 
         Raises:
             ValueError: for data of another length than the labels.
@@ -231,9 +231,9 @@ class LongTailSampler:
         return _feeding.PyBatches(self, data, map_fn=map_fn, **kwargs)
 
     def shard(self, num_shards, index):
-        """This sampler's part `index` of `num_shards` equal ones of every batch: one for each process that trains.
+        """A sampler of part `index` of `num_shards` equal parts of every batch: one for each training process.
 
-        The parts of a batch are in order and make up the batch. `batch_size` stays that of the whole.
+        The parts in order make up the batch. `batch_size` stays the size of the whole batch.
 
         Raises:
             ValueError: for an index outside the shards; a batch that does not divide by them.
@@ -277,8 +277,8 @@ class LongTailSampler:
         were given as a vector.
 
         Args:
-            step: the number of batches that were used; `kla.callbacks.SamplerBackup` counts them in `fit`. A pipeline
-                that prefetches, or torch's workers, have taken more batches than that.
+            step: the number of batches that were used; `kla.callbacks.SamplerBackup` counts them in `fit`. With
+                prefetching or torch workers, more batches were taken than used.
 
         Raises:
             ValueError: for a step that is no integer of at least 0.
@@ -294,14 +294,14 @@ class LongTailSampler:
 
     @classmethod
     def from_state(cls, state, labels):
-        """The sampler whose `state(step)` this is, beginning with that step. A shard has to be taken anew.
+        """The sampler of this `state(step)`. It begins with this step. To get a shard, call `shard` again.
 
         Args:
             state: the result of `state`, also read back from JSON.
-            labels: the labels it was made with.
+            labels: the labels that the sampler was made with.
 
         Raises:
-            ValueError: for labels that differ from those, or a state of another format.
+            ValueError: for other labels, or a state of another format.
         """
         if not isinstance(state, dict) or state.get("format") != _FORMAT or state.keys() != _STATE:
             raise ValueError(
@@ -318,12 +318,12 @@ class LongTailSampler:
 
     @property
     def fingerprint(self):
-        """Hex digits that differ where labels or settings do."""
+        """Hex digits that differ if labels or settings differ."""
         return hashlib.sha256(json.dumps(self.state(0), sort_keys=True).encode()).hexdigest()
 
     @property
     def rows_in_batch(self):
-        """Rows of each batch that this sampler gives: fewer than `batch_size` for a shard."""
+        """The number of rows in each batch of this sampler. A shard has fewer than `batch_size`."""
         return self.batch_size // self._part[1]
 
     def block(self, step, steps):
@@ -337,7 +337,7 @@ class LongTailSampler:
         return np.concatenate(blocks)[:, first : first + self.rows_in_batch]
 
     def map_seeds(self, step, steps, pieces=1):
-        """Seeds int32 `[steps · pieces, 2]` for what is done at random to each piece of each batch."""
+        """Int32 seeds `[steps · pieces, 2]` for random operations on each piece of each batch."""
         which, parts = self._part
         batch = np.arange(step, step + steps)[:, None] * parts + which
         return self._plan.seeds((batch * pieces + np.arange(pieces)).ravel())
@@ -347,7 +347,7 @@ class LongTailSampler:
             known = self._plan.rows(
                 epoch * self.steps_per_epoch * self.batch_size, self.steps_per_epoch, self.batch_size
             )
-            # Replaced, never changed, for several threads may read it.
+            # Replace the dict and do not change it, because several threads may read it.
             self._epochs = {**dict([*self._epochs.items()][-1:]), epoch: known}
         return known
 

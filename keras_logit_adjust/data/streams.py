@@ -1,4 +1,4 @@
-"""Class shares for streams that cannot be indexed: examples are left out or repeated as they come, block by block."""
+"""Class shares for streams that cannot be indexed. Examples are left out or repeated, block by block."""
 
 import dataclasses
 import functools
@@ -17,7 +17,7 @@ _BATCHES_IN_BLOCK = 8
 _MANY_COPIES = 20
 _PREFETCHED = 2
 _MOST_OF_A_CLASS = 10**9
-_ROUNDING = 0.01  # of the sum of a row of half precision
+_ROUNDING = 0.01  # the sum of a row in half precision has an error of at most this
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -28,9 +28,9 @@ class RebalancedStream:
         dataset: the `tf.data.Dataset` of full batches.
         effective_prior: float64 `[L]`, the class prior of those batches.
         copies: float64 `[L]`, mean number of times an example of each class comes.
-        efficiency: share of the examples read that come at least once, `Σ_c π_c · min(1, copies_c)`, where the stream
-            has the prior π of the counts that were given.
-        output_per_input: examples given for each that is read, `Σ_c π_c · copies_c`.
+        efficiency: share of the input examples that come at least once, `Σ_c π_c · min(1, copies_c)`, if the stream has
+            the prior π of the given counts.
+        output_per_input: output examples for each input example, `Σ_c π_c · copies_c`.
     """
 
     dataset: Any
@@ -52,26 +52,26 @@ def rebalance(
     beta=0.9999,
     block_size=None,
 ):
-    """Give each class of a stream its share: examples of frequent classes are left out, those of rare ones repeated.
+    """Give each class of a stream its share: leave out examples of frequent classes, and repeat those of rare classes.
 
     Let π be the prior of the stream and p the shares that you want. An example of class c comes `⌊r_c + u⌋` times, with
     `r_c = s·p_c/π_c` and u uniform in [0, 1). The mean is `r_c` times, so the expected shares are exact, and they vary
-    less than with independent draws. `s` is 1, which gives as many examples out as in, or the most that `max_copies`
-    allows.
+    less than with independent draws. With `s = 1` the result has as many examples as the stream. `max_copies` can make
+    `s` smaller.
 
     The stream is read block by block. Memory contains a block and a few batches. The copies of an example come in any
     order among the examples of its block. If the examples can be indexed, `LongTailSampler` is faster, and shows all
     examples of a class before it repeats one.
 
     Args:
-        dataset: a `tf.data.Dataset` of `(x, y)` or `(x, y, sample_weight)`, single examples or batches of any size, of
-            any length; y are ids or one-hot rows. It has to be shuffled as for any training: a block in which a rare
-            class comes in a row gives batches full of it.
-        class_counts: `[L]` counts (or probabilities) of the classes in the stream, all > 0; wrong ones give wrong
+        dataset: a `tf.data.Dataset` of `(x, y)` or `(x, y, sample_weight)` of any length, with single examples or
+            batches of any size. y are ids or one-hot rows. It must be shuffled, as for any training: if many examples
+            of a rare class follow each other, there are batches full of this class.
+        class_counts: `[L]` counts (or probabilities) of the classes in the stream, all > 0. Wrong counts give wrong
             shares.
         strategy: as in `LongTailSampler`, but not "progressive".
-        seed: int ≥ 0 for what is left out and the order.
-        batch_size: examples in a batch; by default that of `dataset`.
+        seed: int ≥ 0 for the choice of examples and their order.
+        batch_size: examples in a batch; by default the batch size of `dataset`.
         max_copies: the largest mean number of copies of an example. A smaller number leaves more of the stream unused.
             With 1 examples are only left out; None means no limit.
         repeat: whether a finite dataset is read again and again, with new draws each time. The result is then endless,
@@ -81,14 +81,14 @@ def rebalance(
         block_size: examples read at a time; 8 batches by default.
 
     Returns:
-        A `RebalancedStream`: the dataset, what it gives and how much of the stream it uses.
+        A `RebalancedStream`: the dataset, its prior, and the used share of the stream.
 
     Raises:
         ValueError: for counts or a strategy that do not fit; single examples without `batch_size`; no seed. While
             reading: for a label outside the classes.
 
     Warns:
-        UserWarning: where the rarest examples come more than 20 times each and `max_copies` does not ask for it.
+        UserWarning: if the rarest examples come more than 20 times each, and `max_copies` does not ask for this.
 
     Example:
 
@@ -131,7 +131,7 @@ def rebalance(
         times = tf.cast(tf.floor(tf.gather(copies, ids) + chance), tf.int64)
         rows = tf.repeat(tf.range(tf.size(ids)), times)
         rows = tf.random.experimental.stateless_shuffle(rows, [seed, 2 * index + 1])
-        # Gathered in parts, for the copies of a whole block might be many times its size.
+        # Gather in parts, because the copies of a whole block may be many times as large as the block.
         parts = tf.data.Dataset.from_tensor_slices(rows).batch(batch_size)
         return parts.map(lambda part: tf.nest.map_structure(lambda leaf: tf.gather(leaf, part), block))
 
@@ -194,7 +194,7 @@ def subsample_stream(dataset, class_counts, *, available_counts, seed=None, batc
     block_size = _checks.check_integer(block_size, "block_size", minimum=1)
     blocks, batch_size = _blocks(dataset, batch_size=batch_size, block_size=block_size)
 
-    # A block without examples comes last, to ask whether all that was announced has come.
+    # The last block has no examples. It checks that all announced examples have come.
     def no_rows(spec):
         inner = spec.shape[1:] if spec.shape.rank else ()
         return tf.zeros([0, *(size or 0 for size in inner)], spec.dtype)
@@ -214,7 +214,7 @@ def subsample_stream(dataset, class_counts, *, available_counts, seed=None, batc
 
 
 def _select(seed, index, ids, remaining, wanted):
-    """Rows of a block to keep, and what of each class remains and is wanted after it."""
+    """The rows of a block to keep, and for each class the examples that remain and are wanted after it."""
     seen = np.bincount(ids, minlength=remaining.size)
     if ids.size == 0 and (short := remaining > 0).any():
         raise ValueError(
@@ -232,7 +232,7 @@ def _select(seed, index, ids, remaining, wanted):
 
 
 def _blocks(dataset, *, batch_size, block_size, may_be_single=True, repeat=False):
-    """`dataset` in blocks of examples, and the size of the batches to give (None for single examples)."""
+    """`dataset` in blocks of examples, and the size of output batches (None for single examples)."""
     if not hasattr(dataset, "element_spec"):
         raise ValueError(
             "A stream must be a `tf.data.Dataset` of (x, y). "
@@ -256,7 +256,7 @@ def _blocks(dataset, *, batch_size, block_size, may_be_single=True, repeat=False
 
 
 def _ids(labels, num_classes):
-    """Class ids `[B]` of ids `[B]`, `[B, 1]` or one-hot rows `[B, L]`; another label raises in the step."""
+    """Class ids `[B]`, from ids `[B]`, `[B, 1]` or one-hot rows `[B, L]`. A bad label raises in the step."""
     import tensorflow as tf
 
     if labels.shape.rank == 2 and labels.shape[-1] == num_classes:

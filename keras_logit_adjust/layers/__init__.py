@@ -1,4 +1,4 @@
-"""Heads, the adjustment as a layer, decisions of least cost, prediction sets."""
+"""Heads, the adjustment as a layer, decisions of least cost, and prediction sets."""
 
 from keras_logit_adjust.layers.adjustment import LogitAdjustment
 from keras_logit_adjust.layers.calibration import Calibration

@@ -1,4 +1,4 @@
-"""The classes of the largest scores of a linear head, by chunks of classes."""
+"""Find the classes with the largest scores of a linear head, chunk by chunk."""
 
 import numpy as np
 from keras import ops
@@ -9,8 +9,8 @@ from keras_logit_adjust.losses import _chunks, _shards, linear
 def largest(head, k, *, num_classes, chunk_size, spread):
     """Ids, int32 `[..., k]`, and float32 scores `[..., k]` of a `linear.Head`, the largest first.
 
-    Rows of the kernel from `num_classes` on are no classes. Of classes that `spread` puts on several devices each
-    device gives its own `k`.
+    Rows of the kernel from `num_classes` on do not belong to classes. If `spread` puts the classes on several devices,
+    each device first finds the best `k` of its own classes.
     """
     features, kernel, bias, axis = head
     wide = ops.cast(ops.reshape(features, (-1, features.shape[-1])), "float32")
@@ -40,6 +40,6 @@ def largest(head, k, *, num_classes, chunk_size, spread):
 
 
 def _merged(k, scores, ids):
-    """The `k` largest of several `scores [N, any]`, the first of equal ones, and their ids."""
+    """The `k` largest of several `scores [N, any]`, and their ids. If scores are equal, the first wins."""
     best, places = ops.top_k(ops.concatenate(scores, axis=-1), k)
     return best, ops.take_along_axis(ops.concatenate(ids, axis=-1), places, axis=-1)

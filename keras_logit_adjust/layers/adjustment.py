@@ -1,8 +1,8 @@
 """The adjustment as a layer behind a trained model, and the weight that it shares with the prior-aware head.
 
-Both keep one float32, non-trainable weight, `adjustment = τ·log π − log target`. It is a weight and not an
-attribute so that it is saved, shared, exported and, on JAX, seen by a compiled step after it was changed. A calibration
-adds its bias to that weight and, for `1/T`, one more weight, which layers without a calibration do not have.
+Both have one float32, non-trainable weight, `adjustment = τ·log π − log target`. A weight is saved, shared and
+exported, and a compiled JAX step uses its new value after a change. An attribute would not do all this. The bias of a
+calibration is subtracted from this weight. A layer with a calibration has one more weight, `1/T`.
 """
 
 import numbers
@@ -20,22 +20,22 @@ MAX_CLASSES_IN_CONFIG = 10_000
 
 
 class Adjustment:
-    """Mixed into a Keras layer: the weight `adjustment = τ·log π − log target`, less the bias of a calibration.
+    """A mixin of Keras layers: the weight `adjustment = τ·log π − log target`, minus the bias of a calibration.
 
-    It keeps the `Prior`s that the weight was made of as `prior` and `target`, None where they are not known or given.
+    The attributes `prior` and `target` are the `Prior`s of the weight. They are None if unknown or not given.
     """
 
     calibration = None
 
     @property
     def class_counts(self):
-        """The training counts, float64 `[L]`; None where they are not known."""
+        """The training counts, float64 `[L]`. None if they are not known."""
         return None if self.prior is None else self.prior.counts
 
     @property
     def target_prior(self):
-        """The class mix of the deployment, float64 `[L]`; None for the uniform one."""
-        return getattr(self.target, "probabilities", self.target)  # without counts it is kept as it was given
+        """The class mix of the deployment, float64 `[L]`. None for equal classes."""
+        return getattr(self.target, "probabilities", self.target)  # without counts it stays as the user gave it
 
     def _settle(self, class_counts, *, tau, target_prior, num_examples=None, calibration=None):
         """Check the arguments, keep them for the config, and return the adjustment (None without counts)."""
@@ -48,19 +48,19 @@ class Adjustment:
             _checks.check_length(prior.counts, self.adjustment.shape[0], "class_counts", f"layer {self.name!r}")
         tau, target, adjustment = settle(prior, tau=tau, target_prior=target_prior)
         calibration = as_calibration(calibration, prior.size)
-        # Kept last: a refused change leaves the layer as it was.
+        # Set the attributes last: if a check raises, the layer does not change.
         self.prior, self.num_examples, self.tau, self.target = prior, prior.num_examples, tau, target
         self.calibration = calibration
         return adjustment if calibration is None or calibration.bias is None else adjustment - calibration.bias
 
     def _add_adjustment(self, num_classes, values):
-        # Never 0: a model whose counts are not known must not pass for an unadjusted one.
+        # NaN and not 0: with 0, a model with unknown counts would look like an unadjusted model.
         values = np.full(num_classes, np.nan) if values is None else values
         _checks.check_length(values, num_classes, "class_counts", "the input")
         self.adjustment = add_constant(self, "adjustment", values)
 
     def _change(self, *, tau, target_prior, class_counts, **calibration):
-        """What `set` does: None leaves a value as it is."""
+        """The work of `set`. None does not change a value."""
         if self.prior is None and (class_counts is None or tau is None):
             raise ValueError(
                 f"Layer {self.name!r} does not know its class counts, τ and target prior: configs of more than "
@@ -87,7 +87,7 @@ class Adjustment:
 
 
 def add_constant(layer, name, values):
-    """A float32 weight of `layer` that is not trained and keeps its precision under every policy."""
+    """Add a float32 weight to `layer`. It is not trained, and no policy changes its precision."""
     return layer.add_weight(
         name=name,
         shape=values.shape,
@@ -99,7 +99,7 @@ def add_constant(layer, name, values):
 
 
 def settle(prior, *, tau, target_prior):
-    """τ and the target prior, checked, and what every adjustment subtracts: `τ·log π − log target`, float64 `[L]`."""
+    """Checked τ and target prior, and the adjustment `τ·log π − log target`, float64 `[L]`, to be subtracted."""
     tau = _checks.as_tau(tau, prior.size)
     target = as_target(target_prior, size=prior.size, are_labels=prior.are_labels)
     adjustment = tau * prior.logits
@@ -107,7 +107,10 @@ def settle(prior, *, tau, target_prior):
 
 
 def as_target(target_prior, *, size, are_labels=False, other="class_counts"):
-    """The target prior as a `Prior`, of labels with a probability for each; `other` has `size` classes. Or None."""
+    """The target prior as a `Prior`, or None. For independent labels it has a probability of each label.
+
+    `other` names the argument that has `size` classes.
+    """
     if target_prior is None:
         return None
     if isinstance(target_prior, numbers.Real):
@@ -132,7 +135,7 @@ def as_target(target_prior, *, size, are_labels=False, other="class_counts"):
 
 
 def changed_target(target_prior, current):
-    """The target prior after `set(target_prior=…)`: None leaves the `current` one, "uniform" goes back to none."""
+    """The target prior after `set(target_prior=…)`. None keeps the `current` one, and "uniform" removes it."""
     if isinstance(target_prior, str):
         return _checks.check_choice(target_prior, "target_prior", ["uniform"]) and None
     return current if target_prior is None else target_prior
@@ -142,21 +145,21 @@ def changed_target(target_prior, current):
 class LogitAdjustment(Adjustment, keras.layers.Layer):
     """Post-hoc logit adjustment of trained logits, `f_y − τ·log π_y + log target_y`.
 
-    `kla.adjust` puts it into a model in the right place; use the layer itself where you build the model by hand.
-    With a calibration, one step does both: `f_y / T + b_y − τ·log π_y + log target_y`. Half-precision logits are raised
-    to float32 before the adjustment, and the result stays float32.
+    `kla.adjust` puts it into a model in the right place. Use the layer yourself if you build the model by hand. With a
+    calibration, one step does both: `f_y / T + b_y − τ·log π_y + log target_y`. Half-precision logits are cast to
+    float32 before the adjustment, and the result is float32.
 
     Args:
         class_counts: `[L]` training examples of each class (or probabilities), all > 0. None only for a layer whose
             weights will be loaded: until then it gives NaN.
         tau: strength, a number or a vector `[L]`; 1 is right for logits that estimate `log P(y|x)`.
-        target_prior: `[L]` class mix of the deployment; uniform by default, and its constant is then left out.
+        target_prior: `[L]` class mix of the deployment; by default equal classes, whose constant is left out.
         num_examples: for independent sigmoid labels, the number of training examples. `class_counts` are then
             positives, and the adjustment uses log-odds, `log(π/(1−π))`. A target prior is then the probability of each
             label.
-        calibration: what `kla.calibrate` found for these logits; by default none.
-        corrected_before: whether something else corrected the prior of these logits already. The name of the served
-            prior is then unknown; nothing else changes. `kla.adjust` and `kla.product_of_experts` set it.
+        calibration: the result of `kla.calibrate` for these logits. By default there is no calibration.
+        corrected_before: whether something else corrected the prior of these logits before. The name of the served
+            prior is then unknown, and nothing else changes. `kla.adjust` and `kla.product_of_experts` set it.
         axis: the axis of the classes; 1 for maps with channels first.
         **kwargs: as in `keras.layers.Layer`.
 
@@ -191,7 +194,7 @@ class LogitAdjustment(Adjustment, keras.layers.Layer):
         axis=-1,
         **kwargs,
     ):
-        # A float32 head under a mixed policy must not be rounded on its way in.
+        # Under a mixed policy autocast would round the float32 logits of the head.
         super().__init__(**{"autocast": False, **kwargs})
         self.supports_masking = True
         self.corrected_before = bool(corrected_before)
@@ -221,9 +224,9 @@ class LogitAdjustment(Adjustment, keras.layers.Layer):
             calibration: new calibration; unchanged by default. `kla.Calibration()` removes a calibration.
 
         Raises:
-            ValueError: for values that do not fit, which leave the layer as it was; where the layer knows neither
-                counts nor τ nor the calibration's bias (it was rebuilt from the config of more than 10,000 classes) and
-                they are not all given; or for a calibration of a layer that was built without one.
+            ValueError: for values that do not fit (the layer then does not change); for a calibration of a layer that
+                was built without one. A layer that was rebuilt from a config of more than 10,000 classes does not know
+                its counts, τ and calibration bias. It raises if they are not all given.
         """
         if calibration is None and self.prior is None and self.calibration is not None:
             raise ValueError(
@@ -252,7 +255,7 @@ class LogitAdjustment(Adjustment, keras.layers.Layer):
         return logits - (ops.reshape(adjustment, (-1, *[1] * behind)) if behind else adjustment)
 
     def _warn_of_plain_loss(self):
-        """Warn in a step of `fit` whose losses bring the prior back that this layer takes off."""
+        """Warn in a step of `fit` if its losses teach the model the prior again that this layer removes."""
         model = _keras.model_in_training()
         compiled = [loss for loss in keras.tree.flatten(getattr(model, "loss", None)) if loss is not None]
         if compiled and all(map(_marks.knows_no_prior, compiled)) and (self.values is None or np.ptp(self.values) > 0):
@@ -274,13 +277,13 @@ class LogitAdjustment(Adjustment, keras.layers.Layer):
         config = {**super().get_config(), **self._adjustment_config(), "num_examples": self.num_examples}
         calibration = None if self.calibration is None else self.calibration.get_config()
         if calibration and config["class_counts"] is None:
-            calibration["bias"] = None  # one number for each class: in the weights, as the counts
+            calibration["bias"] = None  # one number for each class, which is in the weights, like the counts
         return {**config, "calibration": calibration, "corrected_before": self.corrected_before, "axis": self.axis}
 
     @classmethod
     def from_config(cls, config):
         config = {**config}
-        if "trained_tau" in config:  # how version 0.1 said it
+        if "trained_tau" in config:  # version 0.1 used this name
             config["corrected_before"] = config.pop("trained_tau") != 0.0
         if config.get("calibration") is not None:
             config["calibration"] = Calibration.from_config(config["calibration"])

@@ -1,4 +1,4 @@
-"""A calibration as a value: the affine map of logits that `kla.calibrate` finds and the layers take."""
+"""A calibration: the affine map of logits that `kla.calibrate` finds, and that layers apply."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ import numpy as np
 
 from keras_logit_adjust import _arrays, _checks
 
-_SHOWN = 100  # numbers of a bias that are written out before they are cut
+_SHOWN = 100  # at most so many numbers of a bias are printed
 
 
 @keras.saving.register_keras_serializable(package="keras_logit_adjust")
@@ -37,7 +37,7 @@ class Calibration:
     bias: tuple | None = None
 
     def __post_init__(self):
-        # The way to set fields of a frozen dataclass. Plain values: they are compared, hashed and put into configs.
+        # A frozen dataclass needs `object.__setattr__`. Plain values can be compared, hashed and put into configs.
         object.__setattr__(self, "temperature", _checks.check_positive(self.temperature, "temperature"))
         if self.bias is not None:
             object.__setattr__(self, "bias", tuple(_checks.as_class_vector(self.bias, "bias").tolist()))
@@ -49,7 +49,7 @@ class Calibration:
         return f"Calibration(temperature={self.temperature!r}, bias={bias})"
 
     def apply(self, logits):
-        """`logits / T + b`, for logits `[..., L]` (of one sigmoid unit `[...]` too), as a float64 array."""
+        """`logits / T + b` as a float64 array, for logits `[..., L]`, or `[...]` of one sigmoid unit."""
         logits = _arrays.as_array(logits, "logits").astype("float64")
         if self.bias is None:
             return logits / self.temperature
@@ -71,7 +71,7 @@ class Calibration:
 
 
 def as_calibration(calibration, num_classes):
-    """`calibration` if it is one of `num_classes` classes (None: not known), or None."""
+    """`calibration`, which may be None. Raise unless it fits `num_classes` classes (None: any number)."""
     if calibration is not None and not isinstance(calibration, Calibration):
         raise ValueError(
             "`calibration` must be a `kla.Calibration`: what `kla.calibrate(logits, y_true)` finds on "

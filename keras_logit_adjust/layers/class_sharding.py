@@ -1,4 +1,4 @@
-"""The kernel of a `ManyClassDense` over the devices of a mesh: the layout that Keras is given, and what came of it."""
+"""Spread the kernel of a `ManyClassDense` over the devices of a mesh: give Keras a layout, and check the result."""
 
 import keras
 from keras import ops
@@ -6,7 +6,8 @@ from keras import ops
 from keras_logit_adjust import _checks
 from keras_logit_adjust.losses import _shards
 
-# Names that no other layer has: a key that matched no path would leave the kernel whole on each device, in silence.
+# No other layer has these names. If a key of the layout matched no path, each device would have the whole kernel, and
+# Keras would not warn.
 KERNEL, BIAS = "class_kernel", "class_bias"
 
 
@@ -34,8 +35,8 @@ def many_class_layout(device_mesh, *, axis=None):
     >>> layout["head/class_kernel"].axes
     ('classes', None)
 
-    `keras.distribution.set_distribution(keras.distribution.ModelParallel(layout_map=layout))` then spreads what is
-    built.
+    After `keras.distribution.set_distribution(keras.distribution.ModelParallel(layout_map=layout))`, every model that
+    is built is spread.
     """
     if not isinstance(device_mesh, keras.distribution.DeviceMesh):
         raise _checks.ArgumentError(
@@ -52,27 +53,27 @@ def many_class_layout(device_mesh, *, axis=None):
 
 
 class PlacedRows:
-    """Mixed into a layer: where the rows of its kernel and bias lie, which Keras decides when they are built.
+    """A mixin of layers: the devices of the rows of kernel and bias. Keras places the rows when they are built.
 
-    Each device has as many rows; the last of them may be no classes. They stay 0 and are in no file.
+    All devices have the same number of rows. The last rows may not belong to classes. They stay 0 and are not saved.
     """
 
     _rows_layout = _spread = None
     _num_padded = 0
 
     def _place(self, num_classes):
-        """How many rows kernel and bias have under the distribution of now."""
+        """The number of rows of kernel and bias under the current distribution."""
         self._rows_layout = self._layout_now()
         spread = _shards.as_spread(self._rows_layout, 0)
         self._spread, self._num_padded = spread, 0 if spread is None else -num_classes % spread.number
         return num_classes + self._num_padded
 
     def lie_as(self, other):
-        """Have the rows of `other`, whose variables this layer takes over."""
+        """Take the placement of `other`, because this layer takes its variables."""
         self._rows_layout, self._spread, self._num_padded = other._rows_layout, other._spread, other._num_padded
 
     def _layout_now(self):
-        """The layout that the distribution of now has for the kernel, None for the whole on each device."""
+        """The layout of the kernel under the current distribution. None if each device has the whole kernel."""
         distribution = keras.distribution.distribution()
         if not isinstance(distribution, keras.distribution.ModelParallel):
             return None
@@ -87,7 +88,7 @@ class PlacedRows:
         return layout
 
     def _settle_kernel(self):
-        """Check that the kernel lies where its layout says, and make its rows that are no classes 0."""
+        """Check that the kernel is placed by its layout, and set its rows without classes to 0."""
         if self._rows_layout is not None:
             found = ops.convert_to_tensor(self.kernel).sharding
             if not found.is_equivalent_to(self._rows_layout.backend_layout, ndim=2):
@@ -99,7 +100,7 @@ class PlacedRows:
             self.kernel.assign(self._padded(self.kernel[: -self._num_padded]))
 
     def _check_placement(self):
-        """Raise where the distribution of now would place the kernel otherwise than that of when it was built."""
+        """Raise if the current distribution would place the kernel differently from that at its build."""
         now, then = self._layout_now(), self._rows_layout
         if (now and (now.axes, now.device_mesh)) != (then and (then.axes, then.device_mesh)):
             raise ValueError(
@@ -108,14 +109,14 @@ class PlacedRows:
             )
 
     def _padded(self, tensor, value=0.0):
-        """`tensor [L, ...]` with `value` in the rows that are no classes."""
+        """`tensor [L, ...]` with added rows for no classes. Their value is `value`."""
         if not self._num_padded:
             return tensor
         padding = [(0, self._num_padded), *[(0, 0)] * (len(tensor.shape) - 1)]
         return ops.pad(tensor, padding, constant_values=value)
 
     def _own_variables(self):
-        """The variables of the layer by their names in a file, and whether they have rows that are no classes."""
+        """`{name in a file: (variable, whether it has rows without classes)}` of the layer."""
         own = {}
         super().save_own_variables(own)
         padded = (self.kernel, self.bias) if self._num_padded else ()
@@ -126,7 +127,7 @@ class PlacedRows:
             store[key] = variable[: -self._num_padded] if is_padded else variable
 
     def load_own_variables(self, store):
-        values = {key: store[key] for key in store.keys()}  # noqa: SIM118 - a store of Keras's is no dict
+        values = {key: store[key] for key in store.keys()}  # noqa: SIM118 - Keras's store is not a dict
         for key, (_, is_padded) in self._own_variables().items():
             if is_padded and key in values:
                 values[key] = self._padded(ops.convert_to_tensor(values[key]))

@@ -1,4 +1,4 @@
-"""A cosine head: logits that are bounded by their scale, as LDAM and CosFace have them."""
+"""A cosine head, as in LDAM and CosFace. Its scale bounds the logits."""
 
 import keras
 import numpy as np
@@ -8,7 +8,7 @@ from keras_logit_adjust import _arrays, _checks, _keras, _labels, _precision
 
 
 def _normalize(x, axis):
-    """`x / ‖x‖`, and 0 of a zero vector, whose gradient `ops.normalize` makes NaN on JAX and torch."""
+    """`x / ‖x‖`, and 0 for a zero vector. There the gradient of `ops.normalize` is NaN on JAX and torch."""
     squares = ops.sum(ops.square(x), axis=axis, keepdims=True)
     return x / ops.sqrt(ops.where(squares > 0, squares, ops.ones_like(squares)))
 
@@ -69,7 +69,7 @@ class CosineDense(keras.layers.Layer):
     """
 
     def __init__(self, units, *, scale=30.0, kernel_initializer="glorot_uniform", initial_kernel=None, **kwargs):
-        # Its arithmetic is float32 at least: rounding features and kernel on their way in would save nothing.
+        # The layer computes in float32 at least. Autocast would round features and kernel, and save nothing.
         super().__init__(**{"autocast": False, **kwargs})
         self.units = _checks.check_integer(units, "units", minimum=2)
         self.scale = _checks.check_positive(scale, "scale")
@@ -93,13 +93,13 @@ class CosineDense(keras.layers.Layer):
             initializer=initializer,
             autocast=False,
         )
-        self._initial_kernel = None  # it has done its part
+        self._initial_kernel = None  # the weight has these values now
 
     def call(self, inputs):
         kernel = _normalize(_labels.at_least_float32(ops.convert_to_tensor(self.kernel)), axis=0)
         features = _normalize(ops.cast(inputs, kernel.dtype), axis=-1)
         logits = self.scale * _precision.matmul(features, kernel)
-        _keras.note(logits, "logit_bound", self.scale)  # for the loss that will see them
+        _keras.note(logits, "logit_bound", self.scale)  # the loss reads it
         return logits
 
     def compute_output_spec(self, inputs):

@@ -1,4 +1,4 @@
-"""Decisions that cost differently, as a layer behind calibrated logits."""
+"""The decision of least expected cost, as a layer behind calibrated logits."""
 
 import keras
 import numpy as np
@@ -19,14 +19,14 @@ class MinimumRiskDecision(keras.layers.Layer):
 
     Args:
         costs: `[L, D]` the cost of decision d where the class is y.
-        from_logits: whether the input are logits; False for probabilities.
+        from_logits: whether the input is logits; False for probabilities.
         **kwargs: as in `keras.layers.Layer`.
 
     Input: `[..., L]`; or `[..., 1]` of one sigmoid unit, where `L = 2` and negatives come first. Output: float32
     scores `[..., D]`, the expected costs with a minus.
 
     Raises:
-        ValueError: for costs that are no finite matrix with a row for each class.
+        ValueError: for costs that are not a finite matrix with a row for each class.
 
     Example:
 

@@ -1,7 +1,7 @@
-"""A head of very many classes: the loss is computed from features and kernel, and no tensor of all logits exists.
+"""A head of very many classes. Its loss is computed from features and kernel, so no tensor of all logits exists.
 
-A Keras loss sees what a model returns, which here would be the logits. So the head passes features on, and the loss
-belongs to the model, `ManyClassModel`. What is served is the top k, chunk by chunk.
+A Keras loss reads the output of a model, which would be the logits. So this head returns the features, and the loss
+belongs to the model, `ManyClassModel`. The predictor computes the top k classes chunk by chunk.
 """
 
 import functools
@@ -35,16 +35,16 @@ class ManyClassDense(class_sharding.PlacedRows, keras.layers.Layer):
         estimator: "partition" or "posterior", as in `kla.losses.sampled_logit_adjusted_crossentropy`. With "posterior"
             rivals are drawn with replacement.
         chunk_size: classes computed at once.
-        label_smoothing: share ε in [0, 1) of the target spread evenly over all classes; for the exact loss alone.
+        label_smoothing: share ε in [0, 1) of the target spread evenly over all classes; only for the exact loss.
         ignore_class: a class id whose positions are left out of value, gradient and mean.
         use_bias: whether the scores have a bias.
         kernel_initializer: initializer of the kernel `[L, D]`.
         kernel_regularizer: regularizer of the kernel; it reads the whole kernel in each step.
-        adjustment: a `LogitAdjustment` that the scores pass; `kla.adjust` puts it there.
+        adjustment: a `LogitAdjustment` of the scores; `kla.adjust` sets it.
         seed: seed of the draws.
         **kwargs: as in `keras.layers.Layer`.
 
-    Output: the features, as they came.
+    Output: the features, unchanged.
 
     Raises:
         ValueError: for `units` that is not the number of counts, and options that do not fit.
@@ -58,7 +58,7 @@ class ManyClassDense(class_sharding.PlacedRows, keras.layers.Layer):
     Reference: Menon et al. (2021), §5, equation 10.
     """
 
-    class_tau = None  # a weight where τ is a vector
+    class_tau = None  # a weight if τ is a vector
 
     def __init__(
         self,
@@ -110,12 +110,12 @@ class ManyClassDense(class_sharding.PlacedRows, keras.layers.Layer):
 
     @property
     def class_counts(self):
-        """The training counts, float64 `[L]`; None where they are not known."""
+        """The training counts, float64 `[L]`. None if they are not known."""
         return None if self.prior is None else self.prior.counts
 
     @property
     def is_plain(self):
-        """Whether the loss is plain cross-entropy: τ is 0, for every class."""
+        """Whether the loss is plain cross-entropy: τ is 0 for every class."""
         return self.tau is not None and not np.any(self.tau)
 
     def build(self, input_shape):
@@ -131,7 +131,7 @@ class ManyClassDense(class_sharding.PlacedRows, keras.layers.Layer):
         self._settle_kernel()
         options = {"shape": (rows,), "initializer": "zeros", "autocast": False, "dtype": "float32"}
         self.bias = self.add_weight(name=class_sharding.BIAS, **options) if self.use_bias else None
-        # Never 0 where it is not known: that would pass for a prior.
+        # NaN if the prior is not known. 0 would look like a prior.
         values = np.full(self.units, np.nan) if self.prior is None else self.prior.logits
         self.log_prior = _adjustment.add_constant(self, "log_prior", values)
         if np.ndim(self.tau) or self.tau is None:
@@ -140,7 +140,7 @@ class ManyClassDense(class_sharding.PlacedRows, keras.layers.Layer):
         if self.adjustment is not None and not self.adjustment.built:
             self.adjustment.build((None, self.units))
         if self._draws:
-            # A weight, so that training goes on with the next draw after it was saved.
+            # A weight, so that a saved and loaded model continues with the next draw.
             self.step = self.add_weight(
                 name="step",
                 shape=(),
@@ -158,7 +158,7 @@ class ManyClassDense(class_sharding.PlacedRows, keras.layers.Layer):
         return keras.KerasTensor(inputs.shape, dtype=inputs.dtype)
 
     def values_and_mask(self, y_true, features, *, exact=False):
-        """The loss of each position, against all classes if `exact`, and the mask of the positions that count."""
+        """The loss of each position, against all classes if `exact`, and the mask of positions that count."""
         self._check_placement()
         head = self._scorer(features)
         log_prior = ops.convert_to_tensor(self.log_prior)
@@ -176,7 +176,7 @@ class ManyClassDense(class_sharding.PlacedRows, keras.layers.Layer):
         """The `k` classes of the largest scores of each position, by chunks of classes.
 
         Args:
-            features: `[..., D]`, what the head was given.
+            features: `[..., D]`, the input of the head.
             k: how many classes, at most `L`.
 
         Returns:
@@ -186,7 +186,7 @@ class ManyClassDense(class_sharding.PlacedRows, keras.layers.Layer):
         return _largest.largest(self._scorer(features), k, **options)
 
     def _scorer(self, features):
-        """Features, kernel and bias whose product are the scores, `(features @ kernelᵀ + bias) / T − adjustment`."""
+        """Features, kernel and bias of a linear head that gives `(features @ kernelᵀ + bias) / T − adjustment`."""
         head = linear.as_head(features, self.kernel, self.bias, self.kernel.shape[0], class_axis=0)
         if self.adjustment is None:
             return head
@@ -197,12 +197,12 @@ class ManyClassDense(class_sharding.PlacedRows, keras.layers.Layer):
         return linear.Head(features, kernel, self._scored_bias(scale), axis)
 
     def _scale(self):
-        """What the adjustment divides scores by, as a factor; None where it is 1."""
+        """The factor `1/T` of the adjustment. None if there is no calibration."""
         is_scaled = self.adjustment is not None and self.adjustment.calibration is not None
         return ops.convert_to_tensor(self.adjustment.inverse_temperature) if is_scaled else None
 
     def _scored_bias(self, scale):
-        """The bias of the scores, adjusted; None where they have none."""
+        """The adjusted bias of the scores. None if they have no bias."""
         bias = None if self.bias is None else ops.convert_to_tensor(self.bias)
         if self.adjustment is None:
             return bias
@@ -247,8 +247,8 @@ class ManyClassDense(class_sharding.PlacedRows, keras.layers.Layer):
             **options: as in the class. `tau=0` continues with the plain loss; adjust afterwards with `kla.adjust`.
 
         Raises:
-            ValueError: for a layer that is no `Dense`, has no weights yet, another activation, or is quantized; for
-                `units` or `use_bias`, which are those of `dense`.
+            ValueError: for a layer that is not a `Dense`, has no weights yet, has another activation, or is quantized;
+                for the options `units` and `use_bias`, which `dense` gives.
 
         Example:
 
@@ -282,14 +282,14 @@ class ManyClassDense(class_sharding.PlacedRows, keras.layers.Layer):
             )
         head = cls(dense.units, class_counts, use_bias=dense.use_bias, **{"name": dense.name, **options})
         head.build((None, dense.kernel.shape[0]))
-        # By NumPy: on JAX an array that two variables hold is gone from both once a step of one donates it.
+        # Copy by NumPy: on JAX a step of one model donates its arrays, and a shared array would be lost for both.
         for variable, values in ((head.kernel, dense.kernel), (head.bias, dense.bias)):
             if variable is not None:
                 variable.assign(head._padded(ops.convert_to_numpy(values).T))
         return head
 
     def to_dense(self):
-        """A plain `keras.layers.Dense` with copies of kernel and bias: it gives all logits, adjusted as the scores."""
+        """A plain `keras.layers.Dense` with copies of kernel and bias. Its logits are adjusted like the scores."""
         if not self.built:
             raise ValueError(f"Layer {self.name!r} has no weights yet: build it, or call it on data, first.")
         scale = self._scale()
@@ -320,7 +320,7 @@ class ManyClassDense(class_sharding.PlacedRows, keras.layers.Layer):
 
 
 def _as_tau(tau, units, *, has_counts):
-    """τ of a head as a float, a vector `[units]`, or None: a vector that will be loaded, with the counts."""
+    """τ of a head as a float or a vector `[units]`. None means a vector that will be loaded with the weights."""
     if tau is None and not has_counts:
         return None
     if np.ndim(tau) == 0 and not hasattr(tau, "keys"):
@@ -331,13 +331,12 @@ def _as_tau(tau, units, *, has_counts):
 
 
 class _LossOfHead(_base.MaskedLoss):
-    """The loss of a head as one of Keras's, for masks, weights, means and replicas; its predictions are features."""
+    """The loss of a head as a Keras loss with masks, weights, means and replicas. Its predictions are features."""
 
     def __init__(self, function, **options):
         super().__init__(**options, reduction="sum_over_batch_size", name="many_class_loss")
-        self.function = (
-            function  # not the head itself: Keras saves what it finds in attributes, and would go in circles
-        )
+        # Not the head itself: Keras saves the objects in attributes, and head and loss would contain each other.
+        self.function = function
 
     def values_and_mask(self, y_true, y_pred):
         return self.function(y_true, y_pred)

@@ -1,4 +1,4 @@
-"""The model of a head of very many classes: a `keras.Model` that trains with the loss of its head, on its features."""
+"""The model for a head of very many classes: a `keras.Model` that trains with the loss of its head."""
 
 import warnings
 
@@ -15,11 +15,11 @@ class ManyClassModel(keras.Model):
     """A `keras.Model` that ends in a `ManyClassDense` and trains with the loss of this head.
 
     Compile it without a loss and without metrics. It returns features, so metrics belong to `predictor`. Evaluation
-    computes the exact loss, also where training draws rivals.
+    computes the exact loss, even if training draws rivals.
 
     Raises:
-        ValueError: where the output is not that of a `ManyClassDense`; in `fit` and `evaluate`, where it was compiled
-            with a loss or metrics.
+        ValueError: if the output does not come from a `ManyClassDense`; in `fit` and `evaluate`, if the model was
+            compiled with a loss or metrics.
 
     Example:
 
@@ -64,7 +64,9 @@ class ManyClassModel(keras.Model):
         return loss
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        if any(metric.name == "compile_metrics" for metric in self.metrics):  # Keras's name for those of `compile`
+        if any(
+            metric.name == "compile_metrics" for metric in self.metrics
+        ):  # Keras's name for the metrics of `compile`
             raise ValueError(
                 f"Model {self.name!r} gives features, of which metrics would measure nothing. Compile it without "
                 "`metrics`, and give them to `model.predictor(k)`, or in `fit` to `kla.callbacks.PredictorMetrics`."

@@ -1,4 +1,4 @@
-"""Prediction sets as a layer behind logits: which classes are probable enough to be named."""
+"""Prediction sets as a layer behind logits: the classes that are probable enough."""
 
 import keras
 import numpy as np
@@ -54,7 +54,7 @@ class PredictionSet(keras.layers.Layer):
     def call(self, inputs):
         _labels.check_logits(inputs, f"Layer {self.name!r}")
         logits = _labels.at_least_float32(inputs)
-        if logits.shape[-1] == 1:  # one sigmoid unit: the first class has a logit of 0
+        if logits.shape[-1] == 1:  # one sigmoid unit, so the first class has logit 0
             logits = ops.concatenate([ops.zeros_like(logits), logits], axis=-1)
         added, lowest = (
             ops.cast(ops.convert_to_tensor(weight), logits.dtype)

@@ -1,4 +1,4 @@
-"""The output layer that knows the prior: any plain cross-entropy then trains the adjusted loss."""
+"""The output layer that knows the prior. With it, every plain cross-entropy trains the adjusted loss."""
 
 import warnings
 
@@ -29,7 +29,7 @@ class LogitsDense(keras.layers.Dense):
         return logits
 
     def _watch_gradient(self, logits):
-        """Warn, once, when a loop of torch's trains logits that were made for inference, and so without the prior."""
+        """Warn once if a torch loop trains logits of inference, which are without the prior."""
         if keras.backend.backend() != "torch" or self._has_warned or not getattr(logits, "requires_grad", False):
             return
         import torch
@@ -54,7 +54,7 @@ class LogitsDense(keras.layers.Dense):
             self.compute_output_shape(inputs.shape), dtype=keras.backend.result_type(self.compute_dtype, "float32")
         )
 
-    # `Dense` stores just its kernel and bias; the base class stores every variable.
+    # `Dense` stores only its kernel and bias. The base class stores every variable.
     def save_own_variables(self, store):
         keras.layers.Layer.save_own_variables(self, store)
 
@@ -87,15 +87,15 @@ class PriorAwareDense(Adjustment, LogitsDense):
     """A dense output layer that knows the prior: `Wx + b + adjustment` in training, `Wx + b` in inference.
 
     With any plain cross-entropy from logits, the layer trains the logit-adjusted loss, and its logits in inference are
-    balanced already. Do not combine it with an adjusted loss or `kla.adjust`. In `fit`, training metrics see the
-    adjusted logits, and `val_loss` is another objective than the training loss: monitor a balanced accuracy.
+    balanced already. Do not combine it with an adjusted loss or `kla.adjust`. In `fit`, training metrics read the
+    adjusted logits, and `val_loss` has another objective than the training loss. So monitor a balanced accuracy.
 
     Args:
         units: number of classes `L`.
         class_counts: `[L]` training examples of each class (or probabilities), all > 0. None only for a layer whose
             weights will be loaded. If you cannot count beforehand, use `kla.layers.StreamingPriorDense`.
         tau: strength, a number or a vector `[L]`.
-        target_prior: `[L]` class mix the served logits should be right for; uniform by default.
+        target_prior: `[L]` class mix for which the served logits should be right; equal classes by default.
         **kwargs: as in `keras.layers.Dense`, but no `activation`: it gives logits.
 
     Output: float32 logits `[..., L]` under every precision policy, in training and inference.
@@ -126,7 +126,7 @@ class PriorAwareDense(Adjustment, LogitsDense):
         super().build(input_shape)
 
     def set(self, *, tau=None, target_prior=None, class_counts=None):
-        """Change the adjustment of a built layer, in a compiled or running model too: as `LogitAdjustment.set`."""
+        """Change the adjustment of a built layer, also in a compiled or running model. See `LogitAdjustment.set`."""
         self._change(tau=tau, target_prior=target_prior, class_counts=class_counts)
 
     def _shift(self):

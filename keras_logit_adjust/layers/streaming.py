@@ -1,4 +1,4 @@
-"""A head for data that nobody can count beforehand: its prior is counted while it trains."""
+"""A head for data that cannot be counted before training. Its prior is counted while it trains."""
 
 import keras
 import numpy as np
@@ -14,7 +14,7 @@ class StreamingPriorDense(LogitsDense):
     """A `PriorAwareDense` whose prior is counted while it trains: `Wx + b + τ·log π − log target` in training.
 
     Use it in a `kla.priors.CountingModel`, whose training steps give their labels to the prior. In a plain model
-    nothing is counted: the prior stays uniform, and the head adjusts nothing. In a training loop of your own call
+    nothing is counted: the prior stays uniform, and the head adjusts nothing. In your own training loop, call
     `streaming_prior.update(labels)` after each step.
 
     Several heads may share one prior. The counts are saved with each head. Each loaded head has a prior of its own,
@@ -24,14 +24,14 @@ class StreamingPriorDense(LogitsDense):
         units: number of classes `L`.
         streaming_prior: the `kla.priors.StreamingPrior` of `L` classes that the head follows.
         tau: strength, a number or a vector `[L]`.
-        target_prior: `[L]` class mix the served logits should be right for; uniform by default.
+        target_prior: `[L]` class mix for which the served logits should be right; equal classes by default.
         **kwargs: as in `keras.layers.Dense`, but no `activation`: it gives logits.
 
     Output: float32 logits `[..., L]` under every precision policy, in training and inference.
 
     Raises:
-        ValueError: for what is no `StreamingPrior`, `units` that is not its number of classes, an `activation`, or a τ
-            or target prior that does not fit.
+        ValueError: for an object that is not a `StreamingPrior`, `units` that is not its number of classes, an
+            `activation`, or a τ or target prior that does not fit.
 
     Example:
 
@@ -46,7 +46,7 @@ class StreamingPriorDense(LogitsDense):
     Reference: Menon et al. (2021), §5, equation 10; the shift as a head, after Ren et al. (2020), balanced softmax.
     """
 
-    num_examples = None  # its classes exclude each other
+    num_examples = None  # because its classes exclude each other
 
     def __init__(self, units, streaming_prior, *, tau=1.0, target_prior=None, **kwargs):
         super().__init__(units, **kwargs)
@@ -58,7 +58,7 @@ class StreamingPriorDense(LogitsDense):
             )
         _checks.check_length(streaming_prior.class_counts, units, "streaming_prior", f"units={units}")
         self.streaming_prior = streaming_prior
-        self.counts = streaming_prior.counts  # a weight of the head too: saved with it, and kept by a compiled step
+        self.counts = streaming_prior.counts  # also a weight of the head: it is saved, and a compiled step updates it
         self._settle(tau, target_prior)
 
     def build(self, input_shape):
@@ -68,16 +68,16 @@ class StreamingPriorDense(LogitsDense):
 
     @property
     def class_counts(self):
-        """The counts of the prior as they stand, float64 `[L]`."""
+        """The current counts of the prior, float64 `[L]`."""
         return self.streaming_prior.class_counts
 
     @property
     def target_prior(self):
-        """The class mix of the deployment, float64 `[L]`; None for the uniform one."""
+        """The class mix of the deployment, float64 `[L]`. None for equal classes."""
         return None if self.target is None else self.target.probabilities
 
     def set(self, *, tau=None, target_prior=None):
-        """Change the adjustment of a built layer, in a compiled or running model too: as `LogitAdjustment.set`."""
+        """Change the adjustment of a built layer, also in a compiled or running model. See `LogitAdjustment.set`."""
         self._settle(self.tau if tau is None else tau, changed_target(target_prior, self.target))
         if self.built:
             self.strength.assign(np.broadcast_to(self.tau, self.units).astype("float32"))
@@ -85,7 +85,7 @@ class StreamingPriorDense(LogitsDense):
 
     def _settle(self, tau, target_prior):
         tau, target = _checks.as_tau(tau, self.units), as_target(target_prior, size=self.units)
-        self.tau, self.target = tau, target  # together: a refused change leaves the layer as it was
+        self.tau, self.target = tau, target  # after all checks: if one raises, the layer does not change
 
     def _log_target(self):
         return np.zeros(self.units) if self.target is None else self.target.logits

@@ -1,4 +1,4 @@
-"""What a head of very many classes serves: the top k, by chunks, as a layer and as a model whose metrics see ids."""
+"""The top k classes of a head of very many classes: a layer, and a model whose metrics read ids."""
 
 import keras
 from keras import ops
@@ -8,7 +8,7 @@ from keras_logit_adjust import _checks, _top_ids
 
 @keras.saving.register_keras_serializable(package="keras_logit_adjust")
 class TopClasses(keras.layers.Layer):
-    """The top `k` classes of a `ManyClassDense`, by chunks: ids and scores of features, sharing the head's weights.
+    """The ids and scores of the top `k` classes of a `ManyClassDense`, by chunks. It shares the head's weights.
 
     Args:
         head: a `ManyClassDense`.

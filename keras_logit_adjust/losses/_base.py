@@ -1,8 +1,8 @@
-"""The one base of every loss: labels, masks, weights and means, settled once.
+"""The base class of every loss. It handles labels, masks, weights and means.
 
-`keras.losses.Loss.__call__` casts labels to `floatx` (2,049 becomes 2,048 in bfloat16), aligns weights to the left and,
-under `tf.distribute`, divides a local mean by the number of replicas, which is wrong when the replicas hold unequal
-shares of a batch. This base overrides that one method and leaves the rest of Keras's contract as it is.
+`keras.losses.Loss.__call__` casts labels to `floatx` (2,049 becomes 2,048 in bfloat16) and aligns weights to the left.
+Under `tf.distribute` it divides a local mean by the number of replicas. This is wrong if the replicas have unequal
+shares of a batch. This base class overrides only this method, and keeps the rest of Keras's contract.
 """
 
 import warnings
@@ -19,14 +19,14 @@ _REDUCTIONS = (*_MEANS, "sum", "none", None)
 
 
 class MaskedLoss(keras.losses.Loss):
-    """A Keras loss whose subclasses give values and what of each counts, `values_and_mask(y_true, y_pred)`.
+    """A Keras loss whose subclasses compute values and a mask, `values_and_mask(y_true, y_pred)`.
 
     Attributes:
-        stage_weight: what `kla.callbacks.DeferredReweighting` multiplies the class weights by, `[L]` or None: a state
-            of training, not part of the config.
+        stage_weight: `[L]` factors of the class weights, which `kla.callbacks.DeferredReweighting` sets, or None. It is
+            a state of training, and not part of the config.
     """
 
-    _arguments = ()  # those of a subclass's own that its config names
+    _arguments = ()  # the subclass's own arguments that its config has
     stage_weight = None
 
     def __new__(cls, *args, **kwargs):
@@ -48,15 +48,15 @@ class MaskedLoss(keras.losses.Loss):
         self.label_smoothing, self.ignore_class = self._options["label_smoothing"], self._options["ignore_class"]
 
     def values_and_mask(self, y_true, y_pred):
-        """Per-position values, and what of each position counts: a boolean mask, or shares in [0, 1] (None: all).
+        """Per-position values, and a boolean mask or shares in [0, 1] of the positions that count (None: all count).
 
-        A mean divides by the sum of what counts. A share is that of the labels that are known, where a value is a sum
-        over several.
+        A mean divides by the sum of the mask or of the shares. If a value is a sum over several labels, the share is
+        the part of the labels that is known.
         """
         raise NotImplementedError
 
     def reweighted(self, class_weight=None):
-        """`class_weight` (None: 1) times the weights of the training stage; None where both are."""
+        """`class_weight` (None: 1) times the weights of the training stage. None if both are None."""
         if class_weight is None or self.stage_weight is None:
             return self.stage_weight if class_weight is None else class_weight
         return class_weight * self.stage_weight
@@ -75,7 +75,7 @@ class MaskedLoss(keras.losses.Loss):
             weight = None if sample_weight is None else _labels.align_weight(sample_weight, values)
             counted = ops.ones_like(values) if counted is None else ops.cast(counted, values.dtype)
             result = _reduce(values, mask, weight, counted, self.reduction)
-            _marks.mark_in_training(self)  # not before: bad labels train no head
+            _marks.mark_in_training(self)  # only now: a call with bad labels raises before, and trains no head
             return result
 
     def get_config(self):
@@ -84,7 +84,7 @@ class MaskedLoss(keras.losses.Loss):
 
 
 def checked_options(*, label_smoothing, ignore_class):
-    """The options that every loss has, checked."""
+    """Check the options that every loss has, and return them."""
     return {
         "label_smoothing": _checks.check_fraction(label_smoothing, "label_smoothing"),
         "ignore_class": _checks.check_ignore_class(ignore_class),
@@ -92,15 +92,15 @@ def checked_options(*, label_smoothing, ignore_class):
 
 
 def expected_cost(targets, class_weight, excess, cost=None):
-    """`Σ_y t_y·α_y·cost(x_y)`, in which a target of 0 costs 0 whatever its excess is (a logit of −inf)."""
-    # Selected before the cost: its gradient stays finite too.
+    """`Σ_y t_y·α_y·cost(x_y)`. A target of 0 costs 0 even if its excess is infinite (for a logit of −inf)."""
+    # Select before the cost, so that the gradient is finite too.
     excess = ops.where(ops.equal(targets, 0.0), ops.zeros_like(excess), excess)
     return ops.sum(targets * class_weight * (excess if cost is None else cost(excess)), axis=-1)
 
 
 def warn_of_bounded_logits(y_pred, adjustment):
-    """Warn where a cosine head is too narrow for the prior that an adjusted loss has it learn."""
-    bound = _keras.noted(y_pred, "logit_bound")  # of a `CosineDense`
+    """Warn if the scale of a cosine head is too small for the prior that it must learn with an adjusted loss."""
+    bound = _keras.noted(y_pred, "logit_bound")  # a `CosineDense` stored it
     if bound is not None and bound < np.ptp(adjustment):
         needed = f"{np.ptp(adjustment):.3g}"
         warnings.warn(
@@ -116,17 +116,17 @@ def _reduce(values, mask, weight, counted, reduction):
         return _added_by_keras(weighted) if _replicas.in_compiled_loss() else weighted
     if reduction not in _MEANS:
         return _over_replicas(ops.sum(weighted), None)
-    # A mean divides by the number of what counts, or the sum of its weights.
+    # A mean divides by the number of positions that count, or by the sum of their weights.
     if weight is not None and reduction == "mean_with_sample_weight":
         counted = counted * weight
     return _over_replicas(ops.sum(weighted), ops.sum(_labels.zero_masked(counted, mask)))
 
 
 def _added_by_keras(values):
-    """Values that Keras's trainer would add up for the gradient and average on each replica for its report.
+    """Values that Keras's trainer would add up for the gradient, and average on each replica for its report.
 
-    It multiplies the report by the number of replicas, and the average is NaN on a replica without examples. So one
-    number: its gradient is that of the local sum, its value that of the mean over all replicas.
+    The trainer multiplies the report by the number of replicas, and the average is NaN on a replica without examples.
+    So this gives one number. Its gradient is that of the local sum. Its value is the mean over all replicas.
     """
     total = ops.sum(values)
     reported = _over_replicas(total, ops.sum(ops.ones_like(values)))
@@ -134,10 +134,11 @@ def _added_by_keras(values):
 
 
 def _over_replicas(total, divisor):
-    """`total / divisor` over all replicas of `tf.distribute`, in the form Keras's trainer expects of each replica.
+    """`total / divisor` over all replicas of `tf.distribute`, in the form that Keras's trainer expects.
 
-    The trainer sums gradients over replicas and multiplies reported losses by their number. So each replica gives its
-    local sum over the *global* divisor, lifted by a term without gradient to the global value over the replicas.
+    The trainer sums gradients over replicas, and multiplies reported losses by their number. So each replica gives its
+    local sum divided by the *global* divisor. A term without gradient makes its value the global value divided by the
+    number of replicas.
     """
     replica = _replicas.replica_context()
     if replica is None:

@@ -1,7 +1,7 @@
-"""A loop over chunks of classes that keeps one chunk at a time, on each backend.
+"""A loop over chunks of classes, on each backend. It keeps one chunk in memory at a time.
 
-`keras.ops` has no such loop. Its `fori_loop` lets TensorFlow run ten chunks at once, and its `scan` stacks pieces of
-one size, which a last chunk that is shorter does not have.
+`keras.ops` has no such loop. With its `fori_loop` TensorFlow runs ten chunks at once. Its `scan` needs pieces of one
+size, but the last chunk may be shorter.
 """
 
 import typing
@@ -11,7 +11,7 @@ from keras import ops
 
 
 class Whole(typing.NamedTuple):
-    """What the pieces of all chunks make: a tensor of this shape, whose axis `axis` has one entry for each class."""
+    """The tensor that the pieces of all chunks make. It has this shape. Its axis `axis` has an entry for each class."""
 
     shape: tuple
     axis: int
@@ -19,14 +19,14 @@ class Whole(typing.NamedTuple):
 
 
 def fold(step, state, num_classes, chunk_size, wholes=()):
-    """The state after all chunks, and the tensors that their pieces make.
+    """The state after all chunks, and the tensors made of their pieces.
 
     Args:
-        step: `(state, start, size)` → `(state, pieces)`: one chunk, the classes from `start`, which may be a tensor;
-            `size` is a number. It gives one piece for each of `wholes`.
-        state: a tuple of tensors, whose shapes and dtypes stay.
+        step: `(state, start, size)` → `(state, pieces)`, for the `size` classes from `start`. `size` is a number, and
+            `start` may be a tensor. There is one piece for each of `wholes`.
+        state: a tuple of tensors. Their shapes and dtypes stay the same.
         num_classes: `L`.
-        chunk_size: classes in a chunk; the last one has what is left.
+        chunk_size: classes in a chunk. The last chunk may have fewer.
         wholes: `Whole` for each piece.
     """
     if chunk_size >= num_classes:
@@ -74,7 +74,7 @@ def _with_tensorflow(step, state, size, num_classes, wholes):
         state, pieces = step(state, index * size, size)
         return index + 1, state, tuple(array.write(index, piece) for array, piece in zip(arrays, pieces, strict=True))
 
-    # One at a time: chunks that run side by side are in memory side by side.
+    # One chunk at a time: chunks that run at once are in memory at once.
     _, state, arrays = tf.while_loop(
         lambda index, *_: index < full, body, (tf.constant(0), state, arrays), parallel_iterations=1
     )
@@ -88,7 +88,7 @@ def _with_tensorflow(step, state, size, num_classes, wholes):
 
 
 def _joined(stacked, axis):
-    """Pieces `[chunks, ..., size, ...]` as one tensor `[..., chunks · size, ...]`, by one copy at most."""
+    """Pieces `[chunks, ..., size, ...]` as one tensor `[..., chunks · size, ...]`, with at most one copy."""
     import tensorflow as tf
 
     if axis == 1:

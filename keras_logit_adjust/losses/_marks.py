@@ -1,6 +1,6 @@
-"""Which losses correct a prior, and which layers they trained: a mark that lives as long as the layer does.
+"""Find the losses that correct a prior, and mark the layers that they trained. A mark lives as long as its layer.
 
-A compiled model knows its losses. Another model of the same layers, such as one of its outputs alone, does not.
+A compiled model knows its losses. Another model of the same layers, for example of one output, does not know them.
 """
 
 import weakref
@@ -14,7 +14,7 @@ _trained = weakref.WeakKeyDictionary()  # layer → the loss that corrected its 
 
 
 def corrects_prior(loss):
-    """Whether a loss shifts or scales logits by class or weighs classes. Margins of the label alone correct nothing."""
+    """Whether a loss shifts or scales logits by class, or weighs classes. Label margins alone correct no prior."""
     names = ("rival_margin", "class_weight", "logit_scale", "stage_weight")
     vectors = (getattr(loss, name, None) for name in names)
     is_uneven = any(vector is not None and np.ptp(vector) > 0 for vector in vectors)
@@ -22,7 +22,7 @@ def corrects_prior(loss):
 
 
 def knows_no_prior(loss):
-    """Whether a loss is one of Keras's or of this package that corrects no prior; of a user's own nobody knows."""
+    """Whether a loss of Keras or of this package corrects no prior. False for a user's own loss: it is unknown."""
     if isinstance(loss, str):
         return True
     module = getattr(loss if hasattr(loss, "__name__") else type(loss), "__module__", None) or ""
@@ -30,21 +30,21 @@ def knows_no_prior(loss):
 
 
 def mark_in_training(loss):
-    """Mark the heads of the model that trains now, if one does and `loss` corrects its prior."""
+    """If a model trains now and `loss` corrects the prior, mark the heads of the model."""
     model = _keras.model_in_training()
     if model is not None and corrects_prior(loss):
         mark(model, [loss])
 
 
 def mark(model, losses):
-    """Mark the layers that make the outputs of `model` which one of `losses`, correcting the prior, is compiled for."""
+    """Mark the output layers of `model` for which one of `losses` is compiled, if it corrects the prior."""
     for output, loss in compiled_pairs(model):
         if any(loss is other for other in losses):
             _mark_layers(output, loss)
 
 
 def mark_outputs(model, loss):
-    """Mark the layers that make the outputs of `model`, where `loss` trained it and is no longer compiled."""
+    """Mark the output layers of `model`. `loss` trained it, and is no longer compiled."""
     if corrects_prior(loss):
         for output in getattr(model, "outputs", None) or ():
             _mark_layers(output, loss)
@@ -56,12 +56,12 @@ def _mark_layers(output, loss):
 
 
 def trained_by(layer):
-    """The loss that trained a layer and corrected the prior, or None."""
+    """The loss that trained a layer and corrects the prior, or None."""
     return _trained.get(layer)
 
 
 def compiled_pairs(model):
-    """(symbolic output, loss) of a compiled graph, where its losses can be told apart by output."""
+    """Pairs (symbolic output, loss) of a compiled graph, if each loss belongs to a known output."""
     outputs, compiled = list(getattr(model, "outputs", None) or ()), getattr(model, "loss", None)
     if isinstance(compiled, dict):
         named = dict(zip(model.output_names, outputs, strict=True))

@@ -1,7 +1,7 @@
-"""A label against its rivals: `r_y = u_y + log Σ_{y'≠y} e^{s_y'·f_y' + v_y'} − s_y·f_y`, the log-odds of an error.
+"""The log-odds of an error: `r_y = u_y + log Σ_{y'≠y} e^{s_y'·f_y' + v_y'} − s_y·f_y`, the rivals against the label.
 
-Equation 11 of Menon et al. (2021) is `α_y · log(1 + e^{r_y})`, focal loss another function of the same `r`. Leaving the
-label out of the sum, and not subtracting it from the whole, keeps full precision where an example is fitted well.
+Equation 11 of Menon et al. (2021) is `α_y · log(1 + e^{r_y})`. Focal loss is another function of the same `r`. The
+label is left out of the sum, and not subtracted from the whole sum. So precision is full even for well fitted examples.
 """
 
 import functools
@@ -13,11 +13,11 @@ from keras import ops
 from keras_logit_adjust import _checks, _labels
 from keras_logit_adjust.losses import _base
 
-_LOWEST = float(np.finfo("float32").min)  # in place of log 0, whose gradient is no number
+_LOWEST = float(np.finfo("float32").min)  # in place of log 0, whose gradient is NaN
 
 
 class Margins(typing.NamedTuple):
-    """What tells the members of the family apart: float64 vectors `[L]`, checked where `as_margins` makes them."""
+    """The float64 vectors `[L]` that define a member of the family. `as_margins` checks them."""
 
     class_weight: np.ndarray
     label_margin: np.ndarray
@@ -28,7 +28,7 @@ class Margins(typing.NamedTuple):
 def as_margins(
     num_classes, *, class_weight=None, label_margin=None, rival_margin=None, logit_scale=None, other="class_counts"
 ):
-    """`Margins` of these vectors; the default is cross-entropy. `other` is what the number of classes comes from."""
+    """Checked `Margins`. The default is cross-entropy. `other` names the argument that has the number of classes."""
     vector = functools.partial(_checks.as_class_vector, num_classes=num_classes, other=other)
     return Margins(
         vector(class_weight, "class_weight", default=1.0, positive=True),
@@ -39,7 +39,7 @@ def as_margins(
 
 
 def num_classes_of(y_pred):
-    """The number of classes of logits, where no counts say it."""
+    """The number of classes of logits, for a loss without class counts."""
     shape = tuple(y_pred.shape)
     if not shape or shape[-1] is None or shape[-1] < 2:
         raise ValueError(f"`y_pred` must be logits [..., L] of at least two classes. Received shape {shape}.")
@@ -59,15 +59,15 @@ def pairwise_margin_crossentropy(
 ):
     """Per-example cross-entropy with margins, `α_y · log[1 + Σ_{y'≠y} e^{u_y + v_y'} · e^{s_y'·f_y' − s_y·f_y}]`.
 
-    All margins at zero and all weights at one is plain cross-entropy. For soft labels `t` it is `Σ_y t_y·ℓ(y, f)`,
-    label smoothing included. Costs O(batch × classes) whatever the margins.
+    With margins of zero and weights of one it is plain cross-entropy. For soft labels `t` it is `Σ_y t_y·ℓ(y, f)`, also
+    with label smoothing. It costs O(batch × classes) for all margins.
 
     Args:
         y_true: class ids `[...]` or `[..., 1]`, or one-hot or soft rows `[..., L]`; told apart by static shape.
         y_pred: logits `[..., L]`.
         class_weight: `α`, `[L]` numbers > 0; 1 by default.
-        label_margin: `u`, `[L]` numbers: how much the odds of an error of each class are raised; 0 by default.
-        rival_margin: `v`, `[L]` numbers: how much each class is raised as a rival of others; 0 by default.
+        label_margin: `u`, `[L]` numbers that are added to the log-odds of an error of each class; 0 by default.
+        rival_margin: `v`, `[L]` numbers that are added to the score of each class as a rival; 0 by default.
         logit_scale: `s`, `[L]` numbers > 0 that multiply the logits first; 1 by default.
         label_smoothing: share ε in [0, 1) of the target spread evenly over all classes.
         ignore_class: a class id whose positions give 0 (ids only).
@@ -102,7 +102,7 @@ def pairwise_margin_crossentropy(
 
 
 def rival_costs(y_true, y_pred, margins, *, cost=ops.softplus, label_smoothing, ignore_class):
-    """`Σ_y t_y·α_y·cost(r_y)` for every position, and the mask of those that count (None where all do).
+    """`Σ_y t_y·α_y·cost(r_y)` for every position, and the mask of positions that count (None: all count).
 
     Args:
         y_true: ids or rows, as every loss takes them.
@@ -116,7 +116,7 @@ def rival_costs(y_true, y_pred, margins, *, cost=ops.softplus, label_smoothing, 
     logits = _labels.at_least_float32(labels.logits)
     weight, label_margin, rival_margin, scale = (ops.convert_to_tensor(v, dtype=logits.dtype) for v in margins)
     own = logits * scale
-    own = own - _finite_max(own)  # so that margins meet no large number
+    own = own - _finite_max(own)  # so that margins are not added to large numbers
     rivals = own + rival_margin
     if labels.ids is None or label_smoothing:
         error_log_odds = label_margin + _log_sums_of_others(rivals) - own
@@ -131,13 +131,13 @@ def rival_costs(y_true, y_pred, margins, *, cost=ops.softplus, label_smoothing, 
 
 
 def _finite_max(scores):
-    """The largest score `[..., 1]`, without gradient, and never −inf."""
-    # An initial value also because without one Keras refuses an empty batch.
+    """The largest score `[..., 1]`, without gradient. It is never −inf."""
+    # Without an initial value Keras refuses an empty batch.
     return ops.stop_gradient(ops.max(scores, axis=-1, keepdims=True, initial=_LOWEST))
 
 
 def log_sum_exp(scores):
-    """`log Σ exp`, finite with a gradient of 0 where every score is −inf."""
+    """`log Σ exp`. If every score is −inf, it is finite, and its gradient is 0."""
     top = _finite_max(scores)
     total = ops.sum(ops.exp(scores - top), axis=-1)
     nothing = ops.equal(total, 0.0)
@@ -147,8 +147,8 @@ def log_sum_exp(scores):
 def _log_sums_of_others(scores):
     """`log Σ_{y'≠y} exp` for every class y at once.
 
-    A total less a term cancels only where that term is the larger half, so the top class, and it alone, gets a sum of
-    its own.
+    The total minus one term loses digits only if the term is more than half of the total. Only the term of the top
+    class can be so large, so only this class gets its own sum.
     """
     top = _finite_max(scores)
     is_top = _is_class(ops.argmax(scores, axis=-1), scores.shape[-1])

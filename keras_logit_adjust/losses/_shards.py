@@ -1,8 +1,8 @@
-"""Classes spread over devices: what is computed of each device's own part of the kernel, on that device.
+"""Classes that are spread over devices. Each device computes with its own part of the kernel.
 
-A loop over chunks of a kernel that lies on several devices would fetch every chunk from the device that has it. Here
-each device goes through the chunks of its own classes, and what it found stays where it is, as one entry of a leading
-axis. Maxima and sums over that axis are left to the compiler (GSPMD), which makes one exchange of each.
+If a kernel is on several devices, a simple loop over chunks would copy every chunk from its device. Here each device
+goes through the chunks of its own classes. Its result stays on the device, as one entry of a leading axis. The compiler
+(GSPMD) computes maxima and sums over this axis, with one exchange between devices for each.
 """
 
 import typing
@@ -14,7 +14,7 @@ from keras_logit_adjust import _checks
 
 
 class Spread(typing.NamedTuple):
-    """Classes cut into `number` equal parts along the axis `axis` of a mesh of JAX's."""
+    """Classes in `number` equal parts, along the axis `axis` of a JAX mesh."""
 
     mesh: typing.Any
     axis: str
@@ -22,7 +22,7 @@ class Spread(typing.NamedTuple):
 
 
 def as_spread(layout, class_axis, num_classes=None):
-    """How a `keras.distribution.TensorLayout` of the kernel spreads its classes; None if each device has them all."""
+    """The `Spread` of a kernel with this `keras.distribution.TensorLayout`. None if each device has all classes."""
     if layout is None:
         return None
     if not isinstance(layout, keras.distribution.TensorLayout) or len(layout.axes) != 2 or layout.device_mesh is None:
@@ -48,7 +48,7 @@ def as_spread(layout, class_axis, num_classes=None):
 
 
 def refuse_other_backends(name):
-    """Raise for the argument or function `name` where Keras spreads no tensor over devices."""
+    """Raise for the argument or function `name` if the backend is not JAX. Keras spreads tensors on JAX only."""
     if keras.backend.backend() != "jax":
         raise _checks.ArgumentError(
             name,
@@ -58,9 +58,9 @@ def refuse_other_backends(name):
 
 
 def rows_of(spread, tensor, ids, axis):
-    """`ops.take(tensor, ids, axis)` of a tensor whose classes are spread: each device gives the rows that it has.
+    """`ops.take(tensor, ids, axis)` for a tensor whose classes are spread. Each device gives the rows that it has.
 
-    Its gradient stays spread as well, which a look-up that the compiler cuts up does not promise.
+    Its gradient is spread too. If the compiler divided a plain look-up, this would not be certain.
     """
     if spread is None:
         return ops.take(tensor, ids, axis=axis)
@@ -78,7 +78,7 @@ def rows_of(spread, tensor, ids, axis):
 
 
 def whole(spread, tensor):
-    """`tensor` whole on each device: the compiler would cut it up for a product and put it together again."""
+    """`tensor` whole on each device. Otherwise the compiler would divide it for a product, and then join it again."""
     import jax
 
     return jax.lax.with_sharding_constraint(
@@ -87,16 +87,16 @@ def whole(spread, tensor):
 
 
 def on_each(spread, function, shared, parts, *, axes, kept=()):
-    """Run `function(first, shared, parts)` on each device, of its own part of the classes.
+    """Run `function(first, shared, parts)` on each device, for its own part of the classes.
 
     Args:
-        spread: `Spread`, or None: one part, here.
-        function: gives a tuple of tensors `[...]`; `first` is the id of the first class of the part.
-        shared: a tuple of tensors that each device gets whole.
-        parts: a tuple of tensors of which each gets its part.
+        spread: `Spread`, or None for one part on this device.
+        function: returns a tuple of tensors `[...]`. `first` is the id of the first class of the part.
+        shared: a tuple of tensors. Each device gets them whole.
+        parts: a tuple of tensors. Each device gets its part.
         axes: the axis of the classes in each of `parts`.
-        kept: for each of the last tensors that `function` gives, the axis of the classes: the parts are put side by
-            side there. The other tensors get a leading axis of the parts.
+        kept: the axis of the classes in each of the last tensors that `function` returns. The results of the devices
+            are joined along this axis. The other tensors get a leading axis with one entry for each device.
     """
     if spread is None:
         return function(0, shared, parts)
@@ -121,6 +121,6 @@ def on_each(spread, function, shared, parts, *, axes, kept=()):
         axis_names={spread.axis},
         check_vma=False,
     )
-    # Compiled, for a function of some axes of a mesh cannot be run step by step.
+    # Compile: JAX cannot run a function over only some axes of a mesh eagerly.
     stacked, pieces = jax.jit(mapped)(size * jnp.arange(spread.number, dtype="int32"), shared, parts)
     return *stacked, *pieces

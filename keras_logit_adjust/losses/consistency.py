@@ -1,7 +1,7 @@
 """Whether minimizing a loss gives the classifier that is Bayes-optimal for the balanced error: Fisher consistency.
 
-Theorem 1 says when it does, for any number of classes; Lemma 2 says exactly when it does for two. A loss that fails
-Lemma 2 on two of its classes is inconsistent, for a distribution can leave the choice to just these two.
+Theorem 1 is a sufficient condition for any number of classes. Lemma 2 is necessary and sufficient for two classes. A
+loss that fails Lemma 2 on two of its classes is inconsistent: at some point only these two classes may occur.
 """
 
 import dataclasses
@@ -22,9 +22,9 @@ _SOFTMAX_LOSSES = (
     keras.losses.SparseCategoricalCrossentropy,
     keras.losses.CategoricalCrossentropy,
 )
-_TOLERANCE = 1e-6  # of logarithms: what float64 leaves of margins that were computed as differences
-_MOST_CLASSES = 512  # pairs are tried among so many classes, taken evenly over the frequencies
-_LARGER_SHARE = 0.8  # of a witness's classes, at the contested point
+_TOLERANCE = 1e-6  # for logarithms: margins are differences, and float64 rounds them
+_MOST_CLASSES = 512  # pairs of at most so many classes are tried, taken evenly over the frequencies
+_LARGER_SHARE = 0.8  # the larger P(contested point | class) of the two classes of a witness
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Witness:
 
     @property
     def joint(self):
-        """`[L + 1, L]` probabilities P(x, y) of as many points x, the contested one first; columns sum to `prior`."""
+        """Probabilities P(x, y) of L + 1 points x, `[L + 1, L]`, the contested point first. Columns sum to `prior`."""
         joint = np.zeros((self.prior.size + 1, self.prior.size))
         np.fill_diagonal(joint[1:], self.prior)
         for label, share in zip(self.classes, self.shares, strict=True):
@@ -129,8 +129,8 @@ def judge(prior, margins):
         return Consistency("consistent", "Theorem 1 holds, with the δ given.", delta=delta)
     first, second, log_odds = _worst_pair(prior, log_delta, label_margin, rival_margin)
     if log_odds > _TOLERANCE:
-        # The minimizer weighs the second class e^log_odds times too heavily against the first. At the witness's point
-        # the first is the likelier one, P(x|first) > P(x|second), by less than the loss asks for.
+        # The minimizer weighs the second class e^log_odds times too much against the first. At the contested point the
+        # first class has the larger P(x|class), but by a smaller factor than the loss needs.
         shares = (_LARGER_SHARE, _LARGER_SHARE * np.exp(-0.5 * min(log_odds, 4.0)))
         return Consistency(
             "inconsistent",
@@ -172,17 +172,17 @@ def _parts(loss, class_counts):
 
 def _meets_theorem_1(label_part, rival_part):
     """Whether `A_y + B_y' = 0` for all `y ≠ y'`, `A = u + log δ` and `B = v − log δ`."""
-    # From three classes on, only constants do that.
+    # With three or more classes, this is possible only for constant A and B.
     constants = [np.ptp(label_part), np.ptp(rival_part), label_part[0] + rival_part[0]]
     gaps = label_part + rival_part[::-1] if label_part.size == 2 else constants
     return bool(np.abs(gaps).max() < _TOLERANCE)
 
 
 def _worst_pair(prior, log_delta, label_margin, rival_margin):
-    """The classes (a, b) whose log-odds, b against a, the loss gets most wrong, and by how much: at least 0."""
+    """The classes (a, b) with the largest error of the loss in the log-odds of b against a, and this error, ≥ 0."""
     chosen = np.argsort(prior)[np.linspace(0, prior.size - 1, min(prior.size, _MOST_CLASSES)).round().astype(int)]
     margins = label_margin[chosen][:, None] + rival_margin[chosen][None, :]
-    # log α_a π_a s(Δ_ab), of which the minimizer compares (a, b) with (b, a).
+    # log α_a π_a s(Δ_ab). The minimizer compares the value for (a, b) with that for (b, a).
     pull = log_delta[chosen][:, None] - np.logaddexp(0.0, -margins)
     log_odds = pull.T - pull
     first, second = np.unravel_index(log_odds.argmax(), log_odds.shape)

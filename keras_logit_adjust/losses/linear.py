@@ -1,8 +1,8 @@
-"""The logit-adjusted loss of a linear head with many classes, in memory that does not grow with their number.
+"""The logit-adjusted loss of a linear head with many classes. Its memory for logits does not grow with their number.
 
-The logits `[B, L]` of a million classes are a gigabyte for a batch of 256. Here they exist a chunk of classes at a
-time: going forward, a running maximum and a running sum of exponentials give the log-sum-exp of all; going back, each
-chunk is computed again. What stays is features, kernel and two numbers for each example.
+The logits `[B, L]` of a million classes are a gigabyte for a batch of 256. Here only the logits of one chunk of classes
+exist at a time. The forward pass keeps a running maximum and a running sum of exponentials, which give the log-sum-exp
+of all classes. The backward pass computes each chunk again, from features, kernel and two numbers for each example.
 """
 
 import typing
@@ -14,7 +14,7 @@ from keras import ops
 from keras_logit_adjust import _checks, _keras, _labels, _precision
 from keras_logit_adjust.losses import _base, _chunks, _shards
 
-LOWEST = float(np.finfo("float32").min)  # no −inf: the exponential of −inf less −inf is no number
+LOWEST = float(np.finfo("float32").min)  # not −inf: the exponential of (−inf) − (−inf) is NaN
 _OF_ROWS = (
     "One-hot and soft rows are tensors of the size that this loss avoids. Where two labels are mixed, mix the losses: "
     "weight · loss(first ids) + (1 − weight) · loss(second ids)."
@@ -41,13 +41,13 @@ def linear_logit_adjusted_crossentropy(
     `logit_adjusted_crossentropy(y_true, features @ kernel + bias, log_prior, tau=tau)`. Memory beyond the gradients is
     O(examples × chunk_size); the backward pass computes the logits a second time.
 
-    All arithmetic is float32 (float64 for float64 tensors): half-precision features and kernels are raised a chunk at
-    a time. Gradients go to features, kernel and bias; `log_prior` and `tau` are constants. Second derivatives are not
-    supported and raise.
+    All arithmetic is float32 (float64 for float64 tensors). Half-precision features and kernels are cast to float32
+    chunk by chunk. Features, kernel and bias have gradients. `log_prior` and `tau` are constants. Second derivatives
+    are not supported and raise.
 
     Args:
         y_true: class ids `[...]` or `[..., 1]`.
-        features: what the head reads, `[..., D]`. Positions that their Keras mask leaves out give 0.
+        features: the input of the head, `[..., D]`. Positions that their Keras mask leaves out give 0.
         kernel: `[D, L]`, as in `keras.layers.Dense`; or `[L, D]` with `class_axis=0`, as in an embedding table.
         bias: `[L]`, or None.
         log_prior: `[L]` finite natural logarithms, from `kla.priors.log_prior`; none above 0.
@@ -58,7 +58,7 @@ def linear_logit_adjusted_crossentropy(
             result.
         label_smoothing: share ε in [0, 1) of the target spread evenly over all classes.
         ignore_class: a class id whose positions give 0.
-        kernel_layout: `keras.distribution.TensorLayout` of a kernel whose classes lie on several devices (JAX alone).
+        kernel_layout: `keras.distribution.TensorLayout` of a kernel whose classes are on several devices (JAX only).
             Each device then computes the chunks of its own classes. `L` must be a multiple of their number.
 
     Returns:
@@ -88,7 +88,7 @@ def linear_logit_adjusted_crossentropy(
 
 
 class Head(typing.NamedTuple):
-    """Features `[..., D]` and what makes logits of them, as tensors; `axis` is that of the classes, 0 or 1."""
+    """Features `[..., D]`, kernel and bias as tensors. `axis` is the axis of the classes in the kernel, 0 or 1."""
 
     features: typing.Any
     kernel: typing.Any
@@ -125,7 +125,7 @@ def as_head(features, kernel, bias, num_classes, *, class_axis=-1):
 
 
 def _as_floats(values, name):
-    """`values` as a tensor of floats: of integers JAX takes no gradient."""
+    """`values` as a tensor of floats. JAX has no gradient for integers."""
     tensor = _labels.to_tensor_of_gradients(values, name)
     return tensor if "float" in _name(tensor.dtype) else ops.cast(tensor, "float32")
 
@@ -133,15 +133,15 @@ def _as_floats(values, name):
 def linear_values(
     y_true, head, adjustment, *, chunk_size, label_smoothing, ignore_class, num_classes=None, spread=None
 ):
-    """Values `[...]` of a head that `as_head` checked, and the mask of those that count (None where all do).
+    """Values `[...]` of a head from `as_head`, and the mask of positions that count (None: all count).
 
-    Rows of the kernel from `num_classes` on are no classes; `adjustment` makes their scores the lowest numbers.
+    Rows of the kernel from `num_classes` on do not belong to classes. `adjustment` gives them the lowest scores.
     """
     features, kernel, bias, axis = head
     num_classes = num_classes or adjustment.shape[0]
     labels, kept, flat = read_examples(y_true, features, num_classes, ignore_class=ignore_class)
     dtype = widest(flat, kernel, bias)
-    # Added once, before the loop; autodiff takes the gradient on to the bias.
+    # The bias is added once, before the loop. Autodiff gives its gradient.
     offset = ops.convert_to_tensor(adjustment, dtype=dtype)
     offset = offset if bias is None else offset + ops.cast(bias, dtype)
     ids = ops.reshape(labels.ids, (-1,))
@@ -151,7 +151,7 @@ def linear_values(
 
 
 def read_examples(y_true, features, num_classes, *, ignore_class):
-    """`Labels` of ids, the mask of the positions that count, and the features `[N, D]`, 0 where they do not."""
+    """`Labels` of ids, the mask of positions that count, and the features `[N, D]` (0 at the other positions)."""
     leading = tuple(features.shape)[:-1]
     labels = _labels.read_ids(y_true, leading, num_classes, ignore_class=ignore_class, remedy=_OF_ROWS)
     kept = _labels.combine_masks(len(leading), _keras.mask_of(features), labels.kept)
@@ -159,7 +159,7 @@ def read_examples(y_true, features, num_classes, *, ignore_class):
 
 
 def widest(*tensors):
-    """The dtype to compute in: float64 where any of the tensors is, else float32; None is no tensor."""
+    """The dtype to compute in: float64 if any of the tensors is float64, else float32. A None is skipped."""
     dtypes = {_labels.float_dtype(tensor) for tensor in tensors if tensor is not None}
     return "float64" if "float64" in dtypes else "float32"
 
@@ -178,18 +178,18 @@ def _crossentropy(features, kernel, offset, *, ids, axis, chunk_size, smoothing,
     chunks = {"num_classes": part, "chunk_size": min(chunk_size, part)}
 
     def of_classes(values, start, size):
-        """`values [N, size]`, 0 in the rows that are no classes."""
+        """`values [N, size]`, with 0 for rows of the kernel that do not belong to classes."""
         return values if rows == num_classes else ops.where(start + ops.arange(size) < num_classes, values, 0.0)
 
     def sums(first, shared, parts):
-        """The maximum of `g` over some classes, the sum of exponentials relative to it, the label's `g`, the mean."""
+        """For some classes: the maximum of `g`, the sum of exponentials relative to it, the label's `g`, the mean."""
         (ids, wide), (kernel, offset) = shared, parts
 
         def step(state, start, size):
             top, total, own, mean = state
             _, chunk = scores(wide, kernel, offset, axis=axis, start=start, size=size)
-            new_top = ops.max(chunk, axis=-1, initial=LOWEST)  # for an empty batch
-            new_top = ops.where(top > new_top, top, new_top)  # Keras's maximum is float32 on torch
+            new_top = ops.max(chunk, axis=-1, initial=LOWEST)  # an empty batch needs `initial`
+            new_top = ops.where(top > new_top, top, new_top)  # `ops.maximum` is float32 on torch
             total = total * ops.exp(top - new_top) + ops.sum(ops.exp(chunk - new_top[:, None]), axis=-1)
             if smoothing:
                 mean = mean + ops.sum(of_classes(chunk, first + start, size), axis=-1) / num_classes
@@ -199,7 +199,7 @@ def _crossentropy(features, kernel, offset, *, ids, axis, chunk_size, smoothing,
         return _chunks.fold(step, (zero + LOWEST, zero, zero, zero), **chunks)[0]
 
     def slopes(first, shared, parts):
-        """The gradients by features, kernel and offset that some classes make."""
+        """The parts of some classes of the gradients by features, kernel and offset."""
         (ids, wide, top, of_all, of_own, of_each), (kernel, offset) = shared, parts
 
         def step(state, start, size):
@@ -249,13 +249,13 @@ def _crossentropy(features, kernel, offset, *, ids, axis, chunk_size, smoothing,
 
         return losses, gradients
 
-    # As a tensor: a variable that is read inside has no place in a custom gradient of TensorFlow's.
+    # Reshape makes a tensor: TensorFlow's custom gradients do not accept variables that are read inside.
     return values(features, ops.reshape(kernel, kernel.shape), offset)
 
 
 @ops.custom_gradient
 def _refuse_second(gradient, *sources):
-    """`gradient` as it is, from which no further gradient leads to its `sources`."""
+    """`gradient`, unchanged. A gradient of it by its `sources` raises."""
 
     def refuse(*args, upstream=None):
         raise NotImplementedError(
@@ -267,7 +267,7 @@ def _refuse_second(gradient, *sources):
 
 
 def _chosen(scores, columns):
-    """The score `[N]` of each row in its column, 0 where the column lies outside."""
+    """The score `[N]` of each row in its column. 0 if the column is outside of the chunk."""
     inside = ops.logical_and(columns >= 0, columns < scores.shape[1])
     columns = ops.where(inside, columns, 0)
     found = ops.take_along_axis(scores, ops.expand_dims(columns, -1), axis=1)[:, 0]
@@ -275,7 +275,7 @@ def _chosen(scores, columns):
 
 
 def _less_own(gradient, columns, amount):
-    """`gradient` less the `amount` of each row in its column; a column that lies outside takes nothing."""
+    """`gradient` minus the `amount` of each row in its column. Columns outside of the chunk change nothing."""
     if keras.backend.backend() == "torch":
         inside = ops.logical_and(columns >= 0, columns < gradient.shape[1])
         index = ops.cast(ops.where(inside, columns, 0), "int64")

@@ -1,6 +1,6 @@
-"""The logit-adjusted losses: cross-entropy of `f + τ·log π`, which makes the *unadjusted* `argmax f` balanced.
+"""The logit-adjusted losses: cross-entropy of `f + τ·log π`. After training the *unadjusted* `argmax f` is balanced.
 
-The loss adds, `kla.adjust` subtracts; doing both to one model corrects the prior twice.
+The loss adds the term, and `kla.adjust` subtracts it. Both for one model would correct the prior twice.
 """
 
 import keras
@@ -31,8 +31,8 @@ def logit_adjusted_crossentropy(y_true, y_pred, log_prior, *, tau=1.0, label_smo
         Tensor `[...]` of losses in nats; NaN where an id is fractional or out of range.
 
     Raises:
-        ValueError: for shapes that do not fit, a prior or τ that is not finite or of another length,
-            counts in place of a log-prior, rows of NumPy's with numbers outside [0, 1].
+        ValueError: for shapes that do not fit; a prior or τ that is not finite or of another length; counts in place of
+            a log-prior; NumPy rows with numbers outside [0, 1].
 
     Example:
 
@@ -87,11 +87,11 @@ def binary_logit_adjusted_crossentropy(y_true, y_pred, log_odds, *, tau=1.0, lab
 
 
 def _softmax_values(y_true, y_pred, adjustment, *, label_smoothing, ignore_class, class_weight=None):
-    """Values and mask of the softmax cross-entropy of `y_pred + adjustment`, label y weighing `class_weight[y]`."""
+    """Values and mask of the softmax cross-entropy of `y_pred + adjustment`. Label y has weight `class_weight[y]`."""
     labels = _labels.read(y_true, y_pred, adjustment.size, ignore_class=ignore_class)
     logits = _adjust(labels.logits, adjustment)
     weight = None if class_weight is None else ops.convert_to_tensor(class_weight, dtype=logits.dtype)
-    # Smoothing weighs every class of the smoothed target by its own weight.
+    # With smoothing the target has several classes, each with its own weight. So rows are needed.
     if labels.ids is None or (label_smoothing and weight is not None):
         targets = labels.targets(logits.dtype, label_smoothing)
         scores, log_total = _log_softmax_parts(logits)
@@ -105,11 +105,11 @@ def _softmax_values(y_true, y_pred, adjustment, *, label_smoothing, ignore_class
 
 
 def _sigmoid_values(y_true, y_pred, adjustment, *, label_smoothing, ignore_class, class_weight=None):
-    """The sigmoid cross-entropy of `y_pred + adjustment` of known labels over all L, and the share that is known."""
+    """The sigmoid cross-entropy of `y_pred + adjustment`, summed over known labels and divided by L; their share."""
     labels = _labels.read_targets(y_true, y_pred, adjustment.size, ignore_class=ignore_class)
     logits = _adjust(labels.logits, adjustment)
     targets = labels.rows * (1.0 - label_smoothing) + 0.5 * label_smoothing
-    # Two softplus terms keep full relative precision where softplus(f) − t·f cancels.
+    # Two softplus terms have full relative precision. softplus(f) − t·f would lose digits.
     values = labels.spoil(targets * ops.softplus(-logits) + (1.0 - targets) * ops.softplus(logits))
     if class_weight is not None:
         values = values * ops.convert_to_tensor(class_weight, dtype=values.dtype)
@@ -124,7 +124,7 @@ def _adjust(y_pred, adjustment):
         return logits + adjustment
     import tensorflow as tf
 
-    return tf.nn.bias_add(logits, adjustment)  # the same sum, of which an eager tape keeps no float32 copy
+    return tf.nn.bias_add(logits, adjustment)  # the same sum, but an eager tape keeps no float32 copy of it
 
 
 def _id_values(ids, logits, label_smoothing):
@@ -136,9 +136,10 @@ def _id_values(ids, logits, label_smoothing):
 
 
 def _prefers_fused_kernel(y_pred):
-    """Whether the one fused kernel of TensorFlow or torch serves better than a handful of operations.
+    """Whether the fused kernel of TensorFlow or torch is better than several operations.
 
-    Run op by op it is faster. Compiled it is not, but of half-precision logits it makes a third of the float32 copies.
+    It is faster if operations run one by one. It is not faster when compiled. But for half-precision logits it makes
+    only a third of the float32 copies.
     """
     backend = keras.backend.backend()
     is_half = keras.backend.standardize_dtype(y_pred.dtype) in ("float16", "bfloat16")
@@ -155,8 +156,8 @@ def _runs_op_by_op():
 
 
 def _log_softmax_parts(logits):
-    """`z = g − max g` and `log Σ exp z`, whose difference is `−log softmax(g)`, however large the logits are."""
-    # An initial value, for without one Keras refuses an empty batch.
+    """`z = g − max g` and `log Σ exp z`. `log Σ exp z − z` is `−log softmax(g)`, even for very large logits."""
+    # Without an initial value Keras refuses an empty batch.
     shifted = logits - ops.stop_gradient(ops.max(logits, axis=-1, keepdims=True, initial=-np.inf))
     return shifted, ops.log(ops.sum(ops.exp(shifted), axis=-1))
 
@@ -218,7 +219,7 @@ class LogitAdjustedCrossentropy(_base.MaskedLoss):
 
 @keras.saving.register_keras_serializable(package="keras_logit_adjust")
 class BinaryLogitAdjustedCrossentropy(_base.MaskedLoss):
-    """Logit-adjusted sigmoid cross-entropy for multi-label problems, on `f_l + τ·log(π_l / (1 − π_l))`.
+    """Logit-adjusted sigmoid cross-entropy for independent labels, on `f_l + τ·log(π_l / (1 − π_l))`.
 
     Each label is a problem of two classes. The value of an example is the mean over its labels, as in
     `keras.losses.BinaryCrossentropy`. Predict with the unadjusted logits: the threshold of every label is 0. If some

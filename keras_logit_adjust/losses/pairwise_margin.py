@@ -1,8 +1,9 @@
 """The family of losses with pairwise margins (Menon et al., 2021, §5.1, equation 11) and its named members.
 
-`ℓ(y, f) = α_y · log[1 + Σ_{y'≠y} e^{Δ_yy'} · e^{f_y' − f_y}]` with `Δ_yy' = u_y + v_y'`: every loss that the paper
-compares is a choice of weight `α`, label margin `u` and rival margin `v`. They differ in what they look at: `u` of LDAM
-knows the label's frequency, `v` of the equalized loss the rival's; only the adjusted loss weighs one against the other.
+The family is `ℓ(y, f) = α_y · log[1 + Σ_{y'≠y} e^{Δ_yy'} · e^{f_y' − f_y}]` with `Δ_yy' = u_y + v_y'`. Every loss that
+the paper compares has this form, with its own weight `α`, label margin `u` and rival margin `v`. LDAM's margin `u`
+depends on the frequency of the label. The equalized loss's margin `v` depends on the frequency of the rival. Only the
+margins of the adjusted loss depend on both.
 """
 
 import keras
@@ -23,8 +24,8 @@ class PairwiseMarginCrossentropy(_base.MaskedLoss):
             `effective_prior`. The formula uses only the vectors below. `kla.is_fisher_consistent` compares them with
             the counts.
         class_weight: `α`, `[L]` numbers > 0; 1 by default.
-        label_margin: `u`, `[L]` numbers: how much the odds of an error of each class are raised; 0 by default.
-        rival_margin: `v`, `[L]` numbers: how much each class is raised as a rival of others; 0 by default.
+        label_margin: `u`, `[L]` numbers that are added to the log-odds of an error of each class; 0 by default.
+        rival_margin: `v`, `[L]` numbers that are added to the score of each class as a rival; 0 by default.
         logit_scale: `s`, `[L]` numbers > 0 that multiply the logits first; 1 by default.
         label_smoothing: share ε in [0, 1) of the target spread evenly over all classes.
         ignore_class: a class id whose positions are left out of value, gradient and mean (ids only).
@@ -123,7 +124,7 @@ class PairwiseMarginCrossentropy(_base.MaskedLoss):
             **kwargs: `label_smoothing`, `ignore_class`, `reduction`.
 
         Returns:
-            A `PairwiseMarginCrossentropy` whose weights average 1 over the training set.
+            A `PairwiseMarginCrossentropy`. The mean of its weights over the training set is 1.
 
         Raises:
             ValueError: for counts that do not fit.
@@ -143,7 +144,7 @@ class PairwiseMarginCrossentropy(_base.MaskedLoss):
     def logit_adjusted_adaptive(
         class_counts, *, tau=1.0, max_margin=None, name="logit_adjusted_adaptive_crossentropy", **kwargs
     ):
-        """Logit-adjusted and adaptive in one, `Δ_yy' = τ·log(π_y'/π_y) + m_y`: the margins of both, added.
+        """The logit-adjusted and adaptive loss, `Δ_yy' = τ·log(π_y'/π_y) + m_y`: the sum of the margins of both.
 
         Args:
             class_counts: as in `PairwiseMarginCrossentropy`.
@@ -186,7 +187,7 @@ class PairwiseMarginCrossentropy(_base.MaskedLoss):
 
 
 def adaptive_margins(class_counts, *, max_margin):
-    """LDAM's margins, `m_y = max_margin·(n_min/n_y)^¼`: the rarest class has the largest."""
+    """LDAM's margins, `m_y = max_margin·(n_min/n_y)^¼`. The rarest class has the largest margin."""
     counts = priors.as_prior(class_counts, independent=False).counts
     return _checks.check_number(max_margin, "max_margin", minimum=0.0) * (counts.min() / counts) ** 0.25
 
@@ -253,8 +254,8 @@ class EqualizedCrossentropy(PairwiseMarginCrossentropy):
 
     Args:
         class_counts: as in `PairwiseMarginCrossentropy`.
-        threshold: λ in [0, 1], the prior below which a class is rare; by default `0.3 / L`, three tenths of an even
-            share, so that it means the same at any number of classes.
+        threshold: λ in [0, 1]. A class is rare if its prior is below λ. The default `0.3 / L` is three tenths of an
+            even share, for every number of classes.
         gamma: γ in [0, 1).
         form: "threshold" or "prior", which uses neither λ nor γ.
         label_smoothing: as in `PairwiseMarginCrossentropy`.

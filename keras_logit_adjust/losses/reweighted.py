@@ -1,7 +1,7 @@
-"""Losses that weigh examples instead of shifting logits: by the frequency of their class, or by how hard they are.
+"""Losses that weigh examples and do not shift logits. Weights depend on class frequency, or on how hard examples are.
 
-Weights decide which examples are fitted first; once a flexible model fits them all, they no longer matter much. That is
-the paper's reason (§3) to move the logits instead.
+Weights decide which examples are fitted first. If a flexible model fits all examples, weights have little effect. This
+is the paper's reason (§3) to shift the logits instead.
 """
 
 import keras
@@ -12,7 +12,7 @@ from keras_logit_adjust import _checks, _labels
 from keras_logit_adjust.losses import _base, _rivals
 from keras_logit_adjust.losses.pairwise_margin import PairwiseMarginCrossentropy
 
-# Log-odds of an error from which on (1 − p)^γ is 1 to the last digit; at infinity its gradient would be 0·∞.
+# For larger log-odds of an error, (1 − p)^γ is 1 to the last digit. At infinity its gradient would be 0·∞.
 _CERTAIN = 80.0
 
 
@@ -27,9 +27,9 @@ def class_balanced_weights(class_counts, *, beta=0.9999, mean_over="classes"):
     Args:
         class_counts: `[L]` training examples of each class (true counts, not probabilities).
         beta: β in [0, 1).
-        mean_over: "classes" or "examples", over which the weights have a mean of one. With "classes" they sum to L, as
-            in the paper. With "examples" `Σ_y π_y·α_y = 1` over the training examples. Keras divides a weighted loss by
-            the number of examples, so its steps are then as long as without weights.
+        mean_over: "classes" or "examples": the weights have a mean of one over these. With "classes" they sum to L, as
+            in the paper. With "examples" `Σ_y π_y·α_y = 1`. Keras divides a weighted loss by the number of examples, so
+            its steps are then as long as without weights.
 
     Returns:
         Float64 array `[L]`.
@@ -51,7 +51,7 @@ def class_balanced_weights(class_counts, *, beta=0.9999, mean_over="classes"):
     _checks.check_choice(mean_over, "mean_over", MEANS)
     if beta == 0.0:
         return np.ones(counts.size)
-    # 1 − β^n by way of expm1: at β = 0.999999 and n = 1 the difference itself would lose ten digits.
+    # expm1 computes 1 − β^n. At β = 0.999999 and n = 1 a plain difference would lose ten digits.
     weights = 1.0 / -np.expm1(counts * np.log(beta))
     if mean_over == "examples":
         return weights / (weights @ (counts / counts.sum()))
@@ -145,7 +145,7 @@ def _focal_values(y_true, y_pred, gamma, class_weight, **options):
     margins = _rivals.as_margins(num_classes, class_weight=class_weight, other=other)
 
     def cost(error_log_odds):
-        """`(1 − p)^γ·(−log p)`: both logarithms are softplus terms of the log-odds of an error."""
+        """`(1 − p)^γ·(−log p)`. The logarithms of 1 − p and p are softplus terms of the log-odds of an error."""
         is_certain = error_log_odds > _CERTAIN
         moderate = ops.where(is_certain, ops.zeros_like(error_log_odds), error_log_odds)
         product = ops.exp(-gamma * ops.softplus(-moderate)) * ops.softplus(moderate)
@@ -168,7 +168,7 @@ class FocalCrossentropy(_base.MaskedLoss):
         reduction: as in `keras.losses.Loss`.
         name: name of the loss.
 
-    Call arguments: as in `LogitAdjustedCrossentropy`; the number of classes is that of `y_pred`.
+    Call arguments: as in `LogitAdjustedCrossentropy`. `y_pred` gives the number of classes.
 
     Raises:
         ValueError: for a γ that is negative or not finite, weights that are not > 0 or do not go with the logits.

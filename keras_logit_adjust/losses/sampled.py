@@ -1,7 +1,7 @@
-"""The logit-adjusted loss against a sample of rivals, where one pass over all classes costs too much.
+"""The logit-adjusted loss against a sample of rivals, for so many classes that one pass over all of them is too slow.
 
-Of `g = f + τ·log π` only the scores of the labels and of `m` drawn rivals are computed. Each drawn score is corrected
-by how often its class is expected in the draw; `docs/mathematics.md` derives what each correction makes of the loss.
+Only the scores `g = f + τ·log π` of the labels and of `m` drawn rivals are computed. Each drawn score is corrected by
+the expected number of times that its class is drawn. `docs/mathematics.md` derives the effect of each correction.
 """
 
 import typing
@@ -22,7 +22,7 @@ class Rivals(typing.NamedTuple):
 
     Attributes:
         ids: int32 `[m]`, shared by all examples of a batch.
-        log_expected: float `[L]`: for every class the logarithm of how often it is expected among the `m`.
+        log_expected: float `[L]`: for every class the logarithm of its expected number among the `m`.
         independent: whether the `m` were drawn independently, with replacement.
     """
 
@@ -34,8 +34,8 @@ class Rivals(typing.NamedTuple):
 class RivalSampler:
     """Draws rivals for `sampled_logit_adjusted_crossentropy`, in compiled steps too, over millions of classes.
 
-    A draw depends on a seed and a step. Each class has a whole number of 2³⁰ shares, at least one. `log_expected` is
-    computed from these shares.
+    A draw depends on a seed and a step. Each class has a whole number of 2³⁰ equal shares, and at least one.
+    `log_expected` is computed from these shares.
 
     With replacement, `m` classes are drawn independently. Without replacement, the classes are cut into `m` strata of
     about equal weight, and one class of each stratum is drawn. A class that would be expected more than once is always
@@ -44,18 +44,18 @@ class RivalSampler:
     Args:
         class_counts: `[L]` training examples of each class (or probabilities), all > 0.
         num_rivals: `m`, at least 1; without replacement at most `L`.
-        distribution: "uniform"; "log_uniform", `q ∝ log(1 + 1/r)` with `r` the rank of the class by its count, 1 for
-            the most frequent, whatever the order of ids; "prior", `q ∝ π^power`; or `[L]` numbers > 0, `q` itself.
+        distribution: "uniform"; "log_uniform", `q ∝ log(1 + 1/r)`, where `r` is the rank of the class by its count (1
+            for the most frequent) in any order of ids; "prior", `q ∝ π^power`; or `[L]` numbers > 0, `q` itself.
         power: the exponent of "prior".
         replacement: whether a class may come twice. The estimator "posterior" needs it.
 
     Attributes:
-        log_expected: float64 `[L]`: the logarithm of how often each class is expected among the `m`; without
-            replacement, of its probability to be in.
+        log_expected: float64 `[L]`: for every class the logarithm of its expected number among the `m`. Without
+            replacement this number is the probability that the class is drawn.
 
     Raises:
         ValueError: for numbers that do not fit, `m` above `L` without replacement, probabilities of zero, and
-            probabilities that are log-uniform in the id where ids are not in order of frequency.
+            probabilities that are log-uniform in the id if ids are not in order of frequency.
 
     Example:
 
@@ -88,7 +88,7 @@ class RivalSampler:
         """The rivals of one step.
 
         Args:
-            seed: an integer, or a `keras.random.SeedGenerator`, whose state goes on.
+            seed: an integer, or a `keras.random.SeedGenerator`, whose state changes with each draw.
             step: a number or an integer tensor, such as `optimizer.iterations`. The same seed and step give the same
                 rivals, eager or compiled.
 
@@ -120,27 +120,27 @@ def sampled_logit_adjusted_crossentropy(
 ):
     """Per-example logit-adjusted cross-entropy of a linear head against drawn rivals.
 
-    With `g = features @ kernel + bias + τ·log π` and `n_j` how often class `j` is expected among the rivals:
+    Let `g = features @ kernel + bias + τ·log π`, and let `n_j` be the expected number of class `j` among the rivals:
 
     - "partition": `log(e^{g_y} + Σ_{j drawn, j≠y} e^{g_j} / n_j) − g_y`. The sum over rivals is unbiased. The value is
       a little too low, with a bias of O(1/m), and tends to the exact loss as `m` grows. Use it to estimate the exact
       loss.
     - "posterior": the softmax cross-entropy of `g − log n` over the label and all drawn rivals, also those equal to the
-      label. Its minimizer is that of the exact loss at every `m`, but its value differs. It needs independent rivals.
+      label. At every `m` it has the same minimizer as the exact loss, but another value. It needs independent rivals.
 
     Args:
         y_true: class ids `[...]` or `[..., 1]`.
-        features: what the head reads, `[..., D]`. Positions that their Keras mask leaves out give 0.
+        features: the input of the head, `[..., D]`. Positions that their Keras mask leaves out give 0.
         kernel: `[D, L]`, or `[L, D]` with `class_axis=0`, which is faster.
         bias: `[L]`, or None.
         log_prior: `[L]` finite natural logarithms, from `kla.priors.log_prior`; none above 0.
-        rivals: `Rivals` that a `RivalSampler` drew; or "batch", the labels of the other examples, which are draws from
-            the prior of the batches: `log_prior` must be that prior.
+        rivals: `Rivals` that a `RivalSampler` drew; or "batch", the labels of the other examples. These are draws from
+            the prior of the batches, so `log_prior` must be this prior.
         estimator: "partition" or "posterior".
         tau: strength of the adjustment, a number or a vector `[L]`.
         class_axis: the axis of the classes in `kernel`, 0 or −1.
         ignore_class: a class id whose positions give 0 and are not rivals.
-        kernel_layout: `keras.distribution.TensorLayout` of a kernel whose classes lie on several devices (JAX alone).
+        kernel_layout: `keras.distribution.TensorLayout` of a kernel whose classes are on several devices (JAX only).
             Each device then looks up the classes that it has. `L` must be a multiple of their number.
 
     Returns:
@@ -174,7 +174,7 @@ def sampled_logit_adjusted_crossentropy(
 
 
 def sampled_values(y_true, head, adjustment, *, log_prior, rivals, estimator, ignore_class, spread=None):
-    """Values `[...]` of a head that `linear.as_head` checked, and the mask of those that count (None where all do)."""
+    """Values `[...]` of a head from `linear.as_head`, and the mask of positions that count (None: all count)."""
     features, kernel, bias, axis = head
     labels, kept, flat = linear.read_examples(y_true, features, adjustment.shape[0], ignore_class=ignore_class)
     own = ops.reshape(labels.ids, (-1,))
@@ -184,7 +184,7 @@ def sampled_values(y_true, head, adjustment, *, log_prior, rivals, estimator, ig
         drawn, blocked, log_expected = ops.cast(rivals.ids, "int32"), None, rivals.log_expected
     dtype = linear.widest(flat, kernel, bias)
     wide = ops.cast(flat, dtype)
-    # One look-up of the kernel: its gradient is one tensor of its size.
+    # One look-up in the kernel, so that its gradient is one tensor of the size of the kernel.
     both = ops.concatenate([own, drawn])
     rows = ops.cast(_shards.rows_of(spread, kernel, both, axis), dtype)
     rows = rows if axis == 0 else ops.transpose(rows)
@@ -206,10 +206,10 @@ def sampled_values(y_true, head, adjustment, *, log_prior, rivals, estimator, ig
 
 
 def _of_batch(labels, kept, own, log_prior):
-    """The labels of a batch as rivals of each other; what is none, `[N, N]`; their expected numbers, `[L]`."""
+    """The labels of a batch as rivals; which pairs are not rivals, `[N, N]`; expected numbers of the classes, `[L]`."""
     counts = [mask for mask in (labels.proper, kept) if mask is not None]
     counts = ops.reshape(_labels.combine_masks(len(labels.ids.shape), *counts), (-1,))
-    # An example is no rival of itself: the others are draws from the prior that do not depend on its label.
+    # An example is not its own rival. The labels of the other examples are draws that do not depend on its label.
     itself = ops.cast(ops.eye(ops.shape(own)[0]), "bool")
     others = ops.cast(ops.sum(ops.cast(counts, "int32")) - 1, "float32")
     log_prior = ops.convert_to_tensor(log_prior, dtype="float32")

@@ -1,20 +1,19 @@
-"""Streaming metrics in which the rare classes count: O(L) state, classes without examples left out.
+"""Streaming metrics in which rare classes count as much as frequent ones. Their state is O(L).
 
-Every metric takes labels as the losses do: ids, one-hot or soft rows by static shape (a soft row counts for its largest
-entry, an all-zero row for none). Keras masks, `ignore_class` and `sample_weight` are honored; a fractional or
-out-of-range label turns the result into NaN. (On JAX, Keras loses the mask on its way to the training metrics of `fit`;
-validation has it.)
+Classes without examples are left out. Labels are read as in the losses: ids, one-hot or soft rows, by static shape. A
+soft row counts for the class of its largest entry. A row of zeros counts for no class. The metrics use Keras masks,
+`ignore_class` and `sample_weight`. A fractional or out-of-range label makes the result NaN. (On JAX, Keras loses the
+mask before the training metrics of `fit`. In validation the mask is there.)
 
-Predictions are logits or probabilities; of equal scores the first class wins, as `argmax` has it. In place of scores
-every metric takes the ids of the best classes, a dict of `ids` `[..., k]` and, where they are known, `scores`, as the
-predictor of a `kla.layers.ManyClassModel` gives them. `PropensityScoredPrecision` takes nothing else, and several
-labels.
+Predictions are logits or probabilities. If scores are equal, the first class wins, as in `argmax`. In place of scores,
+metrics of one label take the ids of the best classes: a dict of `ids` `[..., k]` and optional `scores`. The predictor
+of a `kla.layers.ManyClassModel` gives such a dict. `PropensityScoredPrecision` takes only ids, and several labels.
 
 Metrics whose names begin with `MultiLabel` or `PerLabel` are for independent labels: rows of 0 and 1, and a threshold.
 
-`class_prior=` judges a model as if the classes occurred with those frequencies: class y weighs `L·π_y`. For averages of
-per-class recalls that is exact on any test set; for precision and F1 it is exact on a balanced one. Recalls themselves
-do not depend on it.
+`class_prior=` judges a model as if the classes occurred with these frequencies: class y has weight `L·π_y`. For means
+of per-class recalls this is exact on every test set. For precision and F1 it is exact on a balanced test set. A
+per-class recall does not depend on it.
 """
 
 from keras_logit_adjust.metrics.groups import GroupAccuracy, groups_of_counts

@@ -1,10 +1,10 @@
-"""What all metrics here share: they add up in float32."""
+"""The base class of all metrics here. Their sums are float32."""
 
 from keras_logit_adjust import _checks, _keras
 
 
 class Float32Metric(_keras.HigherIsBetter):
-    """A metric whose sums are float32 under every policy: half precision stops counting at 256."""
+    """A metric whose sums are float32 under every policy. A sum in half precision stops growing at 256."""
 
     def __new__(cls, *args, **kwargs):
         _checks.refuse_dtype(

@@ -1,4 +1,4 @@
-"""What every metric of recalls keeps and how it reads labels: weighted hits, examples and predictions of each class."""
+"""The base classes of metrics by class: how they read labels, and count weighted hits and examples of each class."""
 
 import math
 
@@ -12,9 +12,9 @@ _OF_ROWS = "Beside ids of the best classes one-hot rows are not read: give ids, 
 
 
 class PerClassMetric(Float32Metric):
-    """Weighted hits and examples of each class; a prediction is right when fewer than `k` classes score higher."""
+    """Weighted hits and examples of each class. A prediction is right if fewer than `k` classes score higher."""
 
-    _arguments = ("num_classes", "ignore_class", "name", "threshold")  # that the config names
+    _arguments = ("num_classes", "ignore_class", "name", "threshold")  # the config has these
 
     def __init__(self, num_classes, *, k=1, ignore_class=None, threshold=None, name=None):
         super().__init__(name)
@@ -49,7 +49,7 @@ class PerClassMetric(Float32Metric):
         self._count(ids, y_pred, weight)
 
     def _as_classes(self, y_pred):
-        """Scores `[..., L]`, of one sigmoid unit too."""
+        """Scores `[..., L]`, also from the scores `[..., 1]` of one sigmoid unit."""
         if self.num_classes != 2 or tuple(y_pred.shape)[-1:] != (1,):
             return y_pred
         if self.threshold is None:
@@ -64,30 +64,32 @@ class PerClassMetric(Float32Metric):
         self.correct.assign_add(_labels.sum_by_class(weight * self._hits(ids, y_pred), ids, self.num_classes))
 
     def _hits(self, ids, y_pred):
-        """1 where the prediction is right; a score of NaN never is, although `argmax` may choose it."""
+        """1 where the prediction is right, else 0. A score of NaN is never right, although `argmax` may choose it."""
         if isinstance(y_pred, _top_ids.TopIds):
             return ops.cast(y_pred.have(ids[..., None], self.k)[..., 0], "float32")
         own = ops.take_along_axis(y_pred, ops.expand_dims(ids, -1), axis=-1)
         if self.k == 1:
             is_best = ops.equal(ids, ops.cast(ops.argmax(y_pred, axis=-1), "int32"))
         else:
-            # Rank by hand: `in_top_k` calls every tie a hit, so a constant model would be perfect.
+            # `in_top_k` counts every tie as a hit, so a constant model would be perfect.
             earlier = ops.less(ops.arange(self.num_classes, dtype="int32"), ops.expand_dims(ids, -1))
             better = ops.logical_or(ops.greater(y_pred, own), ops.logical_and(ops.equal(y_pred, own), earlier))
             is_best = ops.less(ops.sum(ops.cast(better, "int32"), axis=-1), self.k)
         return ops.cast(ops.logical_and(is_best, ops.equal(own, own)[..., 0]), "float32")
 
     def _ratio(self, numerator, denominator):
-        """The quotient for each class, NaN for a class without examples (and for all, after a bad label)."""
+        """The quotient for each class. NaN for a class without examples, and for all classes after a bad label."""
         present = self._present()
         quotient = ops.where(present, _precision.divide_no_nan(numerator, denominator), np.nan)
-        return quotient + 0.0 * ops.sum(ops.convert_to_tensor(self.total))  # a bad label shows in every class
+        return quotient + 0.0 * ops.sum(ops.convert_to_tensor(self.total))  # after a bad label every class is NaN
 
     def _recall(self):
         return self._ratio(ops.convert_to_tensor(self.correct), ops.convert_to_tensor(self.total))
 
     def _present(self):
-        return ops.not_equal(ops.convert_to_tensor(self.total), 0.0)  # true for NaN: a bad label must show
+        return ops.not_equal(
+            ops.convert_to_tensor(self.total), 0.0
+        )  # true for NaN, so that a bad label makes the result NaN
 
     def get_config(self):
         return {name: np.asarray(getattr(self, name)).tolist() for name in self._arguments}
@@ -107,10 +109,10 @@ def _check_threshold(threshold, num_classes):
 
 
 class PriorWeightedMetric(PerClassMetric):
-    """A metric that depends on the class mix it judges by.
+    """A metric whose value depends on a class mix.
 
     Attributes:
-        class_prior: that mix, float64 `[L]`; None where it is the uniform one, or the test set's own.
+        class_prior: the class mix, float64 `[L]`. None means equal classes, or the class mix of the test set.
     """
 
     _arguments = (*PerClassMetric._arguments, "class_prior")

@@ -1,4 +1,4 @@
-"""Accuracy of groups of classes: many-, medium- and few-shot, or groups of a user's own."""
+"""Accuracy of groups of classes: many-, medium- and few-shot, or the user's own groups."""
 
 from collections.abc import Mapping
 
@@ -15,8 +15,8 @@ _NAME = "group_accuracy"
 class GroupAccuracy(PriorWeightedMetric):
     """Accuracy of groups of classes, each the mean recall of its classes, in one pass.
 
-    By default the groups are those of Menon et al.: `many` with at least 100 training examples, `few` with at most 20,
-    `medium` between. `inclusive=False` gives those of OLTR and the code derived from it: more than 100, fewer than 20.
+    The default groups are from Menon et al.: `many` with at least 100 training examples, `few` with at most 20,
+    `medium` between. `inclusive=False` gives the groups of OLTR and code from it: more than 100, fewer than 20.
     Classes without training examples are a group of their own, `unseen`. A group without classes does not appear.
 
     Args:
@@ -132,7 +132,7 @@ def groups_of_counts(class_counts, *, bounds=(20, 100), inclusive=True):
 
 
 def members_of(counts, bounds, inclusive, groups):
-    """The names that `groups` gives the classes, None where the counts do; and `{group: which classes are in it}`."""
+    """`groups` as one name for each class (None if the counts make the groups), and `{group: its classes as bools}`."""
     if groups is None:
         names = groups_of_counts(counts, bounds=bounds, inclusive=inclusive)
     else:
@@ -142,13 +142,13 @@ def members_of(counts, bounds, inclusive, groups):
 
 
 def results_by_name(metric, default):
-    """`{name in the result: which classes are in the group}` of a metric of groups, called `default` by default."""
+    """`{name in the result: the classes of the group as bools}`. `default` is the default name of the metric."""
     prefix = "" if metric.name == default else f"{metric.name}_"
     return {f"{prefix}{name}_accuracy": members for name, members in metric._members.items()}
 
 
 def refuse_same_results(metric):
-    """Raise where another metric of the compiled model has a result of the same name: Keras would merge them."""
+    """Raise if another metric of the compiled model has a result of the same name: Keras would merge them."""
     for other in _keras.metrics_read_now():
         taken = getattr(other, "_results", [other.name])
         if other is not metric and (same := [name for name in metric._results if name in taken]):

@@ -1,7 +1,7 @@
-"""Metrics of independent labels, of which an example has none, one or many: each label is a problem of two classes.
+"""Metrics of independent labels. An example has no label, one or many, and each label is a problem of two classes.
 
-State is added up for each label: the weights of positives and negatives, and of those that were predicted right. So
-batches, weights and replicas add. A prediction says yes to a label where its score is above the label's threshold.
+For each label a metric adds up the weights of positives, of negatives, and of both if they are predicted right. These
+sums add over batches and replicas. A label is predicted on if its score is above its threshold.
 """
 
 import keras
@@ -18,7 +18,7 @@ _GROUP_NAME = "multi_label_group_accuracy"
 class _MultiLabelMetric(Float32Metric):
     """Weighted positives and negatives of each label, and how many of them were predicted right."""
 
-    _arguments = ("num_labels", "threshold", "ignore_class", "name")  # that the config names
+    _arguments = ("num_labels", "threshold", "ignore_class", "name")  # the config has these
 
     def __init__(self, num_labels, *, threshold, ignore_class=None, name=None):
         super().__init__(name)
@@ -41,7 +41,7 @@ class _MultiLabelMetric(Float32Metric):
             weight = weight * _labels.align_weight(sample_weight, weight)
         weight = _labels.zero_masked(weight, _labels.combine_masks(len(target.shape), layer_mask, labels.kept))
         threshold = ops.cast(ops.convert_to_tensor(np.asarray(self.threshold)), scores.dtype)
-        # A score of NaN is neither above nor below: it is never right.
+        # Both are false for NaN, so a score of NaN is never right.
         says_yes, says_no = ops.greater(scores, threshold), ops.less_equal(scores, threshold)
         for total, right, mass, says in (
             (self.positives, self.true_positives, weight * target, says_yes),
@@ -69,7 +69,7 @@ class _MultiLabelMetric(Float32Metric):
         return self._where(ops.not_equal(positives, 0.0), score)
 
     def _where(self, present, values):
-        # A bad target has made the sums of its label NaN, and shows in every label.
+        # A bad target made the sums of its label NaN. Make the result of every label NaN.
         spoiled = 0.0 * ops.sum(ops.add(self.positives, self.negatives))
         return ops.where(present, values, np.nan) + spoiled, present
 
@@ -78,7 +78,7 @@ class _MultiLabelMetric(Float32Metric):
 
 
 def _mean(values, among):
-    """The mean of the values `[L]` where `among` is true; NaN where it is true nowhere."""
+    """The mean of the values `[L]` where `among` is true. NaN if it is true nowhere."""
     return ops.sum(ops.where(among, values, 0.0)) / ops.sum(ops.cast(among, "float32"))
 
 
@@ -104,7 +104,8 @@ class MultiLabelBalancedAccuracy(_MultiLabelMetric):
 
     Args:
         num_labels: the number of labels `L`.
-        threshold: above it a score says yes: 0.5 for probabilities, 0 for logits; a number, or one for each label.
+        threshold: a label is predicted on if its score is above this: 0.5 for probabilities, 0 for logits. A number, or
+            one number for each label.
         ignore_class: a target value, such as −1, that marks an unknown target.
         name: name of the metric.
 
@@ -112,10 +113,10 @@ class MultiLabelBalancedAccuracy(_MultiLabelMetric):
     leading part of `[..., L]`. A target t between 0 and 1 counts as t positives and 1 − t negatives. A target outside
     [0, 1] gives NaN.
 
-    Result: a scalar in [0, 1], over the labels that have positives and negatives; NaN where none has.
+    Result: a scalar in [0, 1], over the labels that have positives and negatives. NaN if no label has both.
 
     Raises:
-        ValueError: for targets that are not as wide as the scores, thresholds that are no numbers.
+        ValueError: for targets that are not as wide as the scores, or thresholds that are not numbers.
 
     Example:
 
@@ -178,7 +179,7 @@ class MultiLabelMacroF1(_MultiLabelMetric):
         ignore_class: as in `MultiLabelBalancedAccuracy`.
         name: name of the metric.
 
-    Result: a scalar in [0, 1], over the labels that have positives; NaN where none has.
+    Result: a scalar in [0, 1], over the labels that have positives. NaN if no label has positives.
 
     Example:
 
@@ -201,8 +202,8 @@ class MultiLabelMacroF1(_MultiLabelMetric):
 class MultiLabelGroupAccuracy(_MultiLabelMetric):
     """Balanced accuracy of groups of independent labels, each the mean over its labels.
 
-    The groups are those of `GroupAccuracy`, by the positives of each label. Labels without a positive training example
-    are the group `unseen`.
+    The groups are made as in `GroupAccuracy`, by the positives of each label. Labels without a positive training
+    example are the group `unseen`.
 
     Args:
         positive_counts: `[L]` training examples in which each label is on; 0 is allowed.
@@ -211,7 +212,7 @@ class MultiLabelGroupAccuracy(_MultiLabelMetric):
         inclusive: as in `GroupAccuracy`.
         groups: instead of bounds, the group name of each label, as in `GroupAccuracy`.
         ignore_class: as in `MultiLabelBalancedAccuracy`.
-        name: name of the metric. One of your own stands before every name of the result, as in `GroupAccuracy`.
+        name: name of the metric. A name that you give is before every name of the result, as in `GroupAccuracy`.
 
     Result: a dict `{"many_accuracy": …, "medium_accuracy": …, "few_accuracy": …}`, each over the labels that have
     positives and negatives; NaN for a group that has no such label.

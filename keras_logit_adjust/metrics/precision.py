@@ -1,4 +1,4 @@
-"""Precision and macro-F1, which depend on the class mix they are judged by."""
+"""Precision and macro-F1. Both depend on the class mix."""
 
 import keras
 import numpy as np
@@ -9,7 +9,7 @@ from keras_logit_adjust.metrics._per_class import PriorWeightedMetric
 
 
 class _CountsPredictions(PriorWeightedMetric):
-    """A metric that counts, beside hits and examples, how often each class is predicted."""
+    """A metric that also counts how often each class is predicted."""
 
     def __init__(self, num_classes, *, ignore_class=None, class_prior=None, threshold=None, name=None):
         super().__init__(

@@ -1,4 +1,4 @@
-"""Precision of the top k of several labels, in which a rare label counts as its missing examples would."""
+"""Precision of the top k of several labels. A rare label weighs more, because more of its examples are not marked."""
 
 import keras
 import numpy as np
@@ -25,10 +25,10 @@ class PropensityScoredPrecision(Float32Metric):
         ignore_class: the id that fills the rows of examples with fewer labels.
         name: name of the metric.
 
-    Labels are ids `[..., M]`, each row filled up with `ignore_class` (or `[...]`, one label each); an id that is twice
-    in a row counts once. Predictions are the ids `[..., K ≥ k]` of the best labels, the best first: an array of
-    integers, or a dict of `ids` and `scores`, as the predictor of a `kla.layers.ManyClassModel` gives them. Rows that
-    are `L` wide are refused, because they look like a 0 or 1 for each label.
+    Labels are ids `[..., M]`, each row filled up with `ignore_class` (or `[...]`, one label each). If an id is twice in
+    a row, it counts once. Predictions are the ids `[..., K ≥ k]` of the best labels, the best first. They are an array
+    of integers, or a dict of `ids` and `scores` from the predictor of a `kla.layers.ManyClassModel`. Rows that are `L`
+    wide are refused, because they look like a 0 or 1 for each label.
 
     Result: a scalar in [0, 1]; NaN before any label was seen, and after an id outside [0, L).
 
@@ -56,7 +56,7 @@ class PropensityScoredPrecision(Float32Metric):
         super().__init__(name or default)
         self.positive_counts = _checks.as_true_counts(positive_counts, "positive_counts", allow_zero=True)
         self.k = _checks.check_integer(k, "k", 1, self.positive_counts.size)
-        self.num_examples = _checks.check_number(num_examples, "num_examples", 3)  # C is negative below e
+        self.num_examples = _checks.check_number(num_examples, "num_examples", 3)  # C is negative if N is below e
         _checks.refuse_numbers(
             self.positive_counts > self.num_examples,
             self.positive_counts,
@@ -90,7 +90,7 @@ class PropensityScoredPrecision(Float32Metric):
         own = _labels.zero_masked(ops.take(ops.convert_to_tensor(self._weight), labels.ids), counted)
         reached = ops.sum(ops.where(top.have(labels.ids, self.k), own, 0.0), axis=-1)
         reachable = ops.sum(-ops.sort(-own, axis=-1)[..., : self.k], axis=-1)
-        # By selection: XLA makes a product with a boolean 0 where that is false, a NaN too.
+        # `where`, because XLA turns NaN times false into 0.
         reachable = ops.where(ops.all(labels.proper, axis=-1), reachable, np.nan)
         weight = ops.ones_like(reached)
         if sample_weight is not None:
@@ -110,7 +110,7 @@ class PropensityScoredPrecision(Float32Metric):
 
 
 def _first_of_each(ids, kept):
-    """Whether each of the ids `[..., M]` is kept and stands first of its kind in its row."""
+    """Whether each of the ids `[..., M]` is kept, and is not a repetition of an earlier id in its row."""
     width = ops.arange(ops.shape(ids)[-1])
     is_earlier = ops.less(ops.expand_dims(width, 0), ops.expand_dims(width, 1))
     same = ops.logical_and(ops.equal(ops.expand_dims(ids, -1), ops.expand_dims(ids, -2)), is_earlier)

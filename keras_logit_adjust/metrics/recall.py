@@ -1,4 +1,4 @@
-"""Recalls and what is made of them: balanced accuracy, the recall of every class, the worst."""
+"""Balanced accuracy, the recall of every class, and the smallest recall."""
 
 import keras
 import numpy as np
@@ -20,7 +20,7 @@ class BalancedAccuracy(PriorWeightedMetric):
         k: a prediction is right when fewer than `k` classes score higher; for ids, when the label is among the first
             `k`.
         ignore_class: a class id left out.
-        class_prior: `[L]` counts or probabilities of the class mix to judge by; the uniform one by default.
+        class_prior: `[L]` counts or probabilities of the class mix to judge by; equal classes by default.
         threshold: for one sigmoid unit, `y_pred` `[..., 1]` and `num_classes=2`: 0.5 for probabilities, 0 for logits.
         name: name of the metric.
 
@@ -58,11 +58,11 @@ class BalancedAccuracy(PriorWeightedMetric):
 
 
 class _Recalls(PerClassMetric):
-    """A metric that no class mix changes."""
+    """A metric whose value does not depend on a class mix."""
 
     @classmethod
     def from_config(cls, config):
-        prior = config.get("class_prior")  # had no effect, and is in files of earlier versions
+        prior = config.get("class_prior")  # files of earlier versions have it; it had no effect
         if prior is not None:
             raise ValueError(
                 f"Recalls do not depend on a class mix, and {cls.__name__} takes no `class_prior`. Received: "
@@ -132,5 +132,5 @@ class WorstClassAccuracy(_Recalls):
     def result(self):
         present = self._present()
         worst = ops.min(ops.where(present, self._recall(), np.inf))
-        number = ops.sum(ops.where(present, self._recall(), 0.0))  # NaN if any is: `min` may overlook it
+        number = ops.sum(ops.where(present, self._recall(), 0.0))  # NaN if any recall is NaN: `min` may ignore NaN
         return ops.where(ops.any(present), worst + 0.0 * number, np.nan)

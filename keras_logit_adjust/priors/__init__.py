@@ -1,4 +1,4 @@
-"""From labels to class counts to the prior π and its logarithm."""
+"""Class counts from labels, and the prior π and its logarithm from class counts."""
 
 from keras_logit_adjust.priors.counting import count_classes
 from keras_logit_adjust.priors.effective import effective_prior

@@ -1,4 +1,4 @@
-"""Counting labels, wherever they are: arrays, datasets, iterables, sharded files of records."""
+"""Count labels in arrays, datasets, iterables and TFRecord files."""
 
 import numbers
 import time
@@ -17,7 +17,7 @@ _REBATCH = 8192  # labels that come one by one are counted in batches of this si
 def count_classes(labels_or_dataset, *, num_classes=None, label_form=None, record_label=None):
     """Count the training examples of each class, `n_y = Σ_i [y_i = y]`.
 
-    The function takes what a training script has: an array of labels, a `tf.data.Dataset`, any iterable of batches (a
+    The function takes the data of a training script: an array of labels, a `tf.data.Dataset`, an iterable of batches (a
     Keras `PyDataset`, a torch `DataLoader`, a generator), or TFRecord files. It reads several files at a time and
     parses only the label. Labels are integer ids of any shape or one-hot rows; soft rows add their weights. The form is
     decided once for the whole data set. Several columns of floats are rows. Several columns of integers are ids if they
@@ -25,8 +25,8 @@ def count_classes(labels_or_dataset, *, num_classes=None, label_form=None, recor
 
     Args:
         labels_or_dataset: ids `[N]`, `[N, 1]` or `[N, …]`; one-hot or soft rows `[N, L]` (each sums to one); or
-            batches `(x, y)` or `(x, y, sample_weight)` of which `y` is such an array (sample weights do not count);
-            or a file pattern as `"train-*.tfrecord"`, a path or a list of them (`….gz` is decompressed).
+            batches `(x, y)` or `(x, y, sample_weight)` with such an array as `y` (sample weights do not count); or
+            TFRecord files: a pattern such as `"train-*.tfrecord"`, a path or a list of them (`….gz` is decompressed).
         num_classes: the number of classes `L`; by default the largest id plus one.
         label_form: "ids" or "rows", for integers of 0 and 1 in several columns, which may be either.
         record_label: for files: the name of the `int64` feature that is the label, or a function that gives the labels
@@ -58,12 +58,15 @@ def count_classes(labels_or_dataset, *, num_classes=None, label_form=None, recor
     if counts.sum() == 0:
         raise ValueError(f"`count_classes` found no labels in the {type(labels_or_dataset).__name__} it was given.")
     whole = np.rint(counts)
-    # Soft rows that sum to one in float32 leave rounding of this size.
+    # Soft rows in float32 have rounding errors of this size.
     return whole.astype("int64") if np.allclose(counts, whole, rtol=1e-6, atol=1e-4) else counts
 
 
 def label_batches(source, label_form, owner):
-    """(where in words, labels as a NumPy array) for every batch of `source`, for the function called `owner`."""
+    """`(position, labels)` for every batch of `source`: a text for messages, and a NumPy array.
+
+    `owner` is the name of the calling function, for messages.
+    """
     if hasattr(source, "element_spec"):
         yield from _with_progress(_dataset_labels(source, label_form, owner))
     elif isinstance(source, keras.utils.PyDataset):
@@ -83,7 +86,7 @@ def label_batches(source, label_form, owner):
 
 
 def _is_array(source):
-    """Whether `source` holds labels itself: an array, tensor or column, or a (nested) list of numbers."""
+    """Whether `source` contains the labels: it is an array, tensor or column, or a (nested) list of numbers."""
     if isinstance(source, (list, tuple)):
         return bool(source) and (isinstance(source[0], numbers.Number) or _is_list_of_numbers(source[0]))
     return hasattr(source, "__array__") or (hasattr(source, "shape") and hasattr(source, "dtype"))
@@ -113,7 +116,7 @@ def labels_of(batch):
 
 def _dataset_labels(dataset, label_form, owner):
     """The labels of a `tf.data.Dataset`, whole batches at a time."""
-    if dataset.cardinality() == -1:  # tf.data.INFINITE_CARDINALITY, without importing TensorFlow
+    if dataset.cardinality() == -1:  # this is tf.data.INFINITE_CARDINALITY; TensorFlow is not imported here
         raise ValueError(f"`{owner}` was given an endless dataset: count before `.repeat()`, or `.take(n)` of it.")
     labels = dataset.map(lambda *batch: _dense(labels_of(batch if len(batch) > 1 else batch[0])))
     is_single = holds_single_examples(dataset.element_spec)
@@ -122,7 +125,7 @@ def _dataset_labels(dataset, label_form, owner):
     labels = labels.batch(_REBATCH) if is_single else labels
     shape = labels.element_spec.shape
     if shape.rank == 1 and shape[0] is None:
-        labels = labels.map(lambda ids: ids[:, None])  # a column, which nobody takes for a row
+        labels = labels.map(lambda ids: ids[:, None])  # a column cannot be confused with a row
     return labels.as_numpy_iterator()
 
 
@@ -135,7 +138,10 @@ def _dense(labels):
 
 
 def holds_single_examples(spec):
-    """Whether a dataset's elements are single examples: their labels scalars, or rows (floats, or x of other sizes)."""
+    """Whether each element of a dataset is one example.
+
+    Then its labels are a scalar or a row. Labels are a row if they are floats, or if x has another leading size.
+    """
     labels = labels_of(spec)
     if labels.shape.rank != 1 or labels.shape[0] is None:
         return labels.shape.rank == 0
@@ -146,7 +152,7 @@ def holds_single_examples(spec):
 
 
 def _with_progress(batches, total=None):
-    """Number `batches` for messages, and show a progress bar once they have taken `_QUIET_SECONDS`."""
+    """Number `batches` for messages. After `_QUIET_SECONDS` show a progress bar."""
     start, bar = time.monotonic(), None
     for step, labels in enumerate(batches, start=1):
         yield f"batch {step - 1}", _to_numpy(labels)
@@ -176,9 +182,9 @@ class _Tally:
     def __init__(self, num_classes, form):
         self.num_classes, self.form = num_classes, form
         self._counts = np.zeros(num_classes or 0)
-        self._told = {}  # {form: where labels are that can have no other}
-        self._widths = set()  # of integers that may be rows
-        self._lines = set()  # how wide batches are that may be one row each
+        self._told = {}  # {form: position of the first labels that must have this form}
+        self._widths = set()  # numbers of columns of integers that may be rows
+        self._lines = set()  # sizes of batches that may be one row each
         self._number = 0
 
     def add(self, labels, position):
@@ -199,7 +205,7 @@ class _Tally:
         self._counts = np.pad(self._counts, (0, width - self._counts.size)) + np.pad(batch, (0, width - batch.size))
 
     def counts(self):
-        """The counts, float64 `[L]`; raises where they depend on how the labels are read."""
+        """The counts, float64 `[L]`. Raise if the labels may be ids or rows."""
         if len(self._widths) > 1 and "rows" in self._told:
             raise ValueError(
                 f"Rows of labels must have one width in the whole data set. Received {sorted(self._widths)} columns."
@@ -211,7 +217,7 @@ class _Tally:
         return self._counts
 
     def _look_at(self, ids, columns, position):
-        """Note what ids could be besides."""
+        """Remember whether these ids may be rows instead."""
         may_be_row = ids.ndim == 1 and ids.size > 1 and self.num_classes in (None, ids.size)
         self._lines.add(ids.size if may_be_row and ids.max() == 1 and np.count_nonzero(ids) == 1 else None)
         if self.form is None and columns > 1 and self.num_classes in (None, columns) and ids.max() <= 1:
@@ -238,7 +244,7 @@ def _ambiguous(what, received):
 
 
 def _count_rows(rows, num_classes, position):
-    """The sum of rows, one-hot or soft: numbers in [0, 1] that sum to one, as many as there are classes."""
+    """The sum of one-hot or soft rows. Each row must have one number in [0, 1] for each class, and sum to one."""
     is_row = (
         num_classes in (None, rows.shape[-1])
         and rows.min() >= 0
@@ -256,7 +262,7 @@ def _count_rows(rows, num_classes, position):
 
 
 def _count_ids(labels, num_classes, position):
-    """Counts, as floats, of one array of ids."""
+    """The counts of one array of ids, as floats."""
     ids = labels.ravel()
     limit = _checks.MOST_CLASSES if num_classes is None else num_classes
     bad = ~np.isfinite(ids) | (ids < 0) | (ids >= limit) | (ids != np.floor(ids))

@@ -1,4 +1,4 @@
-"""The prior that a model has in it after it was trained with class weights or on resampled data."""
+"""The prior that a model has learned from class weights or from resampled data."""
 
 import warnings
 from collections.abc import Mapping
@@ -9,7 +9,8 @@ from keras_logit_adjust import _checks
 from keras_logit_adjust._arrays import in_order, shown
 from keras_logit_adjust.priors.formulas import as_prior
 
-# How imbalanced-learn's resamplers change P(x|y): not at all, by examples between others, by choosing among them.
+# The resamplers of imbalanced-learn. `_RANDOM` do not change P(x|y). `_SYNTHETIC` add examples between others.
+# `_SELECTING` choose examples by their neighbors, so that they change P(x|y).
 _RANDOM = ("RandomOverSampler", "RandomUnderSampler")
 _SYNTHETIC = ("SMOTE", "SMOTENC", "SMOTEN", "BorderlineSMOTE", "SVMSMOTE", "KMeansSMOTE", "ADASYN")
 _SELECTING = (
@@ -20,12 +21,12 @@ _SELECTING = (
 
 
 def effective_prior(class_counts, *, class_weight=None, resampled_counts=None, resampler=None, class_names=None):
-    """The class prior that a weighted or resampled training set stands for, `π_eff,y ∝ n_y·w_y`.
+    """The class prior that a model learns from a weighted or resampled training set, `π_eff,y ∝ n_y·w_y`.
 
     A model that minimizes weighted cross-entropy estimates `P(y|x)·w_y`, divided by its sum: the posterior under
-    `π_eff`. So its scores are adjusted by `π_eff`, not by the counts, and
-    `kla.adjust_scores(p, π_eff, target_prior=class_counts)` undoes the weights. After resampling `n_y` are the counts
-    that the model saw.
+    `π_eff`. So adjust its scores by `π_eff`, and not by the counts.
+    `kla.adjust_scores(p, π_eff, target_prior=class_counts)` undoes the weights. After resampling, `n_y` are the counts
+    of the resampled set.
 
     The prior is exact for weights, random oversampling and random undersampling, if the model is at the minimum of
     cross-entropy and can express it. It is approximate for SMOTE (`resampler` then warns), boosting, trees and
@@ -84,7 +85,7 @@ def effective_prior(class_counts, *, class_weight=None, resampled_counts=None, r
 
 
 def _each_positive(values, name, class_names, num_classes):
-    """`values` as a vector of numbers > 0, one for each class; a dict names class ids where there are no names."""
+    """`values` as a vector of numbers > 0, one for each class. Without `class_names` the keys of a dict are ids."""
     if isinstance(values, Mapping) and class_names is None:
         if values.keys() != set(range(num_classes)):
             rest = " Give 1.0 to a class that has no weight of its own." if name == "class_weight" else ""

@@ -1,7 +1,7 @@
-"""From class counts to the prior π and its logarithm, in float64, in one place.
+"""The prior π and its logarithm from class counts.
 
-Everything the package adjusts by comes from here: `log π_y = log n_y − log Σ n`, computed once with NumPy in float64
-and rounded only when it meets the logits.
+Every adjustment of the package is computed from `log π_y = log n_y − log Σ n`. NumPy computes it once, in float64. It
+is rounded only when it is added to the logits.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ class Prior:
         return self.counts.size
 
     def __array__(self, dtype=None, copy=None):
-        """The counts: what takes class counts takes a prior."""
+        """The counts. So every function that takes class counts takes a `Prior` too."""
         return np.array(self.counts, dtype)
 
     @property
@@ -51,14 +51,14 @@ class Prior:
 
     @functools.cached_property
     def probabilities(self):
-        """`π`, float64 `[L]`: `n_y / Σ n`, which sums to one; of independent labels `n_l / N`."""
+        """`π`, float64 `[L]`: `n_y / Σ n`, which sums to one, or `n_l / N` for independent labels."""
         return self.counts / (self.num_examples or self.counts.sum())
 
     @functools.cached_property
     def logits(self):
-        """The logits of a model that knows the prior alone, float64 `[L]`.
+        """The logits of a model that knows only the prior, float64 `[L]`.
 
-        They are `log π_y`, or `log(π_l / (1 − π_l))` of independent labels. Every adjustment is τ times this vector.
+        They are `log π_y`, or `log(π_l / (1 − π_l))` for independent labels. Every adjustment is τ times this vector.
         """
         rest = self.counts.sum() if self.num_examples is None else self.num_examples - self.counts
         return np.log(self.counts) - np.log(rest)
@@ -74,21 +74,21 @@ def as_prior(
             id; an object with an `effective_prior`, such as a sampler or an estimate; or a `Prior`, which is returned.
         num_examples: for independent labels, the number of training examples; `class_counts` are then positives,
             strictly between 0 and that number, `L ≥ 1`.
-        independent: whether the prior must be that of independent labels (True) or of classes that exclude each other
-            (False); either by default.
+        independent: True if the prior must be for independent labels, False if it must be for classes that exclude each
+            other. By default both are accepted.
         name: the name of the argument in messages.
         class_names: `[L]` names in order of class id, for counts that name their classes: a dict or `Counter`, a
             `Series` or a `DataFrame` of one column.
         smoothing: pseudo-examples `s` added to every class, `n_y + s`, so that classes without examples have a finite
-            log-prior; of independent labels `s` with and `s` without each label, `(n_l + s) / (N + 2·s)`. Needs counts,
-            and those by name then need not name every class.
+            log-prior. For independent labels, `s` examples with each label and `s` without it, `(n_l + s) / (N + 2·s)`.
+            It needs counts. Counts by name then need not name every class.
 
     Returns:
         A `Prior`.
 
     Raises:
-        ValueError: for counts that are negative, zero, not finite, empty, not a vector or in another order than that of
-            class ids, naming the classes; for counts by name without `class_names`, or other names than those.
+        ValueError: for counts that are negative, zero, not finite, empty, not a vector or not in order of class id (the
+            message names the classes); for counts by name without `class_names`, or with other names.
 
     Example:
 
@@ -109,7 +109,7 @@ def as_prior(
             class_counts, num_examples = _smooth_labels(class_counts, num_examples, smoothing, class_names)
         else:
             class_counts = _smooth(class_counts, smoothing, name, class_names)
-        class_names = None  # in order of id now
+        class_names = None  # the counts are in order of id now
     if isinstance(class_counts, Prior):
         if num_examples not in (None, class_counts.num_examples):
             raise ValueError(
@@ -128,13 +128,13 @@ def as_prior(
     else:
         counts = _checks.as_positive_counts(class_counts, num_examples, class_names=class_names)
         num_examples = float(num_examples)
-    counts = np.array(counts)  # its own: no later change of the caller's array reaches a checked prior
+    counts = np.array(counts)  # a copy: if the caller changes the array later, the checked prior stays the same
     counts.flags.writeable = False
     return Prior(counts, num_examples)
 
 
 def _smooth(class_counts, smoothing, name, class_names):
-    """Counts of exclusive classes, zeros among them, with so many examples added to each."""
+    """Counts of exclusive classes plus `smoothing` examples for each class. Zeros are allowed."""
     counts = _checks.as_counts(class_counts, name, allow_zero=True, class_names=class_names)
     if abs(counts.sum() - 1.0) < 1e-3:
         raise _checks.ArgumentError(
@@ -146,7 +146,10 @@ def _smooth(class_counts, smoothing, name, class_names):
 
 
 def _smooth_labels(positive_counts, num_examples, smoothing, class_names):
-    """Positives of independent labels and the number of examples, with so many added with each label and without."""
+    """Positives and number of examples of independent labels, after adding `smoothing` examples twice.
+
+    `smoothing` examples have each label, and as many do not have it.
+    """
     counts = _checks.as_positive_counts(positive_counts, num_examples, class_names=class_names, allow_bounds=True)
     return counts + smoothing, num_examples + 2 * smoothing
 
@@ -209,7 +212,7 @@ def log_prior(class_counts, *, smoothing=0.0, class_names=None):
 
 
 def log_odds(positive_counts, num_examples):
-    """The log-odds of each label of a multi-label problem, `log(π_l / (1 − π_l))` with `π_l = n_l / N`.
+    """The log-odds of each of several independent labels, `log(π_l / (1 − π_l))` with `π_l = n_l / N`.
 
     Args:
         positive_counts: `[L]` examples in which each label is on.

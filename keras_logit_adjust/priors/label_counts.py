@@ -1,4 +1,4 @@
-"""Counting independent labels: in how many examples each of them is on."""
+"""Count independent labels: the number of examples in which each label is on."""
 
 import typing
 
@@ -24,14 +24,14 @@ def count_labels(targets_or_dataset, *, ignore_class=None):
     """Count the training examples of each of several labels, `n_l = Σ_i t_il`, and the examples, `N`.
 
     Labels are independent: an example has no label, one or many. If targets are unknown, the share of each label is
-        taken among its `N_l` known targets, `n_l = N · Σ_i t_il / N_l`. This is right if known and unknown targets are
-        on equally often.
+    taken among its `N_l` known targets, `n_l = N · Σ_i t_il / N_l`. This is right if known and unknown targets are on
+    equally often.
 
     Args:
-        targets_or_dataset: rows of 0 and 1, `[N, L]` or `[N, …, L]`, as an array, a tensor, a table or a sparse matrix
-            of SciPy's; or batches `(x, y)` or `(x, y, sample_weight)` of which `y` is such an array, from a
-            `tf.data.Dataset` (batched or not, also with sparse tensors), a `PyDataset` or any other iterable. A
-            target between 0 and 1 adds what it is; sample weights do not count.
+        targets_or_dataset: rows of 0 and 1, `[N, L]` or `[N, …, L]`: an array, a tensor, a table or a sparse matrix
+            of SciPy. Or batches `(x, y)` or `(x, y, sample_weight)` with such rows as `y`, from a `tf.data.Dataset`
+            (batched or not, also with sparse tensors), a `PyDataset` or any other iterable. A target between 0 and 1
+            adds its value. Sample weights do not count.
         ignore_class: a target value, such as −1, that marks an unknown target.
 
     Returns:
@@ -84,7 +84,7 @@ def count_labels(targets_or_dataset, *, ignore_class=None):
 
 
 def _sum_rows(rows, ignore_class, position):
-    """Sums over examples, float64 `[L]`, of the known targets, and their number."""
+    """The sum of the known targets of each label, float64 `[L]`, and their number."""
     rows = rows.reshape(-1, rows.shape[-1])
     known = np.ones(rows.shape, bool) if ignore_class is None else rows != ignore_class
     _refuse_improper(known & ~((rows >= 0) & (rows <= 1)), rows, position)
@@ -92,7 +92,7 @@ def _sum_rows(rows, ignore_class, position):
 
 
 def _sum_sparse(rows, ignore_class, position):
-    """As `_sum_rows`, without the zeros: what is not stored is known to be off."""
+    """The same as `_sum_rows` for a sparse matrix. A target that is not stored is a known 0."""
     rows = rows.tocsc(copy=True)
     rows.sum_duplicates()
     values, columns = _labels.as_targets(rows.data), np.repeat(np.arange(rows.shape[1]), np.diff(rows.indptr))

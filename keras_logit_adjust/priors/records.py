@@ -1,14 +1,14 @@
-"""The labels of TFRecord files: many files at a time, the label alone parsed, in whole batches."""
+"""Read the labels of TFRecord files in batches. Several files are read at once, and only the label is parsed."""
 
 import os
 
 from keras_logit_adjust import _arrays
 
-_RECORDS = 64  # parsed at a time
+_RECORDS = 64  # so many records are parsed at once
 
 
 def as_files(source, record_label):
-    """`source` as a list of paths or patterns, or None where it is none."""
+    """`source` as a list of paths or patterns. None if it is something else."""
     paths = source if isinstance(source, (list, tuple)) else [source]
     if not paths or not all(isinstance(path, (str, os.PathLike)) for path in paths):
         if record_label is not None:
@@ -27,7 +27,7 @@ def as_files(source, record_label):
 
 
 def label_batches(files, record_label, batch_size):
-    """A `tf.data.Dataset` of label batches from all files that the patterns match, in no order."""
+    """A `tf.data.Dataset` of label batches from all files that match the patterns, in any order."""
     import tensorflow as tf
 
     paths = list(dict.fromkeys(path for pattern in files for path in _matches(pattern)))
@@ -36,7 +36,7 @@ def label_batches(files, record_label, batch_size):
 
     def read(path):
         compression = tf.where(tf.strings.regex_full_match(path, r".*\.gz"), "GZIP", "")
-        # Small batches: until it is parsed a record is as large as its image.
+        # Small batches, because a record contains its image until it is parsed.
         return tf.data.TFRecordDataset(path, compression).batch(_RECORDS).map(parse)
 
     files = tf.data.Dataset.from_tensor_slices(paths)
@@ -44,7 +44,7 @@ def label_batches(files, record_label, batch_size):
 
 
 def _matches(pattern):
-    """The files a pattern stands for; a name that exists stands for itself, whatever characters it has."""
+    """The files that match a pattern. The name of an existing file matches itself, also with characters like `*`."""
     import tensorflow as tf
 
     paths = [pattern] if tf.io.gfile.exists(pattern) else sorted(tf.io.gfile.glob(pattern))

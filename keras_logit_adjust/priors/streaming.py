@@ -1,4 +1,4 @@
-"""A class prior that is estimated while the model trains, for data that nobody can count beforehand."""
+"""A class prior that is estimated while the model trains, for data that cannot be counted before."""
 
 import keras
 import numpy as np
@@ -6,7 +6,7 @@ from keras import ops
 
 from keras_logit_adjust import _checks, _keras, _labels, _replicas
 
-_CARRY = 2.0**20  # float32 counts exactly up to 2²⁴: what is above this moves to a second number
+_CARRY = 2.0**20  # multiples of this are kept in a second number, because float32 counts exactly only up to 2²⁴
 
 
 @keras.saving.register_keras_serializable(package="keras_logit_adjust")
@@ -53,11 +53,11 @@ class StreamingPrior:
         self.ignore_class = _checks.check_ignore_class(ignore_class)
         self.counts = keras.Variable(
             "zeros",
-            shape=(2, self.num_classes),  # counts below `_CARRY`, and multiples of it
+            shape=(2, self.num_classes),  # the first row is below `_CARRY`, the second has multiples of it
             dtype="float32",
             trainable=False,
             autocast=False,
-            aggregation="only_first_replica",  # every replica assigns the same
+            aggregation="only_first_replica",  # every replica assigns the same value
             name="counts",
         )
 
@@ -66,10 +66,10 @@ class StreamingPrior:
 
         Args:
             y_true: ids `[…]` or one-hot or soft rows `[…, L]`.
-            y_pred: predictions `[…, L]` that tell the two apart; without them several columns of floats are rows, and
-                integers as wide as there are classes are refused.
+            y_pred: predictions `[…, L]`, whose shape tells ids from rows. Without them several columns of floats are
+                rows, and integers with `L` columns are refused.
 
-        A fractional or out-of-range id makes the counts NaN, as it makes a loss; so does a row of several labels.
+        A fractional or out-of-range id makes the counts NaN. A row of several labels does so too.
         """
         (batch,) = _replicas.sum_over_replicas([self._count(y_true, y_pred)])
         low, high = ops.unstack(ops.convert_to_tensor(self.counts), axis=0)
@@ -82,17 +82,17 @@ class StreamingPrior:
         self.counts.assign(ops.stack([low, high]))
 
     def log_prior(self):
-        """The current `log π`, a float32 tensor `[L]` that follows the weight in a compiled step."""
+        """The current `log π`, a float32 tensor `[L]`. In a compiled step it is computed from the current counts."""
         smoothed = ops.sum(ops.convert_to_tensor(self.counts), axis=0) + self.smoothing
         return ops.log(smoothed) - ops.log(ops.sum(smoothed))
 
     @property
     def class_counts(self):
-        """The counts as they stand, float64 `[L]`, without smoothing."""
+        """The current counts, float64 `[L]`, without smoothing."""
         return ops.convert_to_numpy(self.counts).astype("float64").sum(axis=0)
 
     def snapshot(self):
-        """The prior as it stands, float64 `[L]`: `class_counts` for a loss, a layer or `kla.adjust`."""
+        """The current prior, float64 `[L]`. Give it as `class_counts` to a loss, a layer or `kla.adjust`."""
         smoothed = self.class_counts + self.smoothing
         return smoothed / smoothed.sum()
 
@@ -113,7 +113,7 @@ class StreamingPrior:
         return _labels.sum_by_class(_labels.zero_masked(one, labels.kept), labels.ids, self.num_classes)
 
     def get_config(self):
-        """The arguments as plain values; the counts are saved with a head."""
+        """The arguments as plain values. The counts are saved with the head that uses them."""
         return {
             "num_classes": self.num_classes,
             "half_life": self.half_life,
@@ -123,7 +123,7 @@ class StreamingPrior:
 
     @classmethod
     def from_config(cls, config):
-        """The prior of a config, which has counted nothing yet."""
+        """A new `StreamingPrior` with these arguments. It has counted nothing yet."""
         return cls(**config)
 
 

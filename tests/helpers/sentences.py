@@ -1,7 +1,9 @@
-"""Sentences of a Markdown page and of the messages in source code, and their words."""
+"""Sentences of a Markdown page, and of the messages, docstrings and comments in source code; and their words."""
 
 import ast
+import io
 import re
+import tokenize
 
 _NOT_PROSE = re.compile(
     r"^ *```.*?^ *```[^\n]*$"  # code
@@ -78,12 +80,36 @@ def docstrings(source):
         for inner in ast.iter_child_nodes(node):
             if isinstance(inner, (ast.ClassDef, ast.FunctionDef)) and not inner.name.startswith("_"):
                 if text := ast.get_docstring(inner):
-                    blocks = [block for block in text.split("\n\n") if not re.match(r"\s*(?:>>>|Example:)", block)]
-                    yield inner.name, "\n\n".join(blocks)
+                    yield inner.name, _without_examples(text)
                 if isinstance(inner, ast.ClassDef):
                     yield from visit(inner)
 
     return list(visit(ast.parse(source)))
+
+
+def all_docstrings(source):
+    """`(name, text)` of every docstring in `source`: also of the module and of private and inner names."""
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, kinds) and ast.get_docstring(node)]
+    return [(getattr(node, "name", "module"), _without_examples(ast.get_docstring(node))) for node in nodes]
+
+
+def comments(source):
+    """`(line, text)` of every comment in `source`. Full lines that follow each other are one comment. Code is one word.
+
+    Instructions to tools (`noqa`) are left out.
+    """
+    found, before = [], None
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            line, column = token.start
+            text, is_full = token.string[1:].strip(), not token.line[:column].strip()
+            if is_full and before == line - 1:
+                found[-1] = (found[-1][0], f"{found[-1][1]} {text}")
+            else:
+                found.append((line, re.sub(r"^noqa:? ?[A-Z0-9, ]*(?:- )?", "", text)))
+            before = line if is_full else None
+    return [(line, re.sub(r"(`+)[^`]+\1", "Code", text)) for line, text in found if text]
 
 
 def of_docstring(text):
@@ -95,6 +121,16 @@ def of_docstring(text):
 def entries(text):
     """The arguments and attributes that a docstring describes, as `(name, description)`."""
     return re.findall(r"^ {4}\**(\w+): (.+(?:\n {8}.+)*)", text, re.MULTILINE)
+
+
+def of_entry(text):
+    """The sentences of an argument's description, in which a semicolon and an item of a list end a sentence too."""
+    text = re.sub(r"(`+)[^`]+\1", "Code", text)
+    return [sentence for part in re.split(r";\s|^\s*- ", text, flags=re.MULTILINE) for sentence in of_text(part)]
+
+
+def _without_examples(text):
+    return "\n\n".join(block for block in text.split("\n\n") if not re.match(r"\s*(?:>>>|Example:)", block))
 
 
 def _text(node):
