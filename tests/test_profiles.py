@@ -156,11 +156,24 @@ def test_a_file_that_names_its_classes_gives_counts_by_name(tmp_path):
     assert read_class_counts(path).tolist() == [90, 9]
 
 
+@pytest.mark.parametrize("name", [None, "species"])
+def test_a_file_that_pandas_writes_of_counts_is_read(tmp_path, name):
+    pandas = pytest.importorskip("pandas", reason="writes the file")
+    for labels, expected in (
+        (["cat", "dog", "cat"], {"cat": 2, "dog": 1}),
+        ([1, 0, 1, 2, 1, 2], [1, 3, 2]),  # in order of frequency in the file, of ids here
+        ([1, 3, 3], {"3": 2, "1": 1}),  # a gap: 0 and 2 may be classes without examples, so numbers are names
+    ):
+        pandas.Series(labels, name=name).value_counts().to_csv(tmp_path / "counts.csv")
+        found = read_class_counts(tmp_path / "counts.csv")
+        assert (found if isinstance(found, dict) else found.tolist()) == expected
+
+
 COLUMNS = "must have the columns `class_id` and `count`, whole numbers both"
 EVERY_CLASS = "must name every class id from 0 on once"
 MISSING = "add the rows of those classes, or number the classes from 0 on"
 BAD_FILES = {
-    "other columns": ("label,count\n0,90\n", f"{COLUMNS}.*counts.csv.*class_id"),
+    "other columns": ("label,count,split\n0,90,a\n", f"{COLUMNS}.*counts.csv.*class_id"),
     "delimiters mixed": ("class_id;count,name\n0;90,a\n", f"{COLUMNS}.*'class_id;count,name', has no column count"),
     "no names, and ids in both": (
         "0,1\n1,0\n",
@@ -190,6 +203,10 @@ BAD_FILES = {
     "a negative id": ("class_id,count\n-1,90\n0,9\n", f"{EVERY_CLASS}.*largest id 0, below 0: -1: mend those rows"),
     "negative ids": ("class_id,count\n-2,90\n-1,9\n", f"{EVERY_CLASS}.*below 0: -2, -1: mend those rows"),
     "a negative count by name": ("class,count\ncat,-9\ndog,90\n", r"may be negative.*\[-9\] at class 'cat'"),
+    "a field that is no number": (
+        "label,count\ncat,many\n",
+        "columns `label` and `count` must have .*'many' is no whole",
+    ),
     "a name twice": ("class,count\ncat,9\ncat,90\n", "every name once. Received .*counts.csv, line 3: 'cat' again"),
     "a negative count": ("class_id,count\n1,-9\n0,90\n", r"may be negative. Received .*counts.csv: \[-9\] at class 1"),
     "no rows": ("class_id,count\n", f"{EVERY_CLASS}.*0 rows, none with an id"),

@@ -21,7 +21,8 @@ def read_class_counts(path):
 
     Commas, semicolons or tabs separate the columns, and their names may have capitals. A file without names must have
     two columns, and it must be clear which one has the ids 0 … L − 1. With a column `class` in place of `class_id` it
-    names its classes, unless these names are the ids.
+    names its classes, unless these names are the ids. If the file has two columns, any name stands for `class`: pandas
+    writes such a file from `labels.value_counts().to_csv(path)`.
 
     Args:
         path: the path of the file.
@@ -156,22 +157,23 @@ def read_class_values(path, column):
 def read_class_values_by_name(path, *columns):
     """`{name: number}` of each class, from a text file with the columns `class` and one of `columns`.
 
-    None if the file has other columns, or a column `class_id`.
+    Any other name stands for `class` if the file has two columns. None if the file has other columns, or `class_id`.
     """
     text = read_text(path, "class weights" if "weight" in columns else "class counts")
     for delimiter in _DELIMITERS:
         header, *rows = split(text, delimiter) or [[]]
         header = [name.casefold() for name in header]
         found = [column for column in columns if header.count(column) == 1]
-        if found and header.count("class") == 1 and "class_id" not in header:
+        if found and (place := _place_of_names(header, found[0])) is not None:
             break
     else:
         return None
-    rule = f"A file with the columns `class` and `{found[0]}` must have a name and a number in each row"
+    columns = f"`{header[place] or 'class'}` and `{found[0]}`"
+    rule = f"A file with the columns {columns} must have a name and a number in each row"
     values = {}
     for number, row in zip(line_numbers(text, delimiter)[1:], rows, strict=True):
         try:
-            name, field = row[header.index("class")], row[header.index(found[0])]
+            name, field = row[place], row[header.index(found[0])]
             value = int(_whole([field], delimiter)[0]) if found[0] == "count" else float(field)
         except (_TableError, ValueError, IndexError) as error:
             raise ValueError(
@@ -187,6 +189,15 @@ def read_class_values_by_name(path, *columns):
     if not values:
         raise ValueError(f"{rule}. Received {path}, which has no row.")
     return values
+
+
+def _place_of_names(header, column):
+    """The number of the column of names: `class`, or the only one beside `column`. None without such a column."""
+    if "class_id" in header:
+        return None
+    if len(header) == 2:  # as pandas writes `value_counts()`
+        return 1 - header.index(column)
+    return header.index("class") if header.count("class") == 1 else None
 
 
 class _TableError(Exception):
