@@ -66,7 +66,7 @@ def compare(config=None, *, methods=DEFAULT_METHODS, seeds=3, output=None, jobs=
 
 
 def compare_with_predictions(config=None, **options):
-    """As `compare`, returning the `Predictions` too."""
+    """Like `compare`, but it also returns the `Predictions`."""
     with compared(config, **options) as (results, predictions, _):
         return results, predictions
 
@@ -87,7 +87,7 @@ class Compared(typing.NamedTuple):
 
 @contextlib.contextmanager
 def compared(config=None, *, methods=DEFAULT_METHODS, seeds=3, output=None, jobs=1, baseline="erm", test_mixes=False):
-    """A comparison as `Compared`; without `output` its folder goes when the context ends and nothing was raised."""
+    """A comparison as `Compared`; without `output` its folder is deleted at the end, if no error was raised."""
     config = as_config(config)
     methods = methods.split(",") if isinstance(methods, str) else list(methods)
     (baseline,) = spell_out([baseline], validation=config.validation, recipe=config.recipe)[-1:]
@@ -122,12 +122,12 @@ def compared(config=None, *, methods=DEFAULT_METHODS, seeds=3, output=None, jobs
 def _offer_bfloat16(config, example_shape):
     model = recipes.resolve_model(config.model, example_shape)
     if model in ("small_cnn", "resnet32") and config.precision == "float32" and devices.multiplies_bfloat16():
-        text = f"This processor has instructions for bfloat16: with precision mixed_bfloat16 {model} may train faster."
+        text = f"This CPU has instructions for bfloat16: with precision mixed_bfloat16 {model} may train faster."
         say(text, file=sys.stderr)
 
 
 def _finish(config, methods, *, started, writes, folder, told, **training):
-    """The results and the `Predictions`, written to the folder where that `writes`."""
+    """The results and the `Predictions`; if `writes`, they are written to the folder."""
     try:
         storage.check_folder(folder, config)
         (folder / "runs").mkdir(exist_ok=True)
@@ -143,6 +143,6 @@ def _finish(config, methods, *, started, writes, folder, told, **training):
     except KeyboardInterrupt:
         runs, begun = (len(list((folder / "runs").glob(name))) for name in ("*.npz", "*.checkpoint"))
         state = f" and the state of {begun} unfinished" if begun else ""
-        say(f"\nInterrupted. {runs} finished runs{state} are kept in {folder}: the same command goes on from there.")
+        say(f"\nInterrupted. {runs} finished runs{state} are kept in {folder}: repeat the command to continue.")
         raise
     return results, predictions

@@ -1,7 +1,7 @@
 """The exact path of accuracy over τ: no grid, one pass over the logits.
 
-Every held-out example is classified right on one interval of τ (`_intervals`), so that balanced accuracy, and any other
-mean of recalls, is a step function of τ that is known everywhere at once.
+Every held-out example is classified right on one interval of τ (`_intervals`). So balanced accuracy, or any other mean
+of recalls, is a step function of τ, and its value is known at every τ.
 """
 
 import dataclasses
@@ -259,10 +259,10 @@ class TauPath:
         return np.concatenate([2 * classes, 2 * classes + 1]) if self.prior.are_labels else classes
 
     def _values_of_replicates(self, tau, weight, replicates, rng):
-        """`[replicates, …]`: within a class, how many are right again is binomial."""
+        """`[replicates, …]` values: within a class, the number of right examples in a replicate is binomial."""
         totals = np.bincount(self.recall_ids)
         each = np.zeros(totals.size)
-        each[self.recall_ids] = weight  # of one example of each recall
+        each[self.recall_ids] = weight  # the weight of one example of each recall
         chosen = np.flatnonzero(each)
         shares = np.empty((chosen.size, tau.size))
         for i, value in enumerate(tau.ravel()):
@@ -271,11 +271,11 @@ class TauPath:
         return np.reshape(draws, (replicates, *tau.shape))
 
     def _best_of_replicates(self, weight, replicates, rng):
-        """`[replicates]`: the best τ of each sample, from the ends sorted once."""
+        """`[replicates]` the best τ of each sample; the ends are sorted once."""
         by_class, first, size = by_stratum(self.recall_ids)
         proper = np.flatnonzero((self.low <= self.high) & (weight > 0))
         ends = np.concatenate([self.low[proper], self.high[proper]])
-        # At equal τ intervals begin before others end.
+        # At equal τ, the starts of intervals come before the ends.
         order = np.lexsort((np.repeat([0, 1], proper.size), ends))
         draws = np.empty(replicates)
         for i in range(replicates):
@@ -295,7 +295,7 @@ def by_stratum(strata):
 
 
 def _best_event(taus, changes):
-    """The robust point of the interval where the running sum of `changes` is highest, nearest to 1 of several."""
+    """The robust point of the interval with the highest running sum of `changes`; the nearest to 1 among several."""
     values = np.cumsum(changes)
     starts = np.flatnonzero((values >= values.max(initial=-np.inf) - 1e-12) & (changes > 0))
     if not starts.size:
@@ -315,7 +315,7 @@ def _check_any(parts):
 
 
 def _without_ignored(batches, ignore_class, name="logits"):
-    """The rows of each batch whose id is another than `ignore_class`; batches of no others are left out."""
+    """The rows of each batch whose id is not `ignore_class`; a batch without such rows is left out."""
     for y_true, logits in batches:
         ids, logits = _labels.as_labels(y_true), _reading.to_numpy(logits, name)
         if ids.ndim > 1 and ids.shape[-1] == 1 and ids.ndim == logits.ndim:

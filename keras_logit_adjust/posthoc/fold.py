@@ -1,4 +1,4 @@
-"""Post-hoc adjustment inside the bias of a head: it costs nothing when served."""
+"""Post-hoc adjustment inside the bias of a head: it costs nothing in serving."""
 
 from keras import ops
 
@@ -92,7 +92,7 @@ def _require_graph(model):
 
 
 def _fold(model, head, class_counts, *, tau, target_prior, num_examples, calibration):
-    """A copy of `model`, of which `head` is one, with the adjustment in the bias of this head."""
+    """A copy of `model` with the adjustment in the bias of its head `head`."""
     way_out = "Use `kla.adjust`, which adds a layer behind it instead."
     temperature = 1.0 if calibration is None else as_calibration(calibration, None).temperature
     _check_foldable(head, temperature, way_out)
@@ -114,7 +114,7 @@ def _fold(model, head, class_counts, *, tau, target_prior, num_examples, calibra
         calibration=calibration,
     )
     folded, twin = _copy.clone_with_head(model, head.layer, use_bias=True)
-    # In float64, and rounded once.
+    # Computed in float64 and rounded once.
     for name, variable in _graph.variables_of(twin):
         values = ops.convert_to_numpy(variable).astype("float64") / temperature
         if _keras.scales_kernel(name):
@@ -125,12 +125,12 @@ def _fold(model, head, class_counts, *, tau, target_prior, num_examples, calibra
 
 
 def _check_foldable(head, temperature, way_out):
-    """Raise where a shift of the bias of a head is no constant shift of what the model activates or gives."""
+    """Raise if a shift of the bias of a head is not a constant shift of the output or of its logits."""
     stop = head.stop or (head.offset if temperature != 1.0 else None)
     if stop is not None:
         raise ValueError(
-            f"The bias cannot take the adjustment: operation {stop.name!r} ({type(stop).__name__}) does not leave a "
-            f"shift of the logits as it is. {way_out}"
+            f"The bias cannot take the adjustment: operation {stop.name!r} ({type(stop).__name__}) does not pass a "
+            f"shift of the logits unchanged. {way_out}"
         )
     if not _operations.has_bias_of_classes(head.layer):
         raise ValueError(f"Head {head.layer.name!r} ({type(head.layer).__name__}) has no bias of classes. {way_out}")
