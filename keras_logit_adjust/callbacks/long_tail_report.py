@@ -67,8 +67,9 @@ class LongTailReport(keras.callbacks.Callback):
             independent labels their balanced accuracies, NaN for a label without positives or negatives.
 
     Raises:
-        ValueError: for counts, bounds or groups that `GroupAccuracy` refuses, data that is not pairs or does not end,
-            labels that are no classes, data and a metric together or neither, independent labels without a threshold;
+        ValueError: for counts, bounds or groups that `GroupAccuracy` refuses; for data that is not pairs or does not
+            end; for labels that are no classes; for data and a metric together, or neither; for independent labels
+            without a threshold;
             as training begins, for predictions or labels of another number of classes, a model of several outputs
             without `output`, an output that is not there, or data on several workers; after the first validation, for a
             metric that is not there or has another number of classes.

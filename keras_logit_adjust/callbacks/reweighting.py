@@ -31,9 +31,9 @@ class DeferredReweighting(keras.callbacks.Callback):
             `{output: [L]}`. By default the weights stay as they are.
 
     Raises:
-        ValueError: for stages that are empty or not epochs, weights that are not > 0; as `fit` begins, where no loss of
-            the model is one of this package, where an output has another number of classes, is not there, or shares
-            its loss with one of other weights. For Keras's own losses use `class_weight`.
+        ValueError: for stages that are empty or not epochs; for weights that are not > 0. As `fit` begins: if no loss
+            of the model is one of this package; if an output has another number of classes, is not there, or shares its
+            loss with an output of other weights. For Keras's own losses use `class_weight`.
 
     Warns:
         UserWarning: in `fit`, if a loss is Fisher consistent for the balanced error without the weights, but not with

@@ -36,16 +36,17 @@ def compare(config=None, *, methods=DEFAULT_METHODS, seeds=3, output=None, jobs=
             takes as many threads. A script that asks for several must have its own code under
             `if __name__ == "__main__":`, as all that starts processes.
         baseline: the method whose errors the others' are compared with; it is added where it is missing.
-        test_mixes: whether the test logits are judged under other class mixes of the test set, too, forward, uniform
-            and backward: without adjustment, adjusted to the mix, and to an estimate of it.
+        test_mixes: whether the test logits are also judged under other class mixes of the test set: forward, uniform
+            and backward; without adjustment, adjusted to the mix, and to an estimate of it.
 
     Returns:
         The content of results.json: configuration, versions, figures of every run, means, differences to the baseline.
         None on all workers but the chief, which alone writes.
 
     Raises:
-        ValueError: for an unknown method, a folder made by another configuration, data that does not fit, a strategy of
-            another backend, batches that do not divide by the devices, several jobs with a strategy or a GPU.
+        ValueError: for an unknown method; for a folder made by another configuration; for data that does not fit; for
+            a strategy of another backend; for batches that do not divide by the devices; for several jobs with a
+            strategy or a GPU.
 
     Example:
 

@@ -60,8 +60,8 @@ def estimate_source_prior(logits, y_true, *, class_prior=None, level=0.95):
     not: divide them by `kla.calibrate(logits, y_true, method="bias_corrected_temperature").temperature` first.
 
     Args:
-        logits: `[N, L]` of the head, unadjusted, for examples it was not trained on; leading axes are flattened. `[N]`
-            or `[N, 1]`: one sigmoid unit, which has two classes, [negatives, positives].
+        logits: `[N, L]` the unadjusted logits of the head; the head was not trained on these examples. Leading axes are
+            flattened. `[N]` or `[N, 1]`: one sigmoid unit, which has two classes, [negatives, positives].
         y_true: `[N]` class ids, or one-hot rows; at least one of every class. They may have any mix: the choice of the
             examples may depend on their class, and on nothing else.
         class_prior: `[L]` class mix (counts or probabilities) in place of π: example i then weighs

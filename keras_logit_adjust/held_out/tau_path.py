@@ -56,8 +56,8 @@ class TauPath:
     Args:
         y_true: `[N]` class ids or `[N, L]` one-hot rows; for independent labels `[N, L]` of 0 and 1.
         logits: `[N, L]` held-out logits of the model before adjustment; `[N]` or `[N, 1]` for one sigmoid unit.
-        class_counts: `[L]` training examples of each class (or probabilities), all > 0; two numbers, [negatives,
-            positives], for one sigmoid unit; for independent labels the positives of each.
+        class_counts: `[L]` training examples of each class (or probabilities), all > 0. One sigmoid unit takes two
+            numbers, [negatives, positives]. Independent labels take the positives of each.
         num_examples: the number of training examples, for independent labels only.
         ignore_class: an id whose rows are left out, such as 255 for unlabeled pixels or padding.
 

@@ -44,11 +44,11 @@ def adjust(
     adjusted, and the others do not change. Each other argument is one for all, or a dict by output too.
 
     Args:
-        model: a trained `keras.Model`: Functional or Sequential that ends in a softmax or sigmoid, or in a head that
-            gives logits (also through layers and functions that move, average or scale them, and in nested models), or,
-            with `output` given, any other. For a `kla.layers.ManyClassModel` or its predictor, the scores are adjusted,
-            chunk by chunk; the new model has a predictor of its own. A KerasHub `ImageClassifier`, `TextClassifier` or
-            `ImageSegmenter` stays one, with its preprocessor.
+        model: a trained `keras.Model`, Functional or Sequential. It ends in a softmax or sigmoid, or in a head that
+            gives logits; layers and functions behind the head may move, average or scale them, in nested models too.
+            With `output` given it may be any other model. The scores of a `kla.layers.ManyClassModel` or its predictor
+            are adjusted chunk by chunk; the new model has a predictor of its own. A KerasHub `ImageClassifier`,
+            `TextClassifier` or `ImageSegmenter` stays one, with its preprocessor.
         class_counts: `[L]` training examples of each class (or probabilities), all > 0. For one sigmoid unit two
             numbers, [negatives, positives]; for `L` independent sigmoid labels the positives of each. By output, a dict
             `{"species": counts, …}`, or a list with counts (or None) for each.
@@ -75,10 +75,9 @@ def adjust(
         A new, uncompiled `keras.Model`.
 
     Raises:
-        ValueError: for a model whose logits are not found, several outputs without counts by output, a name that is no
-            output, probabilities in half precision that would
-            have to be adjusted by their logarithms, counts or a calibration that do not fit, or a prior that would be
-            corrected twice.
+        ValueError: for a model whose logits are not found; for several outputs without counts by output; for a name
+            that is no output; for probabilities in half precision that would have to be adjusted by their logarithms;
+            for counts or a calibration that do not fit; for a prior that would be corrected twice.
 
     Warns:
         UserWarning: for logits of a model that was compiled with a cross-entropy without `from_logits=True`.

@@ -30,10 +30,10 @@ def fold_into_bias(
     target prior, which is uniform by default.
 
     Args:
-        model: a trained Functional or Sequential `keras.Model` with one float32 head, Dense, EinsumDense or a
-            convolution, behind which nothing stands but what leaves a shift of the logits as it is: reshaping,
-            flattening, permutation, slices, average pooling, resizing, dropout, a softmax or sigmoid; or a
-            `kla.layers.ManyClassModel` or its predictor, whose head gets a bias where it has none.
+        model: a trained Functional or Sequential `keras.Model` with one float32 head: Dense, EinsumDense or a
+            convolution. Layers behind the head must leave a shift of the logits as it is: reshaping, flattening,
+            permutation, slices, average pooling, resizing, dropout, a softmax or sigmoid. Or a
+            `kla.layers.ManyClassModel` or its predictor, whose head gets a bias if it has none.
         class_counts: as in `adjust`.
         tau: as in `adjust`.
         target_prior: as in `adjust`.
@@ -46,9 +46,9 @@ def fold_into_bias(
         class, compiled with KerasHub's defaults.
 
     Raises:
-        ValueError: for a head that is shared, tied, used twice, not last, quantized or in half precision, for an
-            operation behind it that scales or mixes (such as an average of heads), each with the way out; and as
-            `adjust`.
+        ValueError: for a head that is shared, tied, used twice, not last, quantized or in half precision; for an
+            operation behind it that scales or mixes, such as an average of heads; and as `adjust`. Each message names
+            the way out.
 
     Warns:
         UserWarning: for a KerasHub task whose head has another precision than its backbone, which is not saved.

@@ -35,9 +35,9 @@ def adjust_scores(
     `adjust_scores(p, kla.priors.effective_prior(class_counts, class_weight=…), target_prior=class_counts)`.
 
     Args:
-        scores: `[N, L]`, or `[..., L]`, of a classifier trained without a correction: an array, a list, a pandas
-            `DataFrame` with a column for each class, or a tensor of TensorFlow, JAX or torch. `[N]` or `[N, 1]` for two
-            classes: the score of the second, as a booster of two classes gives it.
+        scores: `[N, L]`, or `[..., L]`, of a classifier that was trained without a correction. They are an array, a
+            list, a pandas `DataFrame` with a column for each class, or a tensor of TensorFlow, JAX or torch. `[N]` or
+            `[N, 1]` for two classes: the score of the second, as a booster of two classes gives it.
         class_counts: `[L]` training examples of each class (or probabilities), all > 0, in order of the columns;
             [negatives, positives] for the score of the second class. Counts by name (a dict, a `Series`) are put in
             order by `class_names`, or by the columns of a `DataFrame`, which needs them by name.

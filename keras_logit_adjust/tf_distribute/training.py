@@ -78,8 +78,8 @@ def fit(
         The `keras.callbacks.History`, on every worker; of all epochs, those before an interruption too.
 
     Raises:
-        ValueError: for a model that is not compiled or was made outside the scope, data that is no dataset of batches,
-            a first batch with fewer examples than replicas, a checkpoint of another model or sampler.
+        ValueError: for a model that is not compiled or was made outside the scope; for data that is no dataset of
+            batches; for a first batch with fewer examples than replicas; for a checkpoint of another model or sampler.
         FloatingPointError: where the loss is not finite, with the step and the classes of its batch.
         WorkerLostError: where another worker is gone.
 
