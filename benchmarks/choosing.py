@@ -1,12 +1,13 @@
-"""What choosing on few held-out examples gains and loses, as tables.
+"""Gains and losses of choices on few held-out examples, as tables.
 
     python benchmarks/choosing.py --runs DIR [--output benchmarks/results/choosing.json]
 
-First `kla.tune_tau` in simulation, where the best τ is known: classes are normal with a long-tailed prior, the logits
-are exact posteriors times a scale, so that the best τ is the scale. Regret is the balanced error at the τ chosen less
-that at τ = 1, in points, on 20,000 test examples. Then the embedded images: runs of ERM, trained in DIR (and found
-there when the command is given again), with τ by validation, and macro-F1 at the training prior with
-`kla.tune_offsets`.
+First `kla.tune_tau` in simulation, where the best τ is known. Classes are normal with a long-tailed prior. The logits
+are exact posteriors times a scale, so the best τ is the scale. Regret is the balanced error at the chosen τ minus the
+error at τ = 1, in points, on 20,000 test examples.
+
+Then the embedded images: runs of ERM, trained in DIR and reused from there, with τ by validation, and macro-F1 at the
+training prior with `kla.tune_offsets`.
 """
 
 import argparse
@@ -46,7 +47,7 @@ class World:
 
 
 def regrets(scale):
-    """Mean, 5 % and 95 % quantile and worst regret for every way to validate, and the gain there is to have."""
+    """Mean, 5 % and 95 % quantile and worst regret for every way to validate, and the largest possible gain."""
     world, rng = World(scale), np.random.default_rng(0)
     test_labels = world.labels(20_000 // CLASSES)
     test = kla.TauPath(test_labels, world.logits(test_labels, rng), world.counts)
@@ -123,7 +124,7 @@ def _figures(labels, rows, prior):
 
 
 def _macro_f1_gains(labels, predicted, prior):
-    """Macro-F1 of "offsets" less that of others: bootstrap intervals over test examples and seeds, in points."""
+    """Macro-F1 of "offsets" minus the others: bootstrap intervals over test examples and seeds, in points."""
     num_classes, rng = prior.size, np.random.default_rng(0)
     cells = {name: labels * num_classes + predicted[name] for name in ("plain", "adjusted", "offsets")}
     members = [np.flatnonzero(labels == c) for c in range(num_classes)]
@@ -159,7 +160,7 @@ def regret_to_markdown(results):
 
 
 def images_to_markdown(results):
-    """The table of what can be made of the same models, and its intervals."""
+    """The table of the ways to use the same models, with their intervals."""
     images = results["images"]
     header = [f"ERM, {images['seeds']} seeds", "balanced error %", "macro-F1 %", "calibration error %"]
     rows = [[TITLES[name], *(f"{value:.1f}" for value in row.values())] for name, row in images["figures"].items()]
@@ -167,10 +168,10 @@ def images_to_markdown(results):
     return f"""\
 {report.to_table(header, rows)}
 
-Chosen on 250 validation examples, 5, 3, 2 and 1 of them in the rarest four classes; tested on 10,000. Macro-F1 at the
-training prior; calibration error with every class weighing the same. Paired 95 % intervals over test examples and
-seeds: `tune_tau` less τ = 1 in balanced error {report.show_difference(images["tuned_less_adjusted"])};
-`tune_offsets` in macro-F1 less no adjustment {plain}, less τ = 1 {adjusted}."""
+Chosen on 250 validation examples, 5, 3, 2 and 1 of them in the rarest four classes; tested on 10,000. Macro-F1 is at
+the training prior. In the calibration error every class has the same weight. Paired 95 % intervals over test examples
+and seeds: `tune_tau` minus τ = 1 in balanced error {report.show_difference(images["tuned_less_adjusted"])};
+`tune_offsets` in macro-F1 minus no adjustment {plain}, minus τ = 1 {adjusted}."""
 
 
 def main():
@@ -179,7 +180,7 @@ def main():
     parser.add_argument("--output", type=pathlib.Path, help="write the results here as JSON")
     options = parser.parse_args()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of classes that share their recall: that is the point
+        warnings.simplefilter("ignore", UserWarning)  # it warns of classes with a shared recall
         results = {"classes": CLASSES, "draws": DRAWS, "regret": [regrets(scale) for scale in SCALES]}
         results["images"] = {"seeds": SEEDS, **on_images(options.runs)}
     print(regret_to_markdown(results), images_to_markdown(results), sep="\n\n")

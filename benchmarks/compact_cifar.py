@@ -1,16 +1,17 @@
-"""CIFAR-100-LT in small files: the subsets that `compare` trains on for some seeds, and the test set, each once.
+"""CIFAR-100-LT in small files: the training subsets of `compare` for some seeds, and the test set once.
 
     python benchmarks/compact_cifar.py --data-dir ../shared/data/tfds --output DIR [--seeds 0 1 2]
 
-Written are DIR/cifar100_lt_seed0.npz, … with arrays x and y, and DIR/cifar100_test.npz. Each training file holds what
-`compare --dataset cifar100_lt` trains on for that seed, its stratified validation images left out, in the same order:
+It writes DIR/cifar100_lt_seed0.npz, … and DIR/cifar100_test.npz with arrays x and y. Each training file holds the
+training images of `compare --dataset cifar100_lt` for that seed, without its stratified validation images, in the same
+order. The figures of seed 0 are repeated by:
 
     keras-logit-adjust compare --train DIR/cifar100_lt_seed0.npz --test DIR/cifar100_test.npz --validation none
 
-gives the figures of that seed where it is 0, for `compare` initializes its first seed from 0, whatever the file;
-`benchmarks/gpu.py` initializes from the seed of the file. A training file has 22 MiB, the test set too: one seed at a
-time goes where 64 MiB go. The archives are compressed by LZMA, which NumPy reads as it reads any other. Nothing is
-downloaded. Reading CIFAR-100 takes tensorflow-datasets; reading the files, NumPy alone.
+This holds for seed 0 only, because `compare` initializes its first seed from 0 for any file. `benchmarks/gpu.py`
+initializes from the seed of the file. A training file has 22 MiB, and the test set too: 64 MiB have room for one seed.
+The archives are compressed by LZMA, which NumPy reads as usual. Nothing is downloaded. Reading CIFAR-100 needs
+tensorflow-datasets; reading the files needs only NumPy.
 """
 
 import argparse
@@ -28,7 +29,7 @@ IMBALANCE_RATIO = 100
 
 
 def write_npz(path, **arrays):
-    """An `.npz` file a tenth smaller than NumPy's own; all or nothing."""
+    """An `.npz` file a tenth smaller than NumPy's own, written completely or not at all."""
     partial = path.with_suffix(".partial")
     with zipfile.ZipFile(partial, "w", zipfile.ZIP_LZMA) as archive:
         for name, array in arrays.items():
@@ -39,10 +40,10 @@ def write_npz(path, **arrays):
 
 
 def check_npz(path, x, y):
-    """Raise unless NumPy reads back what was written."""
+    """Raise unless NumPy reads back the written arrays."""
     with np.load(path, allow_pickle=False) as stored:
         if not (np.array_equal(stored["x"], x) and np.array_equal(stored["y"], y)):
-            raise OSError(f"{path} does not hold what was written: is the disk full?")
+            raise OSError(f"{path} does not hold the written arrays: is the disk full?")
 
 
 def write(folder, data_dir, seeds):

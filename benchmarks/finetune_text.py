@@ -3,16 +3,17 @@
     KERAS_BACKEND=torch python benchmarks/finetune_text.py --runs DIR [--seeds 3] [--systems probe,lora,full]
         [--output benchmarks/results/finetune_text.json]
 
-The encoder is MiniLM (extra `text`). Every seed draws the rows of `banking77_lt`, as sentences, so that figures compare
-with those of its features. A finished run is a file in DIR and is not trained again. A seed is finished before the next
-one begins. With `--gather` nothing is trained: the results are those of the runs that are there.
+The encoder is MiniLM (extra `text`). Every seed draws the rows of `banking77_lt` as sentences, so figures can be
+compared with those of its features. A finished run is a file in DIR and is not trained again. A seed is finished before
+the next one begins. With `--gather` nothing is trained: the results come from the existing runs.
 
 Probe: the optimum of a penalized linear classifier on the features of the frozen encoder, `fit_linear_probe`. LoRA:
-`enable_lora` on query and value of each attention, and the head. Full: all weights. Both heads begin as the
-nearest-mean classifier of the frozen features, so that few epochs are enough. Post hoc is the model of ERM, adjusted.
+`enable_lora` on query and value of each attention, and the head. Full: all weights. Both heads start as the
+nearest-mean classifier of the frozen features, so few epochs are enough. Post hoc is the model of ERM, adjusted.
 
-The learning rate of a system is that of `RATES` with which ERM has the least cross-entropy on the tenth of seed 0's
-training set that `validation="stratified"` cuts; these trainings see nine tenths. The test set takes no part.
+The learning rate of a system is chosen from `RATES`: the rate with the least cross-entropy of ERM on held-out examples.
+These are the tenth of seed 0's training set that `validation="stratified"` holds out; the trainings see nine tenths.
+The test set takes no part.
 """
 
 import argparse
@@ -31,11 +32,11 @@ METHODS = {
     "la_posthoc": "logit adjustment, post hoc",
     "la_loss": "logit-adjusted loss",
 }
-ALIKE = 1e-3  # largest difference of features that are called the same
+ALIKE = 1e-3  # largest difference of features that count as equal
 
 
 def rows_of(runs, labels, counts):
-    """The rows of the table, and which is best.
+    """The rows of the table, and the best row.
 
     Args:
         runs: `{system: {seed: {trained method: test logits [N, L]}}}`.
@@ -43,8 +44,8 @@ def rows_of(runs, labels, counts):
         counts: `[L]`.
 
     Returns:
-        dict with `rows`, and `best`: the row of the least balanced error, and its difference to the best row of each of
-        the other systems. Differences are over the seeds that both have.
+        dict with `rows`, and `best`: the row of the least balanced error, and its difference to the best row of each
+        other system. Differences are over the seeds that both have.
     """
     shift = kla.priors.log_prior(counts)
     logits = {
@@ -89,7 +90,7 @@ def rows_of(runs, labels, counts):
 
 
 def gather(bench, seeds):
-    """The results of all runs that are finished, for JSON."""
+    """The results of all finished runs, for JSON."""
     import text_encoder as text
 
     labels, counts = bench.labels["test"], text.draw(bench.labels["train"], 0).class_counts
@@ -131,7 +132,7 @@ def gather(bench, seeds):
 
 
 def to_markdown(results):
-    """The table of the results and what it says."""
+    """The table of the results, and sentences about it."""
     columns = ("balanced_error", "many_accuracy", "medium_accuracy", "few_accuracy", "macro_f1")
     header = ["encoder", "method", "seeds", *(report.COLUMNS[key] for key in columns), "to ERM", "to the probe"]
     rows = [
@@ -158,7 +159,7 @@ def _named(row):
 
 
 def _said(results):
-    """Which wins and by how much, in sentences."""
+    """The best row and its lead, in sentences."""
     best, of = results["best"], {(row["system"], row["method"]): row for row in results["rows"]}
     error = of[tuple(best["row"])]["summary"]["balanced_error"]
     against = [f"{_named(row['row'])} {report.show_difference(row)}" for row in best["versus"]]
@@ -168,14 +169,14 @@ def _said(results):
         if row["versus_posthoc"]
     ]
     lowest = f"The lowest balanced error, {_cell(error)} %, has: {_named(best['row'])}."
-    beside = f" Less the best row of each other encoder, in points: {'; '.join(against)}." if against else ""
+    beside = f" Minus the best row of each other encoder, in points: {'; '.join(against)}." if against else ""
     missing = [title for system, title in SYSTEMS.items() if system not in {row["system"] for row in results["rows"]}]
     later = f" Not measured yet: {'; '.join(missing)}." if missing else ""
-    return f"{lowest}{beside} The adjusted loss less post hoc, in points: {'; '.join(twins)}.{later}"
+    return f"{lowest}{beside} The adjusted loss minus post hoc, in points: {'; '.join(twins)}.{later}"
 
 
 def _how(results):
-    """How it was measured."""
+    """The way it was measured."""
     seeds, settings = {len(row["seeds"]) for row in results["rows"]}, results["settings"]
     stored = results["stored_features"]
     tried = "; ".join(
@@ -185,14 +186,14 @@ def _how(results):
     single = " With one seed the interval covers test sampling only." if 1 in seeds else ""
     trained = f"""\
 {settings["epochs"]} epochs of Adam in batches of {settings["batch"]}, {settings["precision"]}, rank of LoRA \
-{settings["rank"]}. Learning rates tried, with the held-out cross-entropy of ERM, by which they are chosen: {tried}. """
+{settings["rank"]}. Learning rates tried, chosen by the held-out cross-entropy of ERM in brackets: {tried}. """
     return f"""\
 The figures are mean ± standard deviation over seeds. The last two columns are differences in balanced error, in points,
 to ERM of the same encoder and to the probe with the same method. They have a 95 % paired bootstrap interval over test
 examples and the seeds that both have. "None" means that the interval contains zero: no difference was found.{single}
 
-{trained * bool(tried)}The frozen features are those of sentence-transformers to \
-{stored["largest_of_others"]:.1g}, but for {stored["apart"]} of {stored["sentences"]:,} sentences.
+{trained * bool(tried)}The frozen features equal those of sentence-transformers to \
+{stored["largest_of_others"]:.1g}, except for {stored["apart"]} of {stored["sentences"]:,} sentences.
 
 Repeat: `{results["command"]}`
 
@@ -200,7 +201,7 @@ Machine: {results["versions"]["machine"]}, {results["versions"]["backend"]} back
 
 
 def main():
-    import text_encoder as text  # beside this file, which tests load by its path
+    import text_encoder as text  # a file beside this one; tests load this one by its path
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=pathlib.Path, required=True, help="folder of the finished runs")

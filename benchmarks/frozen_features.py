@@ -2,10 +2,10 @@
 
     python benchmarks/frozen_features.py [--draws 10] [--output benchmarks/results/frozen_features.json]
 
-Every draw takes another training set from the same pool, and all methods see the same one, as features of mean squared
-length 1. The errors of scikit-learn are those of its *best* C of 1, 10, 100, 1000, chosen on the test set; ours chooses
-penalty and scaling in cross-validation, without the test set. Times: `LogisticRegressionCV` on the same folds and
-penalties, without a choice of the scaling, the two in turn; the ratio of their times is within a draw.
+Every draw takes another training set from the same pool. All methods see the same set, as features of mean squared
+length 1. The errors of scikit-learn are at its *best* C of 1, 10, 100, 1000, chosen on the test set. Ours chooses
+penalty and scaling in cross-validation, without the test set. Times: `LogisticRegressionCV` has the same folds and
+penalties and does not choose the scaling. Both run in turn; the ratio of their times is within a draw.
 """
 
 import argparse
@@ -73,7 +73,7 @@ def balanced_error(labels, logits):
 
 
 def of_unit_length(train, test):
-    """Both sets, centered and divided by one number, so that C means the same to both."""
+    """Both sets, centered and divided by one number, so that C has the same meaning in both."""
     mean = train[0].mean(axis=0, dtype="float64")
     unit = np.sqrt((train[0].astype("float64").var(axis=0)).sum())
     return ((train[0] - mean) / unit, train[1]), ((test[0] - mean) / unit, test[1])
@@ -143,7 +143,7 @@ def measure(name, draws):
 
 
 def excess(row):
-    """The mean of ours less theirs at its best C of each draw, in points, and the ends of its 95 % t-interval."""
+    """The mean of ours minus theirs at its best C of each draw, in points, and the ends of its 95 % t-interval."""
     differences = np.array([of["ours"] - min(of["theirs"]) for of in row])
     mean = differences.mean()
     half = stats.t.ppf(0.975, differences.size - 1) * differences.std(ddof=1) / np.sqrt(differences.size)
@@ -173,7 +173,7 @@ def to_markdown(results):
             *lines,
             "",
             f"Means over {draws.pop()} draws of the training set, paired, with 95 % t-intervals over draws. Our time",
-            f"over that of `LogisticRegressionCV` on the same folds and penalties, medians of {TIMED} draws:",
+            f"over the time of `LogisticRegressionCV` on the same folds and penalties, medians of {TIMED} draws:",
             f"{', '.join(ratios)}.",
             f"{results['machine']}.",
         ]
@@ -186,7 +186,7 @@ def main():
     parser.add_argument("--data", nargs="+", choices=DATA, default=list(DATA))
     parser.add_argument("--output", type=pathlib.Path, help="write the results here as JSON")
     options = parser.parse_args()
-    warnings.simplefilter("ignore")  # of scikit-learn: deprecations, classes with few examples
+    warnings.simplefilter("ignore")  # scikit-learn warns of deprecations, and of classes with few examples
     versions = f"NumPy {np.__version__}, scikit-learn {sklearn.__version__}"
     results = {"machine": f"{platform.machine()}, {os.cpu_count()} cores, {versions}", "data": {}}
     for name in options.data:

@@ -1,23 +1,23 @@
-"""What adjustment costs on an accelerator, and what half precision does there: Keras's JAX backend, no TensorFlow.
+"""The cost of adjustment on an accelerator, and of half precision there: Keras's JAX backend, no TensorFlow.
 
     python benchmarks/gpu.py [--only loss step recipe] [--data DIR --runs DIR] [--output benchmarks/results/gpu.json]
-    python benchmarks/gpu.py --quick  # every section at toy sizes, about a minute on a processor
+    python benchmarks/gpu.py --quick  # every section at toy sizes, about a minute on a CPU
 
 `loss`: forward + backward of the adjusted loss and of Keras's cross-entropy, the loss alone. Calls run inside one
-compiled loop, each on the gradient of the one before it, so that neither Python nor overlap is timed. Bound: bytes that
-any implementation must move, logits read once and gradient written once, over the bandwidth of a large copy measured in
-the same run. It binds where the logits do not fit in a cache; below, times under the bound are possible.
+compiled loop, each on the gradient of the call before it, so neither Python nor overlap is timed. Bound: bytes that any
+implementation must move (logits read once, gradient written once), divided by the bandwidth of a large copy in the same
+run. The bound holds if the logits do not fit in a cache; smaller logits may take less time than the bound.
 
 `step`: a training step of ResNet-32 in `fit`, from the batch in NumPy to the new weights, with each loss against the
 same model with Keras's cross-entropy.
 
 `recipe`: CIFAR-100-LT by the paper's recipe under each precision, from the files of `benchmarks/compact_cifar.py` in
---data, each seed with its own split and initialization. Finished runs are kept in --runs: the same command goes on,
-also with more seeds.
+--data, each seed with its own split and initialization. Finished runs are kept in --runs: repeat the command to
+continue, also with more seeds.
 
-Times are medians over pairs of measurements taken in turn, in random order; ratios are ours over Keras's, pair by pair,
-with a 95 % bootstrap interval of their median. --output keeps the sections and precisions that an earlier call
-on the same device wrote and this one does not measure.
+Times are medians over pairs of measurements, taken in turn in random order. Ratios are ours over Keras's, pair by pair,
+with a 95 % bootstrap interval of their median. --output keeps sections and precisions of earlier calls on the same
+device, unless this call measures them.
 """
 
 import argparse
@@ -47,21 +47,21 @@ PRECISIONS = ("float32", "mixed_bfloat16")
 METHODS = ("erm", "la_posthoc", "la_loss")
 LOSSES = tuple(name for name in kla.losses.__all__ if name.endswith("Crossentropy"))
 plain_loss = functools.partial(keras.losses.SparseCategoricalCrossentropy, from_logits=True)
-MULTI_LABEL = "BinaryLogitAdjustedCrossentropy"  # takes rows of labels for ids
-# What is measured, and what --quick makes of it.
+MULTI_LABEL = "BinaryLogitAdjustedCrossentropy"  # takes rows of labels, not ids
+# The full sizes, and the sizes of --quick.
 SIZES = {
     "classes": ((100, 1000, 8142, 32768, 100000), (100, 1000)),
     "loss_batch": (256, 32),
     "copy_mib": (1024, 16),
-    "milliseconds": (50.0, 2.0),  # at least, of one measurement of the loss
+    "milliseconds": (50.0, 2.0),  # shortest measurement of the loss
     "pairs": (21, 3),
     "step_batch": (128, 8),
-    "steps": (50, 2),  # of one measurement
+    "steps": (50, 2),  # in one measurement
     "step_losses": (LOSSES, ("LogitAdjustedCrossentropy",)),
     "step_model": ("resnet32", "small_cnn"),
     "seeds": (3, 1),
     "epochs": (200, 1),
-    "recipe_model": ("auto", "auto"),  # of images of CIFAR's size resnet32
+    "recipe_model": ("auto", "auto"),  # for images of CIFAR's size this is resnet32
 }
 
 
@@ -82,7 +82,7 @@ def in_pairs(ours, theirs, pairs):
 
 
 def progress(cases, section):
-    """A progress bar over a list of cases: a line now and then where nobody watches."""
+    """A progress bar over a list of cases; in a log file it writes few lines."""
     pace = 0.1 if sys.stderr.isatty() else 10.0
     return tqdm(cases, desc=section, unit="case", mininterval=pace, leave=False)
 
@@ -95,7 +95,7 @@ def interval(ratios):
 
 
 def timed(function, *arguments):
-    """Seconds of one call, until the result is there."""
+    """Seconds of one call, until its result is ready."""
     start = time.perf_counter()
     jax.block_until_ready(function(*arguments))
     return time.perf_counter() - start
@@ -126,7 +126,7 @@ def loss_step(loss):
     """Forward and backward: the gradient becomes the next logits, and the values are added up."""
 
     def step(carry, labels):
-        logits, total = jax.lax.optimization_barrier(carry)  # a compiler may unroll the loop, but fuse no two calls
+        logits, total = jax.lax.optimization_barrier(carry)  # a compiler may unroll the loop, not fuse calls
         value, gradient = jax.value_and_grad(lambda scores: loss(labels, scores))(logits)
         return gradient, total + value
 
@@ -134,7 +134,7 @@ def loss_step(loss):
 
 
 def measure_loss(sizes, precisions):
-    """A row for every number of classes and dtype, and the bandwidth measured beside them."""
+    """A row for every number of classes and dtype, and the bandwidth measured with them."""
     batch, rows, rng = sizes["loss_batch"], [], np.random.default_rng(0)
     moved = bandwidth(sizes)
     for num_classes, precision in progress(list(itertools.product(sizes["classes"], precisions)), "loss"):
@@ -157,7 +157,7 @@ def make_loss(name, counts):
 
 
 def step_timer(loss, x, y, precision, sizes):
-    """A measurement: seconds of one training step in `fit`, over an epoch of `steps` of them."""
+    """A measurement: seconds of one training step in `fit`, over an epoch of `steps` steps."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)
     model = getattr(kla.models, sizes["step_model"])(input_shape=x.shape[1:], num_classes=100)
@@ -192,7 +192,7 @@ def measure_steps(sizes, precisions):
 
 
 class Splits(Config):
-    """A comparison whose training set was drawn beforehand, a file for each seed."""
+    """A comparison with training sets that were drawn before, one file for each seed."""
 
     def load(self, seed):
         return kla.data.load(pathlib.Path(self.train.format(seed)), validation="none", seed=seed, test=self.test)
@@ -207,7 +207,7 @@ def toy_data(folder, seeds):
 
 
 def measure_recipe(sizes, precisions, data, runs):
-    """A row for every precision and method, over all seeds; of half precision also the difference to float32."""
+    """A row for every precision and method, over all seeds; for half precision also the difference to float32."""
     rows, hits, seeds = [], {}, range(sizes["seeds"])
     settings = {"epochs": sizes["epochs"], "model": sizes["recipe_model"]}
     files = {"train": str(data / "cifar100_lt_seed{}.npz"), "test": str(data / "cifar100_test.npz")}
@@ -237,7 +237,7 @@ PER_CALL = ("rows", "command", "copy_bytes_per_second", "title")
 
 
 def merged(new, old):
-    """New results of a section, with the rows that an earlier call of the same settings had measured besides."""
+    """New results of a section, with the other rows of an earlier call with the same settings."""
     if old is None or any(new[key] != old.get(key) for key in new if key not in PER_CALL):
         return new
     rows = {tuple(row[part] for part in KEYS[new["section"]]): row for row in (*old["rows"], *new["rows"])}
@@ -294,12 +294,12 @@ def to_markdown(results):
 
 def parse(words):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="toy sizes, random data: for a processor")
+    parser.add_argument("--quick", action="store_true", help="toy sizes, random data: for a CPU")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS)
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS)
     parser.add_argument("--data", type=pathlib.Path, metavar="DIR", help="files of benchmarks/compact_cifar.py")
-    parser.add_argument("--runs", type=pathlib.Path, metavar="DIR", help="where finished trainings are kept")
-    parser.add_argument("--output", type=pathlib.Path, metavar="FILE.json", help="and FILE.md beside it")
+    parser.add_argument("--runs", type=pathlib.Path, metavar="DIR", help="folder of finished trainings")
+    parser.add_argument("--output", type=pathlib.Path, metavar="FILE.json", help="also writes FILE.md beside it")
     for name, (full, quick) in SIZES.items():
         kind, count = (type(full[0]), "+") if isinstance(full, tuple) else (type(full), None)
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, nargs=count, help=f"{full}, quick {quick}")
@@ -340,7 +340,7 @@ def main(words=None):
     for section in options.only:
         found = {"section": section, **about, **measure(section, options, sizes)}
         results[section] = merged(found, results.get(section))
-        if options.output:  # at once: an interruption keeps the sections before
+        if options.output:  # saved at once: an interruption keeps the sections before
             storage.write_text(options.output, json.dumps(results, indent=1) + "\n")
             storage.write_text(options.output.with_suffix(".md"), to_markdown(results) + "\n")
     print(to_markdown(results))

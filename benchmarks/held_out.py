@@ -1,10 +1,10 @@
-"""What is chosen on held-out logits, timed at 1,000 classes × 20,000 examples: offsets, calibration, the class mix.
+"""Functions that choose on held-out logits, timed at 1,000 classes × 20,000 examples: offsets, calibration, class mix.
 
     python benchmarks/held_out.py [--against CHECKOUT] [--examples 20000] [--classes 1000] [--output held_out.json]
 
-Each function runs in a process of its own, which also tells its peak memory. With `--against`, a folder that holds
-another version of the package, the two versions take turns, and the ratio of their processor times is printed. A whole
-`tune_offsets` of an old version takes long; one sweep over one bootstrap sample is enough to compare:
+Each function runs in its own process, which also measures its peak memory. `--against` is a folder with another version
+of the package. The two versions then take turns, and the ratio of their CPU times is printed. A whole `tune_offsets` of
+an old version takes long; one sweep over one bootstrap sample is enough to compare:
 
     python benchmarks/held_out.py --functions macro_f1 balanced --bags 1 --sweeps 1 --against CHECKOUT
 """
@@ -25,7 +25,7 @@ FUNCTIONS = ("macro_f1", "balanced", "temperature", "bias_corrected_temperature"
 
 
 def make(num_examples, num_classes):
-    """Logits of a model that is 1.5 times too sure, labels of a mix drawn at random, long-tailed counts."""
+    """Logits of a model that is 1.5 times too certain, labels of a random mix, long-tailed counts."""
     rng = np.random.default_rng(0)
     counts = 2000 * 100.0 ** (-np.arange(num_classes) / (num_classes - 1))
     labels = rng.choice(num_classes, size=num_examples, p=rng.dirichlet(np.full(num_classes, 3.0)))
@@ -45,7 +45,7 @@ NAMES = {
 
 
 def measure(name, num_examples, num_classes, search):
-    """Seconds and peak memory of one function, printed as JSON: what the processes run."""
+    """Seconds and peak memory of one function, printed as JSON: the work of each process."""
     import keras_logit_adjust as kla
 
     logits, labels, counts = make(num_examples, num_classes)
@@ -85,7 +85,7 @@ def to_markdown(results):
             ratio = before["processor_seconds"] / now["processor_seconds"]
             cells += [f"{before['processor_seconds']:.1f}", f"{before['peak_mib']:.0f}", f"{ratio:.1f}"]
         rows.append([NAMES[row["function"]], *cells, *[""] * (6 - len(cells))])
-    header = ["function", "seconds", "of the processor", "MiB", "of the processor before", "MiB before", "ratio"]
+    header = ["function", "seconds", "CPU seconds", "MiB", "CPU seconds before", "MiB before", "ratio"]
     sizes = f"{results['classes']:,} classes × {results['examples']:,} examples"
     against = f", against commit {results['against']}" if results["against"] else ""
     threads = f"OMP_NUM_THREADS={results['threads']}" if results["threads"] else "all threads"

@@ -3,9 +3,9 @@
     python benchmarks/loss.py [--output benchmarks/results/loss.json]
 
 Per size and mode the two are timed in turn, in random order within a pair; the ratio of each pair is ours over Keras's.
-Printed: the median ratio and a 95 % bootstrap interval of that median. "graph" is `tf.function`, what `fit` runs;
-"xla" adds `jit_compile=True`; "eager" is for debugging. Also: a loss of the general family (LDAM) against Keras's
-cross-entropy, focal loss against Keras's, and a folded model against the original, in operations and time.
+The median ratio and a 95 % bootstrap interval of it are printed. "graph" is `tf.function`, which `fit` runs; "xla" adds
+`jit_compile=True`; "eager" is for debugging. Also compared: a loss of the general family (LDAM) with Keras's
+cross-entropy, focal loss with Keras's, and a folded model with the original, in operations and time.
 """
 
 import argparse
@@ -25,7 +25,7 @@ import keras_logit_adjust as kla
 BATCH = 256
 CLASSES = (100, 1000, 8142)
 MODES = ("graph", "xla", "eager")
-CALLS = {100: 60, 1000: 20, 8142: 4}  # calls timed as one measurement
+CALLS = {100: 60, 1000: 20, 8142: 4}  # calls in one measurement
 PAIRS = 41
 
 
@@ -55,7 +55,7 @@ def paired_ratios(ours, theirs, argument, calls, pairs=PAIRS):
 
 
 def timed(function, argument, calls):
-    """Seconds of `calls` calls, until the last result is there."""
+    """Seconds of `calls` calls, until the last result is ready."""
     start = time.perf_counter()
     for _ in range(calls):
         result = function(argument)
@@ -79,7 +79,7 @@ def pairs_of_losses(counts, ids):
         "logit_adjusted": (kla.losses.LogitAdjustedCrossentropy(counts), ids, plain, ids),
         "adaptive": (kla.losses.AdaptiveMarginCrossentropy(counts), ids, plain, ids),
         "focal": (kla.losses.FocalCrossentropy(), rows, focal, rows),
-        "focal_of_ids": (kla.losses.FocalCrossentropy(), ids, focal, rows),  # Keras's takes rows alone
+        "focal_of_ids": (kla.losses.FocalCrossentropy(), ids, focal, rows),  # Keras's takes only rows
     }
 
 
@@ -124,10 +124,10 @@ def to_markdown(results):
         [
             *lines,
             "",
-            f"Time of ours over that of Keras's own loss, forward and backward, batches of {results['batch']}; "
+            f"Time of ours over the time of Keras's own loss, forward and backward, batches of {results['batch']}; "
             f"median of {results['pairs']} pairs with its 95 %",
-            "interval. Graph: what `fit` runs; xla: with `jit_compile`; eager: for debugging. Keras's focal loss takes "
-            "rows alone.",
+            "interval. Graph: used by `fit`; xla: with `jit_compile`; eager: for debugging. Keras's focal loss takes "
+            "only rows.",
             f"A folded model has the operations of the original, and takes {folded['median']:.2f} "
             f"[{folded['low']:.2f}, {folded['high']:.2f}] of its time.",
             f"{results['machine']}.",

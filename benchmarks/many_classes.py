@@ -1,20 +1,23 @@
-"""The adjusted loss of a linear head with many classes: by chunks and sampled, against our own loss of all logits.
+"""The adjusted loss of a linear head with many classes: in chunks and sampled, against our own loss of all logits.
 
     python benchmarks/many_classes.py [--classes 100000 1000000] [--backends jax tensorflow torch] [--output FILE.json]
     python benchmarks/many_classes.py --classes 5000 --rounds 3  # half a minute
 
-Measured is one evaluation of the loss and its gradients to features, kernel and bias, without an optimizer: batches of
-256, 128 features, kernel stored [L, D], compiled (torch: eager). Every backend and size has a process of its own. In it
-the ways are called in turn; the ratio of each round is that way over the dense one, and its median is reported with the
-smallest and largest. Temporaries are what XLA says that the compiled step takes beside its arguments and results (JAX
-alone). The peak is how far the resident memory of the process rises above its inputs, results included; ways are first
-called in the order of their memory. Two peers stand beside ours, with the log-prior in their bias: torch's own
-`linear_cross_entropy`, which goes by chunks of examples (at 100,000 classes and fewer: it is slow), and TensorFlow's
-`sampled_softmax_loss` of as many rivals. The cosine is that of a gradient to the exact one, of the kernel and of the
-features, for one draw.
+The script measures one evaluation of the loss and its gradients to features, kernel and bias, without an optimizer. A
+batch has 256 examples of 128 features, the kernel is stored [L, D], and the step is compiled (torch: eager). Every
+backend and size has its own process, in which the ways are called in turn. The ratio of a round is the time of a way
+over the time of the dense one; the table has its median, smallest and largest value.
+
+Temporaries are the memory of the compiled step beside its arguments and results, reported by XLA (JAX only). The peak
+is the rise of the process's resident memory above its inputs, with results; ways are first called in the order of their
+memory.
+
+Two other implementations are compared, with the log-prior in their bias. torch's own `linear_cross_entropy` works in
+chunks of examples (only up to 100,000 classes: it is slow). TensorFlow's `sampled_softmax_loss` has the same number of
+rivals. The cosine compares the gradients of one draw (kernel and features) with the exact ones.
 
 Last, the largest resident size of a process that trains a `ManyClassModel` of the largest size by the exact loss, with
-Adam, for three steps: interpreter, backend, data and all.
+Adam, for three steps. It includes interpreter, backend and data.
 """
 
 import argparse
@@ -32,7 +35,7 @@ import numpy as np
 BATCH, WIDTH, RIVALS = 256, 128, 8192
 BACKENDS = ("jax", "tensorflow", "torch")
 SUMMARY = (np.median, np.min, np.max)
-PEERS = {"torch": "torch's", "tensorflow": "TensorFlow's"}  # backend → the way that is its own
+PEERS = {"torch": "torch's", "tensorflow": "TensorFlow's"}  # backend → its own way
 LARGEST_OF_TORCH = 100_000
 ROUNDS = 7
 
@@ -122,7 +125,7 @@ def with_tensorflow(loss, arrays):
             value = loss(*arrays)
         return [tf.convert_to_tensor(gradient) for gradient in tape.gradient(value, arrays)]
 
-    return lambda: [np.asarray(gradient) for gradient in step()], None  # waits for the results, and copies nothing
+    return lambda: [np.asarray(gradient) for gradient in step()], None  # waits for the results without a copy
 
 
 def with_torch(loss, arrays):
@@ -138,7 +141,7 @@ def with_torch(loss, arrays):
 
 
 def resident_peak():
-    """The largest resident size of this process so far, in MB."""
+    """The largest resident size of this process until now, in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
@@ -205,7 +208,7 @@ def fit(num_classes):
 
 
 def in_own_process(backend, num_classes, rounds):
-    """What a process of its own measures of one size; for no rounds the peak of `fit`."""
+    """The measurements of a separate process at one size; with no rounds, the peak of `fit`."""
     command = [sys.executable, __file__, "--classes", str(num_classes), "--rounds", str(rounds), "--here"]
     environment = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
     result = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
@@ -242,7 +245,7 @@ def to_markdown(results):
         lines.append(f"| {' | '.join(cells)} |")
     note = (
         f"Loss and gradients, batches of {BATCH}, {WIDTH} features, kernel [L, D]; medians of {results['rounds']} "
-        f"rounds in turn, in brackets the least and the most. {results['machine']}."
+        f"rounds in turn, in brackets the smallest and the largest. {results['machine']}."
     )
     peaks = ", ".join(f"{BACKEND_NAMES[b]} {mb / 1024:.1f} GiB" for b, mb in results["fit_peak_mb"].items())
     most = max(row["classes"] for row in results["rows"])
@@ -256,7 +259,7 @@ def main():
     parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=BACKENDS)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--output", type=pathlib.Path, help="write the results here as JSON")
-    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)  # what each process of its own is given
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)  # the option that each process is given
     options = parser.parse_args()
     if options.here:
         print(json.dumps(measure(options.classes[0], options.rounds) if options.rounds else fit(options.classes[0])))

@@ -1,10 +1,11 @@
-"""What half precision costs in balanced error: the embedded images under each of Keras's mixed policies.
+"""The cost of half precision in balanced error: the embedded images under each of Keras's mixed policies.
 
     python benchmarks/precision.py --runs DIR [--seeds 12] [--output benchmarks/results/precision.json]
 
 The same seeds, splits and initializations are trained in float32, mixed_float16 (with loss scaling) and mixed_bfloat16.
-Printed: mean balanced error over the seeds, and the paired difference to float32 in points with a 95 % bootstrap
-interval over test examples and seeds. Finished runs are kept in DIR: the same command goes on, also with more seeds.
+The script prints the mean balanced error over the seeds, and the paired difference to float32 in points with a 95 %
+bootstrap interval over test examples and seeds. Finished runs are kept in DIR: repeat the command to continue, also
+with more seeds.
 """
 
 import argparse
@@ -21,7 +22,7 @@ METHODS = ("erm", "la_loss")
 
 
 def measure(seeds, runs):
-    """For each method and policy, the balanced error and its difference to that of float32."""
+    """For each method and policy, the balanced error and its difference to float32."""
     found = {}
     for precision in PRECISIONS:
         config = Config(precision=precision, validation="none")
@@ -70,7 +71,7 @@ def _difference(precision, row):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--runs", required=True, metavar="DIR", help="where finished runs are kept")
+    parser.add_argument("--runs", required=True, metavar="DIR", help="folder of finished runs")
     parser.add_argument("--seeds", type=int, default=12)
     parser.add_argument("--output", metavar="FILE.json")
     options = parser.parse_args()

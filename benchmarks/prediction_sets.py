@@ -3,9 +3,9 @@
     python benchmarks/prediction_sets.py [--splits 20] [--output benchmarks/results/prediction_sets.json]
 
 A linear classifier is trained on the long tail. Calibration examples have the training mix: they are drawn from the
-outside validation examples and half of the test set. The other half is tested on, every class alike. Plain sets are
-shown with their own threshold, and with that under which they are as large on average as the prevalence-adjusted ones
-on the test examples themselves, which favors them.
+outside validation examples and half of the test set. The other half is the test set, with equal weights of classes.
+Plain sets are shown with their own threshold, and with a second threshold. With the second one, they have the same mean
+size as the prevalence-adjusted sets on the test examples themselves, which favors them.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def measure(name, splits):
     data = kla.data.load(name, validation="outside")
     scale = data.train[0].max() if data.train[0].ndim > 2 else 1.0
     x, held, test = (part[0].reshape(len(part[0]), -1) / scale for part in (data.train, data.validation, data.test))
-    with threadpool_limits(1):  # so little data is slower on several threads
+    with threadpool_limits(1):  # with so little data, several threads are slower
         model = LogisticRegression(C=PENALTY[name], max_iter=300).fit(x, data.train[1])
     held, test, ids = model.predict_log_proba(held), model.predict_log_proba(test), data.test[1]
     sizes, hits = [], np.full((3, splits, ids.size), np.nan)
@@ -60,14 +60,14 @@ def measure(name, splits):
 
 
 def by_class(values, weights, ids):
-    """The weighted mean of values `[…, N]` for each class, NaN left out, and then over the classes."""
+    """The weighted mean of values `[…, N]` for each class, without NaN, and then the mean over the classes."""
     classes = np.eye(ids.max() + 1)[ids]
     sums = (np.nan_to_num(values) * weights) @ classes
     return (sums / ((~np.isnan(values) * weights) @ classes)).mean(axis=-1)
 
 
 def interval_of(differences, ids, replicates=400):
-    """The 95 % interval of the mean over splits: they are redrawn, and examples in their class, alike in all splits."""
+    """The 95 % interval of the mean over splits; splits are redrawn, and examples within classes, equal in all."""
     rng, found, counts = np.random.default_rng(0), [], np.bincount(ids)
     for _ in range(replicates):
         weights = np.empty(ids.size)

@@ -1,14 +1,15 @@
-"""What `kla.callbacks.LongTailReport` costs: a training step with it and without, and its pass over validation data.
+"""The cost of `kla.callbacks.LongTailReport`: a training step with it and without, and its pass over validation data.
 
     python benchmarks/report_callback.py [--rounds 30] [--output benchmarks/results/report_callback.json]
 
 One model is trained by `fit` in three ways, in turn in random order, in one process: alone, with Keras's validation,
-and with the report, on the same validation data in batches of the same size. A step goes from its
-`on_train_batch_begin` to the end of `on_train_batch_end` with the loss read, in all epochs of a fit but the first; the
-passes at the end of an epoch are no part of it, and are timed by themselves (again without the first of a fit, which
-compiles). Printed are medians over the rounds of the median of a fit, and ratios within a round with a 95 % bootstrap
-interval of their median. The processor's time, of all threads of the process, is given beside the clock's, which other
-processes on the machine disturb.
+and with the report. Validation data and batch size are the same. A step goes from its `on_train_batch_begin` to the end
+of `on_train_batch_end` with the loss read, in all epochs of a fit except the first. The passes at the end of an epoch
+are timed separately, also without the first of a fit, which compiles.
+
+The script prints medians over the rounds of the median of a fit, and ratios within a round with a 95 % interval of
+their median. CPU time, over all threads of the process, is given beside wall-clock time, which other processes on the
+machine disturb.
 """
 
 import argparse
@@ -32,7 +33,7 @@ def _now():
 
 
 class _Clock(keras.callbacks.Callback):
-    """The seconds, by the clock and of the processor, of every step by epoch, and of Keras's passes."""
+    """Wall-clock and CPU seconds of every step by epoch, and of Keras's passes."""
 
     def __init__(self):
         super().__init__()
@@ -45,7 +46,7 @@ class _Clock(keras.callbacks.Callback):
         self._begun = _now()
 
     def on_train_batch_end(self, batch, logs=None):
-        float(logs["loss"])  # until the result is there
+        float(logs["loss"])  # waits for the result
         self.steps[-1].append(_now() - self._begun)
 
     def on_test_begin(self, logs=None):
@@ -56,7 +57,7 @@ class _Clock(keras.callbacks.Callback):
 
 
 class _TimedReport(kla.callbacks.LongTailReport):
-    """A report that times its pass, all that it does at the end of an epoch."""
+    """A report that times its pass, which is all its work at the end of an epoch."""
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
@@ -69,7 +70,7 @@ class _TimedReport(kla.callbacks.LongTailReport):
 
 
 def measure(rounds):
-    """Seconds [clock, processor] of a step, and of a pass, of every way in every round: medians over a fit."""
+    """Wall-clock and CPU seconds of a step, and of a pass, for every way and round: medians over a fit."""
     rng = np.random.default_rng(0)
     size = BATCH * STEPS + HELD_OUT
     x, y = rng.normal(size=(size, *SHAPE)).astype("float32"), rng.integers(0, CLASSES, size)
@@ -98,7 +99,7 @@ def measure(rounds):
 
 
 def summarize(found):
-    """By the clock and of the processor: medians in milliseconds, and the ratios of steps and of passes."""
+    """For wall-clock and CPU time: medians in milliseconds, and the ratios of steps and of passes."""
     return {
         time_of: {
             "milliseconds": {

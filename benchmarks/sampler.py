@@ -1,17 +1,18 @@
-"""Class-balanced batches of 28×28 images: the sampler beside what TensorFlow, Keras and imbalanced-learn users have.
+"""Class-balanced batches of 28×28 images: the sampler and the tools of TensorFlow, Keras and imbalanced-learn.
 
     pip install imbalanced-learn
     python benchmarks/sampler.py [--classes 100 1000 8142 100000] [--output benchmarks/results/sampler.json] 2>/dev/null
 
-Per number of classes every candidate is timed in turn, in random order within a round; a ratio is ours over the other's
-examples per second in the same round. Printed: the median ratio and a 95 % bootstrap interval of that median. What was
-prefetched between two turns is read before the clock starts, and no other candidate prefetches more than two batches.
-Datasets are read by a `tf.function` that loops over the iterator, as `fit` reads them; what is no dataset is read by a
-Python loop. Time to the first batch (with all preparation), peak memory beyond the data and the size of a saved
-iterator come from a process of each candidate's own.
+Per number of classes every candidate is timed in turn, in random order within a round. A ratio is ours over the other's
+examples per second in the same round. The median ratio and a 95 % bootstrap interval of it are printed. Batches that
+were prefetched between two turns are read before the clock starts; no other candidate prefetches more than two batches.
 
-"shuffle", "gather" and "numpy" balance nothing: they are what a batch costs at all. "numpy" is the limit: rows that are
-known already, gathered.
+Datasets are read by a `tf.function` that loops over the iterator, as `fit` reads them; other sources are read by a
+Python loop. Time to the first batch (with all preparation), peak memory beyond the data and the size of a saved
+iterator are measured in a separate process for each candidate.
+
+"shuffle", "gather" and "numpy" do not balance: they show the cost of any batch. "numpy" is the limit: it gathers rows
+that are already known.
 """
 
 import argparse
@@ -28,13 +29,13 @@ import numpy as np
 
 BATCH, ROUNDS = 256, 5
 DRAIN_SECONDS, WINDOW_SECONDS = 0.3, 1.0
-MOST_BATCHES = 256  # read in one call
+MOST_BATCHES = 256  # in one call
 LIMIT_SECONDS = 120  # for the first batch
 CLASSES = (100, 1000, 8142, 100_000)
 
 
 def make_data(num_classes):
-    """Images and the labels of a Zipf law: 100,000, twice as many for more classes than that would fill."""
+    """Images and the labels of a Zipf law: 100,000, or twice the number of classes if that is more."""
     from keras_logit_adjust.data import zipf_counts
 
     size = max(100_000, 2 * num_classes)
@@ -102,7 +103,7 @@ def gather(images, labels):
 def imbalanced_learn(images, labels):
     from imblearn.keras import BalancedBatchGenerator
 
-    # It takes rows alone, and by default keeps as many of each class as the rarest has.
+    # It takes only rows, and by default keeps as many of each class as of the rarest.
     batches = BalancedBatchGenerator(images.reshape(len(images), -1), labels, batch_size=BATCH, random_state=0)
     return epochs_of(batches)
 
@@ -163,7 +164,7 @@ def reader(source):
 
 
 def per_second(read, seconds):
-    """Examples per second over at least so many seconds."""
+    """Examples per second over at least this many seconds."""
     total, batches, start = 0, 1, time.perf_counter()
     while (elapsed := time.perf_counter() - start) < seconds:
         read(batches)
@@ -182,17 +183,17 @@ def measure_speed(num_classes, names):
         for name in rng.permutation(names):
             per_second(readers[name], DRAIN_SECONDS)
             found[name].append(per_second(readers[name], WINDOW_SECONDS))
-            time.sleep(DRAIN_SECONDS)  # until it has prefetched what it will
+            time.sleep(DRAIN_SECONDS)  # until its prefetching has ended
     return found
 
 
 def probe(name, num_classes):
-    """First batch, memory and state of one candidate: run in a process of its own."""
+    """First batch, memory and state of one candidate, measured in a separate process."""
     import tensorflow as tf
 
     data = make_data(num_classes)
     next(iter(tf.data.Dataset.range(8).batch(4).map(lambda r: r + 1).prefetch(1)))  # TensorFlow's own start
-    pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew (Linux)
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak starts again (Linux)
     before, start = peak_memory(), time.perf_counter()
     source = CANDIDATES[name](*data)
     iterator = iter(source)
@@ -206,13 +207,13 @@ def probe(name, num_classes):
 
 
 def peak_memory():
-    """MB; `ru_maxrss` would be that of the process which started this one."""
+    """MB; `ru_maxrss` would be the peak of the process which started this one."""
     status = pathlib.Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def saved_size(iterator):
-    """Bytes of the iterator's checkpoint; None where it cannot be saved."""
+    """Bytes of the iterator's checkpoint; None if it cannot be saved."""
     import tensorflow as tf
 
     with tempfile.TemporaryDirectory() as folder:
@@ -224,7 +225,7 @@ def saved_size(iterator):
 
 
 def run_probe(name, num_classes):
-    """`probe` in a new process; None where no batch came in time."""
+    """`probe` in a new process; None if no batch came in time."""
     command = [sys.executable, __file__, "--probe", name, "--classes", str(num_classes)]
     try:
         result = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_SECONDS)
@@ -278,7 +279,7 @@ TITLES = {
 
 
 def to_markdown(results):
-    """The table of README."""
+    """The table in README."""
     sizes = list(results["classes"])
     names = " | ".join(f"{int(size):,} classes" for size in sizes)
     lines = [
@@ -293,7 +294,8 @@ def to_markdown(results):
     note = (
         f"Batches of {results['batch']} images of 28×28 with Zipf counts; in brackets how many times faster "
         "`LongTailSampler.dataset` is (median over rounds). First batch with all preparation, and peak memory beyond "
-        f"the data: least and most over the sizes. None: no batch within {results['limit_s']} s. {results['machine']}."
+        "the data: smallest and largest over the sizes. "
+        f"None: no batch within {results['limit_s']} s. {results['machine']}."
     )
     return "\n".join([*lines, "", note])
 

@@ -2,13 +2,13 @@
 
     python benchmarks/scaling.py [--output benchmarks/results/scaling.json]
 
-Every way trains the same model on the same global batches, in processes of its own, in turn for several rounds; printed
-are medians over the rounds of the median step, and ratios to Keras's own `fit` on one device within a round.
+Every way trains the same model on the same global batches, in its own processes, in turn for several rounds. The
+script prints medians over the rounds of the median step, and ratios within a round to Keras's own `fit` on one device.
 
-Two replicas that share the cores of one processor cannot be faster than one, which uses all of them already. What this
-shows is what the loop of `kla.tf_distribute` costs against Keras's (one device), and what cutting batches and adding
-gradients costs (two replicas: in memory; two processes: over loopback). It says nothing of the speed of several GPUs or
-machines, where each replica has cores of its own and the network another latency.
+Two replicas that share the cores of one CPU cannot be faster than one, which uses all cores already. This benchmark
+shows the cost of the loop of `kla.tf_distribute` against Keras's (one device). It also shows the cost of dividing
+batches and adding gradients (two replicas: in memory; two processes: over loopback). It does not show the speed of
+several GPUs or machines, where each replica has its own cores and the network has another latency.
 """
 
 import argparse
@@ -34,7 +34,7 @@ WAYS = {
     "workers": "two processes, `kla.tf_distribute.fit`",
 }
 MODELS = ("small_cnn", "linear")
-BATCH, STEPS, EPOCHS = 128, 20, 4  # of which the first epoch is not counted: it compiles
+BATCH, STEPS, EPOCHS = 128, 20, 4  # the first epoch is not counted: it compiles
 ROUNDS = 5
 
 
@@ -64,7 +64,7 @@ def train(way, model_name, path):
 
 
 class _Clock:
-    """Takes the time at the end of every step."""
+    """Records the time at the end of every step."""
 
     def __init__(self, callback_class):
         self.times = []
@@ -75,7 +75,7 @@ class _Clock:
                 clock.times.append([time.perf_counter()])
 
             def on_train_batch_end(self, batch, logs=None):
-                float(logs["loss"])  # until the result is there
+                float(logs["loss"])  # waits for the result
                 clock.times[-1].append(time.perf_counter())
 
         self.callback = Callback()
@@ -99,7 +99,7 @@ def _strategy(way):
 
 
 def run_workers(command):
-    """Run a command as two workers of this machine, until both have ended."""
+    """Run a command as two workers on this machine, until both have ended."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.create_server(("localhost", 0))) for _ in range(2)]
         addresses = [f"localhost:{each.getsockname()[1]}" for each in sockets]
@@ -113,7 +113,7 @@ def run_workers(command):
 
 
 def median_step(way, model_name):
-    """The median step of a way, measured in processes of its own."""
+    """The median step of a way, measured in separate processes."""
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "seconds.json"
         command = [sys.executable, __file__, "--train", way, model_name, str(path)]
@@ -175,7 +175,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--output", metavar="FILE.json")
-    parser.add_argument("--train", nargs=3, metavar=("WAY", "MODEL", "FILE"), help="what this script calls itself with")
+    parser.add_argument("--train", nargs=3, metavar=("WAY", "MODEL", "FILE"), help="used by the script itself")
     options = parser.parse_args()
     if options.train:
         train(*options.train)

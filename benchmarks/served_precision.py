@@ -1,10 +1,11 @@
-"""What TFLite's low precisions cost an adjusted model: balanced error and logits, adjusted before and after conversion.
+"""The cost of TFLite's low precisions for an adjusted model: balanced error and logits, adjusted before and after.
 
     python benchmarks/served_precision.py [--output benchmarks/results/served_precision.json]
 
 Two linear models: a logistic regression on the embedded sentence features, and the Bayes rule of 16 normal classes
-whose priors span 12 nats. Each is converted adjusted by a layer, folded, and plain; the scores of the plain file are
-adjusted in Python. Reference: the adjusted model in float64. Quantized formats see 500 examples of the training mix.
+whose priors span 12 nats. Each is converted in three forms: adjusted by a layer, folded, and plain. The scores of the
+plain file are adjusted in Python. Reference: the adjusted model in float64. Quantized formats see 500 examples of the
+training mix.
 """
 
 import argparse
@@ -56,7 +57,7 @@ def options_of(precision, examples):
 
 
 def scores_of(model, precision, examples, x):
-    """What the converted model gives for `x`, as floats, and one step of its output (0 for floats)."""
+    """The output of the converted model for `x`, as floats, and one step of its output (0 for floats)."""
     import tensorflow as tf
 
     with tempfile.TemporaryDirectory() as folder:
@@ -73,7 +74,7 @@ def scores_of(model, precision, examples, x):
 
 
 def quantized(x, details):
-    """`x` as the input tensor of a file takes it."""
+    """`x` in the form of the input tensor of a file."""
     scale, zero = details["quantization"]
     if scale == 0:
         return x
@@ -84,7 +85,7 @@ def quantized(x, details):
 def banking():
     """Kernel and bias of a logistic regression, class counts, training rows, test rows and labels."""
     data = kla.data.load("banking77_lt", validation="none")
-    with threadpool_limits(1):  # so little data is slower on several threads
+    with threadpool_limits(1):  # with so little data, several threads are slower
         model = LogisticRegression(C=10.0, max_iter=300).fit(*data.train)
     return model.coef_.T, model.intercept_, data.class_counts, data.train[0], *data.test
 
@@ -146,7 +147,7 @@ def to_markdown(results):
             rows.append([f"`{name}`", title, steps, *map(_cell, row.values())])
     how = (
         "Balanced error in percent, and the largest error of an adjusted logit in nats. Step: of the output of the "
-        f"folded file. Quantized with {NUM_REPRESENTATIVE} examples of the training mix, outside whose range logits "
+        f"folded file. Quantized with {NUM_REPRESENTATIVE} examples of the training mix; logits outside their range "
         "are cut."
     )
     versions = results["versions"]

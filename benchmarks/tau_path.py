@@ -2,8 +2,8 @@
 
     python benchmarks/tau_path.py [--output benchmarks/results/tau_path.json]
 
-One evaluation is what a point of a grid costs, `(logits − τ·log π).argmax(axis=-1) == labels` in float32. The path is
-`kla.TauPath(labels, logits, class_counts).best()`, argument checks, all intervals, in float64, and their sort included.
+One evaluation is the cost of a point of a grid, `(logits − τ·log π).argmax(axis=-1) == labels` in float32. The path is
+`kla.TauPath(labels, logits, class_counts).best()`, with argument checks, all intervals in float64, and their sort.
 Then 8,142 classes as a stream of batches: peak memory beyond one batch.
 """
 

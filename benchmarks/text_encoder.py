@@ -1,6 +1,6 @@
-"""The sentences of BANKING77, the encoder that embeds them, and its trainings: what the benchmarks of text share.
+"""The sentences of BANKING77, the encoder of their features, and its trainings: shared by the benchmarks of text.
 
-`finetune_text.py` says what is trained, `zero_shot_names.py` embeds names.
+`finetune_text.py` says what is trained; `zero_shot_names.py` embeds names.
 """
 
 import csv
@@ -15,12 +15,12 @@ import keras_logit_adjust as kla
 from keras_logit_adjust.compare import storage
 
 DATA = pathlib.Path(__file__).parents[2] / "shared" / "data" / "banking77"
-POOL = 110  # rows of a class, as in `banking77_lt`
+POOL = 110  # rows of each class, as in `banking77_lt`
 TRAINED = ("erm", "class_weight", "la_loss")
 PROBED = {"erm": {"criterion": "expected_error"}, "class_weight": {"class_weight": "balanced"}, "la_loss": {"tau": 1.0}}
 RATES = {"lora": (1e-3, 3e-3), "full": (1e-4, 3e-4)}
 EPOCHS, BATCH, RANK, SCALE, WARM_UP = 4, 32, 8, 20.0, 0.1
-PRECISION = "mixed_bfloat16"  # of what is trained; frozen features are float32
+PRECISION = "mixed_bfloat16"  # for trained models; frozen features are float32
 LONGEST = 128  # tokens; the longest sentence has 98
 
 
@@ -54,7 +54,7 @@ def draw(labels, seed, validation="none"):
 
 
 class Batches(keras.utils.PyDataset):
-    """Batches of sentences of about one length, padded to their longest; a seed draws them anew for each epoch."""
+    """Batches of sentences of about one length, padded to their longest; with a seed, each epoch has new batches."""
 
     def __init__(self, tokens, labels=None, *, size=BATCH, seed=None):
         super().__init__()
@@ -64,7 +64,7 @@ class Batches(keras.utils.PyDataset):
         self.on_epoch_end()
 
     def on_epoch_end(self):
-        # Lengths give or take a quarter, so that a sentence meets others in each epoch.
+        # Lengths are varied by about a quarter, so that a sentence is with other sentences in each epoch.
         spread = 0.0 if self.rng is None else self.rng.uniform(-0.25, 0.25, self.lengths.size)
         order = np.argsort(np.log(self.lengths) + spread, kind="stable")
         batches = np.split(order, range(self.size, order.size, self.size))
@@ -124,7 +124,7 @@ def predict(model, tokens):
 
 
 def build_classifier(system, means):
-    """The encoder, trainable as the system has it, with a head that begins with the means `[L, 384]` of the classes."""
+    """The encoder, trainable as the system says, with a head that starts from the class means `[L, 384]`."""
     encoder = build_encoder(PRECISION, RANK if system == "lora" else None)
     scaled = keras.layers.Rescaling(SCALE, dtype="float32")(encoder.output)
     head = keras.layers.Dense(len(means), dtype="float32", name="logits")
@@ -155,7 +155,7 @@ def train(system, method, tokens, features, labels, *, rate, seed):
 
 
 def finished(path, make):
-    """The arrays in the file `path`; `make` makes them where it is missing."""
+    """The arrays in the file `path`; `make` makes them if it is missing."""
     if not path.exists():
         start = time.perf_counter()
         storage.write_npz(path, make() | {"seconds": np.array(time.perf_counter() - start)})
@@ -202,14 +202,14 @@ class Bench:
         return float(finished(self.folder / f"rate_{system}_{rate:g}.npz", make)["held_out"])
 
     def rates(self, system):
-        """`{rate: loss}` of those tried."""
+        """`{rate: loss}` of the tried rates."""
         return {rate: self.held_out_loss(system, rate) for rate in RATES[system]}
 
     def path(self, system, method, seed):
         return self.folder / "runs" / f"{system}_{method}_seed{seed}.npz"
 
     def run(self, system, method, seed):
-        """The arrays of a run: logits of the test set, and what it took."""
+        """The arrays of a run: logits of the test set, and its cost."""
 
         def make():
             rows = draw(self.labels["train"], seed).train[0][:, 0]

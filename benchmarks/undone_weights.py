@@ -1,9 +1,9 @@
-"""What undoing class weights gives back: log loss and Brier score of classifiers of scikit-learn and LightGBM.
+"""The effect of undoing class weights: log loss and Brier score of classifiers of scikit-learn and LightGBM.
 
     python benchmarks/undone_weights.py [--seeds 5] [--output benchmarks/results/undone_weights.json]
 
-Normal classes with shares of 85, 11 and 4 percent, 1,500 training and 4,000 test examples, drawn anew for each seed.
-Each classifier is trained plainly and with class_weight="balanced"; the weighted one's probabilities go through
+Normal classes with shares of 85, 11 and 4 percent, 1,500 training and 4,000 test examples, drawn again for each seed.
+Each classifier is trained plainly and with class_weight="balanced". The probabilities of the weighted one go through
 `kla.adjust_scores` with the effective prior. Its difference to the plain one is paired by seed.
 """
 
@@ -24,8 +24,8 @@ SCORES = {"log_loss": "log loss", "brier": "Brier score"}
 
 
 def classifiers(seed):
-    """The classifiers by name; the boosters few shallow trees, and many that fit every training example."""
-    from lightgbm import LGBMClassifier  # here, for the table is made of results without it
+    """The classifiers by name; the boosters have few shallow trees, or many that fit every training example."""
+    from lightgbm import LGBMClassifier  # here, because the table is made from results without it
 
     quiet = {"n_jobs": 1, "verbose": -1, "random_state": seed}
     return {
@@ -83,7 +83,7 @@ def main():
     options = parser.parse_args()
     command = f"python benchmarks/undone_weights.py --seeds {options.seeds}"
     results = {"command": command, "versions": storage.versions(), "seeds": options.seeds}
-    with threadpool_limits(1):  # so little data is slower on several threads
+    with threadpool_limits(1):  # with so little data, several threads are slower
         results["classifiers"] = measure(options.seeds)
     print(to_markdown(results))
     if options.output:

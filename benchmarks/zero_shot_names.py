@@ -1,12 +1,12 @@
-"""Heads made of the names of 77 intents, alone, debiased, beside a probe, and as the beginning of training.
+"""Heads made of the names of 77 intents: alone, debiased, beside a probe, and as the start of training.
 
     KERAS_BACKEND=torch python benchmarks/zero_shot_names.py [--seeds 3] [--names FILE.npz]
         [--output benchmarks/results/zero_shot_names.json]
 
 The names are embedded by MiniLM (extra `text`), which made the features of `banking77_lt`; FILE keeps them. The
 zero-shot head gives their cosines with the features. Its temperature and its prior are estimated on the training set,
-which it was not trained on. The probe is `fit_linear_probe` with the adjusted loss; its temperature is that of its
-logits out of fold before the adjustment. Trained heads are `CosineDense` with the adjusted loss, with one learning
+which it was not trained on. The probe is `fit_linear_probe` with the adjusted loss. Its temperature is found on its
+out-of-fold logits before the adjustment. Trained heads are `CosineDense` with the adjusted loss, with one learning
 rate. Nothing is chosen by the test set: every number of epochs is shown.
 """
 
@@ -36,7 +36,7 @@ ROWS = {
         for start, title in {"random": "random numbers", "names": "names"}.items()
     },
 }
-# The row that a row is compared with.
+# The row with which a row is compared.
 RIVALS = {
     "debiased": "zero_shot",
     "debiased_alike": "zero_shot",
@@ -48,8 +48,8 @@ RIVALS = {
 
 
 def embed(path):
-    """The embeddings `[77, 384]` of the names, from the file `path` where it is there."""
-    import text_encoder as text  # beside this file, which tests load by its path
+    """The embeddings `[77, 384]` of the names, from the file `path` if it exists."""
+    import text_encoder as text  # a file beside this one; tests load this one by its path
 
     def make():
         names = kla.data.load("banking77_lt", validation="none").class_names
@@ -154,7 +154,7 @@ def _cell(figure):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--names", type=pathlib.Path, help="file of the names' embeddings, made where it is missing")
+    parser.add_argument("--names", type=pathlib.Path, help="file of the names' embeddings, made if it is missing")
     parser.add_argument("--output", type=pathlib.Path, help="write the results here as JSON")
     options = parser.parse_args()
     command = f"python benchmarks/zero_shot_names.py --seeds {options.seeds}"

@@ -39,7 +39,7 @@ def test_columns_of_every_type_of_numbers_are_adjusted(dtype):
 def test_a_missing_value_is_named_by_its_column_and_row(gap):
     frame = FRAME.astype("Float64" if gap is pd.NA else object)
     frame.iloc[1, 2] = gap
-    with pytest.raises(ArgumentError, match=r"must not lack values.*1 missing in column 'cat', first in row 1"):
+    with pytest.raises(ArgumentError, match=r"must not have missing values.*1 missing in column 'cat', first in row 1"):
         kla.adjust_scores(frame, COUNTS)
 
 

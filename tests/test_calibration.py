@@ -166,7 +166,9 @@ def test_labels_logits_and_leading_axes_come_in_every_form(method, rng):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(("sign", "bound", "why"), [(1, 0.01, "all classified right"), (-1, 100, "say nothing about")])
+@pytest.mark.parametrize(
+    ("sign", "bound", "why"), [(1, 0.01, "examples are classified right"), (-1, 100, "say nothing about")]
+)
 def test_a_temperature_without_an_optimum_stops_at_its_bound_and_says_so(method, sign, bound, why):
     y_true = np.array([0, 1, 2] * 4)
     with pytest.warns(UserWarning, match=f"at its bound {bound}: .*{why}") as seen:
@@ -198,13 +200,18 @@ IDS = [0, 1, 0, 2]
         (GOOD, IDS, {"method": "platt"}, "`method` must be one of 'temperature'.*'platt'"),
         (GOOD, IDS, {"class_prior": [1, 1]}, "held-out logits has 3 classes, `class_prior` has 2"),
         (GOOD, IDS, {"class_prior": [1, 0, 1]}, "`class_prior` must be greater than zero.*class 1"),
-        (GOOD, [0, 1, 0, 1], {"class_prior": [1, 1, 1]}, "every class needs one at least. Missing for class 2: hold"),
+        (
+            GOOD,
+            [0, 1, 0, 1],
+            {"class_prior": [1, 1, 1]},
+            "every class needs a held-out example. Missing for class 2: hold",
+        ),
         (GOOD, GOOD > 1, {"class_prior": [1, 0.5, 0.5], "independent": True}, r"strictly between.*\[1\.0\] at class 0"),
         (
             GOOD,
             GOOD > -9,
             {"class_prior": [0.5] * 3, "independent": True},
-            "one with and one without it. .*classes 0, 1",
+            "example with and one without it. .*classes 0, 1",
         ),
         (GOOD[:, 0], [0, 1, 0, 1], {"class_prior": [1, 1, 1]}, "has 2 classes, `class_prior` has 3"),
     ],

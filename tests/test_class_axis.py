@@ -88,11 +88,11 @@ def test_experts_with_classes_elsewhere_are_refused():
 def test_a_calibration_is_not_folded_below_an_adjustment_or_a_scale(rng):
     inputs, calibration = keras.Input((6,)), kla.Calibration(2.0)
     adjusted = keras.Model(inputs, LogitAdjustment(COUNTS, name="shift")(layers.Dense(3)(inputs)))
-    with pytest.raises(ValueError, match="operation 'shift' .*LogitAdjustment.* does not leave"):
+    with pytest.raises(ValueError, match="operation 'shift' .*LogitAdjustment.* does not pass"):
         kla.fold_into_bias(adjusted, COUNTS, calibration=calibration, allow_double_correction=True)
     calibrated = LogitAdjustment(COUNTS, calibration=calibration, name="affine")
     model = keras.Model(inputs, calibrated(layers.Dense(3)(inputs)))
-    with pytest.raises(ValueError, match="operation 'affine' .*LogitAdjustment.* does not leave"):
+    with pytest.raises(ValueError, match="operation 'affine' .*LogitAdjustment.* does not pass"):
         kla.fold_into_bias(model, COUNTS, allow_double_correction=True)
 
 

@@ -58,7 +58,12 @@ AUTO = ["--tau", "auto", "--validation", "val.npz"]
 
 BAD = {
     "no such model": (None, "absent.keras", [], "No such file: absent.keras"),
-    "a model that is text": (lambda: pathlib.Path("t.keras").write_text("no"), "t.keras", [], "It is no zip archive"),
+    "a model that is text": (
+        lambda: pathlib.Path("t.keras").write_text("no"),
+        "t.keras",
+        [],
+        "It is not a zip archive",
+    ),
     "a model that is empty": (lambda: pathlib.Path("t.keras").touch(), "t.keras", [], "t.keras must be a Keras model"),
     "a model that is a folder": (lambda: pathlib.Path("t.keras").mkdir(), "t.keras", [], "It is a folder"),
     "a model that is data": (None, "val.npz", [], "must be a Keras model"),
@@ -140,9 +145,14 @@ BAD = {
         save_subclassed,
         "sub.keras",
         [],
-        'Say what it gives: --gives "logits", "softmax" or',
+        'Give the kind of its output: --gives "logits", "softmax" or',
     ),
-    "decisions": (save_decisions, "decisions.keras", ["--gives", "logits"], "scores of decisions, which are no logits"),
+    "decisions": (
+        save_decisions,
+        "decisions.keras",
+        ["--gives", "logits"],
+        "scores of decisions, which are not logits",
+    ),
     "labels without their number": (save_labels, "labels.keras", [], "needs --num-examples"),
     "auto towards a target": (None, None, [*AUTO, "--target-prior", "counts.csv"], "give --tau 1"),
     "a target of labels": (None, None, ["--num-examples", "200", "--target-prior", "counts.csv"], "independent"),
@@ -166,7 +176,7 @@ BAD = {
         ["--class-names", "n.txt"],
         "must be UTF-8 text. Received n.txt",
     ),
-    "an upper-case suffix": (None, None, ["--output", "out.KERAS"], "must be .keras, .tflite, .onnx, or none"),
+    "an upper-case suffix": (None, None, ["--output", "out.KERAS"], "must be .keras, .tflite, .onnx, or empty"),
     "an unknown suffix": (None, None, ["--output", "out.json"], "name the format (--to)"),
     "names for a file": (
         lambda: pathlib.Path("n.txt").write_text("a\nb\nc\n"),
@@ -208,7 +218,7 @@ def test_bad_input_is_one_clear_error_and_nothing_is_written(name, folder, capsy
 
 def test_a_folder_that_cannot_be_written_to_is_named(folder, capsys, monkeypatch):
     command = ["adjust", "model.keras", "--counts", "counts.csv", "--output", "out.keras"]
-    expected = "keras-logit-adjust: out.keras: Permission denied. Name a place where you may read and write.\n"
+    expected = "keras-logit-adjust: out.keras: Permission denied. Give a path where you may read and write.\n"
 
     def refuse(*arguments, **options):
         raise PermissionError(13, "Permission denied", ".out.keras.k3j2")

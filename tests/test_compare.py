@@ -259,7 +259,7 @@ def test_a_cosine_model_has_no_room_for_another_head():
         recipes.build_model("cosine", models.dense_head, example_shape=(7,), num_classes=6, recipe=recipe).name
         == "linear"
     )
-    with pytest.raises(ValueError, match=r"'cosine' has a head of its own: method 'la_head' needs 'linear'"):
+    with pytest.raises(ValueError, match=r"'cosine' has its own head: method 'la_head' needs 'linear'"):
         recipes.check_heads("cosine", heads)
     recipes.check_heads("linear", heads)
 

@@ -140,7 +140,7 @@ def test_the_data_of_one_seed_at_a_time_is_in_memory(monkeypatch, folder):
 
 def test_a_file_that_changes_between_two_seeds_is_refused(trained, folder, monkeypatch):
     before_run(monkeypatch, 2, lambda: write_rows(folder, seed=1))
-    with pytest.raises(ValueError, match=r"`train` must stay as it is until all seeds are trained\. train.npz has"):
+    with pytest.raises(ValueError, match=r"`train` must not change until all seeds are trained\. train.npz has"):
         compare(CONFIG, methods=["erm", "la_loss"], seeds=2, output="out")
     assert trained == [(0, "erm"), (0, "la_loss")]
     compare(CONFIG, methods=["erm", "la_loss"], seeds=2, output="out")
@@ -162,7 +162,7 @@ def test_a_table_that_does_not_fit_on_the_disk_is_printed_later(name, trained, f
         patch.setattr(sys, "stdout", Full())
         assert cli.main(COMMANDS[name]) == 2
     error, number = capsys.readouterr().err, len(trained)
-    assert "Standard output cannot be written (No space left on device). What is finished is kept in" in error
+    assert "Standard output cannot be written (No space left on device). Finished work is kept in" in error
     assert len(cached(folder)) == number == 2
     assert cli.main(COMMANDS[name]) == 0
     assert "| method |" in capsys.readouterr().out and len(trained) == number and cached(folder) == []
@@ -171,7 +171,7 @@ def test_a_table_that_does_not_fit_on_the_disk_is_printed_later(name, trained, f
 def test_a_closed_output_is_refused_before_training_where_nothing_is_kept(trained, monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdout", None)
     assert cli.main(COMMANDS["compare"]) == 2 and trained == []
-    assert "Standard output is closed, so that the table would be lost. Give --output." in capsys.readouterr().err
+    assert "Standard output is closed, so the table would be lost. Give --output." in capsys.readouterr().err
     assert cli.main([*COMMANDS["compare"], "--output", "out"]) == 0
 
 

@@ -120,7 +120,11 @@ OWN = {
     "alpha first": ((6, 4, 8, 8), [0, 1, 2] * 2, "of at least 4 × 4 pixels. Received images of shape (4, 8, 8)."),
     "tiny images": ((6, 3, 5, 1), [0, 1, 2] * 2, "of at least 4 × 4 pixels. Received images of shape (3, 5, 1)."),
     "no channels": ((6, 8, 8, 0), [0, 1, 2] * 2, "Received images of shape (8, 8, 0)."),
-    "no columns": ((6, 0), [0, 1, 2] * 2, "--train must have a column of features at least. Received rows of none."),
+    "no columns": (
+        (6, 0),
+        [0, 1, 2] * 2,
+        "--train must have at least one column of features. Received rows without one.",
+    ),
     "names": ((6, 2), NAMES[[0, 1, 2] * 2], "Received names, ['cat', 'dog', 'emu']. Make ids of them, by one list"),
     "bytes": (
         (6, 2),

@@ -44,7 +44,9 @@ def test_a_strategy_of_another_backend_is_refused_and_leaves_nothing(strategy, f
         match = "TF_CONFIG, which is missing"
     else:
         needed = "jax" if strategy == "jax_data_parallel" else "tensorflow"
-        match = f"`strategy` '{strategy}' is of Keras's {needed} backend. Received: backend '{BACKEND}'.*KERAS_BACKEND="
+        match = (
+            f"`strategy` '{strategy}' is for Keras's {needed} backend. Received: backend '{BACKEND}'.*KERAS_BACKEND="
+        )
     with pytest.raises(ValueError, match=f"(?s){match}"):
         compare(dataclasses.replace(CONFIG, strategy=strategy), methods=["erm"], seeds=1, output="out")
     assert not (folder / "out").exists()
@@ -60,7 +62,9 @@ def test_too_many_devices_and_batches_that_do_not_divide_are_refused(folder, mon
         number = 3
 
     monkeypatch.setattr(devices, "OneDevice", Three)
-    with pytest.raises(ValueError, match="`batch_size` must divide by the devices.*batches of 8 for 3 devices"):
+    with pytest.raises(
+        ValueError, match="`batch_size` must be divisible by the number of devices.*batches of 8 for 3 devices"
+    ):
         compare(dataclasses.replace(CONFIG, batch_size=8), methods=["erm"], seeds=1, output="out")
     assert not (folder / "out").exists()
 
@@ -104,5 +108,5 @@ def test_bfloat16_is_offered_where_the_processor_has_it(words, precision, shape,
     if words:
         (folder / "cpuinfo").write_text(f"flags : {words}\n")
     run._offer_bfloat16(dataclasses.replace(CONFIG, precision=precision), shape)
-    text = "This processor has instructions for bfloat16: with precision mixed_bfloat16 small_cnn may train faster.\n"
+    text = "This CPU has instructions for bfloat16: with precision mixed_bfloat16 small_cnn may train faster.\n"
     assert capsys.readouterr().err == (text if expected else "")

@@ -98,7 +98,7 @@ def test_an_error_in_a_process_comes_out_as_itself(folder, monkeypatch, capsys):
 
     monkeypatch.setattr(jobs.SideBySide, "submit", submit_other)
     assert cli.main(["compare", *ROWS, "--methods", "erm", "--seeds", "1", "--jobs", "2"]) == 2
-    assert "--train must stay as it is until all seeds are trained" in capsys.readouterr().err
+    assert "--train must not change until all seeds are trained" in capsys.readouterr().err
 
 
 def trains(child):
@@ -149,7 +149,7 @@ def test_a_training_takes_one_thread_or_as_many_as_are_asked_for(words, given, e
 
 def test_jobs_and_devices_that_share_a_batch_are_refused_together(folder):
     config = dataclasses.replace(CONFIG, strategy="mirrored")
-    with pytest.raises(ValueError, match=r"`jobs` must be 1 where .*strategy='mirrored'.* Received: jobs=2"):
+    with pytest.raises(ValueError, match=r"`jobs` must be 1 if .*strategy='mirrored'.* Received: jobs=2"):
         compare(config, methods=["erm"], seeds=1, jobs=2)
     with pytest.raises(ValueError, match="`jobs` must be an integer of at least 1"):
         compare(CONFIG, methods=["erm"], seeds=1, jobs=0)

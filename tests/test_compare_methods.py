@@ -298,7 +298,7 @@ def test_a_loss_is_adjusted_to_what_the_sampler_feeds_and_never_twice(monkeypatc
 @pytest.mark.parametrize("name", ["weight_norm", *TUNED[:1], *ORACLES[:1], "la_head"])
 def test_what_needs_a_dense_head_is_refused_with_the_cosine_model(name, trained, capsys):
     assert cli.main(["compare", *ROWS, "--methods", name, "--model", "cosine"]) == 2
-    assert f"--model 'cosine' has a head of its own: method '{name}' needs 'linear'" in capsys.readouterr().err
+    assert f"--model 'cosine' has its own head: method '{name}' needs 'linear'" in capsys.readouterr().err
     assert trained == []
 
 

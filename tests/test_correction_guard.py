@@ -240,7 +240,8 @@ TARGET = [0.7, 0.2, 0.1]
 def test_a_target_prior_alone_is_added_behind_an_adjusted_loss(make, rng, tmp_path):
     model, data = trained(one_output(), ADJUSTED, rng), rows(rng, 7, WIDTH)
     with pytest.raises(
-        ValueError, match=r"twice.*add that alone, kla.adjust\(model, \[1, 1, …\], target_prior=\[…\]\)"
+        ValueError,
+        match=r"twice.*To add another class mix only, use kla.adjust\(model, \[1, 1, …\], target_prior=\[…\]\)",
     ):
         make(model, COUNTS, target_prior=TARGET)
     served = make(model, [1, 1, 1], target_prior=TARGET)

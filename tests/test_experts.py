@@ -242,7 +242,7 @@ def dense(units=3, activation=None):
     [
         (
             lambda: ([dense()], COUNTS),
-            "`models` must be a list of at least two. Received 1: for one there is `kla.adjust`",
+            "`models` must be a list of at least two. Received 1: for one model use `kla.adjust`",
         ),
         (lambda: ([], COUNTS), "`models` must be a list of at least two. Received 0"),
         (lambda: (dense(), COUNTS), "`models` must be"),

@@ -27,6 +27,13 @@ def test_a_file_of_the_package_and_of_its_tests_has_fewer_than_400_lines():
     assert [path.name for path in paths if path.read_text().count("\n") >= 400] == []
 
 
+def test_every_equivalent_mutant_is_of_a_line_that_exists():
+    blocks = (ROOT / "tools" / "mutants_equivalent.txt").read_text().split("\n\n")[1:]
+    mutants = [(block.strip().split(": ")[0], block.split("\n- ")[1].split("\n")[0]) for block in blocks]
+    lines = {file: {" ".join(line.split()) for line in (ROOT / file).read_text().split("\n")} for file, _ in mutants}
+    assert len(mutants) > 20 and [(file, line) for file, line in mutants if line not in lines[file]] == []
+
+
 def test_contributing_shows_the_drawing_of_the_imports():
     page = (ROOT / "CONTRIBUTING.md").read_text()
     shown = page.split("<!-- imports:begin -->")[1].split("<!-- imports:end -->")[0]

@@ -212,7 +212,7 @@ def test_a_backbone_with_lora_is_shared_whenever_it_was_enabled(when):
 
 def test_a_head_whose_precision_is_not_saved_is_folded_with_a_warning():
     task, data = hub_tasks.make("ViTImageClassifier", dtype="bfloat16", head_dtype="float32")
-    with pytest.warns(UserWarning, match="KerasHub does not save the first"):
+    with pytest.warns(UserWarning, match="KerasHub does not save the dtype of the head"):
         folded = kla.fold_into_bias(task, COUNTS)
     before, inputs = as_float64(task(task.preprocessor(data), training=False)), task.preprocessor(data)
     result = as_float64(folded(inputs, training=False))

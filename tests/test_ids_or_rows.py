@@ -129,3 +129,34 @@ def test_one_batch_of_ids_with_a_single_1_is_no_row():
 def test_rows_with_a_negative_number_are_refused_although_they_sum_to_one():
     with pytest.raises(ValueError, match="rows"):
         count_classes(np.array([[-0.5, 0.75, 0.75]]), label_form="rows")
+
+
+# --- an id that marks positions without a label ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint8", "float32"])
+@pytest.mark.parametrize("ignored", [255, 2])
+def test_an_ignored_id_is_not_counted(dtype, ignored):
+    ids = np.array([[[0, 1], [ignored, 1]], [[1, ignored], [3, 1]]], dtype)
+    assert count_classes(ids, ignore_class=ignored).tolist() == [1, 4, 0, 1]
+    batches = [(None, ids[:1]), (None, np.full((2, 2), ignored, dtype)), (None, ids[1:])]
+    assert count_classes(batches, num_classes=5, ignore_class=ignored).tolist() == [1, 4, 0, 1, 0]
+
+
+def test_an_ignored_id_below_0_or_of_a_class_is_not_counted():
+    assert count_classes([0, -1, 1, 1], ignore_class=-1).tolist() == [1, 2]
+    assert count_classes([0, 0, 1, 2, 2], ignore_class=0).tolist() == [0, 1, 2]
+    with pytest.raises(ValueError, match=r"Received -2 at position 1 of the labels \(1 wrong in it\).*`ignore_class`"):
+        count_classes([0, -2, -1, 1], ignore_class=-1)
+    with pytest.raises(ValueError, match="found no labels"):
+        count_classes([255, 255], ignore_class=255)
+
+
+def test_an_ignored_id_shows_that_labels_are_ids():
+    binary = np.array([[0, 1, 1], [1, 0, 255]])
+    assert count_classes(binary, ignore_class=255).tolist() == [2, 3]
+    with pytest.raises(ValueError, match="label_form"):  # nothing shows it here
+        count_classes(np.minimum(binary, 1), ignore_class=255)
+    for rows, form in ((np.eye(3), None), (np.eye(3, dtype="int64"), "rows")):
+        with pytest.raises(ValueError, match="`ignore_class` goes with class ids. Received rows in the labels"):
+            count_classes(rows, ignore_class=255, label_form=form)

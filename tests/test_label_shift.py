@@ -265,7 +265,7 @@ def test_classes_that_predictions_do_not_tell_apart_are_named(rng):
     held_out = 5.0 * np.eye(5)[y] + 0.1 * rng.normal(size=(1000, 5))
     coin = rng.integers(0, 2, 400)
     held_out[np.isin(y, (1, 3))] = 5.0 * np.eye(5)[np.where(coin, 1, 3)]
-    with pytest.warns(UserWarning, match='near singular.*hardly tell classes 1, 3 apart.*"em", merge these classes'):
+    with pytest.warns(UserWarning, match='near singular.*hardly separate classes 1, 3,.*"em", merge these classes'):
         found = estimate_target_prior(held_out, np.ones(5), method="bbse", validation=(held_out, y))
     confusion = np.array([[np.mean(held_out[y == c].argmax(1) == k) for c in range(5)] for k in range(5)])
     smallest = np.linalg.svd(confusion, compute_uv=False).min()
@@ -279,7 +279,7 @@ def test_classes_that_predictions_do_not_tell_apart_are_named(rng):
 def test_a_matrix_that_is_singular_outright_gives_a_prior_all_the_same():
     held_out, y = np.array([[9.0, 0, 0]] * 6), np.array([0, 1, 2] * 2)  # never predicted: classes 1 and 2
     for logits in (held_out, held_out[:, ::-1]):
-        with pytest.warns(UserWarning, match="tell classes 0, 1, 2 apart"):
+        with pytest.warns(UserWarning, match="separate classes 0, 1, 2"):
             found = estimate_target_prior(logits, np.ones(3), method="bbse", validation=(held_out, y), replicates=3)
         np.testing.assert_allclose(found.prior, 1 / 3)
         assert found.smallest_singular_value == pytest.approx(0, abs=1e-12)
@@ -289,7 +289,7 @@ def test_classes_told_apart_little_are_named_by_the_fixed_threshold():
     # P(ŷ|y) of two classes is (0.51, 0.49) and (0.49, 0.51) on so many examples that it is no chance.
     y = np.repeat([0, 1], 10**5)
     held_out = np.eye(2)[(np.arange(y.size) % 100 < np.where(y, 51, 49)).astype(int)] * 3.0
-    with pytest.warns(UserWarning, match="smallest singular value 0.02 is below 0.05.*classes 0, 1 apart"):
+    with pytest.warns(UserWarning, match="smallest singular value 0.02 is below 0.05.*separate classes 0, 1,"):
         found = estimate_target_prior(held_out, np.ones(2), method="bbse", validation=(held_out, y), replicates=2)
     assert found.smallest_singular_value == pytest.approx(0.02) and found.confused_classes == (0, 1)
 

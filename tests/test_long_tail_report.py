@@ -303,10 +303,14 @@ REFUSED = {
     "empty": ((COUNTS, (X[:0], Y[:0])), {}, r"must have as many rows, at least 1. Received \[0\]"),
     "no labels": ((COUNTS, (X, None)), {}, "The labels of `validation_data` must be an array. Received: NoneType"),
     "a label": ((COUNTS, (X, [0, 6, 9, 1])), {}, r"integer in \[0, 6\), .* Received 6 in row 1 \(2 such\)"),
-    "an ignored label": ((COUNTS, (X, [0, -1, 1, 1])), {}, r"Received -1 in row 1 \(1 such\). Remedy: .*ignore_class"),
+    "an ignored label": (
+        (COUNTS, (X, [0, -1, 1, 1])),
+        {},
+        r"Received -1 in row 1 \(1 in all\). Remedy: .*ignore_class",
+    ),
     "neither": ((COUNTS,), {}, r"needs `validation_data`, or .*PerClassAccuracy\(6\).* Received neither"),
     "both": ((COUNTS, (X, Y)), {"metric": "per_class_accuracy"}, "`metric=.*Received both"),
-    "a fraction": ((COUNTS, (X, [[0.0], [0.5], [1.0], [1.0]])), {}, r"Received 0.5 in row 1 \(1 such\)"),
+    "a fraction": ((COUNTS, (X, [[0.0], [0.5], [1.0], [1.0]])), {}, r"Received 0.5 in row 1 \(1 in all\)"),
 }
 
 

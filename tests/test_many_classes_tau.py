@@ -104,7 +104,7 @@ def test_what_a_model_of_many_classes_does_not_give_or_have_is_refused(rng):
 
 def test_all_logits_of_a_model_that_avoids_them_are_refused(rng):
     for output in ("auto", "logits"):  # its output is features, which must not pass for logits
-        with pytest.raises(ValueError, match="`model` must give logits.*`kla.tune_tau` takes it as it is"):
+        with pytest.raises(ValueError, match="`model` must give logits.*`kla.tune_tau`, which takes it as it is"):
             kla.held_out.predict_logits(model_of(0.0), np.ones((2, D)), output=output)
     with pytest.raises(ValueError, match="`model` must give logits.*the top classes.*`kla.tune_tau` takes that model"):
         kla.tune_tau(model_of(0.0).predictor(2), (np.ones((2, D)), [0, 1]), COUNTS)
@@ -112,12 +112,15 @@ def test_all_logits_of_a_model_that_avoids_them_are_refused(rng):
 
 def test_the_top_k_scores_are_refused_with_what_serves():
     counts = np.arange(2000, 0, -1)
-    with pytest.raises(ValueError, match=r"\(4, 50\)\. The scores of the best classes alone.*TauPath.from_features"):
+    with pytest.raises(ValueError, match=r"\(4, 50\)\. The scores of the best classes do not.*TauPath.from_features"):
         kla.TauPath([0, 1, 2, 3], np.zeros((4, 50)), counts)
 
 
 BAD = {
-    "other classes": ({"kernel": np.zeros((D, L - 1))}, r"`kernel` must be \[D, L\].*9 exclusive classes.*\(3, 8\)"),
+    "other classes": (
+        {"kernel": np.zeros((D, L - 1))},
+        r"`kernel` must be \[D, L\].*exclusive classes .*, 9\..*\(3, 8\)",
+    ),
     "other axis": ({"class_axis": 0}, r"`kernel` must be \[L, D\] with class_axis=0.*\(3, 9\)"),
     "NaN in kernel": ({"kernel": np.full((D, L), np.nan)}, "`kernel` must be finite"),
     "short bias": ({"bias": np.zeros(2)}, "`bias` must have one number for each class"),

@@ -111,7 +111,7 @@ def test_a_class_with_too_few_examples_is_in_every_set_and_named(rng):
 def test_interpolation_goes_from_marginal_to_class_conditional_thresholds(rng):
     logits, y = draw(rng, np.repeat([0, 1, 2, 3], [60, 20, 9, 8]))
     marginal = PredictionSets(logits, y, SHARES).thresholds
-    with pytest.warns(UserWarning, match="They have 1 − weight = 0.75 times the threshold of all"):
+    with pytest.warns(UserWarning, match="Their threshold is 1 − weight = 0.75 times the threshold of all"):
         mixed = PredictionSets(logits, y, SHARES, coverage="interpolated", weight=0.25)
     with pytest.warns(UserWarning):
         own = PredictionSets(logits, y, SHARES, coverage="class_conditional").thresholds

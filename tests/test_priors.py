@@ -215,8 +215,8 @@ def test_float32_rows_of_thirds_still_count_whole_examples():
 
 
 BAD_IDS = {
-    "above": ([0, 4, 1], 4, "below num_classes=4. Received 4 at position 1 of the labels .1 such"),
-    "negative": ([0, 1, -1], None, "at least 0. Received -1 at position 2 of the labels .*Leave out ignored"),
+    "above": ([0, 4, 1], 4, "below num_classes=4. Received 4 at position 1 of the labels .1 wrong"),
+    "negative": ([0, 1, -1], None, "at least 0. Received -1 at position 2 of the labels .*Give an id that marks"),
     "fractional": ([0.0, 0.5], None, "must be integers.*Received 0.5 at position 1"),
     "nan": ([0.0, np.nan], None, "must be integers.*Received nan at position 1"),
     "infinite": ([0.0, np.inf], None, "must be integers.*Received inf at position 1"),

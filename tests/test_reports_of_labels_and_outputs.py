@@ -97,7 +97,7 @@ def test_a_report_reads_the_metric_of_labels():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"threshold": None}, "independent labels must be told where a score says yes"),
+        ({"threshold": None}, "independent labels needs the threshold of the scores"),
         ({"threshold": [0, 1]}, "one for each of the 4 labels"),
         ({"num_examples": 499}, r"`positive_counts` must be at most num_examples=499\. Received \[500.0\] at class 0"),
         ({"num_examples": "many"}, "`num_examples` must be a number"),

@@ -74,7 +74,7 @@ def test_two_reports_of_one_model_have_figures_of_their_own(capsys):
     assert history["val_coarse_balanced_accuracy"] == [pytest.approx(coarse.mean())]
     assert history["val_coarse_few_accuracy"] == [pytest.approx(coarse[1])]
     for names in ((None, None), ("same", "same")):
-        with pytest.raises(ValueError, match=rf"must have a name of its own\. Received two with name={names[0]!r}"):
+        with pytest.raises(ValueError, match=rf"must have its own name\. Received two with name={names[0]!r}"):
             fit(metrics, callbacks=reports(*names))
 
 

@@ -70,7 +70,7 @@ FAULTS = {
     "of another width": (
         lambda: two_heads(focal(), focal()),
         {LATE: WEIGHTS},
-        r"output 'color' has 2 classes, `weights` has 3. Name the outputs that they are for: \{epoch: \{'color'",
+        r"output 'color' has 2 classes, `weights` has 3. Name the outputs of the weights: \{epoch: \{'color'",
     ),
     "of a loss that knows its classes": (
         lambda: two_heads(kla.losses.AdaptiveMarginCrossentropy(COUNTS), focal()),

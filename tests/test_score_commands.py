@@ -162,7 +162,7 @@ BAD = {
     "ids left out": (["--counts", "gap.csv"], [], "gap.csv: 2 rows, largest id 3, missing: 1, 2: add the rows"),
     "another format": (["--output", "out.npy"], [], "--output must be named ….csv"),
     "no such file": ([], None, "No such file: scores.csv"),
-    "another width": ([], ["0.5,0.5"], "a column for each of 3 classes, those of counts.csv, separated"),
+    "another width": ([], ["0.5,0.5"], "a column for each of 3 classes, the classes in counts.csv, separated"),
     "nothing": ([], [""], "Its first line is ''"),
     "a short line": ([], ["0.5,0.25,0.25", "", "0.5,0.5"], "must have 3 fields. Line 3 has 2"),
     "text": (
@@ -189,7 +189,7 @@ BAD = {
     "one class more, with names": (
         [],
         ["ant,bee,cat,dog", "0.5,0.25,0.25,0"],
-        "where counts.csv has 3 classes. Received '0.5' in column 'ant', as a score is: give counts of 4 classes",
+        "counts.csv has 3 classes. Received '0.5' in column 'ant', which is a score: give counts of 4 classes",
     ),
     "a row of zeros": (
         [],
@@ -306,8 +306,8 @@ BAD_NAMES = {
     "a class less": (["ant,90", "bee,9"], "Received 2 names for 3; missing in counts.csv: ['cat'], missing in the"),
     "two classes more": (
         ["ant,90", "bee,9", "cat,1", "dog,2", "emu,3"],
-        "missing in the first line of scores.csv: ['dog', 'emu']. Remedy: leave what the first line of scores.csv "
-        "lacks out of counts.csv.\n",
+        "missing in the first line of scores.csv: ['dog', 'emu']. Remedy: remove from counts.csv the names that "
+        "the first line of scores.csv does not have.\n",
     ),
 }
 

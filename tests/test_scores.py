@@ -215,7 +215,7 @@ BAD = {
     "positive logarithms": ([[2.0, -1, -1]], {"kind": "log_probabilities"}, 'at most 0. Received 2 .*kind="logits"'),
     "logarithms of no distribution": ([[-1.0, -1, -1]], {"kind": "log_probabilities"}, "sum to 1.*Received 1.10364"),
     "another width": ([[0.5, 0.5]], {}, r"must have shape \[N, 3\], N ≥ 1: .*`class_counts`. Received shape \(1, 2\)"),
-    "one column": ([0.5, 0.5], {}, r"Received shape \(2,\); one column alone is the score of the second of two"),
+    "one column": ([0.5, 0.5], {}, r"Received shape \(2,\); a single column is the score of the second of two"),
     "nothing": (np.zeros((0, 3)), {}, r"must have shape \[N, 3\].*Received shape \(0, 3\)"),
     "a number": (0.5, {}, r"must have shape \[N, 3\].*Received shape \(\)"),
     "text": ([["a", "b", "c"]], {}, "`scores` must be an array, table or tensor of numbers"),

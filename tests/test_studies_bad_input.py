@@ -84,7 +84,7 @@ def test_a_study_of_no_noise_is_refused_and_not_one_of_a_hundredth(zero, fitted,
     ("name", "field", "value", "message"),
     [
         ("weight-norms", "optimizer", "adam", "`optimizer` would change nothing: the study of norms compares the opt"),
-        ("groups", "strategy", "multi_worker", "`strategy` 'multi_worker' is of `compare` alone"),
+        ("groups", "strategy", "multi_worker", "`strategy` 'multi_worker' is for `compare` only"),
     ],
 )
 def test_what_a_study_would_ignore_or_cannot_do_is_refused(name, field, value, message, fitted):

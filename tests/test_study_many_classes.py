@@ -145,7 +145,10 @@ def test_the_table_has_the_accuracies_of_what_was_predicted(trained, folder):
     ("options", "message"),
     [
         (["--num-classes", "1"], "--num-classes must be an integer of at least 2. Received: --num-classes 1"),
-        (["--rivals", "61"], "--rivals must name numbers of drawn rivals, at most that of the classes, 60. Received: "),
+        (
+            ["--rivals", "61"],
+            "--rivals must be numbers of drawn rivals, each at most 60, the number of classes. Received: ",
+        ),
         (["--epochs", "0"], "--epochs must be an integer of at least 1"),
         (["--seeds", "0"], "--seeds must be an integer of at least 1"),
     ],
@@ -156,7 +159,7 @@ def test_numbers_that_do_not_fit_are_refused(options, message, trained, capsys):
 
 
 def test_no_rivals_are_refused(trained):
-    with pytest.raises(ValueError, match="`rivals` must name numbers of drawn rivals.* Received: none"):
+    with pytest.raises(ValueError, match="`rivals` must be numbers of drawn rivals.* Received: none"):
         studies.run_study("many-classes", num_classes=L, rivals=[])
 
 

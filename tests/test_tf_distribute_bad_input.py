@@ -79,7 +79,7 @@ DATA = {
     "unbatched": (tf.data.Dataset.from_tensor_slices((X, Y)), "Received single examples: call `.batch"),
     "empty": (batches(0, X, Y), "`dataset` must give at least one batch. Received an empty dataset"),
     "filtered": (VALID.filter(lambda x, y: False), "must give at least one batch. Received an empty dataset"),
-    "endless": (ENDLESS, "`dataset` never ends: say with `steps_per_epoch`"),
+    "endless": (ENDLESS, "`dataset` never ends: give the length of an epoch, `steps_per_epoch`"),
 }
 
 
@@ -93,7 +93,7 @@ def test_data_that_is_no_dataset_of_batches_is_refused(name):
 def test_the_messages_name_the_arguments_that_were_given():
     model = one_device()
     for call in (tf_distribute.evaluate, tf_distribute.predict):
-        with pytest.raises(ValueError, match="`dataset` never ends: say with `steps` where"):
+        with pytest.raises(ValueError, match="`dataset` never ends: give the length of an epoch, `steps`"):
             call(model, ENDLESS, verbose=0)
         with pytest.raises(ValueError, match="`steps` must be an integer of at least 1. Received: steps=0"):
             call(model, VALID, steps=0, verbose=0)
@@ -109,7 +109,10 @@ OPTIONS = {
     "frequency": ({"validation_freq": 0}, "`validation_freq` must be an integer of at least 1"),
     "frequencies": ({"validation_freq": [1, 0]}, "`validation_freq` must be an integer of at least 1"),
     "validation of arrays": ({"validation_data": X}, "`validation_data` must be a `tf.data.Dataset`"),
-    "endless validation": ({"validation_data": ENDLESS}, "`validation_data` never ends: say with `validation_steps`"),
+    "endless validation": (
+        {"validation_data": ENDLESS},
+        "`validation_data` never ends: give the length of an epoch, `validation_steps`",
+    ),
     "validation steps": ({"validation_data": VALID, "validation_steps": 0}, "`validation_steps` must be an integer"),
     "save_freq": ({"save_freq": "batch", "backup_dir": "nowhere"}, "`save_freq` must be an integer of at least 1"),
     "a sampler": ({"sampler": LongTailSampler(LABELS, 8, seed=1)}, "`dataset` must be a function.*_BatchDataset"),
@@ -234,5 +237,5 @@ def test_two_devices_take(mirrored, name):
 def test_two_devices_warn_of_a_loss_of_keras_s_own_on_uneven_batches(mirrored):
     kind, _, (warned,) = mirrored["own_loss_on_uneven"]
     assert kind == ""
-    assert "Where the replicas get unequal shares of a batch, Keras averages <" in warned
+    assert "If the replicas get unequal shares of a batch, Keras averages <" in warned
     assert "`LogitAdjustedCrossentropy(class_counts, tau=0)` is plain cross-entropy" in warned

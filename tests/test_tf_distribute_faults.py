@@ -147,7 +147,7 @@ def garble(path):
 def test_a_broken_checkpoint_is_named_and_the_one_before_it_taken(tmp_path, undisturbed, damage):
     interrupted(tmp_path)
     damage(tmp_path / "step-000000000010.npz")
-    with pytest.warns(UserWarning, match=r"step-000000000010\.npz \(.*goes on from the last good one, step-0+5\.npz"):
+    with pytest.warns(UserWarning, match=r"step-000000000010\.npz \(.*continues from the last good one, step-0+5\.npz"):
         interrupted(tmp_path, after=4, save_freq=3)
     assert files(tmp_path) == ["step-000000000005.npz", "step-000000000008.npz"]  # the broken one is gone
     found = train(tmp_path)
@@ -188,7 +188,7 @@ def test_a_save_that_was_interrupted_leaves_the_last_good_one(tmp_path, undistur
 
 def test_a_finished_training_is_loaded_and_not_trained_again(tmp_path, undisturbed):
     train(tmp_path)
-    with pytest.warns(UserWarning, match=r"finished after 3 epochs.*nothing is trained.*raise `epochs` to go on"):
+    with pytest.warns(UserWarning, match=r"finished after 3 epochs.*nothing is trained.*raise `epochs` to continue"):
         found = train(tmp_path)
     assert_same(found, undisturbed)
     assert found[2] == 0
@@ -197,7 +197,7 @@ def test_a_finished_training_is_loaded_and_not_trained_again(tmp_path, undisturb
 def test_more_epochs_go_on_from_a_finished_training(tmp_path, capsys):
     train(tmp_path, epochs=2)
     found = train(tmp_path, epochs=4, verbose=2)
-    assert "Going on in epoch 2, at step 0" in capsys.readouterr().out
+    assert "Continuing in epoch 2, at step 0" in capsys.readouterr().out
     assert_same(found, train(None, epochs=4))
     assert found[2] == 2 * STEPS
 
@@ -270,7 +270,7 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path, name):
 
 def test_a_checkpoint_of_batches_of_another_size_is_refused(tmp_path):
     interrupted(tmp_path, after=6, feed=FEEDS["finite"]())
-    with pytest.raises(ValueError, match="with batches of 8, and not of 16"):
+    with pytest.raises(ValueError, match="with batches of 8, not of 16"):
         train(tmp_path, {"dataset": batches(67, X, Y, rows=16)})
 
 

@@ -273,7 +273,7 @@ def test_a_link_is_never_overwritten_nor_what_it_links_to(to, tmp_path):
     target = serving.export(sequential(layers.Dense(3)), tmp_path / f"target{SUFFIX[to]}")
     link = tmp_path / f"link{SUFFIX[to]}"
     link.symlink_to(target)
-    with pytest.raises(ValueError, match=f"A link is not overwritten.*links to {target}: name that"):
+    with pytest.raises(ValueError, match=f"A link is not overwritten.*links to {target}: give that path"):
         serving.export(sequential(layers.Dense(3)), link, overwrite=True)
     assert link.is_symlink() and target.exists()
 
@@ -316,7 +316,7 @@ BAD = {
     "names in a string": (None, "a", {"class_names": "abc"}, "Received a str"),
     "a name twice": (None, "a", {"class_names": ["x", "y", "x"]}, r"Received more than once: \['x'\]"),
     "no path": (None, None, {}, "`path` must be the path of a file, .*Received: path=None"),
-    "unknown suffix": (None, "a.json", {}, "must be .keras, .tflite, .onnx, or none.*Received .json"),
+    "unknown suffix": (None, "a.json", {}, "must be .keras, .tflite, .onnx, or empty.*Received .json"),
     "decisions as probabilities": (lambda: deciding(np.eye(3))[1], "a", {"output": "softmax"}, "gives 'decisions'"),
     "names of decisions": (lambda: deciding(np.eye(3))[1], "a", {"class_names": NAMES}, "served by number"),
     "a softmax of decisions": (softmax_of_decisions, "a", {"output": "softmax"}, "has one elsewhere"),
@@ -325,7 +325,7 @@ BAD = {
     "top-k": (None, "a", {"top_k": 0}, "`top_k` must be an integer of at least 1"),
     "never called": (lambda: Subclassed(3), "a", {"output": "logits"}, "was never called"),
     "two outputs": (two_outputs, "a", {"output": "logits"}, "needs one output of shape"),
-    "not told": (called, "a", {}, "Say so: output="),
+    "not told": (called, "a", {}, "Say what it is: output="),
 }
 
 

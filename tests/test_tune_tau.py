@@ -188,7 +188,7 @@ def test_a_negative_tau_is_warned_of_with_what_may_be_wrong(fault, rng):
     else:
         counts = counts[::-1]
     with pytest.warns(
-        UserWarning, match=r"τ is negative, such as -.*in the same order, and whether the logits were adjusted"
+        UserWarning, match=r"τ is negative, such as -.*in the same order, and that the logits were not adjusted"
     ):
         assert kla.tune_tau(logits, y, counts).tau < 0
     with warnings.catch_warnings():

@@ -111,7 +111,7 @@ def test_sample_weights_are_refused_and_not_ignored(rng):
 
 
 def test_held_out_examples_of_one_class_alone_are_refused(rng):
-    with pytest.raises(ValueError, match="at least two classes. Received those of class 1 alone"):
+    with pytest.raises(ValueError, match="at least two classes. Received examples of class 1 alone"):
         kla.tune_tau(rng.normal(size=(9, 3)), np.ones(9, int), MODEL_COUNTS)
 
 

@@ -141,7 +141,9 @@ def test_missing_frequent_classes_are_named_as_such():
 def test_the_warning_names_the_gain_that_would_count():
     rows = held_out_of(0, [0] + [40] * 39, 4.0)
     counts = [9000, *TAIL[1:]]
-    with pytest.warns(UserWarning, match=r"1 of 40 classes, .*only for a gain of more than 0.026 on the others\."):
+    with pytest.warns(
+        UserWarning, match=r"1 of 40 classes, .*only for a gain of more than 0.026 on the other classes\."
+    ):
         tuned = kla.tune_tau(*rows, counts)  # 1 / 39
     assert tuned.tau > 1.0
 

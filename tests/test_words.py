@@ -11,7 +11,7 @@ MOST_WORDS, MOST_SENTENCES = 30, 3
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SOURCES = sorted((ROOT / "keras_logit_adjust").rglob("*.py"))
 # Rooms in which docstrings of modules and private names, and comments, follow the rules of pages too ("" is the top).
-ROOMS = ("", "_labels", "priors", "losses", "layers", "metrics", "data")
+ROOMS = ("", *sorted({path.parent.name for path in SOURCES} - {"keras_logit_adjust"}))
 
 PAGE = """# A heading. Of two
 

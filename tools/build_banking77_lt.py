@@ -1,11 +1,12 @@
-"""Build `keras_logit_adjust/data/banking77_lt.npz` from sentence features of BANKING77, or check that it is that.
+"""Build `keras_logit_adjust/data/banking77_lt.npz` from sentence features of BANKING77, or check the existing file.
 
     python tools/build_banking77_lt.py minilm_features.npz [--check]
 
 The source has unit-length float16 features `x_train`, `x_test` [N, 384] of all-MiniLM-L6-v2, ids `y_train`, `y_test`
-and the 77 `names`. The file keeps the whole test set, and of each class the first 110 training rows in the order of the
-source, or all where there are fewer. A draw takes at most 100 of a class, and `validation="outside"` ten more: so every
-seed sees other rows of the rare classes too. Features are int8 with a scale for each column; there are no sentences.
+and the 77 `names`. The file keeps the whole test set. It keeps the first 110 training rows of each class in the order
+of the source, or all rows if there are fewer. A draw takes at most 100 of a class, and `validation="outside"` ten more.
+So each seed also has different rows of the rare classes. Features are int8 with a scale for each column; sentences are
+not stored.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import pathlib
 
 import numpy as np
 
-POOL = 110  # rows of a class
+POOL = 110  # rows of each class
 TARGET = pathlib.Path(__file__).parents[1] / "keras_logit_adjust" / "data" / "banking77_lt.npz"
 
 
@@ -23,9 +24,9 @@ def quantize(x, scale):
 
 
 def build(source):
-    """The arrays of the file from those of the source.
+    """The arrays of the file from the arrays of the source.
 
-    The scale of a column is its largest absolute number, of the kept rows, over 127: the error is at most half of it.
+    The scale of a column is its largest absolute number in the kept rows, over 127: the error is at most half of it.
     """
     x_train, x_test = (np.asarray(source[name], "float64") for name in ("x_train", "x_test"))
     labels = np.asarray(source["y_train"])
@@ -51,7 +52,7 @@ def main():
     if options.check:
         with np.load(TARGET) as stored:
             other = [name for name in arrays if name not in stored or not np.array_equal(arrays[name], stored[name])]
-        raise SystemExit(f"{TARGET.name} is another: {', '.join(other)}" if other else 0)
+        raise SystemExit(f"{TARGET.name} differs: {', '.join(other)}" if other else 0)
     np.savez_compressed(TARGET, **arrays)
     print(f"{TARGET.name}: {arrays['y_train'].size} training rows, {TARGET.stat().st_size / 1e6:.2f} MB")
 

@@ -3,9 +3,9 @@
     apt-get download dataset-fashion-mnist && dpkg-deb -x dataset-fashion-mnist_*.deb fashion
     python tools/build_fashion_mnist_lt.py fashion/usr/share/datasets/fashion-mnist
 
-The file holds the whole test set and a *pool* of training images: twice an exponential tail of ratio 100 with 1,000 in
-the largest class, the first images of each class in the order of the source. `kla.data.load` draws the long-tail subset
-from the pool, so that every seed sees other images of the rare classes too.
+The file holds the whole test set and a *pool* of training images. The pool is twice an exponential tail of ratio 100
+with 1,000 in the largest class: the first images of each class in the order of the source. `kla.data.load` draws the
+long-tail subset from the pool, so each seed also has different images of the rare classes.
 """
 
 import argparse

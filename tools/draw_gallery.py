@@ -1,4 +1,4 @@
-"""Draw the figures of docs/gallery.md by the lines that stand above them: `python tools/draw_gallery.py`."""
+"""Draw the figures of docs/gallery.md with the lines that stand above them: `python tools/draw_gallery.py`."""
 
 import os
 import pathlib
@@ -6,12 +6,12 @@ import re
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "gallery.md"
-# Lines that draw, and the file of their figure. The first block of the page is in the first match, and draws nothing.
+# Lines that draw, and the file of their figure. The first block of the page draws nothing; it is in the first match.
 SECTION = re.compile(r"```python\n(.*?)```\n(?:\n!\[.*?\]\((gallery/\w+\.svg)\))?", re.DOTALL)
 
 
 def figures():
-    """`(file, figure)` of every section of the page, drawn anew."""
+    """`(file, figure)` of every section of the page, drawn again."""
     namespace = {}
     for lines, file in SECTION.findall(PAGE.read_text()):
         exec(compile(lines, PAGE.name, "exec"), namespace)
@@ -20,7 +20,7 @@ def figures():
 
 
 def save(figure, file):
-    """The figure as SVG with text as text; the same lines give the same file."""
+    """Save the figure as SVG, with text as text; the same lines give the same file."""
     import matplotlib
 
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "gallery"}):

@@ -1,9 +1,9 @@
-"""Draw the house: the rooms of the package in order, and which rooms each one imports, read from the syntax tree.
+"""Draw the rooms of the package in order, and the rooms that each room imports, read from the syntax tree.
 
     python tools/draw_imports.py
 
-A room is a folder or a file of the package. Every arrow must point to a room that stands above it; the script ends with
-status 1 and names the lines that point elsewhere. `tests/test_package.py` asserts that there are none.
+A room is a folder or a file of the package. Every arrow must point to a room above. Otherwise the script ends with
+status 1 and names the lines of the other arrows. `tests/test_package.py` asserts that there are no such arrows.
 """
 
 import ast
@@ -11,7 +11,7 @@ import pathlib
 import sys
 
 PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "keras_logit_adjust"
-# From the foundation up. Rooms in one line do not import each other.
+# From the first room up. Rooms in one line do not import each other.
 FLOORS = (
     ("_arrays",),
     ("_checks", "_interrupts", "_keras", "_printing"),
@@ -30,17 +30,17 @@ FLOORS = (
     ("studies",),
     ("cli",),
 )
-ENTRANCES = ("__init__", "__main__")  # they name what is inside
+ENTRANCES = ("__init__", "__main__")  # they import all public names
 
 
 def room_of(path, package=PACKAGE):
-    """The room that a file of the package belongs to."""
+    """The room of a file of the package."""
     relative = path.relative_to(package)
     return relative.parts[0] if len(relative.parts) > 1 else relative.stem
 
 
 def imported_modules(path, package=PACKAGE):
-    """`(line, module)` of all that a file imports from the package, at its top and inside functions, names split."""
+    """`(line, module)` of all imports from the package in a file, at its top and inside functions, names split."""
     name = package.name
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -58,7 +58,7 @@ def imported_modules(path, package=PACKAGE):
 
 
 def _absolute(node, path, package):
-    """The module that `from … import` names, relative imports resolved."""
+    """The module that `from … import` names, with relative imports resolved."""
     if not node.level:
         return node.module or ""
     parents = path.relative_to(package.parent).with_suffix("").parts
@@ -71,7 +71,7 @@ def arrows(package=PACKAGE):
         own = room_of(path, package)
         for line, module in imported_modules(path, package):
             room, *_ = [*module.split(".")[1:], "__init__"]
-            # Another name belongs to the package itself, such as __version__: `circles` looks at those.
+            # Other names, such as __version__, belong to the package itself: `circles` checks them.
             is_room = (package / room).is_dir() or (package / f"{room}.py").is_file()
             if is_room and room not in (own, "__init__"):
                 yield own, room, f"{path.relative_to(package.parent)}:{line}"
@@ -111,7 +111,7 @@ def _module_name(path, package):
 
 
 def _defined_in(name, modules):
-    """The module that `name` is, or in which it is defined."""
+    """The module called `name`, or the module that defines it."""
     while name not in modules:
         name = name.rpartition(".")[0]
     return name

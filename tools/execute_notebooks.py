@@ -1,6 +1,6 @@
 """Execute notebooks and store their outputs: `python tools/execute_notebooks.py [notebooks/01_quickstart.ipynb …]`.
 
-Without a name all of them. One that fails is left as it was.
+Without a name all notebooks are executed. A notebook that fails is not changed.
 """
 
 import argparse
@@ -16,7 +16,7 @@ _METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
-# Lines that TensorFlow's own libraries write past Python while they load say something of the machine, not of the code.
+# TensorFlow's libraries write lines past Python while they load. They describe the machine, not the code.
 _KERNEL_OPTIONS = ["--IPKernelApp.capture_fd_output=False"]
 
 
@@ -24,9 +24,9 @@ def execute(path, folder=FOLDER, **constants):
     """The notebook in `path` with the outputs of a new kernel, run in `folder`.
 
     Args:
-        path: of the notebook.
-        folder: that the kernel works in.
-        **constants: values in place of those in the cell that is tagged "parameters".
+        path: the path of the notebook.
+        folder: the folder in which the kernel works.
+        **constants: values that replace those in the cell with the tag "parameters".
     """
     notebook = nbformat.read(path, as_version=4)
     (cell,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]

@@ -1,6 +1,6 @@
-"""The mutants of a source file: one change each, as spans of text, so that the rest of the file stays as it is.
+"""The mutants of a source file: one change each, as spans of text, so that the rest of the file stays the same.
 
-Not mutated: strings other than defaults, annotations, f-strings, what follows `raise`, warnings.
+Not mutated: strings other than defaults, annotations, f-strings, the expression after `raise`, warnings.
 """
 
 import ast
@@ -55,12 +55,12 @@ class Mutant:
 
     @property
     def key(self):
-        """What stays the same when lines above it move."""
+        """The part of a mutant that stays the same when lines above it move."""
         return self.file, self.before, self.after
 
 
 class _Finder(ast.NodeVisitor):
-    """Collects (start, end, replacement) in bytes of the source for every change known here."""
+    """Collects (start, end, replacement) in bytes of the source for every known change."""
 
     def __init__(self, source):
         self.source, self.found = source, []
@@ -84,7 +84,7 @@ class _Finder(ast.NodeVisitor):
         self.found.append((*self.span(node), text))
 
     def swap(self, operator, left, right):
-        """Changes the operator, which the tree does not locate, in the text between its operands."""
+        """Change the operator in the text between its operands; the tree has no position for it."""
         start, end = self.span(left)[1], self.span(right)[0]
         for old, new in SWAPS.get(type(operator), []):
             word = rf"\b{old}\b" if old.isalpha() else re.escape(old)
@@ -92,7 +92,7 @@ class _Finder(ast.NodeVisitor):
                 self.found.append((start + match.start(), start + match.end(), new))
 
     def negate(self, condition):
-        is_swapped = isinstance(condition, ast.Compare) and len(condition.ops) == 1  # another mutant says the same
+        is_swapped = isinstance(condition, ast.Compare) and len(condition.ops) == 1  # another mutant is the same change
         if not is_swapped and not (isinstance(condition, ast.UnaryOp) and isinstance(condition.op, ast.Not)):
             self.replace(condition, f"(not ({self.text(condition)}))")
 
@@ -225,7 +225,7 @@ def mutants_of(file):
 
 
 def draw(mutants, count, seed):
-    """One mutant from each of `count` equal stretches of the list: all files are hit in proportion to their places."""
+    """One mutant from each of `count` equal stretches of the list: files count in proportion to their places."""
     if count >= len(mutants):
         return mutants
     generator = random.Random(seed)
@@ -233,7 +233,7 @@ def draw(mutants, count, seed):
 
 
 def to_markdown(report):
-    """A table of the report of `tools/mutate.py`: a line a room."""
+    """A table of the report of `tools/mutate.py`: one line for each room."""
     rooms = {}
     for file, share in report["files"].items():
         room = rooms.setdefault(

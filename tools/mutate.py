@@ -1,14 +1,15 @@
-"""What the tests catch: change the core in one place at a time and count the changes that a test notices.
+"""Measure what the tests catch: change the core in one place at a time and count the changes that a test notices.
 
     python tools/mutate.py --sample 300 --seed 0 --output benchmarks/results/mutants.json
 
-A mutant is the package with one change: an operator, a comparison, a condition, a number, a default, a keyword, a
-statement, a returned value, a function in place of its twin. Mutants are drawn evenly over all places of the core.
-Each is judged by the test files that concern its module, in three rounds: the specific ones, all others that run on
-every backend (both on torch, the fastest, without tests marked slow), and those that need TensorFlow. The first
-failing test kills it. A mutant that runs far beyond the time of the tests is killed too, as "timeout".
+A mutant is the package with one change: of an operator, a comparison, a condition, a number, a default, a keyword, a
+statement or a returned value. Or a function is replaced by a similar one. Mutants are drawn evenly over all places of
+the core. The test files of its module judge a mutant, in three rounds. First come the specific files, then the other
+files that run on every backend. Both run on torch, the fastest backend, without tests marked slow. Third come the files
+that need TensorFlow. The first failing test kills the mutant. A mutant that runs far longer than the tests is killed
+too, as "timeout".
 
-Survivors that no test can tell from the original stand in `tools/mutants_equivalent.txt`, each with its reason.
+A mutant that behaves like the original is in `tools/mutants_equivalent.txt`, with the reason.
 """
 
 import argparse
@@ -34,8 +35,8 @@ from mutants import ROOT, draw, mutants_of
 PACKAGE = "keras_logit_adjust"
 EQUIVALENT = pathlib.Path(__file__).with_name("mutants_equivalent.txt")
 
-# Module or folder of the core → test files: the specific ones | the others on every backend | those on TensorFlow,
-# where tests marked slow run too: replicas are tested by these alone.
+# Module or folder of the core → test files: the specific ones | the others on every backend | those on TensorFlow.
+# On TensorFlow, tests marked slow run too: only they test replicas.
 TESTS = {
     "losses/_rivals.py": "pairwise_margin reweighted pairwise_margin_labels losses_bad_input package "
     "| posthoc | tf_losses",
@@ -77,7 +78,7 @@ CORE += ["held_out/tau_path.py", "held_out/_intervals.py", "data/sampling.py"]
 
 
 def equivalents():
-    """The reason of each mutant, by its key, that no test can tell from the original."""
+    """`{key: reason}` of the mutants that no test can distinguish from the original."""
     reasons = {}
     for block in EQUIVALENT.read_text().split("\n\n"):
         lines = [line for line in block.splitlines() if not line.startswith("#")]
@@ -98,13 +99,13 @@ def rounds_for(file):
 
 
 def _warm_up(backend, folder):
-    """A worker's start: a copy of the repository, and in memory what all tests import, except the package."""
+    """The start of a worker: a copy of the repository, and the imports of all tests in memory, except the package."""
     global tree
     os.environ.update(KERAS_BACKEND=backend, OMP_NUM_THREADS="1", TF_NUM_INTRAOP_THREADS="1", TF_CPP_MIN_LOG_LEVEL="3")
     tree = pathlib.Path(tempfile.mkdtemp(dir=folder))
     os.environ["PYTHONPATH"] = str(tree)
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    sys.dont_write_bytecode = False  # or every fork would compile the tests anew
+    sys.dont_write_bytecode = False  # otherwise every fork would compile the tests again
     listed = subprocess.check_output(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, text=True)
     for file in filter(None, listed.split("\0")):
         (tree / file).parent.mkdir(parents=True, exist_ok=True)
@@ -120,18 +121,18 @@ def _warm_up(backend, folder):
         import torch
 
         torch.set_num_threads(1)
-        keras.utils.set_random_seed(0)  # loads what a test would load anew in every fork
+        keras.utils.set_random_seed(0)  # otherwise a test would load these modules again in every fork
     hypothesis.settings.register_profile("mutants", derandomize=True, database=None, deadline=None, max_examples=20)
     hypothesis.settings.load_profile("mutants")
 
 
 _OPTIONS = ["-x", "-q", "-rfE", "--tb=short", "-p", "no:cacheprovider", "-W"]
 _OPTIONS += ["ignore::pytest.PytestAssertRewriteWarning"]
-_IN_PROCESS = "not loads_nothing_heavy and not is_not_installed and not without_matplotlib"  # half a minute of starts
+_IN_PROCESS = "not loads_nothing_heavy and not is_not_installed and not without_matplotlib"  # they start many processes
 
 
 def _pytest(paths, marks, limit):
-    """The end of pytest's output and its exit status (None: ended at the time limit) from a fork of this process."""
+    """The end of pytest's output and its exit status (None: stopped at the time limit), from a fork of this process."""
     log = tree / "pytest.log"
     pid = os.fork()
     if pid == 0:
@@ -156,20 +157,20 @@ def _pytest(paths, marks, limit):
         done, code = os.waitpid(pid, os.WNOHANG)
         status = os.waitstatus_to_exitcode(code) if done else None
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(pid, signal.SIGKILL)  # the child, or what it has left behind
+        os.killpg(pid, signal.SIGKILL)  # the child, or processes that it has left behind
     if status is None:
         os.waitpid(pid, 0)
     return log.read_text(errors="replace")[-4000:], status
 
 
 def judge(mutant, rounds, limit):
-    """(outcome, the test that killed it, seconds) of one mutant; None as `mutant` is the package as it is."""
+    """(outcome, the test that killed it, seconds) of one mutant; None for `mutant` is the original package."""
     began = time.monotonic()
     if mutant:
         path = tree / mutant.file
         original = path.read_bytes()
         path.write_bytes(original[: mutant.start] + mutant.text.encode() + original[mutant.end :])
-        moment = time.time_ns()  # a file of compiled code is known by the seconds and the size of its source
+        moment = time.time_ns()  # Python finds compiled code by the time and the size of its source
         os.utime(path, ns=(moment, moment - random.randrange(10**9, 10**18)))
     outcome, killer = "survived", ""
     try:
@@ -200,15 +201,15 @@ def _pool(backend, workers):
 
 
 def judge_all(mutants, workers, limit, rounds, progress, report_one):
-    """{mutant: (outcome, killer, seconds)}: rounds one and two on torch, then the survivors' third on TensorFlow.
+    """{mutant: (outcome, killer, seconds)}: rounds one and two on torch, then round three for survivors on TensorFlow.
 
-    What the file `progress` knows of an interrupted run is not judged again.
+    Results in the file `progress` of an interrupted run are kept.
     """
     results, judged = {}, _read_progress(progress)
     for backend, part in (("torch", slice(0, min(rounds, 2))), ("tensorflow", slice(2, rounds))):
         left = [m for m in mutants if results.get(m, ["survived"])[0] == "survived"]
         left = [m for m in left if any(rounds_for(m.file)[part])]
-        if backend == "tensorflow":  # the slow round is for those alone that it may kill
+        if backend == "tensorflow":  # the slow round is only for mutants that it may kill
             left = [m for m in left if m.key not in equivalents()]
         results |= {m: judged[backend, m.key, m.line] for m in left if (backend, m.key, m.line) in judged}
         left = [m for m in left if (backend, m.key, m.line) not in judged]
@@ -219,7 +220,7 @@ def judge_all(mutants, workers, limit, rounds, progress, report_one):
             outcome, killer, seconds = pool.submit(judge, None, [paths], 10 * limit).result()
             if outcome != "survived":
                 raise SystemExit(f"Tests fail without any mutant on {backend}:\n{killer}")
-            print(f"All tests that concern these mutants pass on {backend}: {seconds:.0f} s", flush=True)
+            print(f"All tests for these mutants pass on {backend}: {seconds:.0f} s", flush=True)
             waiting = {pool.submit(judge, m, rounds_for(m.file)[part], limit): m for m in left}
             for future in concurrent.futures.as_completed(waiting):
                 mutant, (outcome, killer, seconds) = waiting[future], future.result()
@@ -269,7 +270,7 @@ def _by_file(rows):
 
 
 def text_of(summary):
-    """The report for a terminal: a line a file, then every survivor."""
+    """The report for a terminal: one line for each file, then every survivor."""
     lines = [f"{'':44}drawn killed timeout survived equivalent  share"]
     for name, share in [*summary["files"].items(), ("all", summary)]:
         numbers = [share.get(k, 0) for k in ("mutants_drawn", "killed", "timeout", "survived", "equivalent")]
@@ -284,14 +285,14 @@ def text_of(summary):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sample", type=int, default=300, help="number of mutants (default 300)")
-    parser.add_argument("--seed", type=int, default=0, help="of the draw (default 0)")
-    parser.add_argument("--workers", type=int, default=2, help="processes side by side (default 2)")
-    parser.add_argument("--rounds", type=int, default=3, help="1 for a quick look at the specific tests (default 3)")
-    parser.add_argument("--limit", type=float, default=120, help="seconds of a mutant in one round (default 120)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draw (default 0)")
+    parser.add_argument("--workers", type=int, default=2, help="processes at once (default 2)")
+    parser.add_argument("--rounds", type=int, default=3, help="1 for the specific tests only (default 3)")
+    parser.add_argument("--limit", type=float, default=120, help="seconds for a mutant in one round (default 120)")
     parser.add_argument("--only", nargs="+", default=[""], help="parts of the paths of the files to mutate")
-    parser.add_argument("--again", type=pathlib.Path, help="a report: judge the survivors in it once more")
+    parser.add_argument("--again", type=pathlib.Path, help="a report whose survivors are judged again")
     parser.add_argument(
-        "--progress", type=pathlib.Path, default=pathlib.Path(os.devnull), help="file by which the same run resumes"
+        "--progress", type=pathlib.Path, default=pathlib.Path(os.devnull), help="file from which the same run resumes"
     )
     parser.add_argument("--output", type=pathlib.Path, help="JSON file for the report")
     args = parser.parse_args()

@@ -1,6 +1,7 @@
-"""Write into README and docs what snippets print and what results on file say: `python tools/write_pages.py [page …]`.
+"""Write printed output of snippets and tables of results into README and docs: `python tools/write_pages.py [page …]`.
 
-Without a page all tables and no snippet. Read the difference before you keep it: tests compare with what is written.
+Without a page it writes all tables and runs no snippet. Read the changes before you keep them: tests compare the pages
+with this output.
 """
 
 import argparse
@@ -19,7 +20,7 @@ def load_tests():
 
 
 def with_tables(text, tests):
-    """`text` with every marked table made anew."""
+    """`text` with every marked table made again."""
 
     def table(match):
         return f"<!-- {match[1]}:begin -->\n{tests.table(match[1])}\n<!-- {match[1]}:end -->"
@@ -28,7 +29,7 @@ def with_tables(text, tests):
 
 
 def with_printed(text, tests, name):
-    """`text` with what its snippets print, run in order."""
+    """`text` with the output of its snippets, run in order."""
     namespace = {}
 
     def snippet(match):
@@ -40,7 +41,7 @@ def with_printed(text, tests, name):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("pages", nargs="*", type=pathlib.Path, help="pages whose snippets to run")
+    parser.add_argument("pages", nargs="*", type=pathlib.Path, help="pages whose snippets are run")
     pages, tests = parser.parse_args().pages, load_tests()
     for page in pages or tests.PAGES:
         text = with_tables(page.read_text(), tests)

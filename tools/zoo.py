@@ -1,8 +1,8 @@
 """Adjust and fold every model of `keras.applications`, with random weights: `python tools/zoo.py --output FILE.json`.
 
-Each is made with three classes and the smallest images that it takes, and compared with softmax(log p − τ·log π) in
-float64. What is on file already is kept, so that a run that was stopped goes on: Keras has no NASNet on torch, so give
-these two to another backend.
+Each model has three classes and the smallest images that it accepts. It is compared with softmax(log p − τ·log π) in
+float64. Results on file are kept, so an interrupted run continues. Keras has no NASNet on torch: run these two models
+on another backend.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import numpy as np
 import keras_logit_adjust as kla
 
 COUNTS, TAU = np.array([900, 90, 10]), 1.5
-SIZES = {"InceptionV3": 75, "InceptionResNetV2": 75, "Xception": 71}  # all others take 32 pixels
+SIZES = {"InceptionV3": 75, "InceptionResNetV2": 75, "Xception": 71}  # all others accept 32 pixels
 
 
 def constructors():
@@ -33,13 +33,13 @@ def build(name):
 
 
 def expected(probabilities):
-    """softmax(log p − τ·log π) of float64."""
+    """softmax(log p − τ·log π) in float64."""
     weighted = probabilities.astype("float64") / (COUNTS / COUNTS.sum()) ** TAU
     return weighted / weighted.sum(axis=-1, keepdims=True)
 
 
 def check(name):
-    """How far the adjusted and the folded model are from the formula, or why there is none."""
+    """The difference of the adjusted and of the folded model to the formula, or why there is none."""
     started, model = time.perf_counter(), build(name)
     images = np.random.default_rng(0).uniform(0, 255, (2, *model.input_shape[1:])).astype("float32")
     truth = expected(keras.ops.convert_to_numpy(model(images, training=False)))
@@ -55,7 +55,7 @@ def check(name):
 
 
 def to_markdown(results):
-    """A table with a line for each way in which models end."""
+    """A table with one line for each kind of last layers."""
     endings = collections.defaultdict(list)
     for row in results["models"]:
         endings[row["last"]].append(row)

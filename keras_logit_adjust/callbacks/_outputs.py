@@ -1,4 +1,4 @@
-"""One output of a model with several, in what it predicts and in validation data: a dict or a list of parts."""
+"""One output of a model with several outputs, in its predictions and in validation data: a part of a dict or list."""
 
 from collections.abc import Mapping
 
@@ -15,12 +15,12 @@ def check_output(output):
 
 
 def names_in(parts):
-    """The names, or positions, of parts."""
+    """The names of the parts, or their positions."""
     return sorted(parts) if isinstance(parts, Mapping) else list(range(len(parts)))
 
 
 def part(parts, output, owner, names=None):
-    """The part called `output`, a name or a position; `names` are those of a list's parts."""
+    """The part called `output`, a name or a position; `names` are the names of a list's parts."""
     if isinstance(parts, Mapping) and output in parts:
         return parts[output]
     if isinstance(parts, (list, tuple)):
@@ -38,7 +38,7 @@ def part(parts, output, owner, names=None):
 
 
 def of_batch(batch, output):
-    """`(x, y)` or `(x, y, sample_weight)` with the labels and weights of one output; what is one array stays."""
+    """`(x, y)` or `(x, y, sample_weight)` with the labels and weights of one output; a single array stays as it is."""
     x, *rest = batch
     names = ("labels", "sample weights")
     return (x, *(_of_one(part_of, output, name) for part_of, name in zip(rest, names, strict=False)))

@@ -1,4 +1,4 @@
-"""A pass over validation data beside `fit`: it touches neither the metrics of the model nor its compiled steps."""
+"""A separate pass over validation data: it changes neither the metrics of the model nor its compiled steps."""
 
 import contextlib
 import warnings
@@ -15,7 +15,7 @@ _KINDS = "(x, y) arrays, or a dataset of batches (x, y)"
 
 
 def refuse_workers(model, message):
-    """Raise where `model` trains on several workers, on each of which a callback sees a part of what there is."""
+    """Raise if `model` trains on several workers: there a callback sees only a part of the data."""
     strategy = getattr(model, "distribute_strategy", None)  # on TensorFlow
     if strategy is not None:
         import tensorflow as tf
@@ -25,13 +25,13 @@ def refuse_workers(model, message):
 
 
 def scope_of(model):
-    """The scope in which what judges `model` is made."""
+    """The scope of the strategy of `model`, for objects that evaluate it."""
     strategy = getattr(model, "distribute_strategy", None)
     return contextlib.nullcontext() if strategy is None else strategy.scope()
 
 
 def compile_as(model, judge, weighted_metrics):
-    """Compile `judge` for evaluation alone, in the mode that `model` was compiled for."""
+    """Compile `judge` for evaluation only, in the mode in which `model` was compiled."""
     replicas = getattr(getattr(model, "distribute_strategy", None), "num_replicas_in_sync", 1)
     judge.compile(
         optimizer=None,
@@ -43,9 +43,9 @@ def compile_as(model, judge, weighted_metrics):
 
 
 def evaluated(judge, data, batch_size, **options):
-    """What `evaluate` of validation data that `check_data` let through gives, by name."""
+    """The results of `evaluate`, by name, on validation data that passed `check_data`."""
     with warnings.catch_warnings():
-        # Keras takes the end of a dataset of unknown length for an interruption.
+        # Keras warns of an interruption when a dataset of unknown length ends.
         warnings.filterwarnings("ignore", "Your input ran out of data", UserWarning)
         return judge.evaluate(**_arguments(data, batch_size), verbose=0, return_dict=True, **options)
 
@@ -54,10 +54,10 @@ class ValidationPass:
     """Per-class accuracy of a model on validation data, by Keras's own `evaluate`.
 
     Args:
-        model: built; what it predicts, at `output`, is one tensor `[…, L]`.
-        data: what `check_data` lets through.
+        model: built; its prediction at `output` is one tensor `[…, L]`.
+        data: validation data that passed `check_data`.
         num_classes: number of classes `L`.
-        independent: whether they are independent labels, judged by their balanced accuracy.
+        independent: whether they are independent labels, which are measured by their balanced accuracy.
         ignore_class: a class id (or a target) left out.
         threshold: for one sigmoid unit, or for labels.
         batch_size: the batch size for arrays.
@@ -76,7 +76,7 @@ class ValidationPass:
         kind = metrics.PerLabelBalancedAccuracy if independent else metrics.PerClassAccuracy
         with scope_of(model):
             self._metric = kind(num_classes, ignore_class=ignore_class, threshold=threshold)
-            # A training model of very many classes gives features.
+            # The training model of very many classes gives features, not scores.
             self._judged = (
                 model.predictor(1)
                 if isinstance(model, ManyClassModel)
@@ -99,7 +99,7 @@ class ValidationPass:
         return ops.convert_to_numpy(self._metric.result()).astype("float64")
 
     def try_first_batch(self):
-        """Raise for what the first batch shows to be wrong, before hours of training."""
+        """Raise for errors that show in the first batch, before hours of training."""
         self._run(steps=1)
         self._seen()
 
@@ -120,14 +120,14 @@ class ValidationPass:
             raise ValueError(
                 f"Every label of `validation_data` must be an integer in [0, {self._num_classes}), one for each number "
                 "in `class_counts`, or the row of one label. Received one that is not. Remedy: counts of all classes, "
-                "`ignore_class` for a label that stands for none, or, for rows of several labels, `num_examples`: "
+                "`ignore_class` for a label that marks no class, or, for rows of several labels, `num_examples`: "
                 "LongTailReport(positive_counts, num_examples=…, threshold=…)."
             )
         return total
 
 
 class _Judged(keras.Model):
-    """One output of a model, as a model whose losses need no computing."""
+    """One output of a model, as a model whose losses are not computed."""
 
     def __init__(self, model, output, *, wants_threshold):
         super().__init__(name="judged")  # TensorFlow refuses a name that begins with "_"
@@ -138,7 +138,7 @@ class _Judged(keras.Model):
         y_pred = self._judged_output(x)
         if self.wants_threshold and getattr(y_pred, "shape", ())[-1:] == (1,):
             raise ValueError(
-                f"`LongTailReport` must be told where one sigmoid unit says yes. Received outputs of shape "
+                f"`LongTailReport` needs the threshold of one sigmoid unit. Received outputs of shape "
                 f"{tuple(y_pred.shape)} without `threshold`: give `LongTailReport(…, threshold=0.5)` for "
                 "probabilities, or 0 for logits."
             )
@@ -151,8 +151,8 @@ class _Judged(keras.Model):
             return _outputs.part(y_pred, self.output_name, f"model {self.model.name!r}", names)
         if len(outputs := keras.tree.flatten(y_pred)) != 1:
             raise ValueError(
-                f"`LongTailReport` is for a model of one output. Received a model of {len(outputs)}: name the one that "
-                f"it is about, LongTailReport(…, output={_outputs.names_in(y_pred)[0]!r})."
+                f"`LongTailReport` is for a model of one output. Received a model of {len(outputs)}: give the one that "
+                f"it reports, LongTailReport(…, output={_outputs.names_in(y_pred)[0]!r})."
             )
         return y_pred
 
@@ -161,22 +161,22 @@ class _Judged(keras.Model):
 
 
 def recommended(num_classes, independent, threshold):
-    """How the metric is made that a report reads."""
+    """The code that makes the metric that a report reads."""
     if independent:
         return f"kla.metrics.PerLabelBalancedAccuracy({num_classes}, threshold={_checks.shown(threshold)})"
     return f"kla.metrics.PerClassAccuracy({num_classes})"
 
 
 def name_of_recommended(independent):
-    """What `fit` calls that metric."""
+    """The name of that metric in `fit`."""
     return "per_label_balanced_accuracy" if independent else "per_class_accuracy"
 
 
 def _preprocessed(data, preprocess):
-    """The data as a model of KerasHub preprocesses them in its own `fit` and `evaluate`, outside its graph."""
+    """The data after the preprocessing that a model of KerasHub does in `fit` and `evaluate`, outside its graph."""
     if isinstance(data, tuple):
         x, *others = data
-        is_text = getattr(getattr(x, "dtype", None), "kind", None) in ("U", "S", "O")  # some tokenizers take lists only
+        is_text = getattr(getattr(x, "dtype", None), "kind", None) in ("U", "S", "O")  # some tokenizers need a list
         return preprocess(x.tolist() if is_text else x, *others)
     if hasattr(data, "element_spec"):
         return data.map(preprocess)
@@ -185,16 +185,16 @@ def _preprocessed(data, preprocess):
 
 
 def _arguments(data, batch_size):
-    """What `evaluate` takes for the data."""
+    """The arguments of `evaluate` for the data."""
     if isinstance(data, tuple):
         return {**dict(zip(("x", "y", "sample_weight"), data, strict=False)), "batch_size": batch_size}
     if hasattr(data, "element_spec") or isinstance(data, keras.utils.PyDataset):
         return {"x": data}
-    return {"x": (_check_batch(batch) for batch in data)}  # Keras reads generators, each of them once
+    return {"x": (_check_batch(batch) for batch in data)}  # Keras reads generators; each is read once
 
 
 def check_data(data, *, num_classes=None, ignore_class=None, output=None):
-    """Validation data with labels, of one `output`, that can be gone through again and again; arrays as arrays.
+    """Validation data with the labels of one `output`, which can be read many times; arrays as arrays.
 
     Ids of arrays are checked against `num_classes`, if that is given.
     """
@@ -211,7 +211,7 @@ def check_data(data, *, num_classes=None, ignore_class=None, output=None):
         raise ValueError(f"`validation_data` must be {_KINDS}. Received: {type(data).__name__}")
     elif iter(data) is data:
         raise ValueError(
-            "`validation_data` is read after every epoch. Received an iterator, which is used up after the first: give "
+            "`validation_data` is read after every epoch. Received an iterator, which is empty after the first: give "
             "a list of its batches, or a dataset."
         )
     if is_endless:
@@ -240,7 +240,7 @@ def _check_arrays(data, *, num_classes, ignore_class):
     sizes = sorted({len(array) for array in keras.tree.flatten((x, y, *weights)) if array is not None})
     if len(sizes) > 1 or sizes[0] == 0:
         raise ValueError(f"The arrays of `validation_data` must have as many rows, at least 1. Received {sizes}.")
-    if num_classes is not None and np.size(y) == len(y):  # else only the predictions tell ids from rows
+    if num_classes is not None and np.size(y) == len(y):  # otherwise the predictions show whether y is ids or rows
         labels = _labels.as_labels(ops.convert_to_numpy(y) if ops.is_tensor(y) else y, "validation_data").reshape(-1)
         bad = (labels < 0) | (labels >= num_classes) | (labels != np.floor(labels))
         if ignore_class is not None:
@@ -248,7 +248,7 @@ def _check_arrays(data, *, num_classes, ignore_class):
         if bad.any():
             raise ValueError(
                 f"Every label of `validation_data` must be an integer in [0, {num_classes}), one for each number in "
-                f"`class_counts`. Received {labels[bad][0]} in row {np.flatnonzero(bad)[0]} ({bad.sum()} such). "
-                "Remedy: counts of all classes, or `ignore_class` for a label that stands for none."
+                f"`class_counts`. Received {labels[bad][0]} in row {np.flatnonzero(bad)[0]} ({bad.sum()} in all). "
+                "Remedy: counts of all classes, or `ignore_class` for a label that marks no class."
             )
     return (x, y, *weights)

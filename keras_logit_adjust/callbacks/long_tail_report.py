@@ -1,4 +1,4 @@
-"""How a training fares on frequent and rare classes, told while it runs."""
+"""A report during training: how accurate the model is on frequent and on rare classes."""
 
 import warnings
 import weakref
@@ -10,7 +10,7 @@ from keras_logit_adjust import _checks, metrics
 from keras_logit_adjust._printing import say
 from keras_logit_adjust.callbacks import _outputs, _validation
 
-_RUNNING = weakref.WeakSet()  # reports that a `fit` has begun with
+_RUNNING = weakref.WeakSet()  # reports whose `fit` has begun
 
 
 class LongTailReport(keras.callbacks.Callback):
@@ -67,8 +67,9 @@ class LongTailReport(keras.callbacks.Callback):
             independent labels their balanced accuracies, NaN for a label without positives or negatives.
 
     Raises:
-        ValueError: for counts, bounds or groups that `GroupAccuracy` refuses, data that is not pairs or does not end,
-            labels that are no classes, data and a metric together or neither, independent labels without a threshold;
+        ValueError: for counts, bounds or groups that `GroupAccuracy` refuses; for data that is not pairs or does not
+            end; for labels that are no classes; for data and a metric together, or neither; for independent labels
+            without a threshold;
             as training begins, for predictions or labels of another number of classes, a model of several outputs
             without `output`, an output that is not there, or data on several workers; after the first validation, for a
             metric that is not there or has another number of classes.
@@ -148,7 +149,7 @@ class LongTailReport(keras.callbacks.Callback):
             raise _checks.ArgumentError(
                 "output",
                 f"`output` goes with `validation_data`. Received: output={output!r} and metric={metric!r}. The name "
-                'of a metric has that of its output in it, as metric="species_per_class_accuracy".',
+                'of a metric includes the name of its output, as in metric="species_per_class_accuracy".',
             )
         self.validation_data, self.metric = validation_data, metric
         self.per_class_accuracy = self._pass = self._line = None
@@ -170,7 +171,7 @@ class LongTailReport(keras.callbacks.Callback):
             self._pass.try_first_batch()
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._print()  # the progress line of the last epoch is complete only now
+        self._print()  # only now is the progress line of the last epoch complete
 
     def on_epoch_end(self, epoch, logs=None):
         if (epoch + 1) % self.every:
@@ -185,7 +186,7 @@ class LongTailReport(keras.callbacks.Callback):
         prefix = "val_" if self.name is None else f"val_{self.name}_"
         for name, value in figures.items():
             logs.setdefault(f"{prefix}{name}_accuracy", value)
-        worst = np.argsort(recall, kind="stable")[: min(self.worst, seen.sum())]  # of equal ones the first; NaN is last
+        worst = np.argsort(recall, kind="stable")[: min(self.worst, seen.sum())]  # the first of equal ones; NaN is last
         named = (f"{self.class_names[c]} {recall[c]:.4f} ({self.class_counts[c]:g})" for c in worst)
         kind = "labels" if self.independent else "classes"
         self._line = f"worst {kind}{f' of {self.name}' if self.name else ''}: {', '.join(named)}"
@@ -201,19 +202,19 @@ class LongTailReport(keras.callbacks.Callback):
             )
 
     def _refuse_same_name(self):
-        """Raise where another report of this `fit` has the same keys: the second would say nothing."""
+        """Raise if another report of this `fit` has the same keys: the second report would have no effect."""
         for other in list(_RUNNING):
-            # `fit` gives all its callbacks one and the same dict.
+            # All callbacks of one `fit` share one dict.
             if other is not self and other.params is self.params and other.name == self.name:
                 raise _checks.ArgumentError(
                     "name",
-                    f"Every `LongTailReport` of one `fit` must have a name of its own. Received two with "
+                    f"Every `LongTailReport` of one `fit` must have its own name. Received two with "
                     f"name={self.name!r}: LongTailReport(…, name='fine').",
                 )
         _RUNNING.add(self)
 
     def _read(self, logs):
-        """The recalls that the model's own metric gives; None after an epoch without validation."""
+        """The recalls from the model's own metric; None after an epoch without validation."""
         key = f"val_{self.metric}"
         if key not in logs and "val_loss" not in logs:
             return None
@@ -236,7 +237,7 @@ class LongTailReport(keras.callbacks.Callback):
 
 
 def _rule(class_counts, num_examples, class_names, *, threshold, **options):
-    """The metric of groups whose arguments those of a report are, and whether it is of independent labels."""
+    """The metric of groups for the arguments of a report, and whether it is for independent labels."""
     if num_examples is None and not getattr(class_counts, "are_labels", False):
         counts = _checks.as_true_counts(class_counts, allow_zero=True, class_names=class_names)
         return metrics.GroupAccuracy(counts, threshold=threshold, **options), False
@@ -252,14 +253,14 @@ def _rule(class_counts, num_examples, class_names, *, threshold, **options):
     if threshold is None:
         raise _checks.ArgumentError(
             "threshold",
-            "A `LongTailReport` of independent labels must be told where a score says yes. Received no `threshold`: "
+            "A `LongTailReport` of independent labels needs the threshold of the scores. Received no `threshold`: "
             "give threshold=0.5 for probabilities, or 0 for logits.",
         )
     return metrics.MultiLabelGroupAccuracy(counts, threshold=threshold, **options), True
 
 
 def _members(counts, rule, *, taken):
-    """`{group: bool [L]}`, the most frequent first where the groups go by counts."""
+    """`{group: bool [L]}`; groups by counts come in order of frequency, the most frequent first."""
     names = rule.groups or metrics.groups_of_counts(counts, bounds=rule.bounds, inclusive=rule.inclusive)
     order = [
         name
@@ -268,8 +269,8 @@ def _members(counts, rule, *, taken):
     ]
     if found := [name for name in order if name in taken]:
         raise ValueError(
-            f"The groups of a `LongTailReport` must not be named {' or '.join(map(repr, taken))}, which its other "
-            f"figures are. Received: {found[0]!r}"
+            f"The groups of a `LongTailReport` must not be named {' or '.join(map(repr, taken))}, the names of its "
+            f"other figures. Received: {found[0]!r}"
         )
     return {group: np.array([name == group for name in names]) for group in order}
 

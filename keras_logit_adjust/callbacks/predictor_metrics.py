@@ -1,4 +1,4 @@
-"""Metrics of the top classes of a model of very many classes, whose training step sees no scores."""
+"""Metrics of the top classes of a model of very many classes; its training step computes no scores."""
 
 import collections
 
@@ -58,7 +58,7 @@ class PredictorMetrics(keras.callbacks.Callback):
         if twice := [name for name, number in collections.Counter(m.name for m in metrics).items() if number > 1]:
             raise _checks.ArgumentError(
                 "metrics",
-                f"Every metric in `metrics` must have a name of its own, under which it is logged. Received more than "
+                f"Every metric in `metrics` must have its own name, under which it is logged. Received more than "
                 f"once: {twice}. Give all but one another `name`.",
             )
         self.metrics = metrics
@@ -73,7 +73,7 @@ class PredictorMetrics(keras.callbacks.Callback):
         if not isinstance(self.model, layers.ManyClassModel):
             raise ValueError(
                 "`PredictorMetrics` is for a `kla.layers.ManyClassModel`. Received a "
-                f"{type(self.model).__name__}, whose metrics see its scores: `compile` it with them."
+                f"{type(self.model).__name__}, whose metrics see its scores: pass the metrics to `compile`."
             )
         _validation.refuse_workers(
             self.model, "`PredictorMetrics` cannot evaluate on several workers: evaluate `model.predictor(k)` after."
@@ -82,7 +82,7 @@ class PredictorMetrics(keras.callbacks.Callback):
             with _validation.scope_of(self.model):
                 self._judged, self._predictor = self.model, self.model.predictor(self.k)
                 _validation.compile_as(self.model, self._predictor, self.metrics)
-        self._evaluate(steps=1)  # what is wrong shows before hours of training
+        self._evaluate(steps=1)  # errors show before hours of training
 
     def on_epoch_end(self, epoch, logs=None):
         if (epoch + 1) % self.every == 0:

@@ -1,4 +1,4 @@
-"""Class weights that come in at an epoch of the training."""
+"""Class weights that start at a given epoch of the training."""
 
 import warnings
 from collections.abc import Mapping
@@ -31,9 +31,9 @@ class DeferredReweighting(keras.callbacks.Callback):
             `{output: [L]}`. By default the weights stay as they are.
 
     Raises:
-        ValueError: for stages that are empty or not epochs, weights that are not > 0; as `fit` begins, where no loss of
-            the model is one of this package, where an output has another number of classes, is not there, or shares
-            its loss with one of other weights. For Keras's own losses use `class_weight`.
+        ValueError: for stages that are empty or not epochs; for weights that are not > 0. As `fit` begins: if no loss
+            of the model is one of this package; if an output has another number of classes, is not there, or shares its
+            loss with an output of other weights. For Keras's own losses use `class_weight`.
 
     Warns:
         UserWarning: in `fit`, if a loss is Fisher consistent for the balanced error without the weights, but not with
@@ -63,7 +63,7 @@ class DeferredReweighting(keras.callbacks.Callback):
         self._losses = {}
 
     def weights_at(self, epoch):
-        """The weights of an epoch, `[L]` or `{output: [L]}`, None where there are none."""
+        """The weights of an epoch, `[L]` or `{output: [L]}`; None if it has no weights."""
         return self.stages.get(max((start for start in self.stages if start <= epoch), default=None))
 
     def on_train_begin(self, logs=None):
@@ -71,9 +71,9 @@ class DeferredReweighting(keras.callbacks.Callback):
         if not self._losses:
             raise ValueError(
                 f"`DeferredReweighting` weighs the losses of `kla.losses`; model {self.model.name!r} was compiled with "
-                f"{self.model.loss!r}. For Keras's own use `fit(class_weight=…)`."
+                f"{self.model.loss!r}. For Keras's own losses use `fit(class_weight=…)`."
             )
-        self._set(None)  # a training that was cut short left them weighted
+        self._set(None)  # an interrupted training left the weights in the losses
         widths = _widths(self.model)
         for weights in self.stages.values():
             _check_outputs(weights, self._losses)
@@ -94,13 +94,13 @@ class DeferredReweighting(keras.callbacks.Callback):
             return
         for output, loss in self._losses.items():
             loss.stage_weight = wanted[output]
-        # A compiled step holds the weights it was traced with.
+        # A compiled step keeps the weights with which it was traced.
         self.model.make_train_function(force=True)
         self.model.make_test_function(force=True)
 
 
 def _as_weights(weights, class_counts):
-    """Weights `[L]` of all outputs or `{output: [L]}` of each, of mean one where `class_counts` are given; or None."""
+    """Weights `[L]` of all outputs or `{output: [L]}` of each, with mean one if `class_counts` are given; or None."""
     if isinstance(weights, Mapping):
         if not weights or not all(isinstance(output, str) for output in weights):
             raise _checks.ArgumentError(
@@ -131,9 +131,9 @@ def _weights_of(output, weights):
 
 
 def _losses_by_output(model):
-    """`{output: loss}` of the losses that are of this package; an output without a name goes by its number."""
+    """`{output: loss}` for the losses of this package; an output without a name is called by its number."""
     compiled, names = model.loss, list(getattr(model, "output_names", None) or [])
-    if not keras.tree.is_nested(compiled):  # one loss, of all outputs
+    if not keras.tree.is_nested(compiled):  # one loss for all outputs
         found = dict.fromkeys(names or [0], compiled)
     elif isinstance(compiled, Mapping):
         found = dict(compiled)
@@ -144,13 +144,13 @@ def _losses_by_output(model):
 
 
 def _widths(model):
-    """`{output: number of its columns}` where the model knows them before it was called."""
+    """`{output: number of its columns}`, if the model knows them before it is called."""
     tensors = getattr(model, "outputs", None) or []
     return {name: tensor.shape[-1] for name, tensor in zip(getattr(model, "output_names", []), tensors, strict=False)}
 
 
 def _check_outputs(weights, losses):
-    """Raise where weights are named for an output that has no loss of ours, or none of its own."""
+    """Raise if weights are given for an output without a loss of this package, or with a shared loss."""
     if not isinstance(weights, dict):
         return
     if unknown := [output for output in weights if output not in losses]:
@@ -164,13 +164,13 @@ def _check_outputs(weights, losses):
             if losses[other] is loss and weights.get(other) is not weights.get(output):
                 raise _checks.ArgumentError(
                     "stages",
-                    f"An output with weights of its own must have a loss of its own. Outputs {output!r} and {other!r} "
+                    f"An output with its own weights must have its own loss. Outputs {output!r} and {other!r} "
                     "share one: compile the model with a new loss for each.",
                 )
 
 
 def _check_size(weights, loss, output, *, widths, is_named):
-    """Raise where a loss or the output knows its number of classes and it is another."""
+    """Raise if a loss or the output has another number of classes than the weights."""
     known = (getattr(loss, name, None) for name in ("class_counts", "positive_counts", "class_weight"))
     size, owner = next(((own.size, f"loss {loss.name!r}") for own in known if own is not None), (None, None))
     if size is None:
@@ -183,7 +183,7 @@ def _check_size(weights, loss, output, *, widths, is_named):
         if is_named or len(widths) < 2:
             raise
         raise _checks.ArgumentError(
-            "weights", f"{error} Name the outputs that they are for: {{epoch: {{{output!r}: weights, …}}}}."
+            "weights", f"{error} Name the outputs of the weights: {{epoch: {{{output!r}: weights, …}}}}."
         ) from None
 
 
@@ -197,7 +197,7 @@ def _warn_of_inconsistency(loss, weights):
         loss.stage_weight = None
     if not found:
         warnings.warn(
-            f"Loss {loss.name!r} is Fisher consistent for the balanced error, and with the weights of "
-            f"`DeferredReweighting` it is not: {found.reason} An adjusted loss needs no weights.",
+            f"Loss {loss.name!r} is Fisher consistent for the balanced error, but not with the weights of "
+            f"`DeferredReweighting`: {found.reason} An adjusted loss needs no weights.",
             stacklevel=2,
         )

@@ -1,4 +1,4 @@
-"""The state of a sampler, kept beside a model that is saved."""
+"""The state of a sampler, saved beside the file of a model."""
 
 import json
 import os
@@ -72,7 +72,7 @@ class SamplerBackup(keras.callbacks.Callback):
         self._before = self._step
 
     def on_train_batch_end(self, batch, logs=None):
-        self._step = self._before + batch + 1  # `batch` is the last of several with `steps_per_execution`
+        self._step = self._before + batch + 1  # with `steps_per_execution`, `batch` is the last of several
         if self.save_freq != "epoch" and self._step - self._saved >= self.save_freq:
             self._save()
 

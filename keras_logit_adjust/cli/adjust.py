@@ -1,4 +1,4 @@
-"""`adjust`: from the file of a trained model, or of its scores, to an adjusted one."""
+"""`adjust`: adjusts a trained model, or its scores, from file to file."""
 
 import argparse
 import dataclasses
@@ -19,7 +19,7 @@ from keras_logit_adjust.serving import _files
 from keras_logit_adjust.serving.export import check_writable
 
 WRITTEN = {"keras": "a Keras model", "savedmodel": "a SavedModel", "tflite": "a TFLite model", "onnx": "an ONNX model"}
-TAU = "a number (1), or auto: of --validation, the nearest to 1 within one standard error of the best"
+TAU = "a number (1), or auto: the τ nearest to 1 within one standard error of the best, found on --validation"
 
 
 def add_to(subparsers):
@@ -27,9 +27,9 @@ def add_to(subparsers):
         subparsers,
         "adjust",
         run,
-        help="adjust a trained model, or its scores, and write it in the format it is served in",
+        help="adjust a trained model, or its scores, and write it in the format for serving",
         renamed={
-            "output": "--gives",  # what a model gives is `output` in Python
+            "output": "--gives",  # in Python, `output` is the kind of output of a model
             "path": "--output",
             "overwrite": "--force",
             "class_counts": "--counts",
@@ -37,46 +37,46 @@ def add_to(subparsers):
         },
     )
     parser.add_argument(
-        "model", metavar="MODEL.keras", help="trained with cross-entropy; or its scores, SCORES.csv or SCORES.npy"
+        "model", metavar="MODEL.keras", help="model trained with cross-entropy; or its scores, SCORES.csv or SCORES.npy"
     )
     parser.add_argument(
         "--counts",
         "--prior",
         required=True,
         metavar="FILE.csv",
-        help="class_id,count of training, or class_id,prior; class,… by name",
+        help="class_id,count of the training set, or class_id,prior; by name: class,…",
     )
     parser.add_argument(
-        "--output", required=True, metavar="PATH", help="….keras, ….tflite, ….onnx, without suffix a folder; as scores"
+        "--output", required=True, metavar="PATH", help="….keras, ….tflite, ….onnx or a folder; scores keep the format"
     )
     parser.add_argument(
-        "--to", choices=serving.FORMATS, help="by default as --output is named; a folder is a SavedModel"
+        "--to", choices=serving.FORMATS, help="by default from the name of --output; a folder is a SavedModel"
     )
     parser.add_argument("--force", action="store_true", help="overwrite --output")
     how = parser.add_argument_group("adjustment")
     how.add_argument("--tau", type=_tau, default=1.0, help=TAU)
     how.add_argument(
-        "--calibrate", action="store_true", help="on --validation, by a temperature and biases, before tau"
+        "--calibrate", action="store_true", help="calibrate on --validation, with a temperature and biases, before tau"
     )
     how.add_argument("--validation", metavar="FILE.npz", help="held-out arrays x and y")
-    how.add_argument("--target-prior", metavar="FILE.csv", help="class mix to be right for, as --counts (uniform)")
+    how.add_argument("--target-prior", metavar="FILE.csv", help="class mix of the deployment, as --counts (uniform)")
     how.add_argument(
         "--class-weight",
         metavar="WEIGHTS",
-        help="of training, to be undone: balanced, or FILE.csv, class_id,weight (class,weight)",
+        help="weights of the training, which are undone: balanced, or FILE.csv, class_id,weight (class,weight)",
     )
-    how.add_argument("--resampled-counts", metavar="FILE.csv", help="training examples after resampling, to be undone")
-    how.add_argument("--kind", choices=KINDS, help="what scores are (probabilities)")
+    how.add_argument("--resampled-counts", metavar="FILE.csv", help="counts after resampling, which is undone")
+    how.add_argument("--kind", choices=KINDS, help="the kind of the scores (probabilities)")
     how.add_argument(
         "--num-examples", type=whole, help="training examples, for independent labels: --counts has positives"
     )
-    how.add_argument("--gives", choices=OUTPUTS, default="auto", help="what a model gives that cannot be read (auto)")
-    how.add_argument("--fold", action="store_true", help="into the bias of the head, which costs nothing when served")
-    how.add_argument("--allow-double-correction", action="store_true", help="adjust what is adjusted already")
+    how.add_argument("--gives", choices=OUTPUTS, default="auto", help="the model's output, if it cannot be read (auto)")
+    how.add_argument("--fold", action="store_true", help="put it into the bias of the head; costs nothing in serving")
+    how.add_argument("--allow-double-correction", action="store_true", help="adjust a model that is adjusted already")
     how.add_argument(
         "--class-names",
         metavar="FILE.txt",
-        help="a name a line, in order of class id: for a SavedModel, and for counts by name",
+        help="one name a line, in order of class id: for a SavedModel, and for counts by name",
     )
 
 
@@ -100,13 +100,13 @@ def run(options):
     if options.model.endswith(scores.SUFFIXES):
         scores.run(options, counts.read(options))
         return
-    # Before anything that takes time: may it be written there?
+    # Check first whether it may be written there, before anything that takes time.
     path, to = _files.as_destination(options.output, options.to, overwrite=options.force)
     check_writable(to)
     _check_together(options)
     names = files.read_lines(options.class_names) if options.class_names is not None else None
     given = counts.read(options)
-    # Names have a place in a SavedModel alone, but put counts by name in order for every format.
+    # Only a SavedModel stores names. In every format they put counts by name in order.
     needs_place = names is not None and (to == "savedmodel" or not counts.name_classes(given))
     served = {"class_names": names} if needs_place else {}
     settings = {
@@ -119,11 +119,11 @@ def run(options):
     files.check_no_nan(trained)
     _check_not_adjusted(trained, options)
     if examples is not None:
-        # What cannot be adjusted is refused before it predicts.
+        # Refuse a model that cannot be adjusted before it predicts.
         _adjusted(trained, options, tau=1.0 if tau == "auto" else tau, settings=settings)
         tau, settings["calibration"], lines = _choose(trained, examples, options=options, settings=settings)
     adjusted, description = _adjusted(trained, options, tau=tau, settings=settings)
-    if to == "savedmodel":  # a folded model does not know either
+    if to == "savedmodel":  # a folded model has neither
         served.update(prior_name=description.prior, output=description.served_output)
     serving.export(adjusted, path, to=to, overwrite=options.force, **served)
     pairs = counts.pairing(given, options, names)
@@ -131,25 +131,25 @@ def run(options):
 
 
 def _check_together(options):
-    """Raise for options that do not go together."""
+    """Raise for options that exclude each other."""
     if options.kind is not None:
-        raise ValueError("--kind is for scores. What a model gives is read off it, or said by --gives.")
+        raise ValueError("--kind is for scores. The output of a model is read from it, or given by --gives.")
     calibrate, validation = options.calibrate, options.validation
     if (options.tau == "auto" or calibrate) != (validation is not None):
         raise ValueError(
-            "--tau auto and --calibrate need held-out data, which nothing else uses: give one of them and --validation "
-            f"FILE.npz together, or neither. Received --tau {options.tau}{' --calibrate' if calibrate else ''} "
+            "--tau auto and --calibrate need held-out data, and no other option uses them: give one of them and "
+            f"--validation FILE.npz, or neither. Received --tau {options.tau}{' --calibrate' if calibrate else ''} "
             f"{'without' if validation is None else 'with'} --validation."
         )
     if options.tau == "auto" and options.target_prior is not None:
-        raise ValueError("--tau auto is right for balanced accuracy. For the class mix of --target-prior give --tau 1.")
+        raise ValueError("--tau auto is for balanced accuracy. For the class mix of --target-prior give --tau 1.")
 
 
 def _check_not_adjusted(model, options):
     reason, _ = next(_guard.corrections(model), (None, None))
     if reason is not None and options.validation is not None:
         raise ValueError(
-            f"--tau auto and --calibrate need a model whose prior was not corrected. The one in {options.model} "
+            f"--tau auto and --calibrate need a model whose prior was not corrected. The model in {options.model} "
             f"{reason}: give a number as --tau, without --calibrate."
         )
     if reason is not None and not options.allow_double_correction:
@@ -160,7 +160,7 @@ def _check_not_adjusted(model, options):
 
 
 def _adjusted(trained, options, *, tau, settings):
-    """The adjusted model and its description, which knows of a folded adjustment too."""
+    """The adjusted model and its description, which includes a folded adjustment."""
     adjusted = posthoc.adjust(trained, tau=tau, output=options.gives, **settings)
     description = serving.describe(adjusted)
     if not options.fold:
@@ -175,11 +175,11 @@ def _adjusted(trained, options, *, tau, settings):
 
 
 def _check_every_class(labels, num_classes, options):
-    """Raise where held-out examples cannot stand for their class, because there is none of it."""
+    """Raise if a class has no held-out example, so that its examples cannot be weighted."""
     ids = labels if labels.ndim == 1 else labels[:, 0] if labels.shape[1:] == (1,) else None
     rows = labels if ids is None else ids[:, None] == np.arange(num_classes)
     if labels.dtype.kind not in "biuf" or rows.shape[1:] != (num_classes,):
-        return  # refused where labels are read
+        return  # refused where the labels are read
     independent = options.num_examples is not None
     missing = ~rows.any(axis=0) | (rows.all(axis=0) & independent)
     if missing.any():
@@ -191,11 +191,11 @@ def _check_every_class(labels, num_classes, options):
 
 
 def _choose(model, examples, *, options, settings):
-    """τ and the calibration (None: none) for held-out data, and lines that say what they are."""
+    """τ and the calibration (or None) from held-out data, and lines that describe them."""
     (x, labels), class_counts, calibration, lines = examples, settings["class_counts"], None, []
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
-        # As lines of the command, without the place in the code.
+        # Warnings become lines of the command, without their place in the code.
         warnings.showwarning = lambda message, *place: say(f"keras-logit-adjust: {message}", file=sys.stderr)
         if options.calibrate:
             _check_every_class(labels, class_counts.size, options)

@@ -1,4 +1,4 @@
-"""`compare`: train methods on a long tail and compare them."""
+"""`compare`: trains methods on a long tail and compares them."""
 
 import contextlib
 import importlib
@@ -20,26 +20,24 @@ def add_to(subparsers):
     )
     shared.add_methods(parser, DEFAULT_METHODS)
     shared.add_seeds(parser)
-    parser.add_argument(
-        "--jobs", type=shared.whole, help="trainings side by side; by default as many as the cores allow"
-    )
+    parser.add_argument("--jobs", type=shared.whole, help="trainings at once; by default as many as the cores allow")
     shared.add_config(parser, ("data", "training", "devices"))
-    parser.add_argument("--baseline", default="erm", metavar="NAME", help="method that differences are to (erm)")
+    parser.add_argument("--baseline", default="erm", metavar="NAME", help="method of the differences (erm)")
     parser.add_argument(
-        "--test-mixes", action="store_true", help="judge the test logits under other class mixes of the test set, too"
+        "--test-mixes", action="store_true", help="also evaluate the test logits under other class mixes"
     )
     shared.add_output(parser, "results.json, predictions.npz, report.md, report.html and figures")
 
 
 def run(options):
-    """Compare, and show the table; of several workers the chief does."""
+    """Compare, and show the table; with several workers only the chief shows it."""
     printing.check_shown(options.output)
     config, own = shared.config_of(options), {key: getattr(options, key) for key in _OWN}
-    with _process.silent():  # a backend tells of its first look at the devices
+    with _process.silent():  # a backend prints lines when it first looks at the devices
         with contextlib.suppress(ImportError):
-            importlib.import_module("tensorflow")  # Keras's `fit` looks for its data sets on every backend
+            importlib.import_module("tensorflow")  # on every backend, Keras's `fit` looks for TensorFlow's data sets
         most = default_jobs(config)
-    # `main` may be called within a program, which must not be started again for each process.
+    # `main` may be called from another program, which must not be started again for each process.
     jobs = (most if is_command() else 1) if options.jobs is None else options.jobs
     with compared(config, jobs=jobs, **own) as found:
         if found.results is not None:

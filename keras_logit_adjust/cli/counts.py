@@ -1,19 +1,19 @@
-"""The class counts, weights and target prior that `adjust` is given: in files, by class id or by class name."""
+"""The class counts, weights and target prior for `adjust`, from files by class id or by class name."""
 
 import numpy as np
 
 from keras_logit_adjust import priors
 from keras_logit_adjust.cli import files
 
-_SHOWN = 5  # columns with their numbers before a line is cut
+_SHOWN = 5  # columns with their numbers in a line before it is cut
 
 
 def read(options):
-    """The values of the options, by option: `[L]` by class id, a dict by class name, "balanced" or None."""
+    """The values by option: `[L]` by class id, a dict by class name, "balanced" or None."""
     if options.num_examples is not None and options.target_prior is not None:
         raise ValueError(
-            "--target-prior has the counts of classes that exclude each other; --num-examples says that labels are "
-            "independent. Give their target probabilities from Python: kla.adjust(…, target_prior=…)."
+            "--target-prior has the counts of classes that exclude each other, but --num-examples says that labels are "
+            "independent. Give their target probabilities in Python: kla.adjust(…, target_prior=…)."
         )
     given = {"counts": files.read_counts(options.counts, num_examples=options.num_examples)}
     given["class_weight"] = files.read_weights(options.class_weight)
@@ -23,14 +23,14 @@ def read(options):
     undone = given["class_weight"] is not None or given["resampled_counts"] is not None
     if undone and options.num_examples is not None:
         raise ValueError(
-            "--class-weight and --resampled-counts are of classes that exclude each other; --num-examples says "
+            "--class-weight and --resampled-counts are for classes that exclude each other, but --num-examples says "
             "that labels are independent. Leave one out."
         )
     return given
 
 
 def name_classes(given):
-    """Whether any of the values that `read` gives are by name, so that they have no order of their own."""
+    """Whether any of the values from `read` are by name, so that they need an order."""
     return any(isinstance(values, dict) and not _are_ids(values) for values in given.values())
 
 
@@ -38,10 +38,10 @@ def settings(given, options, *, names=None, scores=None):
     """The prior that training left in a model, and the target prior, as arguments of `adjust`.
 
     Args:
-        given: what `read` gives.
-        options: those of the command.
-        names: those of the classes, in order of the columns of a file of scores, or of the class ids of a model; None
-            where there are none.
+        given: the result of `read`.
+        options: the options of the command.
+        names: the names of the classes, in order of the columns of a file of scores, or of the class ids of a model;
+            None if there are none.
         scores: the path of that file; None for a model.
     """
     given = {name: _in_order(values, getattr(options, name), names, scores) for name, values in given.items()}
@@ -52,7 +52,7 @@ def settings(given, options, *, names=None, scores=None):
 
 
 def _in_order(values, path, names, scores):
-    """`values` in order of `names`; by position where they go by class id and `names` are no ids of columns."""
+    """`values` in order of `names`; by position if they have class ids and `names` are not ids of columns."""
     if isinstance(values, dict) and _are_ids(values):
         values = np.array([values[str(c)] for c in range(len(values))])
     if isinstance(values, dict):
@@ -82,7 +82,7 @@ def _by_name(values, path, names, scores):
 
 
 def check_names(values, path, names, place):
-    """Raise unless the `values` in the file `path` are of the same classes as the `names` in a `place`."""
+    """Raise unless the `values` in the file `path` have the same classes as the `names` in `place`."""
     missing, other = [name for name in names if name not in values], [name for name in values if name not in names]
     if not missing and not other and len({*names}) == len(names):
         return
@@ -90,7 +90,7 @@ def check_names(values, path, names, place):
     if missing:
         remedies.append(f"give each a row in {path} (a pseudo-count of 1 without examples), or leave it out of {place}")
     if other:
-        remedies.append(f"leave what {place} lacks out of {path}")
+        remedies.append(f"remove from {path} the names that {place} does not have")
     remedy = "; ".join(remedies) or "name each class once"
     raise ValueError(
         f"{path} must name every class in {place} once, and no other. Received {len(values)} names for {len(names)}; "
@@ -99,7 +99,7 @@ def check_names(values, path, names, place):
 
 
 def pairing(given, options, names, *, scores=None, is_unit=False):
-    """Lines that say which column, or class of a model, was given which number, where they have names."""
+    """Lines that show which number each column, or each class of a model, was given, if they have names."""
     if names is None or names == [str(c) for c in range(len(names))]:
         return []
     what = "class" if scores is None else "column"

@@ -1,4 +1,4 @@
-"""Reading what a command is given: a model, class counts, held-out data, class names."""
+"""The files that a command reads: a model, class counts, held-out data, class names."""
 
 import contextlib
 import json
@@ -25,14 +25,14 @@ _SHOWN = 300  # characters of another library's message before it is cut
 
 
 def read_model(path):
-    """The Keras model in a file, or a `ValueError` that says in one line why there is none."""
+    """The Keras model in a file; a `ValueError` that says in one line why it cannot be read."""
     _check_model_file(pathlib.Path(path))
     try:
         with warnings.catch_warnings():
             # Keras warns that it has built no optimizer to load; nothing is trained here.
             warnings.filterwarnings("ignore", "Skipping variable loading for optimizer")
             model = keras.saving.load_model(path)
-    except Exception as error:  # a damaged file raises whatever zipfile, JSON or a layer stumbles over
+    except Exception as error:  # a damaged file raises errors of many types, from zipfile, JSON or a layer
         reason = str(error).strip().split("\n", 1)[0][:_SHOWN]
         raise ValueError(
             f"{path} must be a Keras model, as model.save writes it, without classes of your own: adjust such a model "
@@ -46,7 +46,7 @@ def read_model(path):
 
 
 def _saved_loss(path):
-    """The loss of this package that a `.keras` file names, where Keras does not compile the model with it; or None."""
+    """The loss of this package in a `.keras` file that Keras does not compile the model with; or None."""
     with contextlib.suppress(KeyError, zipfile.BadZipFile), zipfile.ZipFile(path) as parts:
         config = (json.loads(parts.read("config.json")).get("compile_config") or {}).get("loss")
         if isinstance(config, dict) and str(config.get("registered_name")).startswith("keras_logit_adjust>"):
@@ -55,7 +55,7 @@ def _saved_loss(path):
 
 
 def _check_model_file(path):
-    """Raise where Keras would say of a file that is no model that there is none."""
+    """Raise for a file that is not a model; Keras's own message would say that the file does not exist."""
     if not path.exists():
         raise FileNotFoundError(f"No such file: {path}")
     if path.is_dir():
@@ -63,19 +63,19 @@ def _check_model_file(path):
     elif path.stat().st_size == 0:
         kind = "empty"
     elif path.suffix == ".keras" and not zipfile.is_zipfile(path):
-        kind = "no zip archive, which a .keras file is"
+        kind = "not a zip archive, which a .keras file is"
     else:
         return
     raise ValueError(f"{path} must be a Keras model, as model.save writes it. It is {kind}: save the model again.")
 
 
 def check_no_nan(model):
-    """Raise where a weight is NaN."""
+    """Raise if a weight is NaN."""
     for weight in model.weights:
         if "float" in weight.dtype and ops.any(ops.isnan(ops.convert_to_tensor(weight))):
             raise ValueError(
-                f"Weights of the model must not be NaN, as its logits are then. Received NaN in {weight.path}: the "
-                "training has diverged; train again with a smaller learning rate."
+                f"Weights of the model must not be NaN: its logits would be NaN too. Received NaN in {weight.path}: "
+                "the training has diverged; train again with a smaller learning rate."
             )
 
 
@@ -102,7 +102,7 @@ def read_counts(path, *, num_examples=None):
 
 
 def read_weights(text):
-    """Class weights: "balanced", or those in a file, by class id or a dict by name."""
+    """Class weights: "balanced", or the weights in a file, by class id or a dict by name."""
     if text in (None, "balanced"):
         return text
     weights = read_class_values_by_name(text, "weight")

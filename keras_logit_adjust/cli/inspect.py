@@ -1,4 +1,4 @@
-"""`inspect`: say what head a model has, and whether and how it is adjusted."""
+"""`inspect`: shows the head of a model, and whether and how it is adjusted."""
 
 from keras_logit_adjust import serving
 from keras_logit_adjust.cli import files, printing
@@ -7,7 +7,7 @@ from keras_logit_adjust.cli.options import add_command
 
 def add_to(subparsers):
     parser = add_command(
-        subparsers, "inspect", run, help="say what head a model has, and whether and how it is adjusted"
+        subparsers, "inspect", run, help="show the head of a model, and whether and how it is adjusted"
     )
     parser.add_argument("model", metavar="MODEL.keras")
 

@@ -1,4 +1,4 @@
-"""Options that several commands have: the fields of `Config`, which methods and seeds, where to write."""
+"""Options that several commands share: the fields of `Config`, methods and seeds, and the output folder."""
 
 import dataclasses
 import typing
@@ -10,14 +10,14 @@ DATASET = {"name": "--dataset"}
 
 
 def _plainly(kind):
-    """`kind`, int or float, for numbers as people write them: Python's own read 9_0 as 90, too."""
+    """`kind`, int or float, for numbers as people write them: Python itself reads 9_0 as 90."""
 
     def parse(text):
         if "_" in text or not text.isascii():
             raise ValueError(text)
         return kind(text)
 
-    parse.__name__ = kind.__name__  # in the messages of argparse
+    parse.__name__ = kind.__name__  # messages of argparse show this name
     return parse
 
 
@@ -25,7 +25,7 @@ whole, real = _plainly(int), _plainly(float)
 
 
 def add_command(subparsers, name, run, *, help, renamed=None, **options):
-    """The parser of a command that `run` carries out; `renamed` is `{argument: option}` where their names differ."""
+    """The parser of a command that `run` executes; `renamed` is `{argument: option}` for different names."""
     parser = subparsers.add_parser(name, help=help, **options)
     parser.set_defaults(run=run, parser=parser, renamed=renamed or {})
     return parser
@@ -45,7 +45,7 @@ def add_config(parser, groups, *, without=()):
 
 
 def config_of(options):
-    """The `Config` that the options say."""
+    """The `Config` of the options."""
     known = [field.name for field in dataclasses.fields(Config)]
     return Config(**{name: value for name, value in vars(options).items() if name in known})
 

@@ -1,4 +1,4 @@
-"""Running a command: what it prints, its exit status, and errors of the package in words of the command line."""
+"""Running a command: its output, its exit status, and errors of the package in words of the command line."""
 
 import dataclasses
 import errno
@@ -17,18 +17,18 @@ from keras_logit_adjust.compare.config import flag_of
 _REMEDIES = {
     errno.ENOSPC: "Make room, and give the same command again",
     errno.EDQUOT: "Make room, and give the same command again",
-    errno.EACCES: "Name a place where you may read and write",
-    errno.EPERM: "Name a place where you may read and write",
-    errno.EROFS: "Name a place where you may write",
+    errno.EACCES: "Give a path where you may read and write",
+    errno.EPERM: "Give a path where you may read and write",
+    errno.EROFS: "Give a path where you may write",
     errno.ENOENT: "Check the path",
     errno.ENOTDIR: "Check the path: a part of it is a file",
-    errno.EISDIR: "Name a file, not a folder",
+    errno.EISDIR: "Give a file, not a folder",
     errno.ENAMETOOLONG: "Choose a shorter name",
 }
 
 
 def main(arguments=None):
-    """Run the command line; gives its status: 0, 1 without a worker, 2 for bad input, 130 or 143 when stopped."""
+    """Run the command line and return its status: 0, 1 without a worker, 2 for bad input, 130 or 143 when stopped."""
     _process.ready()
     _interrupts.raise_again()
     printing.prepare_streams()
@@ -36,7 +36,7 @@ def main(arguments=None):
     if any("\0" in word for word in arguments or ()):
         parser.error("an argument must not hold a null character")
     options = parser.parse_args(arguments)
-    # Every run is a new model: TensorFlow's advice on retracing would cut through the progress bar.
+    # Every run is a new model: TensorFlow's advice on retracing would break the progress bar.
     for name in ("tensorflow", "absl"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
@@ -50,7 +50,7 @@ def main(arguments=None):
 
 
 def in_words(error, parser):
-    """The message of an error: of the package in words of the command line, of the system with its place and remedy."""
+    """The text of an error: the package's in words of the command line, the system's with its place and remedy."""
     if isinstance(error, ArgumentError):
         return in_options(error, parser)
     if not isinstance(error, OSError) or error.strerror is None:
@@ -61,7 +61,7 @@ def in_words(error, parser):
 
 
 def in_options(error, parser):
-    """The message of an `ArgumentError`, where arguments have the names of their options in `parser`."""
+    """The message of an `ArgumentError`; arguments get the names of their options in `parser`."""
     flags = re.findall(r"--[\w-]+", parser.format_usage())
     names = {flag[2:].replace("-", "_"): flag for flag in flags}
     names |= {field.name: flag_of(field) for field in dataclasses.fields(Config) if flag_of(field) in flags}

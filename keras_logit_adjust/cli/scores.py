@@ -1,4 +1,4 @@
-"""`adjust` for a file of scores: `.csv` or `.npy` in, the same format out."""
+"""`adjust` for a file of scores: reads `.csv` or `.npy` and writes the same format."""
 
 import csv
 import dataclasses
@@ -19,7 +19,7 @@ _OF_MODELS = ("validation", "calibrate", "fold", "to", "class_names", "allow_dou
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Scores with what stands around them in a text file.
+    """Scores with the other columns and lines of their text file.
 
     Attributes:
         values: `[N, L]`, or `[N, 1]` of the second of two classes.
@@ -42,11 +42,11 @@ class Table:
 
 
 def run(options, given):
-    """Adjust the scores in a file by what other files say (`given`), write them, and show what was done."""
+    """Adjust the scores in a file by the values of other files (`given`), write them, and show a summary."""
     path, output = pathlib.Path(options.model), pathlib.Path(options.output)
     _check_together(options)
     if output.suffix != path.suffix:
-        raise ValueError(f"--output must be named …{path.suffix}, as the scores are. Received: {output}")
+        raise ValueError(f"--output must be named …{path.suffix}, like the scores. Received: {output}")
     _files.check_place(output, "file", options.force)
     kind, num_classes = options.kind or "probabilities", len(given["counts"])
     table = read(path, given["counts"], options)
@@ -78,13 +78,13 @@ def run(options, given):
 
 
 def _both_classes(names, given):
-    """The names of two classes, the second that of the only column of scores; None where no file has names."""
+    """The names of two classes, in which the only column of scores is the second; None if no file has names."""
     by_name = next((values for values in given.values() if isinstance(values, dict)), None)
     return None if names is None or by_name is None else [*(name for name in by_name if name not in names), *names]
 
 
 def _check_together(options):
-    """Raise for what only a model can be asked for."""
+    """Raise for options that are only for models."""
     given = [name for name in _OF_MODELS if getattr(options, name) not in (None, False)]
     given += ["gives"] * (options.gives != "auto")
     if given or options.tau == "auto":
@@ -96,7 +96,7 @@ def _check_together(options):
 
 
 def read(path, class_counts, options):
-    """The `Table` in a file of scores of the classes of `class_counts`."""
+    """The `Table` in a file of scores; the classes are those in `class_counts`."""
     if not path.exists():
         raise FileNotFoundError(f"No such file: {path}")
     return _read_npy(path) if path.suffix == ".npy" else _read_csv(path, class_counts, options)
@@ -122,11 +122,11 @@ def _read_csv(path, class_counts, options):
     if not found:
         first = text.strip().splitlines()[0][:80] if text.strip() else ""
         raise ValueError(
-            f"{path} must have a column for each of {num_classes} classes, those of {options.counts}, separated by "
-            "commas, semicolons or tabs, and before them at most one that names the row. Its first line is "
-            f"{first!r}: add the classes that one of the two files lacks."
+            f"{path} must have a column for each of {num_classes} classes, the classes in {options.counts}, separated "
+            "by commas, semicolons or tabs, and before them at most one column of row names. Its first line is "
+            f"{first!r}: add the classes that are missing in one of the two files."
         )
-    # Commas last, for they may be those of decimals; a single column has no delimiter.
+    # Commas come last, because they may be decimal points; a single column has no delimiter.
     delimiter, rows = next((table for table in found if len(table[1][0]) > 1), found[-1])
     width, has_names = len(rows[0]), len(rows[0]) == num_classes + 1
     lines = counts_file.line_numbers(text, delimiter)
@@ -145,11 +145,11 @@ def _read_csv(path, class_counts, options):
 
 
 def _check_classes(rows, class_counts, path, counts_path):
-    """Raise where the first line names more or other classes than a file of counts by name, of another width."""
+    """Raise if the first line names other classes, or another number of classes, than a file of counts by name."""
     header = rows[0] if rows else []
     if not isinstance(class_counts, dict) or len(header) < 2 or not any(name in class_counts for name in header):
         return
-    if all(map(_is_number, header)):  # scores, which may look like class ids
+    if all(map(_is_number, header)):  # scores that may look like class ids
         return
     is_score = header[0] in class_counts or (len(rows) > 1 and _is_fraction(rows[1][0]))
     names = header if is_score or len(header) == len(class_counts) else header[1:]
@@ -157,7 +157,7 @@ def _check_classes(rows, class_counts, path, counts_path):
 
 
 def _check_possible(table, kind, path):
-    """Raise where every class of a row has a probability of 0: the file has lines, and the message of Python rows."""
+    """Raise if every class of a row has probability 0: here lines of the file are counted, in Python rows."""
     if table.values.ndim != 2:
         return  # refused by `adjust_scores`
     none = (table.values == (0 if kind == "probabilities" else -np.inf)).all(axis=1)
@@ -167,43 +167,43 @@ def _check_possible(table, kind, path):
         zeros = "0" if kind == "probabilities" else "-inf"
         raise ValueError(
             f"Every row of {path} must have a class that is possible. Received only {zeros} in {place} "
-            f"({none.sum()} of {none.size} rows): leave such rows out."
+            f"({none.sum()} of {none.size} rows): leave these rows out."
         )
 
 
 def _are_names(fields, path):
-    """Whether the first line has names; class ids are such."""
+    """Whether the first line has names; class ids count as names."""
     are_ids, from_one = ({*fields} == {str(first + c) for c in range(len(fields))} for first in (0, 1))
     if len(fields) > 1 and (from_one or (are_ids and len(fields) == 2)):
         raise ValueError(
-            f"The first line of {path}, {','.join(fields)[:40]}, may be class ids or scores: write 0.0 and 1.0 where "
-            "they are numbers, and names such as class 0 and class 1 where they are ids."
+            f"The first line of {path}, {','.join(fields)[:40]}, may be class ids or scores: for scores write 0.0 and "
+            "1.0, for ids write names such as class 0 and class 1."
         )
     are_names = (len(fields) > 1 and are_ids) or not all(map(_is_number, fields))
     if are_names and (odd := [field for field in fields if not field or _is_fraction(field)]):
         raise ValueError(
             f"The first line of {path} must be names or scores. Received {odd[0][:40]!r} among "
-            f"{','.join(fields)[:80]}: write names without a point, and no field empty."
+            f"{','.join(fields)[:80]}: write names without a point, and leave no field empty."
         )
     return are_names
 
 
 def _check_row_names(first, width, path, *, header, counts_path):
-    """Raise where the first column stands where names of rows do, but is one of scores."""
+    """Raise if the first column is in the place of row names, but holds scores."""
     if odd := [field for field in first if _is_fraction(field)]:
         raise ValueError(
-            f"The first of {width} columns in {path} must name the rows, where {counts_path} has {width - 1} classes. "
-            f"Received {odd[0][:40]!r}{f' in column {header[0]!r}' if header else ''}, as a score is: give counts of "
-            f"{width} classes, or leave that column out."
+            f"The first of {width} columns in {path} must name the rows: {counts_path} has {width - 1} classes. "
+            f"Received {odd[0][:40]!r}{f' in column {header[0]!r}' if header else ''}, which is a score: give counts "
+            f"of {width} classes, or leave that column out."
         )
 
 
 def _check_no_row_numbers(first, width, path):
-    """Raise where the first column stands where scores do, but counts rows."""
+    """Raise if the first column is in the place of scores, but counts rows."""
     if width == 2 < len(first) and first in ([str(start + row) for row in range(len(first))] for start in (0, 1)):
         raise ValueError(
-            f"The first of 2 columns in {path} counts the rows, and is no score of the first class. Leave it out: one "
-            "column is the score of the second class."
+            f"The first of 2 columns in {path} counts the rows; it is not a score of the first class. Leave it out: "
+            "one column is the score of the second class."
         )
 
 
@@ -221,7 +221,7 @@ def _is_number(field):
 
 
 def _check_numbers(rows, header, lines, *, first, path):
-    """Raise where a field from the column `first` on is no number, with its line and its column."""
+    """Raise if a field from the column `first` on is not a number, with its line and its column."""
     for number, row in zip(lines, rows, strict=True):
         for place in range(first, len(row)):
             if not _is_number(row[place]):
@@ -234,7 +234,7 @@ def _check_numbers(rows, header, lines, *, first, path):
 
 
 def write(path, table):
-    """Write the scores to a file of the kind that they came from."""
+    """Write the scores to a file of the format that they were read from."""
     if path.suffix == ".npy":
         np.save(path, table.values)
         return

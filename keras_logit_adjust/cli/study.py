@@ -1,4 +1,4 @@
-"""`study`: run one of the paper's findings."""
+"""`study`: runs one of the paper's findings."""
 
 from keras_logit_adjust import studies
 from keras_logit_adjust.cli import options as shared
@@ -14,7 +14,7 @@ def add_to(subparsers):
         if name == "consistency":
             parser.add_argument("--sizes", type=shared.whole, nargs="+", default=study.SIZES, help="training examples")
             parser.add_argument("--trials", type=shared.whole, default=100, help="samples of each size (100)")
-            parser.add_argument("--steps", type=shared.whole, default=400, help="of the optimizer (400)")
+            parser.add_argument("--steps", type=shared.whole, default=400, help="steps of the optimizer (400)")
             parser.add_argument("--seed", type=shared.whole, default=0)
         elif name == "many-classes":
             parser.add_argument("--num-classes", type=shared.whole, default=study.NUM_CLASSES, help="(100,000)")

@@ -1,4 +1,4 @@
-"""What a comparison depends on. Every field is an option of the command line, too, and says here how it is parsed."""
+"""The settings of a comparison. Every field is also an option of the command line and holds its parsing rules."""
 
 import dataclasses
 import numbers
@@ -14,12 +14,12 @@ from keras_logit_adjust.data.profiles import PROFILES
 
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 _DEFAULT = "fashion_mnist_lt"
-_MOST = 2**31 - 1  # of backends, in a step or a shape
-_MOST_CLASSES = 50_000  # iNaturalist has 8,142; of ten times as many the logits of all test examples fill the memory
+_MOST = 2**31 - 1  # the largest number of a step or a shape in the backends
+_MOST_CLASSES = 50_000  # iNaturalist has 8,142; with ten times as many, all test logits would fill the memory
 
 
 def _option(default, group, **parsing):
-    """A field with the group of its option, what `argparse` is told of it, and its `flag` where that is no field's."""
+    """A field with the group of its option, arguments for `argparse`, and its `flag` if it is not the field's name."""
     return dataclasses.field(default=default, metadata={"group": group, **parsing})
 
 
@@ -60,29 +60,29 @@ class Config:
         None,
         "data",
         metavar="FILE.npz",
-        help="your own training set, arrays x (rows are standardized; images that are no whole numbers from 0 to 255 "
-        "are stretched to that range) and y (ids)",
+        help="your own training set, arrays x (rows are standardized; images are stretched to 0 … 255, unless they "
+        "are whole numbers in this range) and y (ids)",
     )
     test: str | None = _option(None, "data", metavar="FILE.npz", help="your own test set, in the units of --train")
     data_dir: str | None = _option(None, "data", help="folder of TensorFlow Datasets' data")
     imbalance_ratio: float | None = _option(
-        None, "data", flag="--ratio", help="imbalance ratio of the profile that is imposed (100; of banking77_lt 50)"
+        None, "data", flag="--ratio", help="imbalance ratio of the profile that is imposed (100; banking77_lt: 50)"
     )
     profile: str = _option("auto", "data", choices=("auto", "none", *PROFILES))
-    max_count: int | None = _option(None, "data", help="examples of the largest class; by default as many as there are")
+    max_count: int | None = _option(None, "data", help="examples of the largest class; by default all that there are")
     validation: str = _option("stratified", "data", choices=VALIDATIONS)
     label_noise: float | None = _option(
         None,
         "data",
         metavar="SHARE",
-        help="of the largest class, labeled as the smallest in training (0; in the study of it 0.01)",
+        help="share of the largest class that is labeled as the smallest in training (0; in its study 0.01)",
     )
     recipe: str = _option("quick", "training", choices=recipes.RECIPES)
     optimizer: str = _option("auto", "training", choices=recipes.OPTIMIZERS, help="instead of the recipe's")
     epochs: int | None = _option(None, "training", help="instead of the recipe's; its schedule is stretched")
     batch_size: int | None = _option(None, "training", help="instead of the recipe's")
     weight_decay: float | None = _option(
-        None, "training", metavar="LAMBDA", help="of the penalty λ/2·‖w‖² of resnet32, instead of the recipe's"
+        None, "training", metavar="LAMBDA", help="λ of resnet32's penalty λ/2·‖w‖², instead of the recipe's"
     )
     model: str = _option("auto", "training", choices=recipes.MODELS)
     precision: str = _option("float32", "training", choices=PRECISIONS)
@@ -90,14 +90,14 @@ class Config:
         None, "devices", choices=devices.STRATEGIES, help="share every batch; multi_worker reads TF_CONFIG"
     )
     devices: int | None = _option(
-        None, "devices", help="how many devices (parts of the processor) or workers; all by default"
+        None, "devices", help="number of devices (parts of the CPU) or workers; by default all"
     )
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if value is not None:
-                # As JSON takes it: what cannot be written must not be found out after the training.
+                # In the form for JSON: a value that JSON cannot hold must raise before the training, not after it.
                 object.__setattr__(self, field.name, _plain(value, field))
         if (self.train is None) != (self.test is None):
             raise _checks.ArgumentError(
@@ -114,7 +114,7 @@ class Config:
             )
 
     def _check_used(self):
-        """Raise for a field that would be ignored beside the others."""
+        """Raise for a field that has no effect beside the others."""
         why = dict.fromkeys(("dataset", "data_dir"), "`train` and `test` are the data" * (self.train is not None))
         if (name := self.settled()["dataset"]) in datasets.EMBEDDED:
             why["data_dir"] = f"{name!r} is inside the package"
@@ -138,7 +138,7 @@ class Config:
         return datasets.resolve_profile(name if self.train is None else pathlib.Path(self.train), self.profile)
 
     def settled(self):
-        """`{field: value}`, what was left open at its default, or None where it does not matter."""
+        """`{field: value}`, with defaults for open fields; None for a field that has no effect."""
         defaults = {
             "dataset": _DEFAULT if self.train is None else None,
             "imbalance_ratio": None if self._imposed() == "none" else float(datasets.default_ratio(self.dataset)),
@@ -169,9 +169,9 @@ class Config:
         if loaded.num_classes > _MOST_CLASSES:
             raise _checks.ArgumentError(
                 "dataset" if self.train is None else "train",
-                f"A comparison takes at most {_MOST_CLASSES:,} classes: it trains heads of all logits, and keeps those "
-                f"of all test examples. Received {loaded.num_classes:,} classes. Remedy: `kla.layers.ManyClassModel`, "
-                "which trains and serves a million; the page docs/guide/many_classes.md shows how.",
+                f"A comparison takes at most {_MOST_CLASSES:,} classes: it trains heads of all logits, and keeps the "
+                f"logits of all test examples. Received {loaded.num_classes:,} classes. Remedy: "
+                "`kla.layers.ManyClassModel`, which trains and serves a million; see docs/guide/many_classes.md.",
             )
         for name in ("test", "validation"):
             split = getattr(loaded, name)
@@ -185,7 +185,7 @@ class Config:
 
 
 def _plain(value, field):
-    """`value` of a field as a plain string or number, after checking it."""
+    """The `value` of a field as a plain string or number, after a check."""
     name, kind = field.name, next(iter(typing.get_args(field.type)), field.type)
     if "choices" in field.metadata:
         return _checks.check_choice(value, name, field.metadata["choices"])
@@ -204,7 +204,7 @@ def _plain(value, field):
 
 
 def as_text(value, name):
-    """A name or a path as text, after checking that a file can have it and a report can show it."""
+    """A name or a path as text, after a check that it is valid as a file's name and in a report."""
     text = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
     if not isinstance(text, str):
         raise _checks.ArgumentError(name, f"`{name}` must be a name or a path. Received: {name}={value!r}")
@@ -221,7 +221,7 @@ def as_text(value, name):
 
 
 def as_config(config):
-    """`config`, for None the default one, or an error that says what it must be."""
+    """`config`, or the default one for None; an error for anything else."""
     config = Config() if config is None else config
     if not isinstance(config, Config):
         raise _checks.ArgumentError(

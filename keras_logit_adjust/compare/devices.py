@@ -29,15 +29,15 @@ class OneDevice:
     number, is_chief, needs_full, keeps_epochs = 1, True, False, True
 
     def scope(self):
-        """Where a model is made and compiled."""
+        """The scope in which a model is made and compiled."""
         return contextlib.nullcontext()
 
     def exact(self):
-        """Where the same training ends with the same weights, bit by bit."""
+        """A context in which a repeated training ends with the same weights, bit by bit."""
         return _keras.deterministic_operations() if self.keeps_epochs else contextlib.nullcontext()
 
     def fit(self, model, training, *, initial_epoch=0, **options):
-        """Train on a `feeding.Training`, from an epoch on."""
+        """Train on a `feeding.Training`, from a given epoch on."""
         model.fit(**training.fit_arguments(full=self.needs_full, initial_epoch=initial_epoch), verbose=0, **options)
 
     def predict(self, model, x):
@@ -46,10 +46,10 @@ class OneDevice:
         return model.predict(self._padded(x), batch_size=at_once, verbose=0)[: len(x)]
 
     def check_agreement(self, todo):
-        """Raise where the processes that train together would not train the same."""
+        """Raise if the processes that train together would train different runs."""
 
     def _padded(self, x):
-        """`x` with its last row repeated until all devices get as many."""
+        """`x` with its last row repeated, so that all devices get the same number of rows."""
         return np.concatenate([x, np.repeat(x[-1:], -len(x) % self.number, axis=0)])
 
 
@@ -106,8 +106,8 @@ def opened(strategy=None, *, number=None):
     if backend != needed:
         raise ArgumentError(
             "strategy",
-            f"`strategy` {strategy!r} is of Keras's {needed} backend. Received: backend {backend!r}. Set the "
-            f"environment variable KERAS_BACKEND={needed}, or choose a strategy that goes with {backend}.",
+            f"`strategy` {strategy!r} is for Keras's {needed} backend. Received: backend {backend!r}. Set the "
+            f"environment variable KERAS_BACKEND={needed}, or choose a strategy for {backend}.",
         )
     if strategy == "jax_data_parallel":
         before = keras.distribution.distribution()
@@ -120,7 +120,7 @@ def opened(strategy=None, *, number=None):
 
 
 def has_gpu():
-    """Whether a training would take a GPU."""
+    """Whether a training would use a GPU."""
     if (backend := keras.backend.backend()) == "tensorflow":
         import tensorflow as tf
 
@@ -135,7 +135,7 @@ def has_gpu():
 
 
 def threads():
-    """The threads of a training on the processor. The last bits of what it ends with depend on them."""
+    """The number of threads of a training on the CPU. The last bits of the trained weights depend on it."""
     if (backend := keras.backend.backend()) == "torch":
         import torch
 
@@ -150,7 +150,7 @@ def threads():
 
 
 def multiplies_bfloat16():
-    """Whether the processor has instructions for bfloat16, as far as Linux says."""
+    """Whether the CPU has instructions for bfloat16, as far as Linux shows it."""
     try:
         words = _CPU.read_text().split()
     except OSError:
@@ -179,9 +179,9 @@ def _mirrored(number):
     cpu = tf.config.list_physical_devices("CPU")[0]
     try:
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * number)
-    except RuntimeError:  # TensorFlow has started: what there is has to do
+    except RuntimeError:  # TensorFlow has started: its devices can no longer be changed
         _check_enough(
-            number, tf.config.list_logical_devices("CPU"), what="parts of the processor that TensorFlow started with"
+            number, tf.config.list_logical_devices("CPU"), what="parts of the CPU that TensorFlow started with"
         )
     return tf.distribute.MirroredStrategy([f"CPU:{index}" for index in range(number)])
 
@@ -190,7 +190,7 @@ def _jax_devices(number):
     import jax
 
     if number is not None:
-        # Parts of the processor, where there is nothing better. Once JAX has started, what there is has to do.
+        # Parts of the CPU, unless there is a GPU. Once JAX has started, its devices can no longer be changed.
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", number)
     found = keras.distribution.list_devices()

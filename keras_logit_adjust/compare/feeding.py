@@ -1,4 +1,4 @@
-"""What a training is fed: batches that are functions of (seed, epoch, step), so that it can go on after any epoch."""
+"""The batches of a training: functions of (seed, epoch, step), so that a training can continue after any epoch."""
 
 import warnings
 
@@ -7,11 +7,11 @@ import numpy as np
 
 from keras_logit_adjust.data import LongTailSampler
 
-_ORDER, _AUGMENTATION = 1, 2  # a stream of random numbers for each use
+_ORDER, _AUGMENTATION = 1, 2  # each use has its own stream of random numbers
 
 
 class Training:
-    """A training set as a recipe wants it.
+    """A training set in the form that a recipe needs.
 
     Args:
         x: examples.
@@ -19,7 +19,7 @@ class Training:
         recipe: a `Recipe`.
         num_classes: number of classes `L`.
         seed: the seed of the order, the draws and the augmentation.
-        strategy: that of a `LongTailSampler`; None for every example once an epoch, in a new order each time.
+        strategy: the strategy of a `LongTailSampler`; None for every example once an epoch, in a new order each time.
 
     Attributes:
         sampler: the `LongTailSampler`, or None without a strategy.
@@ -31,7 +31,7 @@ class Training:
         self.sampler = self._sampler(strategy) if strategy else None
         self._is_image, self._order = x.ndim == 4, (None, None)
         self._mix = _Mixing(is_image=self._is_image) if recipe.mix else None
-        # Mixing needs rows too, and comes with label smoothing.
+        # Mixing needs rows of labels too; recipes that mix also smooth labels.
         self.labels = np.eye(num_classes, dtype="float32")[y] if recipe.label_smoothing else y
 
     def _sampler(self, strategy):
@@ -42,7 +42,7 @@ class Training:
         return self.sampler or self._sampler("instance")
 
     def dataset(self, sampler):
-        """The batches of a sampler as a `tf.data.Dataset`, shifted as the recipe says."""
+        """The batches of a sampler as a `tf.data.Dataset`, shifted by the recipe."""
         is_shifted = self.recipe.shift and self._is_image
         return sampler.dataset((self.x, self.labels), map_fn=self._shift_in_tensorflow if is_shifted else None)
 
@@ -52,11 +52,11 @@ class Training:
         def shift(x, seed):
             return shifted(x, self.recipe.shift, np.random.default_rng(seed.view("uint32")))
 
-        # Not stateful: its result follows from the seed of the batch.
+        # Not stateful: the seed of the batch determines its result.
         return tf.ensure_shape(tf.numpy_function(shift, [x, seed], x.dtype, stateful=False), x.shape), y
 
     def fit_arguments(self, full=False, initial_epoch=0):
-        """Arguments of `model.fit`; always full batches where these are asked for, or mixed."""
+        """Arguments of `model.fit`; batches are always full if `full` is set or if the recipe mixes."""
         sampler = self.full_batches() if full or self.recipe.mix else self.sampler
         return {
             "x": _Batches(self, sampler, first=initial_epoch * self.steps_per_epoch),
@@ -66,14 +66,14 @@ class Training:
         }
 
     def rows(self, epoch, step):
-        """The rows of a step where every example comes once an epoch."""
+        """The rows of a step if every example comes once in an epoch."""
         if self._order[0] != epoch:
-            # Replaced, never changed, for several threads may read it.
+            # Replaced and never changed, because several threads may read it.
             self._order = epoch, np.random.default_rng((self.seed, _ORDER, epoch)).permutation(len(self.y))
         return self._order[1][step * self.recipe.batch_size : (step + 1) * self.recipe.batch_size]
 
     def augmented(self, x, labels, *, epoch, step):
-        """A batch after what the recipe does to it at random."""
+        """A batch after the random changes of the recipe."""
         rng = np.random.default_rng((self.seed, _AUGMENTATION, epoch, step))
         if self.recipe.shift and self._is_image:
             x = shifted(x, self.recipe.shift, rng)
@@ -81,7 +81,7 @@ class Training:
 
 
 class _Batches(keras.utils.PyDataset):
-    """The batches of a `Training`, from the one numbered `first` on; drawn by a sampler, or every example once."""
+    """The batches of a `Training` from batch number `first` on, with a sampler or with every example once."""
 
     def __init__(self, training, sampler, *, first):
         super().__init__()
@@ -89,7 +89,7 @@ class _Batches(keras.utils.PyDataset):
 
     @property
     def num_batches(self):
-        return None  # endless: `fit` ends epochs more often than it trains them, so that none can be counted here
+        return None  # endless: `fit` ends more epochs than it trains, so epochs cannot be counted here
 
     def __getitem__(self, index):
         training, number = self.training, self.first + index
@@ -116,10 +116,10 @@ def shifted(images, pixels, rng):
 
 
 class _Mixing:
-    """Shift, mirror and cutout of images, then MixUp or CutMix, in turn at random; rows of features get MixUp alone."""
+    """Shift, mirror and cutout of images, then MixUp or CutMix at random; rows of features get only MixUp."""
 
     def __init__(self, *, is_image):
-        options = {"seed": 0, "dtype": "float32"}  # seeded for each batch; whatever the precision of the model
+        options = {"seed": 0, "dtype": "float32"}  # seeded again for each batch; float32 for any precision of the model
         self.single, self.mixers = [], [keras.layers.MixUp(alpha=0.2, **options)]
         if is_image:
             self.single = [
@@ -131,15 +131,15 @@ class _Mixing:
         self._states = [layer.generator.state for layer in (*self.single, *self.mixers)]
 
     def __call__(self, x, y, rng):
-        # What these layers draw follows from their states alone.
+        # These layers draw from their states only.
         for state in self._states:
             state.assign(rng.integers(2**31, size=2))
-        # Rows of features are images of one pixel: Keras's layers know nothing else.
+        # Rows of features become images of one pixel, because Keras's layers accept only images.
         images = x.astype("float32").reshape(len(x), *([1] * (4 - x.ndim)), *x.shape[1:])
         for layer in self.single:
             images = layer(images, training=True)
         mixer = self.mixers[rng.integers(len(self.mixers))]
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Explicitly requested dtype int64")  # Keras's MixUp, of JAX
+            warnings.filterwarnings("ignore", "Explicitly requested dtype int64")  # from Keras's MixUp on JAX
             mixed = mixer({"images": images, "labels": y}, training=True)
         return keras.ops.convert_to_numpy(mixed["images"]).reshape(x.shape), keras.ops.convert_to_numpy(mixed["labels"])

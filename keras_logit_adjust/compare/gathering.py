@@ -12,7 +12,7 @@ from keras_logit_adjust.compare.records import Predictions, combine
 
 
 def gather(config, methods, *, splits, runs, baseline="erm", test_mixes=False):
-    """The content of results.json, and the `Predictions` it rests on; differences are to the row `baseline`."""
+    """The content of results.json, and the `Predictions` behind it; differences are to the row `baseline`."""
     first, counts = splits[0], np.stack([split.class_counts for split in splits])
     logits, taus, rows = {}, {}, rows_of(config.recipe)
     for name in methods:

@@ -1,6 +1,6 @@
-"""A page of HTML that needs nothing beside it: tables, figures as inline SVG, and the command that repeats them.
+"""A page of HTML in one file: tables, figures as inline SVG, and the command that repeats them.
 
-What the page looks like is in report_template.html; here are the pieces that vary. Whatever is not `Markup` is escaped.
+The look of the page is in report_template.html; the parts that vary are here. Everything except `Markup` is escaped.
 """
 
 import importlib.resources
@@ -12,27 +12,27 @@ from xml.etree import ElementTree
 
 _CODE = re.compile(r"`([^`]+)`")
 _POINTS_TO_PIXELS = 96 / 72
-_NARROWEST, _WIDEST = 0.66, 1.15  # of a figure's own width; where there is less room than that, it scrolls in its box
-_WIDE = 480  # pixels: wider figures get a row of their own
+_NARROWEST, _WIDEST = 0.66, 1.15  # parts of a figure's own width; where there is less room, it scrolls
+_WIDE = 480  # pixels: wider figures have their own row
 _FONTS = re.compile(r"font-family:[^;]*;?\s*")
 _IN_URL = re.compile(r"(?<=url\(#)[^)]+")
-_LONG = re.compile(r"(\.\d\d)\d+")  # a hundredth of a point is enough
+_LONG = re.compile(r"(\.\d\d)\d+")  # digits after a hundredth of a point are dropped
 _BAR_WIDTH, _BAR_HEIGHT = 120, 16
 
 
 class Markup(str):
-    """Text that is HTML already."""
+    """Text that is already HTML."""
 
 
 def text(words):
-    """Text as HTML, with code between backticks, which may break after an underscore."""
+    """Text as HTML, with code between backticks; lines may break after an underscore in code."""
     if isinstance(words, Markup):
         return words
     return Markup(_CODE.sub(lambda found: f"<code>{found.group(1).replace('_', '_<wbr />')}</code>", escape(words)))
 
 
 def element(tag, *content, **attributes):
-    """`<tag name="value">content</tag>`; a trailing underscore is no part of a name, other underscores are hyphens."""
+    """`<tag name="value">content</tag>`. In names, a trailing underscore is dropped; others become hyphens."""
     names = {name.rstrip("_").replace("_", "-"): escape(str(value)) for name, value in attributes.items()}
     opening = " ".join([tag, *(f'{name}="{value}"' for name, value in names.items())])
     return Markup(f"<{opening}>{''.join(map(text, content))}</{tag}>")
@@ -54,10 +54,10 @@ def details(title, *blocks):
 
 
 def table(caption, header, rows, marked=None):
-    """A table that scrolls in its own box, the first column heading the rows.
+    """A table that scrolls in its own box; the first column holds the headings of the rows.
 
     Args:
-        caption: what it shows.
+        caption: the content of the figure or table.
         header: texts, or `Markup`.
         rows: lists of as many texts, or `Markup`.
         marked: index of a row that stands out, or None.
@@ -95,7 +95,7 @@ def pairs(title, values):
 
 
 def interval_bar(versus, ends):
-    """The interval of a difference with its estimate, drawn on a scale between two `ends` that hold zero."""
+    """The interval of a difference with its estimate, drawn on a scale between two `ends` that include zero."""
     left, right = ends
 
     def place(value):
@@ -112,7 +112,7 @@ def interval_bar(versus, ends):
 
 
 def figures(drawn):
-    """Figures side by side where there is room.
+    """Figures side by side if there is room.
 
     Args:
         drawn: `{name: (caption, figure)}` of `matplotlib.figure.Figure`.
@@ -125,7 +125,7 @@ def figure(name, caption, drawn):
 
     Args:
         name: unique on the page.
-        caption: what it shows.
+        caption: the content of the figure or table.
         drawn: the figure.
     """
     import matplotlib
@@ -148,13 +148,13 @@ def figure(name, caption, drawn):
 
 
 def _simplify(root, name):
-    """Leave of matplotlib's SVG what HTML needs, with ids that no other figure has."""
+    """Reduce matplotlib's SVG to what HTML needs, with ids that no other figure has."""
     for parent in root.iter():
         parent[:] = [child for child in parent if not child.tag.endswith(("}metadata", "}style"))]
     used = {old for part in root.iter() for key, value in part.attrib.items() for old in _references(key, value)}
     ids = {old: f"{name}-{i}" for i, old in enumerate(sorted(used))}
     for part in root.iter():
-        part.tag = part.tag.partition("}")[2]  # HTML knows SVG without its name space
+        part.tag = part.tag.partition("}")[2]  # in HTML, SVG has no name space
         part.text = part.text if part.tag in ("text", "tspan") else None
         part.tail = None
         part.attrib = {
@@ -174,7 +174,7 @@ def _simple(key, value, ids):
     if key.endswith("href"):
         return f"#{ids[value.removeprefix('#')]}"
     if key == "style":
-        value = _FONTS.sub("", value)  # the page has its own
+        value = _FONTS.sub("", value)  # the page has its own fonts
     if key in ("d", "x", "y"):
         value = _LONG.sub(r"\1", " ".join(value.split()))
     return _IN_URL.sub(lambda found: ids[found.group()], value)
@@ -186,10 +186,10 @@ def page(blocks, *, title, kind, heading, lead, command):
     Args:
         blocks: `Markup` from top to bottom.
         title: the title of the window.
-        kind: what made it, in small letters above all.
+        kind: the command that made it, in small letters at the top.
         heading: the result in a line.
         lead: the result in a sentence or two.
-        command: what repeats it.
+        command: the command that repeats it.
     """
     template = importlib.resources.files(__package__).joinpath("report_template.html").read_text(encoding="utf-8")
     return string.Template(template).substitute(

@@ -1,4 +1,4 @@
-"""Trainings one after the other in this process, or several side by side in processes that it starts."""
+"""Trainings one after the other in this process, or several at once in other processes."""
 
 import collections
 import multiprocessing
@@ -15,11 +15,11 @@ from keras_logit_adjust.compare import devices, storage, training, units
 from keras_logit_adjust.compare.loading import Loader
 from keras_logit_adjust.compare.resuming import Place
 
-_PATIENCE = 20.0  # seconds in which a process that is stopped may keep its state
+_PATIENCE = 20.0  # seconds that a stopped process has to save its state
 
 
 class Here:
-    """Trains in this process, each run as soon as it is asked for.
+    """Trains in this process; a run starts as soon as it is submitted.
 
     Args:
         progress: a `Progress`, or what takes its messages.
@@ -33,7 +33,7 @@ class Here:
     def __init__(self, progress, keep, *, folder, devices, config, recipe):
         self._progress, self._keep, self._folder = progress, keep, folder
         self._settings = {"config": config, "recipe": recipe, "devices": devices}
-        self._scale = None, None  # of the last seed
+        self._scale = None, None  # the seed and scale of the last data
 
     def __enter__(self):
         return self
@@ -67,7 +67,7 @@ class Here:
 
 
 class SideBySide:
-    """Trains in `number` processes. This one alone shows progress and writes finished runs.
+    """Trains in `number` processes. Only this process shows progress and writes finished runs.
 
     The arguments are those of `Here`; a training gets the data of its seed in its own process.
     """
@@ -103,14 +103,14 @@ class SideBySide:
     def _start(self):
         here, there = self._context.Pipe()
         process = self._context.Process(target=_work, args=(there, self._settings), daemon=True)
-        with _process.silent():  # the import of a backend is not: each of these processes would show its lines
+        with _process.silent():  # the import of a backend prints lines, and each process would show them
             process.start()
         there.close()
         self._processes[here] = process
         self._idle.append(here)
 
     def _listen(self, timeout):
-        """Give what is free something to do, and take in what the others say."""
+        """Give free processes a training, and read the messages of the others."""
         while self._idle and self._waiting:
             self._idle.pop().send(self._waiting.popleft())
         busy = [pipe for pipe in self._processes if pipe not in self._idle]
@@ -133,11 +133,11 @@ class SideBySide:
         return ArgumentError(
             "jobs",
             f"A process that trains has ended by itself, with status {process.exitcode}, as it does when memory runs "
-            f"out. Received: jobs={self._number}: give fewer, and the same command goes on.",
+            f"out. Received: jobs={self._number}: give fewer, and repeat the command to continue.",
         )
 
     def _stop(self):
-        """Let each process keep the state of its training, and end."""
+        """Let each process save the state of its training, and end."""
         for process in self._processes.values():
             process.terminate()
         limit = time.monotonic() + _PATIENCE
@@ -155,8 +155,8 @@ class _Told:
 
 
 def _work(pipe, settings):
-    """Train what comes through a pipe, until None does or the process is told to stop."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process hears it, and says what is to be done
+    """Train what comes through a pipe, until None comes or the process is told to stop."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process handles it
     signal.signal(signal.SIGTERM, _interrupt_once)
     load = Loader(settings["config"])
     keras.config.set_dtype_policy(settings["config"].precision)
@@ -170,27 +170,27 @@ def _work(pipe, settings):
             here.submit(name, dataset)
             pipe.send(("run", *done))
     except (KeyboardInterrupt, EOFError, ConnectionError):
-        pass  # told to stop, or the first process is gone: the state is kept, and nobody is there to be told
+        pass  # told to stop, or the first process has ended: the state is saved, and no message is sent
     except Exception as error:
         pipe.send(("failed", error, traceback.format_exc()))
 
 
 def _interrupt_once(number, frame):
-    signal.signal(number, signal.SIG_IGN)  # a second one would cut the writing short
+    signal.signal(number, signal.SIG_IGN)  # a second signal would interrupt the writing
     raise KeyboardInterrupt
 
 
 def check_jobs(jobs, config):
-    """Raise where trainings cannot run side by side."""
+    """Raise if trainings cannot run at once."""
     if jobs > 1 and (config.strategy is not None or devices.has_gpu()):
         why = "a GPU is here" if config.strategy is None else f"strategy={config.strategy!r} shares every batch"
         raise ArgumentError(
-            "jobs", f"`jobs` must be 1 where the trainings share their devices: {why}. Received: jobs={jobs}."
+            "jobs", f"`jobs` must be 1 if the trainings share their devices: {why}. Received: jobs={jobs}."
         )
 
 
 def default_jobs(config):
-    """As many as the cores allow."""
+    """The number of jobs for which there are cores."""
     if config.strategy is not None or devices.has_gpu():
         return 1
     return max(1, _process.cores() // devices.threads())

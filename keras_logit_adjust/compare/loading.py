@@ -1,4 +1,4 @@
-"""The data of one seed after the other: all seeds at once need not fit in memory."""
+"""The data of one seed after the other: the data of all seeds may not fit in memory."""
 
 import pathlib
 
@@ -6,7 +6,7 @@ from keras_logit_adjust._checks import ArgumentError
 
 
 class Loader:
-    """Loads the data of a seed, and lets go of it before that of another seed comes.
+    """Loads the data of a seed, and releases them before it loads the data of another seed.
 
     Args:
         config: a `Config`.
@@ -24,7 +24,7 @@ class Loader:
         return self._last
 
     def _check_files(self):
-        """Raise where a file is another one than when the first seed was loaded."""
+        """Raise if a file has changed since the first seed was loaded."""
         files = {name: _state(getattr(self._config, name)) for name in ("train", "test")}
         for name, state in (self._files or files).items():
             if files[name] != state:
@@ -32,16 +32,16 @@ class Loader:
         self._files = files
 
     def changed(self, name):
-        """The error for a file that is another one than before."""
+        """The error for a file that has changed."""
         return ArgumentError(
             name,
-            f"`{name}` must stay as it is until all seeds are trained. {getattr(self._config, name)} has "
-            "changed: give the same command again. What was trained on the same data is kept.",
+            f"`{name}` must not change until all seeds are trained. {getattr(self._config, name)} has "
+            "changed: give the same command again. Runs that were trained on the same data are kept.",
         )
 
 
 def _state(path):
-    """What tells a file from one that replaced it; None where there is none."""
+    """Numbers that differ after a file is replaced; None if there is no file."""
     if path is None or not pathlib.Path(path).is_file():
         return None
     found = pathlib.Path(path).stat()

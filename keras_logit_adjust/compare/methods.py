@@ -1,4 +1,4 @@
-"""The methods `compare` knows: one row of a table each."""
+"""The methods of `compare`: one row of a table each."""
 
 import dataclasses
 import functools
@@ -14,11 +14,11 @@ from keras_logit_adjust.compare import tuning
 from keras_logit_adjust.layers import PriorAwareDense
 from keras_logit_adjust.losses import PairwiseMarginCrossentropy
 
-_DEFERRED_FROM = 0.8  # share of the epochs before the weights come: LDAM's 160 of 200
+_DEFERRED_FROM = 0.8  # the share of the epochs before the weights start: 160 of 200 in LDAM
 
 
 def cross_entropy(class_counts, label_smoothing=0.0):
-    """Keras's own, for ids; with label smoothing for rows, which is what such a recipe feeds."""
+    """Keras's cross-entropy: for ids, or with label smoothing for rows of labels, which such a recipe gives."""
     if label_smoothing:
         return keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing)
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -26,7 +26,7 @@ def cross_entropy(class_counts, label_smoothing=0.0):
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """How a row of the table is trained, and what is done to its logits afterwards.
+    """The training of a row of the table, and the correction of its logits afterwards.
 
     Attributes:
         title: the row's name in a report.
@@ -34,11 +34,11 @@ class Method:
         head: class_counts → a callable that makes the output layer from the number of classes.
         class_weight: class_counts → weights `{class: weight}` for `fit`, or None.
         callbacks: (class_counts, epochs) → callbacks for `fit`.
-        strategy: that of the `LongTailSampler` that draws the batches; the loss then gets its effective prior; None for
-            every example once an epoch.
-        retrains_head: whether the head is trained anew on class-balanced batches in the end (cRT).
-        trained_as: the row whose trained model this one uses, where it needs none of its own.
-        experts: the rows whose models' log-probabilities are averaged instead, where it needs several.
+        strategy: the strategy of the `LongTailSampler` for the batches; the loss then gets its effective prior. None
+            stands for every example once an epoch.
+        retrains_head: whether the head is trained again on class-balanced batches at the end (cRT).
+        trained_as: the row whose trained model this one uses, if it does not train its own.
+        experts: the rows whose models' log-probabilities are averaged instead, if it uses several.
         correct: (logits `[N, L]`, run=, class_counts=, tau=) → logits, after training; `run` is a `Run`.
         tuned_on: where τ is chosen, "validation" or "test" (an oracle); None for τ = 1.
         choose: (logits, labels, correct=, class_counts=) → the τ chosen there; `correct` is (logits, tau=) → logits.
@@ -89,7 +89,7 @@ def deferred_weights(class_counts, epochs):
     return [DeferredReweighting({start: losses.class_balanced_weights(class_counts, mean_over="examples")})]
 
 
-# LDAM's normalized head; its scale times 0.5 is the margin of the rarest class.
+# LDAM's normalized head. Half of its scale is the margin of the rarest class.
 _ADAPTIVE = Method(
     "adaptive margins (LDAM), cosine head",
     loss=losses.AdaptiveMarginCrossentropy,
@@ -132,13 +132,13 @@ METHODS = {
         "logit-adjusted + adaptive loss", loss=PairwiseMarginCrossentropy.logit_adjusted_adaptive
     ),
     "la_head": Method("prior-aware head", head=prior_aware_head),
-    # Strengths 0, 1 and 2 average to 1: nothing is left to correct.
+    # The strengths 0, 1 and 2 have the mean 1: no correction is left to do.
     "product_of_experts": Method(
         "product of experts trained with τ = 0, 1, 2", experts=("erm", "la_loss", "la_loss_double")
     ),
 }
 
-# Names for several rows at once. "paper" is table 3, in its order; the paper's τ* saw the test set, ours does not.
+# Names for several rows at once. "paper" is table 3, in its order. The paper's τ* used the test set, ours does not.
 GROUPS = {
     "paper": (
         "erm",
@@ -157,8 +157,8 @@ def _probed(name, **changed):
     return dataclasses.replace(METHODS[name], **changed)
 
 
-# As the recipe "linear_probe" has them. At the optimum the adjusted loss is post-hoc adjustment, and a balanced sampler
-# is balanced weights.
+# The rows in the recipe "linear_probe". At the optimum the adjusted loss equals post-hoc adjustment, and a balanced
+# sampler equals balanced weights.
 PROBED = {
     **{name: METHODS[name] for name in ("erm", "class_weight", "class_balanced", "square_root_sampler_la")},
     "balanced_sampler": _probed("balanced_sampler", trained_as="class_weight"),
@@ -170,19 +170,19 @@ PROBED = {
 
 
 def rows_of(recipe):
-    """`METHODS`, as the recipe of this name has them."""
+    """`METHODS` as the recipe of this name trains them."""
     return PROBED if recipe == "linear_probe" else METHODS
 
 
 @functools.cache
 def trainings_of(name, recipe="quick"):
-    """The rows that train the models `name` uses."""
+    """The rows that train the models of the row `name`."""
     method = rows_of(recipe)[name]
     return method.experts or (method.trained_as or name,)
 
 
 def spell_out(methods, *, validation, recipe="quick"):
-    """The names of the rows, groups spelled out and "erm" among them, after checking that there are such."""
+    """The names of the rows, with groups expanded and "erm" included, after a check that they exist."""
     methods = methods.split(",") if isinstance(methods, str) else methods
     methods = [name for given in methods for name in GROUPS.get(given, (given,))]
     unknown = [name for name in methods if name not in METHODS]
@@ -190,7 +190,7 @@ def spell_out(methods, *, validation, recipe="quick"):
         known = ", ".join((*METHODS, *GROUPS))
         raise ArgumentError("methods", f"Unknown method {', '.join(map(repr, unknown))}. Known: {known}.")
     tuned = [name for name in methods if METHODS[name].tuned_on == "validation"]
-    if tuned and validation == "none" and recipe != "linear_probe":  # which has logits out of fold
+    if tuned and validation == "none" and recipe != "linear_probe":  # this recipe has logits out of fold
         raise ArgumentError(
             "validation",
             f"Method {tuned[0]!r} chooses τ on the validation set. Received: validation='none'. Choose 'stratified', "

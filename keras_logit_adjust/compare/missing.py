@@ -1,4 +1,4 @@
-"""Training what is missing: every run that is not on disk, each kept as soon as it is finished."""
+"""Training of missing runs: every run that is not on disk is trained, and saved as soon as it is finished."""
 
 import contextlib
 import dataclasses
@@ -23,7 +23,7 @@ def train_missing(config, methods, *, load, seeds, recipe, folder, devices, jobs
     def keep(run):
         runs[run.seed, run.method] = run
         if devices.is_chief:
-            # Not before there is a run to keep: a mistyped option must not claim the folder.
+            # Only with the first run: after a mistyped option the folder must stay free.
             storage.write_text(folder / "config.json", json.dumps(storage.identity(config), indent=1))
             storage.save_run(folder, run)
 
@@ -52,7 +52,7 @@ def train_missing(config, methods, *, load, seeds, recipe, folder, devices, jobs
 
 
 def recipe_for(config, dataset, *, methods, devices):
-    """The recipe, after checking that data, model, methods and devices go together."""
+    """The recipe, after a check that data, model, methods and devices fit together."""
     names, model = _trained(methods, config.recipe), recipes.resolve_model(config.model, dataset.train[0].shape[1:])
     if config.recipe == "linear_probe":
         probing.check_data(dataset)
@@ -75,7 +75,7 @@ def recipe_for(config, dataset, *, methods, devices):
     if recipe.batch_size % devices.number:
         raise ArgumentError(
             "batch_size",
-            "`batch_size` must divide by the devices that share a batch. Received: batches of "
+            "`batch_size` must be divisible by the number of devices that share a batch. Received: batches of "
             f"{recipe.batch_size} for {devices.number} devices.",
         )
     return recipe

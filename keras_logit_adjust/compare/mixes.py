@@ -1,7 +1,7 @@
 """The same test logits under other class mixes of the test set: nothing is trained again.
 
-Forward mixes have the classes that are frequent in training for frequent ones, backward mixes the rare ones; between
-them lies the uniform mix. Their shares fall exponentially over the classes in order of training frequency.
+In forward mixes the classes that are frequent in training are frequent; in backward mixes they are rare. The uniform
+mix is between them. Shares fall exponentially over the classes in order of training frequency.
 """
 
 import numpy as np
@@ -23,7 +23,7 @@ _LARGEST_SAMPLE = 2000  # unlabeled examples that EM sees
 
 
 def mixes_of(class_counts):
-    """`{name: shares [L]}`, from the mix that is most like the training set to its reverse.
+    """`{name: shares [L]}`, from the mix most similar to the training set to its reverse.
 
     Example:
 
@@ -63,7 +63,7 @@ def accuracies(labels, logits, class_counts, *, seed):
         def accuracy(scores, weight=weight):
             return 100 * float(weight @ (scores.argmax(axis=1) == labels))
 
-        with np.errstate(divide="ignore"):  # a class without test examples is never right
+        with np.errstate(divide="ignore"):  # a class without test examples has the share 0
             known = np.log(mix)
         estimates = []
         for _ in range(REPEATS):
@@ -80,7 +80,7 @@ def accuracies(labels, logits, class_counts, *, seed):
 
 
 def gather(splits, runs):
-    """The part of results.json about the mixes: for each rule and mix the accuracy of every seed.
+    """The part of results.json about the mixes: the accuracy of every seed for each rule and mix.
 
     Args:
         splits: the `Split` of each seed.

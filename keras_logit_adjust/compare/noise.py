@@ -1,4 +1,4 @@
-"""Label noise of the kind that adjustment amplifies: examples of a frequent class labeled as a rare one."""
+"""Label noise of the kind that adjustment amplifies: examples of a frequent class have the label of a rare one."""
 
 import dataclasses
 import hashlib

@@ -1,4 +1,4 @@
-"""The recipe "linear_probe": every row is the optimum of a convex problem on frozen features, with no epochs."""
+"""The recipe "linear_probe": every row is the optimum of a convex problem on frozen features, without epochs."""
 
 import time
 
@@ -10,19 +10,19 @@ from keras_logit_adjust.compare.methods import PROBED
 from keras_logit_adjust.compare.records import Run
 from keras_logit_adjust.held_out import fit_linear_probe
 
-# What is trained: the arguments of `fit_linear_probe`.
+# The trained rows, with their arguments of `fit_linear_probe`.
 _PROBLEMS = {
     "erm": {"criterion": "expected_error"},  # its logits keep the training prior
     "class_weight": {"class_weight": "balanced"},
     "class_balanced": {"class_weight": lambda counts: losses.class_balanced_weights(counts, mean_over="examples")},
-    # What such batches weigh in expectation, by the prior of which the loss is adjusted.
+    # The expected weights of such batches; the loss is adjusted by the prior of these weights.
     "square_root_sampler_la": {"class_weight": lambda counts: np.sqrt(counts.mean() / counts), "tau": 1.0},
     "la_posthoc": {"tau": 1.0},
 }
 
 
 def check_data(dataset):
-    """Raise where a data set has no rows of features."""
+    """Raise if a data set does not have rows of features."""
     if dataset.train[0].ndim != 2:
         raise ArgumentError(
             "recipe",
@@ -32,13 +32,13 @@ def check_data(dataset):
 
 
 def train(name, dataset, *, on_epoch):
-    """Fit the row `name`, and call `on_epoch` when it is; returns a `Run`.
+    """Fit the row `name`, and call `on_epoch` at the end; returns a `Run`.
 
     Its loss is the balanced loss that penalty and scaling were chosen by.
     """
     start, (x, y) = time.perf_counter(), dataset.train
     probe = fit_linear_probe(x, y, seed=dataset.seed, **_PROBLEMS[name])
-    # The adjusted loss at its optimum is post-hoc adjustment: this row keeps the logits before it.
+    # At its optimum, the adjusted loss equals post-hoc adjustment: this row keeps the logits before the adjustment.
     before = priors.log_prior(dataset.class_counts) if name == "la_posthoc" else 0.0
     held_out = {"test": dataset.test, "validation": dataset.validation}
     logits = {
@@ -69,6 +69,6 @@ def check_methods(methods):
     if other := [name for name in methods if name not in PROBED]:
         raise ArgumentError(
             "methods",
-            f"`recipe` 'linear_probe' knows the methods that are weights and margins of cross-entropy: "
+            f"`recipe` 'linear_probe' has the methods that are weights and margins of cross-entropy: "
             f"{', '.join(PROBED)}. Received {', '.join(map(repr, other))}: leave it out, or choose the recipe 'quick'.",
         )

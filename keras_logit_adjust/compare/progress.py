@@ -1,4 +1,4 @@
-"""One bar over all trainings, with the time that is left."""
+"""One progress bar over all trainings, with the time that is left."""
 
 import sys
 import time
@@ -10,20 +10,20 @@ _SHAPE = "{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {unit} [{elapsed}{
 
 
 class Progress:
-    """A progress bar that learns from the trainings what an epoch and what a training beside its epochs costs.
+    """A progress bar that measures the cost of an epoch, and of the rest of a training.
 
     Args:
         epochs: `{training: epochs}` of all that may have to be trained; a training is any hashable value.
         jobs: how many of them run side by side.
         is_shown: whether it is shown.
-        unit: what epochs are called.
+        unit: the name of an epoch in the bar.
         clock: seconds, from any zero.
     """
 
     def __init__(self, epochs, *, jobs=1, is_shown=True, unit="epochs", clock=time.perf_counter):
         self._left, self._jobs, self._clock = dict(epochs), jobs, clock
         self._begun, self._last, self._costs, self._overheads = {}, {}, [], []
-        # A log file gets a line now and then, a terminal a bar that moves; what is on disk needs none.
+        # A log file gets a few lines, a terminal gets a moving bar; runs on disk need no bar.
         pace = {"mininterval": 0.1 if sys.stderr.isatty() else 20.0, "delay": 1, "disable": not is_shown}
         self._bar = tqdm(total=sum(self._left.values()), unit=unit, bar_format=_SHAPE, **pace)
 
@@ -34,11 +34,11 @@ class Progress:
         self._bar.close()
 
     def skip(self, training):
-        """A training that is on disk."""
+        """Leave out a training that is on disk."""
         self._bar.total -= self._left.pop(training)
 
     def begin(self, training, done=0):
-        """A training begins, of which a process that is gone did some epochs."""
+        """A training begins, after `done` epochs of an interrupted process."""
         self._left[training] -= done
         self._bar.total -= done
         self._begun[training] = self._clock()
@@ -48,7 +48,7 @@ class Progress:
         now = self._clock()
         if training in self._last:
             self._costs.append(now - self._last[training])
-        else:  # tracing and compilation are in it
+        else:  # this time includes tracing and compilation
             self._overheads.append((training, now - self._begun[training]))
         self._last[training] = now
         self._left[training] -= 1
@@ -64,7 +64,7 @@ class Progress:
         del self._left[training]
 
     def seconds_left(self):
-        """The seconds that the rest takes, or None as long as the cost of an epoch is not known."""
+        """The seconds that the rest takes, or None while the cost of an epoch is not known."""
         if not self._costs:
             return None
         cost = float(np.median(self._costs))
@@ -75,7 +75,7 @@ class Progress:
 
 
 def _in_words(seconds):
-    """A time, as exactly as an estimate deserves."""
+    """A time in words, rounded for an estimate."""
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,4 +1,4 @@
-"""What Menon et al. (2021) report, to print beside our own: table 3 and the step profile, means of 5 trials."""
+"""The results of Menon et al. (2021), printed beside ours: table 3 and the step profile, means of 5 trials."""
 
 _ROWS = (
     "erm",
@@ -38,7 +38,7 @@ _BALANCED_ERROR = {
 
 
 def published_error(method, *, dataset, profile, imbalance_ratio, max_count=None):
-    """The paper's balanced error of a row in percent, or None where its data, profile or ratio are not the paper's.
+    """The paper's balanced error of a row in percent, or None if its data, profile or ratio are not the paper's.
 
     The paper's tuned rows chose τ on the test set, so they stand beside the oracle rows and, being all there is, beside
     the rows tuned on validation data.

@@ -1,4 +1,4 @@
-"""How the models are trained: configuration of what Keras ships, nothing more."""
+"""The training schedules: settings of what Keras ships."""
 
 import dataclasses
 import math
@@ -23,7 +23,7 @@ class Recipe:
         learning_rate: the peak.
         warmup: epochs of linear warm-up.
         drops: `{epoch: factor}`: from that epoch on the peak times the factor.
-        momentum: that of SGD; None for Adam.
+        momentum: the momentum of SGD; None for Adam.
         nesterov: whether SGD looks ahead.
         weight_decay: `λ` of the penalty `λ/2·‖w‖²`, in the models that have one (`resnet32`).
         shift: pixels that images are moved by at most, over zeros; half of them are then mirrored. 0 for neither.
@@ -66,9 +66,9 @@ class Recipe:
 _QUICK_STEPS = 360
 _ADAM_RATE, _SGD_RATE = 1e-3, 0.02
 
-# The paper says weight decay 1e-4. Its released code has `l2(1e-4)`, which is 1e-4·‖w‖²: λ = 2e-4, as LDAM-DRW's.
+# The paper states weight decay 1e-4. Its released code has `l2(1e-4)`, 1e-4·‖w‖²: λ = 2e-4, as in LDAM-DRW.
 _PAPER = Recipe(200, 128, 0.1, 5, ((160, 0.1), (180, 0.01)), momentum=0.9, weight_decay=2e-4, shift=4)
-# The same baseline for every method: what a practitioner would train with today, in layers that Keras ships.
+# The same baseline for every method: a training that is usual today, with layers that Keras ships.
 _STRONG = Recipe(
     epochs=200,
     learning_rate=0.1,
@@ -81,7 +81,7 @@ _STRONG = Recipe(
     mix=True,
     average=0.99,
 )
-# The released code's schedule, shifts and penalty. What else it does is not here: see the guide to the commands.
+# The schedule, shifts and penalty of the released code. For the other differences see the guide to the commands.
 _RELEASED = {
     "cifar10_lt": dataclasses.replace(
         _PAPER, shift=2, epochs=1241, warmup=20, drops=((604, 0.1), (926, 0.01), (1128, 0.001)), nesterov=True
@@ -93,7 +93,7 @@ _RELEASED = {
 
 
 def find_recipe(name, *, dataset, epochs=None, batch_size=None, num_examples=None, optimizer="auto", weight_decay=None):
-    """The recipe called `name`, its schedule stretched or squeezed to `epochs`, with what is given in place of its own.
+    """The recipe called `name`, its schedule stretched or squeezed to `epochs`, with given values in place of its own.
 
     "quick" runs 20 epochs, and as many more as a small training set needs for 360 steps: those of the embedded data.
     """
@@ -129,12 +129,12 @@ def stretch(recipe, epochs):
 
 
 def resolve_model(name, example_shape):
-    """The name of the model for examples of `example_shape`, after checking that the two go together."""
+    """The name of the model for examples of `example_shape`, after a check that they fit together."""
     is_image = len(example_shape) == 3
     if is_image:
         _check_image(example_shape)
     elif example_shape[0] < 1:
-        raise ArgumentError("train", "`train` must have a column of features at least. Received rows of none.")
+        raise ArgumentError("train", "`train` must have at least one column of features. Received rows without one.")
     if name == "auto":
         return "linear" if not is_image else "resnet32" if example_shape == (32, 32, 3) else "small_cnn"
     if is_image != (name in ("small_cnn", "resnet32")):
@@ -163,22 +163,22 @@ def _check_image(shape):
             "train",
             f"`train` must have images [N, height, width, channels] of at least {models.SMALLEST_IMAGE} × "
             f"{models.SMALLEST_IMAGE} pixels. Received images of shape {tuple(shape)}."
-            + " If channels come first: x = np.moveaxis(x, 1, -1), for test images alike."
+            + " If channels come first: x = np.moveaxis(x, 1, -1), also for test images."
             * is_turned,
         )
 
 
 def check_heads(model_name, heads, *, needing_dense=()):
-    """Raise where a method does not go with the model that has a head of its own, before anything is trained."""
+    """Raise before training if a method does not fit a model that has its own head."""
     if model_name != "cosine":
         return
     own = [name for name, head in heads.items() if head not in (models.dense_head, models.cosine_dense_head)]
     for name in (*own, *needing_dense):
-        raise ArgumentError("model", f"`model` 'cosine' has a head of its own: method {name!r} needs 'linear'.")
+        raise ArgumentError("model", f"`model` 'cosine' has its own head: method {name!r} needs 'linear'.")
 
 
 def left_out(recipe, model_name):
-    """A sentence on what of a recipe a model does not have, or None where it has all."""
+    """A sentence on the parts of a recipe that a model does not have, or None if it has all."""
     parts = {
         "weight decay": recipe.weight_decay and model_name != "resnet32",
         "shifts and mirroring": recipe.shift and model_name in ("linear", "cosine"),

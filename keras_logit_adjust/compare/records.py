@@ -1,4 +1,4 @@
-"""What a comparison keeps: a trained model's outputs, and the predictions of every row that follow from them."""
+"""The stored results of a comparison: the outputs of trained models, and the predictions of every row from them."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ class Split:
     """The part of a seed's data that is kept after training.
 
     Attributes:
-        name: what it was loaded by.
+        name: the name by which it was loaded.
         profile: as a `LongTailDataset` has it.
         seed: the seed of the draw.
         split_hash: the hash of the data.
@@ -32,7 +32,7 @@ class Split:
 
     @classmethod
     def of(cls, dataset):
-        """That of a `LongTailDataset` of arrays."""
+        """The part of a `LongTailDataset` of arrays."""
         own = {key: getattr(dataset, key) for key in ("name", "profile", "seed", "split_hash", "class_counts")}
         validation = None if dataset.validation is None else dataset.validation[1]
         own["example_shape"] = dataset.train[0].shape[1:]
@@ -56,7 +56,7 @@ class Run:
         out_of_fold_logits: `[M, L]` of training examples in its cross-validation, or None.
         out_of_fold_labels: `[M]`, or None.
         loss: `[E]` training losses with the penalty on the weights, one for each epoch.
-        seconds: that training took.
+        seconds: the time of the training.
         weight_penalty: `[E]`, of the weights that each epoch ends with; 0 for a model without a penalty.
         train_logits: `[M, L]` of the training examples, not shifted, mirrored or mixed.
         train_labels: `[M]`.
@@ -80,7 +80,7 @@ class Run:
     train_labels: np.ndarray | None = None
 
     def belongs_to(self, split):
-        """Whether it was trained on this very `Split` and has finite logits of all of its held-out examples."""
+        """Whether it was trained on exactly this `Split` and has finite logits of all held-out examples."""
         if self.split_hash != split.split_hash or self.seed != split.seed:
             return False
         size, sets = split.class_counts.size, [(self.test_logits, split.test_labels)]
@@ -100,7 +100,7 @@ class Run:
 
 
 def combine(runs):
-    """The run of one model, or of several as one: the means of their log-probabilities for logits."""
+    """The run of one model, or the combined run of several: its logits are the means of their log-probabilities."""
     if len(runs) == 1:
         return runs[0]
     means = {}

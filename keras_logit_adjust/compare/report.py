@@ -36,11 +36,11 @@ def to_markdown(results):
 
 
 def to_html(results, figures):
-    """The comparison as a page of HTML, its numbers those of `to_markdown`.
+    """The comparison as a page of HTML, with the numbers of `to_markdown`.
 
     Args:
         results: the content of results.json.
-        figures: what `_figures` makes of it; empty without matplotlib.
+        figures: the result of `_figures`; empty without matplotlib.
     """
     heading, lead, best = _headline(results)
     taus = [[f"`{method}`", chosen] for method, chosen in _taus(results).items()]
@@ -105,7 +105,7 @@ def _baseline(results):
 
 
 def _short(results):
-    """The row that differences are to, as a heading names it."""
+    """The name in headings of the row to which differences are taken."""
     name = _baseline(results)
     return "ERM" if name == "erm" else f"`{name}`"
 
@@ -137,13 +137,13 @@ def _header_and_rows(results):
 
 
 def _taus(results):
-    """The τ of every seed as a text, of the methods that choose it."""
+    """The τ of every seed as a text, for the methods that choose it."""
     methods = results["methods"].items()
     return {name: ", ".join(f"{tau:.2f}" for tau in method["tau"]) for name, method in methods if "tau" in method}
 
 
 def _probes(results):
-    """What the recipe "linear_probe" chose, in a sentence; None for other recipes."""
+    """The choices of the recipe "linear_probe" in a sentence; None for other recipes."""
     if not (found := results.get("probes")):
         return None
     chosen = [
@@ -169,7 +169,7 @@ def _published(name, methods):
 
 def _caption(results):
     data, counts, config = results["data"], results["class_counts"], results["config"]
-    # Older results know nothing of noise, precision and strategy.
+    # Older results have no noise, precision and strategy.
     noise, precision, strategy = (config.get(name) for name in ("label_noise", "precision", "strategy"))
     return (
         f"{data['name']}, {'its own class mix' if data['profile'] == 'as it is' else data['profile'] + ' profile'}, "
@@ -208,7 +208,7 @@ def _ends(found, low, high):
 def _headline(results):
     """The result in a line, in two sentences, and the name of the best method.
 
-    A method that saw the test set, to show what tuning could reach at most, is not called the best.
+    A method that used the test set, to show the most that tuning could reach, is never the best.
     """
     methods, data = results["methods"], results["data"]["name"]
     errors = {name: _cell(method["summary"]["balanced_error"]) for name, method in methods.items()}
@@ -313,7 +313,7 @@ def _figures(results, predictions):
         for name, method in methods.items()
     }
     bars = plots.group_accuracy(groups)
-    if len(methods) > 8:  # they need the room that `per_class_accuracy` takes by itself
+    if len(methods) > 8:  # they need the room that `per_class_accuracy` makes by itself
         bars.set_size_inches(1.6 * bars.get_size_inches()[0], 0.12 * len(methods) + 2.2)
     return {
         "tail": plots.class_counts(counts),

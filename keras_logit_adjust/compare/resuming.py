@@ -1,4 +1,4 @@
-"""Going on inside a training: its state after an epoch, which is kept now and then and when it is interrupted."""
+"""Continuing inside a training: its state after an epoch is saved now and then, and when it is interrupted."""
 
 import contextlib
 import time
@@ -8,11 +8,11 @@ import numpy as np
 
 from keras_logit_adjust.compare import storage
 
-SECONDS = 120.0  # between two checkpoints: what a killed process loses at most, and one epoch
+SECONDS = 120.0  # between two checkpoints; a killed process loses at most this time and one epoch
 
 
 class Place:
-    """Where a training stands: a stage, an epoch of it, and the state that all before has left.
+    """The position in a training: a stage, an epoch of it, and the state after all epochs before.
 
     The state is all variables of model and optimizer. Order and augmentation are functions of (seed, epoch, step). So a
     training that continues from here ends as an undisturbed one, bit by bit on one machine.
@@ -23,8 +23,8 @@ class Place:
 
     Attributes:
         stage: the stage of training, from 0.
-        epoch: that comes next in the stage.
-        losses: those of all epochs that are over.
+        epoch: the next epoch of the stage.
+        losses: the losses of all finished epochs.
         penalties: on the weights that each of these epochs ended with.
         before: seconds that were spent on them by processes that are gone.
     """
@@ -34,7 +34,7 @@ class Place:
         self.stage, self.epoch, self.losses, self.penalties, self.before = 0, 0, [], [], 0.0
         self._variables, self._unsaved, self._started = None, None, time.perf_counter()
         self._saved_at = self._started
-        # A damaged archive raises whatever zipfile, zlib or NumPy stumbles over; it counts as none.
+        # A damaged archive raises errors of many types, from zipfile, zlib or NumPy. It counts as no archive.
         with contextlib.suppress(Exception):
             self._read()
 
@@ -52,11 +52,11 @@ class Place:
 
     @property
     def seconds(self):
-        """That the training took so far."""
+        """The time that the training took so far."""
         return self.before + time.perf_counter() - self._started
 
     def enter(self, stage, model):
-        """Begin a stage of training with a compiled model, or go on in it; the first epoch to train."""
+        """Begin a stage of training with a compiled model, or continue in it; returns the first epoch to train."""
         if self._variables is None:
             self.stage, self.epoch = stage, 0
         else:
@@ -73,7 +73,7 @@ class Place:
             self.losses.append(float(logs["loss"]))
             self.penalties.append(float(sum(keras.ops.convert_to_numpy(penalty) for penalty in model.losses)))
             self.epoch = epoch + 1
-            if self.path is None or self.epoch == epochs:  # a run or a stage is over
+            if self.path is None or self.epoch == epochs:  # a run or a stage has ended
                 return
             kept = {name: keras.ops.convert_to_numpy(value).copy() for name, value in _variables_of(model).items()}
             own = {name: getattr(self, name) for name in ("mark", "stage", "epoch", "seconds")}
@@ -85,7 +85,7 @@ class Place:
 
     @contextlib.contextmanager
     def kept(self):
-        """Write the state where what is done in this context is interrupted."""
+        """Write the state if the code in this context is interrupted."""
         try:
             yield
         except KeyboardInterrupt:
@@ -93,15 +93,15 @@ class Place:
             raise
 
     def save(self):
-        """Write what the last epoch has left, where it is not written."""
+        """Write the state after the last epoch, unless it is written already."""
         if self._unsaved is not None:
             storage.write_npz(self.path, self._unsaved)
             self._unsaved, self._saved_at = None, time.perf_counter()
 
 
 def _variables_of(model):
-    """`{name: variable}` of all that a training changes: weights, states of random seeds, the optimizer's."""
-    metrics = {id(variable) for variable in model.metrics_variables}  # begin anew with each epoch
+    """`{name: variable}` of everything that a training changes: weights, states of random seeds, the optimizer."""
+    metrics = {id(variable) for variable in model.metrics_variables}  # they start again with each epoch
     own = [variable for variable in model.variables if id(variable) not in metrics]
     parts = {"model": own, "optimizer": model.optimizer.variables}
     return {f"{part}_{i}": variable for part, variables in parts.items() for i, variable in enumerate(variables)}

@@ -36,16 +36,17 @@ def compare(config=None, *, methods=DEFAULT_METHODS, seeds=3, output=None, jobs=
             takes as many threads. A script that asks for several must have its own code under
             `if __name__ == "__main__":`, as all that starts processes.
         baseline: the method whose errors the others' are compared with; it is added where it is missing.
-        test_mixes: whether the test logits are judged under other class mixes of the test set, too, forward, uniform
-            and backward: without adjustment, adjusted to the mix, and to an estimate of it.
+        test_mixes: whether the test logits are also judged under other class mixes of the test set: forward, uniform
+            and backward; without adjustment, adjusted to the mix, and to an estimate of it.
 
     Returns:
         The content of results.json: configuration, versions, figures of every run, means, differences to the baseline.
         None on all workers but the chief, which alone writes.
 
     Raises:
-        ValueError: for an unknown method, a folder made by another configuration, data that does not fit, a strategy of
-            another backend, batches that do not divide by the devices, several jobs with a strategy or a GPU.
+        ValueError: for an unknown method; for a folder made by another configuration; for data that does not fit; for
+            a strategy of another backend; for batches that do not divide by the devices; for several jobs with a
+            strategy or a GPU.
 
     Example:
 
@@ -66,7 +67,7 @@ def compare(config=None, *, methods=DEFAULT_METHODS, seeds=3, output=None, jobs=
 
 
 def compare_with_predictions(config=None, **options):
-    """As `compare`, returning the `Predictions` too."""
+    """Like `compare`, but it also returns the `Predictions`."""
     with compared(config, **options) as (results, predictions, _):
         return results, predictions
 
@@ -87,7 +88,7 @@ class Compared(typing.NamedTuple):
 
 @contextlib.contextmanager
 def compared(config=None, *, methods=DEFAULT_METHODS, seeds=3, output=None, jobs=1, baseline="erm", test_mixes=False):
-    """A comparison as `Compared`; without `output` its folder goes when the context ends and nothing was raised."""
+    """A comparison as `Compared`; without `output` its folder is deleted at the end, if no error was raised."""
     config = as_config(config)
     methods = methods.split(",") if isinstance(methods, str) else list(methods)
     (baseline,) = spell_out([baseline], validation=config.validation, recipe=config.recipe)[-1:]
@@ -122,12 +123,12 @@ def compared(config=None, *, methods=DEFAULT_METHODS, seeds=3, output=None, jobs
 def _offer_bfloat16(config, example_shape):
     model = recipes.resolve_model(config.model, example_shape)
     if model in ("small_cnn", "resnet32") and config.precision == "float32" and devices.multiplies_bfloat16():
-        text = f"This processor has instructions for bfloat16: with precision mixed_bfloat16 {model} may train faster."
+        text = f"This CPU has instructions for bfloat16: with precision mixed_bfloat16 {model} may train faster."
         say(text, file=sys.stderr)
 
 
 def _finish(config, methods, *, started, writes, folder, told, **training):
-    """The results and the `Predictions`, written to the folder where that `writes`."""
+    """The results and the `Predictions`; if `writes`, they are written to the folder."""
     try:
         storage.check_folder(folder, config)
         (folder / "runs").mkdir(exist_ok=True)
@@ -143,6 +144,6 @@ def _finish(config, methods, *, started, writes, folder, told, **training):
     except KeyboardInterrupt:
         runs, begun = (len(list((folder / "runs").glob(name))) for name in ("*.npz", "*.checkpoint"))
         state = f" and the state of {begun} unfinished" if begun else ""
-        say(f"\nInterrupted. {runs} finished runs{state} are kept in {folder}: the same command goes on from there.")
+        say(f"\nInterrupted. {runs} finished runs{state} are kept in {folder}: repeat the command to continue.")
         raise
     return results, predictions

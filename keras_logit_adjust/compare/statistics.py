@@ -1,4 +1,4 @@
-"""Figures of one run and of many, from logits and labels alone: float64 NumPy, so that a table can be recomputed."""
+"""Figures of one run and of many, computed from logits and labels only: float64 NumPy, so a table can be recomputed."""
 
 import numpy as np
 from scipy import stats
@@ -11,14 +11,14 @@ CONFIDENCE = 0.95
 
 
 def recalls(labels, predicted, num_classes):
-    """The recall of every class, NaN for one without examples."""
+    """The recall of every class; NaN for a class without examples."""
     total = np.bincount(labels, minlength=num_classes).astype("float64")
     hits = np.bincount(labels[labels == predicted], minlength=num_classes)
     return np.divide(hits, total, out=np.full(num_classes, np.nan), where=total > 0)
 
 
 def macro_f1(labels, predicted, prior):
-    """Macro-F1 as if the classes occurred with `prior`: every test example weighs prior over test share."""
+    """Macro-F1 as if the classes occurred with `prior`: the weight of a test example is prior / test share."""
     num_classes = prior.size
     total = np.bincount(labels, minlength=num_classes)
     weight = np.divide(prior, total, out=np.zeros(num_classes), where=total > 0)
@@ -42,7 +42,7 @@ def figures(labels, logits, *, class_counts):
 
 
 def on_training_examples(run):
-    """How a run fits what it was trained on: its balanced error in percent, and both parts of its last epoch's loss."""
+    """The fit of a run to its training examples: balanced error in percent, and both parts of its last loss."""
     hits = recalls(run.train_labels, run.train_logits.argmax(axis=-1), run.train_logits.shape[-1])
     penalty = float(run.weight_penalty[-1])
     return {
@@ -53,7 +53,7 @@ def on_training_examples(run):
 
 
 def summarize(rows):
-    """Mean and standard deviation (n − 1) over seeds of every figure; None where a group is empty."""
+    """Mean and standard deviation (n − 1) over seeds of every figure; None for an empty group."""
     known = {key: [row[key] for row in rows if row[key] is not None] for key in rows[0]}
     return {
         key: {"mean": float(np.mean(v)), "std": float(np.std(v, ddof=1)) if len(v) > 1 else None} if v else None
@@ -78,7 +78,7 @@ def paired_difference(labels, hits, baseline_hits, *, seed=0):
         it is.
     """
     classes, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    # Each example's share in the balanced error, so that a replicate is one product.
+    # Each example's share of the balanced error: a replicate is then one product.
     share = 100.0 / (classes.size * counts[inverse])
     difference = (np.asarray(baseline_hits, "float64") - np.asarray(hits, "float64")) * share
     rng = np.random.default_rng(seed)
@@ -91,7 +91,7 @@ def paired_difference(labels, hits, baseline_hits, *, seed=0):
     times = rng.multinomial(num_seeds, np.full(num_seeds, 1.0 / num_seeds), size=REPLICATES)
     replicates = (by_seed * times).sum(axis=1) / num_seeds
     tail = 50 * (1 - CONFIDENCE)
-    # Sums of shares leave rounding of this size: methods that are equal must not differ by it.
+    # Sums of shares have a rounding error of this size. Equal methods must not differ by it.
     low, high = np.round(np.percentile(replicates, [tail, 100 - tail]), 9) + 0.0
     verdict = "none" if low <= 0 <= high else "lower" if high < 0 else "higher"
     of_seeds = difference.sum(axis=1)

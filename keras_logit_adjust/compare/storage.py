@@ -1,4 +1,4 @@
-"""What a comparison keeps on disk: finished runs, each written whole or not at all, in a folder of one setting."""
+"""The files of a comparison: finished runs, each written completely or not at all, in one folder for one setting."""
 
 import contextlib
 import dataclasses
@@ -25,17 +25,17 @@ from keras_logit_adjust.compare.config import as_text
 from keras_logit_adjust.compare.records import Run
 
 _OTHER = "choose another `output`"
-_SHOWN = 80  # characters of what was found in a file
+_SHOWN = 80  # characters of a file's content in a message
 
 
 def as_folder(output):
-    """`output` as a path, or None; a path that cannot become a folder to write to is refused."""
+    """`output` as a path, or None; a path that cannot become a writable folder is refused."""
     if output is None:
         return None
     folder = pathlib.Path(as_text(output, "output"))
     try:
         folder.stat()
-    except (FileNotFoundError, NotADirectoryError):  # to be made, or said below
+    except (FileNotFoundError, NotADirectoryError):  # made later, or refused below
         pass
     except OSError as error:
         raise ArgumentError("output", f"`output` must be a folder. {folder}: {error.strerror}: {_OTHER}.") from error
@@ -43,7 +43,7 @@ def as_folder(output):
     if not nearest.is_dir():
         raise ArgumentError("output", f"`output` must be a folder. {nearest} is {_kind(nearest)}: {_OTHER}.")
     if not os.access(nearest, os.W_OK | os.X_OK):
-        raise ArgumentError("output", f"`output` must be a folder that may be written to. {nearest} may not: {_OTHER}.")
+        raise ArgumentError("output", f"`output` must be a writable folder. {nearest} is not writable: {_OTHER}.")
     return folder
 
 
@@ -52,7 +52,7 @@ def _kind(path):
 
 
 def cache_folder(*command):
-    """Where unfinished work of one command (plain values that tell it from others) waits without an output folder.
+    """The folder for unfinished work of one command without an output folder; plain values identify the command.
 
     Among the values of a command is the hash of its data, because a file of the same name may contain other data.
     """
@@ -60,17 +60,17 @@ def cache_folder(*command):
     try:
         root = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
         return as_folder(root / "keras_logit_adjust" / key[:16])
-    except (ArgumentError, RuntimeError) as error:  # there may be no home
+    except (ArgumentError, RuntimeError) as error:  # there may be no home folder
         raise ArgumentError(
             "output",
-            "Without `output` unfinished work is kept in the folder for caches, of $XDG_CACHE_HOME or in the home "
+            "Without `output` unfinished work is kept in the folder for caches, from $XDG_CACHE_HOME or in the home "
             f"folder, which cannot be used ({str(error).replace('`output`', 'it')}). Give `output`.",
         ) from error
 
 
 @contextlib.contextmanager
 def claimed(folder, *, goes):
-    """`folder` for this process alone, made where it is missing.
+    """`folder` for this process only; it is made if it is missing.
 
     Args:
         folder: path.
@@ -83,7 +83,7 @@ def claimed(folder, *, goes):
             if goes:
                 shutil.rmtree(folder)
         finally:
-            # What came to nothing leaves nothing.
+            # A run without results leaves no folders.
             for empty in (folder / "runs", folder) if is_new else ():
                 with contextlib.suppress(OSError):
                     empty.rmdir()
@@ -91,7 +91,7 @@ def claimed(folder, *, goes):
 
 @contextlib.contextmanager
 def _locked(folder):
-    """A lock on a folder that is made for it, which the system takes back from a process that dies."""
+    """A lock on a folder, which is made for it; the system releases it when the process ends."""
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -108,7 +108,7 @@ def _locked(folder):
                 "output",
                 f"{folder} is in use by another process. Wait until it has finished, or choose another `output`.",
             ) from None
-        # Who held it before may have removed it in between.
+        # The last holder of the lock may have removed the folder in between.
         if fcntl is None or (folder.exists() and os.path.samestat(os.fstat(lock), folder.stat())):
             break
         os.close(lock)
@@ -124,12 +124,12 @@ def _lock_folder(lock):
     except BlockingIOError:
         os.close(lock)
         raise
-    except OSError:  # a file system that knows no locks
+    except OSError:  # a file system without locks
         pass
 
 
 def _lock_file(folder):
-    """On Windows, where a folder cannot be locked: a file beside it, which goes when its process does."""
+    """On Windows a folder cannot be locked: a file beside it is the lock, and is removed when its process ends."""
     return os.open(folder.with_name(f"{folder.name}.lock"), os.O_CREAT | os.O_EXCL | os.O_TEMPORARY)
 
 
@@ -141,7 +141,7 @@ def identity(config):
 
 
 def check_folder(folder, config):
-    """Raise where `folder` belongs to another configuration: that of the finished runs in it."""
+    """Raise if `folder` belongs to another configuration than its finished runs."""
     mine = identity(config)
     for name, key in (("config.json", None), ("results.json", "config")):
         stored = read_results(folder, name)
@@ -162,7 +162,7 @@ def check_folder(folder, config):
 
 
 def read_results(folder, name="results.json"):
-    """The object in a JSON file of the folder, or None where there is no such file."""
+    """The object in a JSON file of the folder, or None if there is no such file."""
     path = folder / name
     if not path.exists():
         return None
@@ -184,7 +184,7 @@ def run_path(folder, name, seed):
 
 
 def checkpoint_path(folder, name, seed):
-    """The file of a training that is not finished."""
+    """The file of an unfinished training."""
     return run_path(folder, name, seed).with_suffix(".checkpoint")
 
 
@@ -195,7 +195,7 @@ def save_run(folder, run):
 
 
 def mark_of(config, recipe, name, split):
-    """Hex digits that differ where the training of a row would be another one."""
+    """Hex digits that differ if the training of a row differs."""
     backend = keras.backend.backend()
     training = {
         **identity(config),
@@ -209,8 +209,8 @@ def mark_of(config, recipe, name, split):
 
 
 def load_run(folder, name, split):
-    """The finished `Run` of this very `Split`, None where none is on disk; a damaged file counts as none."""
-    # A damaged archive raises whatever zipfile, zlib or NumPy stumbles over.
+    """The finished `Run` of exactly this `Split`; None if it is not on disk. A damaged file counts as no file."""
+    # A damaged archive raises errors of many types, from zipfile, zlib or NumPy.
     with contextlib.suppress(Exception), np.load(run_path(folder, name, split.seed)) as stored:
         run = Run(**{key: value if value.ndim else value.item() for key, value in stored.items()})
         return run if run.method == name and run.belongs_to(split) else None
@@ -229,7 +229,7 @@ def versions():
 
 
 def write_npz(path, arrays):
-    """Write all or nothing: an interrupted save leaves no half file under the final name."""
+    """Write completely or not at all: an interrupted save leaves no partial file under the final name."""
     with _written(path) as file:
         np.savez_compressed(file, **arrays)
 
@@ -241,13 +241,13 @@ def write_text(path, text):
 
 @contextlib.contextmanager
 def _written(path):
-    """A file under a name of its own, which gets the name `path` when it is whole."""
+    """A file under a unique name; it gets the name `path` when it is complete."""
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     try:
         with partial.open("xb") as file:
             yield file
         os.replace(partial, path)
-    except OSError as error:  # of a full disk Python does not say which
+    except OSError as error:  # for a full disk, Python's error has no path
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
         partial.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Training one model of a comparison: data in, logits on the held-out sets out."""
+"""Training of one model of a comparison: from data to logits of the held-out sets."""
 
 import functools
 
@@ -10,22 +10,22 @@ from keras_logit_adjust.compare.methods import METHODS
 from keras_logit_adjust.compare.records import Run
 from keras_logit_adjust.posthoc import weight_norm
 
-RETRAINING_EPOCHS = 10  # of the head alone, where a method asks for it
-_NEXT_STAGE = 1 << 20  # from the seed of one stage to that of the next
+RETRAINING_EPOCHS = 10  # for the head alone, if a method trains it again
+_NEXT_STAGE = 1 << 20  # difference of the seeds of two stages
 
 
 def _telling(on_epoch):
-    """A callback that tells of each epoch."""
+    """A callback that reports each epoch."""
     return keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: on_epoch(float(logs["loss"])))
 
 
 def epochs_of(method, recipe):
-    """Epochs that training a method takes in all."""
+    """The number of epochs of a method's training in total."""
     return recipe.epochs + min(RETRAINING_EPOCHS, recipe.epochs) * method.retrains_head
 
 
 def train(name, dataset, *, scale, config, recipe, devices, on_epoch, place):
-    """Train the model of the row `name` on examples that `scale` brings to its units; returns a `Run`.
+    """Train the model of the row `name` on examples that `scale` converts to its units; returns a `Run`.
 
     It goes on from `place`, a `Place`, keeps that up to date, and calls `on_epoch` with the loss of each epoch.
     """
@@ -45,7 +45,7 @@ def train(name, dataset, *, scale, config, recipe, devices, on_epoch, place):
         _fit(
             model,
             training,
-            # A loss is adjusted to what the model sees, not to what there is: never twice.
+            # A loss is adjusted to the mix that the model sees, not to the data set: so the prior is corrected once.
             loss=functools.partial(method.loss, training.sampler or counts),
             class_weight=method.class_weight and method.class_weight(counts),
             callbacks=[*method.callbacks(counts, recipe.epochs), _telling(on_epoch)],
@@ -59,8 +59,8 @@ def train(name, dataset, *, scale, config, recipe, devices, on_epoch, place):
     seconds = place.seconds
     if not np.isfinite(place.losses[-1]):
         raise ValueError(
-            f"Training diverged: the loss of {method.title!r} is not finite. The labels are class ids, so it is the "
-            "model: lower the learning rate, or see 'A loss or metric of NaN' in the page on pitfalls."
+            f"Training diverged: the loss of {method.title!r} is not finite. The labels are class ids, so the model is "
+            "the cause: lower the learning rate, or see 'A loss or metric of NaN' in the page on pitfalls."
         )
     logits = {
         f"{part}_logits": devices.predict(model, scale(examples[0])).astype("float32")
@@ -98,13 +98,13 @@ def _fit(model, training, *, loss, devices, callbacks, place, stage=0, class_wei
         initial_epoch=place.enter(stage, model),
         epochs=recipe.epochs,
         class_weight=class_weight,
-        # What is told of is kept already.
+        # `place` comes before the callback that reports: a reported epoch is saved already.
         callbacks=[_Reseeding(training.seed, stage), rate, place.follow(model, epochs=recipe.epochs), *callbacks],
     )
 
 
 class _Reseeding(keras.callbacks.Callback):
-    """Lets the backend's own random numbers follow from (seed, stage, epoch): torch's dropout takes them."""
+    """Seeds the backend's own random numbers by (seed, stage, epoch): torch's dropout uses them."""
 
     def __init__(self, seed, stage):
         super().__init__()
@@ -114,14 +114,14 @@ class _Reseeding(keras.callbacks.Callback):
         self.epoch = epoch
 
     def on_train_batch_begin(self, batch, logs=None):
-        if batch == 0:  # not before: torch's loader takes a number as it begins
+        if batch == 0:  # not earlier: torch's data loader draws a number when it starts
             numbers = np.random.SeedSequence((self.seed, self.stage + 1, self.epoch))
             keras.utils.set_random_seed(int(numbers.generate_state(1)[0]))
 
 
 def _retrain_head(model, training, *, class_counts, devices, on_epoch, place):
     """A new head on frozen features, trained on class-balanced batches (Kang et al., 2020)."""
-    keras.utils.set_random_seed(training.seed + _NEXT_STAGE)  # whatever was drawn before
+    keras.utils.set_random_seed(training.seed + _NEXT_STAGE)  # independent of all draws before
     head = model.layers[-1]
     for layer in model.layers[:-1]:
         layer.trainable = False
@@ -133,7 +133,7 @@ def _retrain_head(model, training, *, class_counts, devices, on_epoch, place):
 
 
 def _head_weights(head):
-    """What weight normalization needs to know of a dense head."""
+    """The numbers of a dense head that weight normalization needs."""
     if not isinstance(head, keras.layers.Dense):
         return {}
     bias = keras.ops.convert_to_numpy(head.bias) if head.use_bias else np.zeros(head.units)

@@ -1,4 +1,4 @@
-"""Choosing τ for the rows that have it tuned: on the exact path where logits are lines in τ, on a grid elsewhere."""
+"""The choice of τ for rows that tune it: on the exact path if logits are lines in τ, else on a grid."""
 
 import functools
 import warnings
@@ -12,7 +12,7 @@ GRID = np.linspace(0.0, 3.0, 61)
 
 
 def corrected(method, run, *, split):
-    """The test logits of a method after its correction, and the τ of that (None where nothing was chosen).
+    """The test logits of a method after its correction, and the τ of it (None if none was chosen).
 
     Args:
         method: a `Method`.
@@ -31,9 +31,9 @@ def corrected(method, run, *, split):
 
 
 def shrunk_tau(logits, labels, *, correct, class_counts):
-    """The τ of `kla.tune_tau`, which believes a few examples only as far as they can tell."""
+    """The τ of `kla.tune_tau`, which moves away from 1 only as far as the examples support it."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of rare classes with few examples: so is every long tail
+        warnings.simplefilter("ignore", UserWarning)  # rare classes have few examples in every long tail
         return held_out.tune_tau(logits, labels, class_counts, folds=min(5, len(labels))).tau
 
 
@@ -43,7 +43,7 @@ def highest_tau(logits, labels, *, correct, class_counts):
 
 
 def grid_tau(logits, labels, *, correct, class_counts):
-    """The τ of `GRID` with the best balanced accuracy; of equals the one nearest to 1, then the smaller."""
+    """The τ of `GRID` with the best balanced accuracy; among equals the nearest to 1, then the smaller."""
     predicted = [correct(logits, tau=tau).argmax(axis=-1) for tau in GRID]
     scores = [np.nanmean(statistics.recalls(labels, classes, logits.shape[-1])) for classes in predicted]
     best = GRID[np.isclose(scores, np.max(scores), rtol=0, atol=1e-12)]

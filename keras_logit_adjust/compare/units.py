@@ -1,18 +1,18 @@
-"""In what units a model is fed: standardized columns of features, pixels from 0 to 255."""
+"""The units of a model's inputs: standardized columns of features, pixels from 0 to 255."""
 
 import numpy as np
 
 from keras_logit_adjust._checks import ArgumentError
 
 _LARGEST = float(np.finfo("float32").max)
-_FURTHEST = _LARGEST**0.5  # deviations, so that a sum of products with weights stays finite
-_CONSTANT = 1e-12  # a deviation that is rounding, in parts of the largest number of the column
-_AT_ONCE = 1 << 22  # numbers that are held in float64
-_OTHER_RANGE = 50  # times as wide: no other pictures, but another unit
+_FURTHEST = _LARGEST**0.5  # deviations: with larger numbers a sum of products with weights could overflow
+_CONSTANT = 1e-12  # a deviation relative to the largest number of the column; below it is rounding
+_AT_ONCE = 1 << 22  # numbers that are held in float64 at a time
+_OTHER_RANGE = 50  # a range this many times as wide shows another unit
 
 
 def scaler_of(dataset):
-    """The `Scaler` of a data set's training examples, after checking that its held-out examples have their units.
+    """The `Scaler` of a data set's training examples, after a check that its held-out examples have the same units.
 
     Raises:
         ValueError: for numbers that float32 does not hold, before or after they are scaled; for test images in another
@@ -61,7 +61,7 @@ class Scaler:
         return scaled
 
     def check(self, x, name):
-        """Raise where held-out examples `x`, of the argument `name`, are of other units than those of training."""
+        """Raise if held-out examples `x`, of the argument `name`, have other units than the training examples."""
         axes = None if self.is_image else 0
         low, high = x.min(axis=axes).astype("float64"), x.max(axis=axes).astype("float64")
         with np.errstate(over="ignore"):
@@ -85,7 +85,7 @@ class Scaler:
 
 
 def _range_of(x):
-    """What is 0 and what a 255th of images."""
+    """The pixel values that become 0, and the size of one step of 255, for images."""
     low, high = float(x.min()), float(x.max())
     if low >= 0 and 1 < high <= 255 and all((x[rows] == np.floor(x[rows])).all() for rows in _pieces(x)):
         return 0.0, 1.0
@@ -93,8 +93,8 @@ def _range_of(x):
 
 
 def _moments_of(x):
-    """The mean and the deviation of each column; the deviation of a constant one is infinite."""
-    # Differences to the first row: of a constant column they are 0, not rounding.
+    """The mean and the deviation of each column; the deviation of a constant column is infinite."""
+    # Differences to the first row: in a constant column they are exactly 0.
     first, low, high = (row.astype("float64") for row in (x[0], x.min(axis=0), x.max(axis=0)))
     size = np.maximum(np.abs(low), np.abs(high))
     size[size == 0] = 1.0

@@ -1,4 +1,4 @@
-"""What is chosen on held-out logits and labels: τ, offsets, a calibration, a prior, prediction sets."""
+"""Everything that is chosen on held-out logits and labels: τ, offsets, a calibration, a prior, prediction sets."""
 
 from keras_logit_adjust.held_out.calibration import calibrate, calibration_error, reliability
 from keras_logit_adjust.held_out.label_shift import TargetPrior, estimate_target_prior

@@ -1,4 +1,4 @@
-"""The intervals of τ of a linear head with very many classes: its scores go by in chunks, and no row of all exists."""
+"""The intervals of τ of a linear head with very many classes: scores are computed in chunks of classes."""
 
 import numpy as np
 
@@ -23,8 +23,8 @@ class Scorer:
         if kernel.ndim != 2 or kernel.shape[class_axis % 2] != prior.size or prior.are_labels:
             raise _checks.ArgumentError(
                 "kernel",
-                f"`kernel` must be {('[L, D]', '[D, L]')[class_axis % 2]} with class_axis={class_axis}, L the "
-                f"{prior.size} exclusive classes of `class_counts`. Received shape {kernel.shape}"
+                f"`kernel` must be {('[L, D]', '[D, L]')[class_axis % 2]} with class_axis={class_axis}, where L is the "
+                f"number of exclusive classes of `class_counts`, {prior.size}. Received shape {kernel.shape}"
                 f"{', and the prior of independent labels' if prior.are_labels else ''}.",
             )
         if not np.isfinite(kernel.sum()) and not np.isfinite(kernel).all():
@@ -36,13 +36,13 @@ class Scorer:
         self.log_prior, self.chunk_size = prior.logits, _checks.check_integer(chunk_size, "chunk_size", minimum=1)
 
     def intervals(self, y_true, features):
-        """The ends of the intervals of a batch, and its class ids: as `_intervals.of_examples` of all scores."""
+        """The ends of the intervals of a batch, and its class ids: equal to `_intervals.of_examples` of all scores."""
         _scores.check_rows(y_true, features, ("y_true", "features"))
         features = _reading.to_numpy(features, "features")
         if features.ndim < 2 or features.shape[-1] != self.kernel.shape[1] or not features.size:
             raise _checks.ArgumentError(
                 "features",
-                f"`features` must be [N, {self.kernel.shape[1]}], N ≥ 1, what the head reads. Received shape "
+                f"`features` must be [N, {self.kernel.shape[1]}], N ≥ 1, as the head reads them. Received shape "
                 f"{features.shape}.",
             )
         y_true = _labels.as_labels(y_true)
@@ -60,7 +60,7 @@ class Scorer:
         return low, high, ids
 
     def _narrow(self, low, high, *, chunk, ids, own, features):
-        """Narrow intervals to where no class of a chunk wins: of lines that cross there, the first class wins."""
+        """Narrow the intervals to the τ at which no class of a chunk wins; the lower class id wins a tie."""
         ahead = (features @ self.kernel[chunk].T).astype("float64")
         ahead += (0.0 if self.bias is None else self.bias[chunk]) - own[:, None]
         slopes = self.log_prior[chunk] - self.log_prior[ids, None]
@@ -69,7 +69,7 @@ class Scorer:
         level[(rows := np.flatnonzero((ids >= chunk.start) & (ids < chunk.stop))), ids[rows] - chunk.start] = False
         loses = np.flatnonzero(level.any(axis=1))
         loses = loses[(level[loses] & np.where(before[loses], ahead[loses] >= 0, ahead[loses] > 0)).any(axis=1)]
-        # The level ones are left out; lines that cross beyond the largest number cross at infinity.
+        # Classes as frequent as the true class are excluded by `steeper`. Overflow: the lines cross at infinity.
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             crossings = np.divide(ahead, slopes, out=ahead)
         for ends, steeper, pick, inside in ((low, slopes > 0, np.max, np.inf), (high, slopes < 0, np.min, -np.inf)):

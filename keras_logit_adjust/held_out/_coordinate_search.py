@@ -1,11 +1,10 @@
-"""Offsets of logits by coordinate search: along one class's offset an objective is a step function, searched exactly.
+"""Offsets of logits by coordinate search: along the offset of one class the objective is a step function.
 
-With the others fixed, raising the offset of class c takes examples over from their best other class, the rival, one by
-one, in order of the margin between them. Sorted, the margins give the objective at every offset at once.
+The other offsets are fixed. While the offset of class c rises, c takes over examples one by one, in order of their
+margins. It takes each from its best other class, the rival. The sorted margins give the objective at every offset.
 
-Few of the margins need sorting. The smallest are picked out, and an upper bound of the objective says whether class c
-can still gain after it has taken their examples. If it can, more are picked out. If there are many classes, class c can
-gain from a small part of the examples only.
+Only few margins need sorting. The smallest are picked out. An upper bound of the objective shows whether class c can
+still gain after it has taken their examples; if it can, more are picked out. With very many classes these are few.
 """
 
 import numpy as np
@@ -13,25 +12,25 @@ import numpy as np
 from keras_logit_adjust.held_out._intervals import nearest
 
 _BEYOND = 0.5  # how far past the last margin an offset goes where nothing bounds it
-_RESTARTS = 32  # of a search that starts anew
-_ROUNDING = 1e-9  # margins no further apart are equal: no offset lies between them
-_CELLS = 256  # of equal width: the objective is bounded on each
-_SLACK = 1e-9  # of a bound: more than rounding can make of its sums
-_MORE = 4  # times as many examples are picked out where the first were too few
+_RESTARTS = 32  # number of random starts
+_ROUNDING = 1e-9  # margins no further apart count as equal: no offset is placed between them
+_CELLS = 256  # cells of equal width; the objective has one bound in each
+_SLACK = 1e-9  # added to a bound: more than the rounding error of its sums
+_MORE = 4  # times as many examples are picked out if the first were too few
 _PART = 256  # rows that are transposed at a time
-_ROWS = 1024  # of scores held at a time
-_TINY = 1e-100  # in place of 0, so that nothing is divided by it
+_ROWS = 1024  # rows of scores that are computed at a time
+_TINY = 1e-100  # replaces 0 in a divisor
 
 
 def search(logits, objective, base, *, sweeps, columns=None):
-    """Offsets `[L]` that no change of a single one improves, and the objective there.
+    """Offsets `[L]` that no change of a single offset improves, and the objective there.
 
     Args:
         logits: `[N, L]` float64.
         objective: a `MacroF1` or `WeightedRecall` of the N examples.
-        base: `[L]` where to start; of equally good offsets the nearest to it are taken.
-        sweeps: at most so many rounds over all classes.
-        columns: `[L, N]` the same logits, each class's next to each other; made where they are not given.
+        base: `[L]` the start; among equally good offsets the nearest to it is taken.
+        sweeps: the largest number of rounds over all classes.
+        columns: `[L, N]` the same logits, contiguous for each class; computed if it is None.
     """
     scores = _Scores(logits, base, _columns(logits) if columns is None else columns)
     tallies = objective.tallies(scores.first)
@@ -50,8 +49,8 @@ def search(logits, objective, base, *, sweeps, columns=None):
 
 
 def search_from_many(logits, objective, base, *, sweeps, rng):
-    """The best of searches from `base` and from random offsets around it: one coordinate at a time may get stuck."""
-    from tqdm import tqdm  # it takes a moment, and not everyone comes here
+    """The best of several searches, from `base` and from random offsets around it: one search may get stuck."""
+    from tqdm import tqdm  # here, because the import is slow and few users need it
 
     spread = (logits - logits.mean(axis=1, keepdims=True)).std()
     starts = [base, *(base + spread * rng.normal(size=(_RESTARTS, base.size)))]
@@ -69,7 +68,7 @@ def _columns(logits):
 
 
 def _best_on(line, margins, *, base, above):
-    """The offset on a `line` that raises the objective above a value most, or None where none does."""
+    """The offset on a `line` that raises the objective most above the value `above`, or None if no offset does."""
     near, following = _near(line, margins, above - _SLACK)
     order = near[np.argsort(margins[near], kind="stable")]
     room = _ROUNDING * (1.0 + max(abs(margins.min()), abs(margins.max())))
@@ -98,7 +97,7 @@ def _near(line, margins, value):
 
 
 def _nearest_best(values, ends, base, room):
-    """The highest value, and of the offsets that have it the one nearest to `base`, away from where it changes."""
+    """The highest value, and the offset nearest to `base` among those that have it, not next to a change."""
     wide = ends[1:] - ends[:-1] > 2 * room
     highest = values[wide].max()
     best = np.flatnonzero((values >= highest - 1e-12) & wide)
@@ -109,7 +108,7 @@ def _nearest_best(values, ends, base, room):
 
 
 class _Scores:
-    """Logits with offsets, and of every example the best class, which is predicted, and the second best."""
+    """Logits with offsets. For each example it keeps the best class, which is predicted, and the second best class."""
 
     def __init__(self, logits, offsets, columns):
         self.logits, self.columns, self.offsets = logits, columns, offsets.astype("float64").copy()
@@ -127,7 +126,7 @@ class _Scores:
         self.next[rows] = scores[numbers, second]
 
     def without(self, c):
-        """The examples that c has; of every one the best class other than c, and the offset at which c overtakes it."""
+        """The examples that are predicted as c, the best class other than c, and the offset at which c overtakes it."""
         own, rivals, scores = np.flatnonzero(self.first == c), self.first.copy(), self.highest.copy()
         rivals[own], scores[own] = self.second[own], self.next[own]
         return own, rivals, scores - self.columns[c]
@@ -136,7 +135,7 @@ class _Scores:
         rises = offset > self.offsets[c]
         self.offsets[c] = offset
         scores, is_first = self.columns[c] + offset, self.first == c
-        # Nothing but its score changes where it was the best, and stays that.
+        # Where c was the best class and stays the best, only its score changes.
         stays = np.flatnonzero(is_first & (scores > self.next))
         self.highest[stays] = scores[stays]
         others = scores >= self.next if rises else is_first | (self.second == c)
@@ -145,7 +144,7 @@ class _Scores:
 
 
 class WeightedRecall:
-    """`Σ_i w_i·[i is right]`, weights that sum to one: balanced accuracy, or one less a cost."""
+    """`Σ_i w_i·[i is right]`, weights that sum to one: balanced accuracy, or one minus a cost."""
 
     def __init__(self, ids, weight, num_classes):
         self.ids, self.weight = ids, weight / weight.sum()
@@ -153,7 +152,7 @@ class WeightedRecall:
         self.present = np.flatnonzero(np.bincount(ids, minlength=num_classes))
 
     def tallies(self, predicted):
-        """What the value is made of: here the value itself."""
+        """The numbers from which the value is computed: here the value itself."""
         return float(self.weight[predicted == self.ids].sum())
 
     def value(self, tallies):
@@ -161,7 +160,7 @@ class WeightedRecall:
         return tallies
 
     def line(self, c, tallies, own, rivals):
-        """The values as class c takes examples from their `rivals`; now it has the examples `own`."""
+        """The values while class c takes examples from their `rivals`; it starts with the examples `own`."""
         return _RecallLine(self, c, tallies, own, rivals)
 
 
@@ -173,7 +172,7 @@ class _RecallLine:
         self.start = tallies - self._gains(own).sum()
 
     def values(self, order):
-        """`[K + 1]` the value when c has taken the first k of the examples `order [K]` from their rivals."""
+        """`[K + 1]`: entry k is the value when c has taken the first k of the examples `order [K]`."""
         return self.start + np.append(0.0, np.cumsum(self._gains(order)))
 
     def bounds(self, near, cells, num_cells):
@@ -188,7 +187,7 @@ class _RecallLine:
 
 
 class MacroF1:
-    """The mean over the classes that occur of `F1 = 2·hits / (occurrences + predictions)`, examples weighted."""
+    """The mean over the classes that occur of `F1 = 2·hits / (occurrences + predictions)`; examples have weights."""
 
     def __init__(self, ids, weight, num_classes):
         self.ids, self.weight, self.num_classes = ids, weight, num_classes
@@ -196,7 +195,7 @@ class MacroF1:
         self.present = np.flatnonzero(self.occurs)
 
     def tallies(self, predicted):
-        """What the value is made of: the hits and the predictions of each class."""
+        """The numbers from which the value is computed: the hits and the predictions of each class."""
         hits = np.bincount(self.ids, self.weight * (self.ids == predicted), self.num_classes)
         return hits, np.bincount(predicted, self.weight, self.num_classes)
 
@@ -208,18 +207,18 @@ class MacroF1:
         return 2 * hits / np.maximum(self.occurs[classes] + predictions, _TINY)
 
     def most_changes(self, hits, predictions):
-        """Upper bounds of what the F1 of each class changes by with a wrong prediction less, and with a hit less.
+        """Upper bounds of the change of F1 of each class: for one wrong prediction less, and for one hit less.
 
-        Of h hits and D = occurrences + predictions, a hits and b others fewer leave `2(h − a) / (D − a − b)`. Its
-        slope by a is `−2(D − b − h)/(D − b)²` or steeper, steepest there for the largest b, and without a it is convex
-        in b: it stays below the chord to the last wrong prediction. So the change is at most
-        `b·2h/(D(occurrences + h)) − a·2(D − h)/D²`.
+        A class has h hits and D = occurrences + predictions. If it loses a hits and b wrong predictions, its F1 becomes
+        `2(h − a) / (D − a − b)`. Its slope by a is at most `−2(D − b − h)/(D − b)²`. This is steepest for the largest
+        b, so `−2(D − h)/D²` at b = 0 is a bound. With a = 0 the change is convex in b: it stays below the chord to the
+        last wrong prediction. So the change is at most `b·2h/(D(occurrences + h)) − a·2(D − h)/D²`.
         """
         total = np.maximum(self.occurs + predictions, _TINY)
         return 2 * hits / (total * np.maximum(self.occurs + hits, _TINY)), -2 * (total - hits) / total**2
 
     def line(self, c, tallies, own, rivals):
-        """The values as class c takes examples from their `rivals`; now it has the examples `own`."""
+        """The values while class c takes examples from their `rivals`; it starts with the examples `own`."""
         return _F1Line(self, c, tallies, own, rivals)
 
 
@@ -239,7 +238,7 @@ class _F1Line:
         self.start = self.sum_of_rivals / objective.present.size
 
     def values(self, order):
-        """`[K + 1]` the value when c has taken the first k of the examples `order [K]` from their rivals."""
+        """`[K + 1]`: entry k is the value when c has taken the first k of the examples `order [K]`."""
         objective, weight = self.objective, self.objective.weight[order]
         hits = np.cumsum(weight * (objective.ids[order] == self.c))
         f1_of_c = objective.f1(hits, np.cumsum(weight), self.c)
@@ -257,7 +256,7 @@ class _F1Line:
         hits = np.append(np.bincount(cells[members], weight[members], num_cells), 0.0)
         hits[-1] = objective.occurs[self.c] - hits.sum()
         taken = np.append(np.bincount(cells, weight, num_cells), hits[-1])
-        # F1 of c rises with each hit and falls with each other example: the hits of a cell first, no other of it.
+        # F1 of c rises with a hit and falls with another example: the bound takes all hits of the cell and no others.
         f1_of_c = objective.f1(np.cumsum(hits), np.cumsum(taken) - taken + hits, self.c)
         # Beyond the cells c may take all wrong predictions that are left, and no hit of its rivals.
         beyond = np.minimum(changes, 0.0).sum() + of_wrong @ (self.predictions - self.hits)
@@ -265,9 +264,9 @@ class _F1Line:
         return self.start + (f1_of_c + of_rivals) / objective.present.size
 
     def _losses_of_rivals(self, order):
-        """What the F1 of its rival changes by when each example leaves it, in `order`."""
+        """The change of F1 of its rival when each example leaves the rival, in `order`."""
         objective, rivals = self.objective, self.rivals[order]
-        # The examples of a rival together, in order; NumPy sorts short integers in linear time.
+        # Sorted by rival, in order within each rival. NumPy sorts short integers in linear time.
         grouped = np.argsort(rivals.astype("uint16") if objective.num_classes < 2**16 else rivals, kind="stable")
         rival, example = rivals[grouped], order[grouped]
         weight = objective.weight[example]
@@ -280,13 +279,13 @@ class _F1Line:
 
 
 def _highest_sums(changes, cells, num_cells):
-    """`[num_cells]` what no running sum of `changes` exceeds within each cell, whatever the order in it."""
+    """`[num_cells]` upper bounds of the running sum of `changes` within each cell, for any order within the cell."""
     sums = np.bincount(cells, changes, num_cells)
     return np.cumsum(sums) - sums + np.bincount(cells, np.maximum(changes, 0.0), num_cells)
 
 
 def _cumulate_within(values, groups):
-    """The running sums along each row of `values` that begin anew with every group; equal groups are neighbors."""
+    """Running sums along the rows of `values` that restart at each group; equal entries of `groups` are adjacent."""
     sums = np.cumsum(values, axis=1)
     starts = np.flatnonzero(np.append(True, groups[1:] != groups[:-1])[: groups.size])
     before = (sums - values)[:, starts]

@@ -1,28 +1,28 @@
-"""Where on the line of τ an example is classified right, and the step function that many such intervals add up to.
+"""The interval of τ on which an example is classified right, and the step function that is the sum of many intervals.
 
-The logit of class j at τ is a line, `f_j − τ·log π_j`. The true class is above all others on one interval of τ: below
-it a more frequent class wins, above it a rarer one. One pass over the logits gives both ends.
+The logit of class j at τ is a line, `f_j − τ·log π_j`. The true class is above all others on one interval of τ. Below
+the interval a more frequent class wins, above it a rarer class. One pass over the logits gives both ends.
 """
 
 import numpy as np
 
-# Numbers held at a time: they stay in the processor's cache from the first pass over them to the last.
+# Numbers in one block: few enough that they stay in the CPU cache during all passes over them.
 _BLOCK = 1 << 16
 _SMALLEST = np.nextafter(0.0, 1.0)
-_ULPS = 16  # that the computed crossings of lines that meet in one point may be apart
-_SUMS = 1e-12  # rounding of sums of weights
-_TINY = 1e-290  # beside 0, where a unit in the last place is next to nothing
+_ULPS = 16  # largest distance of the computed crossings of lines that meet in one point
+_SUMS = 1e-12  # rounding error of sums of weights
+_TINY = 1e-290  # replaces 0 in a product with the machine epsilon: the units in the last place of 0 are too small
 
 
 def of_examples(truth, logits, prior):
-    """The ends of the intervals of a batch, and the recall that each counts for: three arrays.
+    """The ends of the intervals of a batch, and the index of the recall to which each belongs: three arrays.
 
     Args:
         truth: `[N]` class ids, or `[N, L]` booleans of independent labels, or −1 where one is unknown.
         logits: `[N, L]`.
         prior: a `Prior`.
     """
-    with np.errstate(over="ignore"):  # lines that cross beyond the largest number cross at infinity
+    with np.errstate(over="ignore"):  # overflow: the lines cross at infinity
         if not prior.are_labels:
             return *of_classes(logits, truth, prior.logits), truth
         low, high = of_labels(logits, truth > 0, prior.logits)
@@ -31,7 +31,7 @@ def of_examples(truth, logits, prior):
 
 
 def of_classes(logits, ids, log_prior):
-    """The interval of τ on which `argmax(f − τ·log π)` is the true class, of every example.
+    """For each example the interval of τ on which `argmax(f − τ·log π)` is the true class.
 
     Args:
         logits: `[N, L]`.
@@ -39,9 +39,9 @@ def of_classes(logits, ids, log_prior):
         log_prior: `[L]`.
 
     Returns:
-        Two float64 arrays `[N]`, the least and the largest τ; infinite where nothing bounds the interval, least above
-        largest where it is empty. Both are inside: of lines that cross there the first class wins, as `argmax` has it,
-        so where the true class is not the first its end is the next number towards the inside.
+        Two float64 arrays `[N]`, the least and the largest τ. An end is infinite if nothing bounds the interval. The
+        least is above the largest if the interval is empty. Both ends are inside. At a crossing the lower class id
+        wins, as in `argmax`: if this is not the true class, the end is the next number inside.
     """
     lines = _Lines(log_prior, logits.dtype, ids.size)
     by_class = np.argsort(ids)
@@ -57,14 +57,14 @@ def of_classes(logits, ids, log_prior):
 
 
 class _Lines:
-    """Where the lines of all classes cross that of one: in order of slope, the rarer apart from the more frequent.
+    """The crossings of all lines with the line of one class, sorted by slope: first rarer, then more frequent classes.
 
-    The working arrays are made once: at this size each new one would cost more than the arithmetic in it.
+    The working arrays are allocated once: at this size an allocation would cost more than the arithmetic.
     """
 
     def __init__(self, log_prior, dtype, num_examples):
         num_classes = log_prior.size
-        self.columns = np.argsort(log_prior, kind="stable")  # the rarest first, of equals the lower id
+        self.columns = np.argsort(log_prior, kind="stable")  # rarest first; the lower id first among equals
         self.places = np.argsort(self.columns)
         self.ordered = log_prior[self.columns]
         self.rarer_than = np.searchsorted(self.ordered, log_prior, "left")
@@ -77,15 +77,15 @@ class _Lines:
         self.wins_below, self.wins_above = (np.full(num_examples, num_classes) for _ in range(2))
 
     def cross(self, logits, y, rows):
-        """Set the ends of examples `rows`, all of class `y`."""
+        """Set the ends of the examples `rows`, all with the true class `y`."""
         rarer, own, frequent = self.rarer_than[y], self.places[y], self.frequent_from[y]
         gathered, ordered = self.gathered[: rows.size], self.sorted[: rows.size]
         crossings, numbers = self.crossings[: rows.size], self.row_numbers[: rows.size]
-        logits.take(rows, axis=0, out=gathered, mode="clip")  # another mode would copy first
+        logits.take(rows, axis=0, out=gathered, mode="clip")  # another mode makes a copy first
         gathered.take(self.columns, axis=1, out=ordered, mode="clip")
         np.copyto(crossings, ordered)
         crossings -= crossings[:, own].copy()[:, None]
-        loses = crossings[:, rarer:own].max(axis=1, initial=-1.0) >= 0  # of classes as frequent the first wins a tie
+        loses = crossings[:, rarer:own].max(axis=1, initial=-1.0) >= 0  # the lower id wins a tie at equal frequency
         loses |= crossings[:, own + 1 : frequent].max(axis=1, initial=-1.0) > 0
         slopes = self.ordered - self.ordered[own]
         slopes[rarer:frequent] = 1.0
@@ -100,7 +100,7 @@ class _Lines:
 
 
 def _settle_ties_at_zero(logits, ids, low, high):
-    """At τ = 0 logits are equal, not merely close, and many may be: all that tie count, not one of them."""
+    """At τ = 0 logits may be exactly equal, and many at once. All classes that tie count, not only one of them."""
     tied = np.flatnonzero((np.abs(low) <= _SMALLEST) | (np.abs(high) <= _SMALLEST))
     right = logits[tied].argmax(axis=1) == ids[tied]
     for ends, inside in ((low, _SMALLEST), (high, -_SMALLEST)):
@@ -109,7 +109,7 @@ def _settle_ties_at_zero(logits, ids, low, high):
 
 
 def of_labels(logits, on, log_odds):
-    """The interval of τ on which `f_l − τ·log(π_l/(1−π_l)) > 0` says rightly whether label l is on.
+    """The interval of τ on which `f_l − τ·log(π_l/(1−π_l)) > 0` is right about label l.
 
     Args:
         logits: `[N, L]`.
@@ -117,27 +117,28 @@ def of_labels(logits, on, log_odds):
         log_odds: `[L]`.
 
     Returns:
-        Two float64 arrays `[N, L]`, as of `of_classes`; half-lines, or where the log-odds are 0 everything or nothing.
+        Two float64 arrays `[N, L]`, as `of_classes` returns them. The intervals are half-lines. Where the log-odds are
+        0, an interval is everything or empty.
     """
     logits = logits.astype("float64")
     crossing = np.divide(logits, log_odds, out=np.zeros_like(logits), where=log_odds != 0)
-    # Raising τ turns a rare label on. On means strictly above the threshold, so the crossing itself is off.
+    # A higher τ turns a rare label on. "On" means strictly above the threshold: at the crossing the label is off.
     on_above = np.where(on, np.nextafter(crossing, np.inf), -np.inf), np.where(on, np.inf, crossing)
     on_below = np.where(on, -np.inf, crossing), np.where(on, np.nextafter(crossing, -np.inf), np.inf)
-    # Where the log-odds are 0 no τ moves the label: right everywhere or nowhere.
+    # Where the log-odds are 0, τ does not change the label: it is right for every τ or for no τ.
     anywhere = [np.where((logits > 0) == on, end, -end) for end in (-np.inf, np.inf)]
     ends = zip(on_above, on_below, anywhere, strict=True)
     return tuple(np.select([log_odds < 0, log_odds > 0], [above, below], level) for above, below, level in ends)
 
 
 def nearest(low, high, *, to):
-    """The ends of the interval, of several, that is nearest to a point."""
+    """The ends of the interval that is nearest to a point, among several intervals."""
     found = np.maximum(low - to, to - high).argmin()
     return float(low[found]), float(high[found])
 
 
 class Steps:
-    """The step function `v(τ) = Σ_i w_i·[low_i ≤ τ ≤ high_i]`, exact: the ends sorted, the weights summed up."""
+    """The step function `v(τ) = Σ_i w_i·[low_i ≤ τ ≤ high_i]`, exact: sorted ends and sums of weights."""
 
     def __init__(self, low, high, weight):
         proper = (low <= high) & (weight > 0)
@@ -145,7 +146,7 @@ class Steps:
         self.ends, self._ended = _cumulate(high[proper], weight[proper])
 
     def at(self, tau):
-        """The value at each of `tau`, ends of intervals included."""
+        """The value at each `tau`; the ends of an interval are inside."""
         return (
             self._started[np.searchsorted(self.starts, tau, side="right")]
             - self._ended[np.searchsorted(self.ends, tau, side="left")]
@@ -154,13 +155,13 @@ class Steps:
     def pieces(self):
         """The ends of the pieces between breakpoints, and the values on them: three arrays."""
         points = np.concatenate([self.starts, self.ends])
-        order = np.argsort(points, kind="stable")  # which merges what is sorted
+        order = np.argsort(points, kind="stable")  # a stable sort merges the two sorted parts in linear time
         points, started = points[order], np.cumsum(order < self.starts.size)
-        last = np.flatnonzero(np.append(points[1:] != points[:-1], True)[: points.size])  # of equal ones
+        last = np.flatnonzero(np.append(points[1:] != points[:-1], True)[: points.size])  # the last of equal points
         values = self._started[started[last]] - self._ended[last + 1 - started[last]]
         is_finite = np.isfinite(points[last])
         breakpoints = points[last][is_finite]
-        first = (  # of what is not bounded below
+        first = (  # the value to the left of all breakpoints
             self._started[np.searchsorted(self.starts, -np.inf, side="right")]
             - self._ended[np.searchsorted(self.ends, -np.inf, side="right")]
         )
@@ -169,8 +170,8 @@ class Steps:
     def highest(self):
         """The intervals `[K, 2]` of τ on which the value is largest, and that value.
 
-        Pieces of a few units in the last place are rounding where lines cross in one point: they neither count nor part
-        an interval. A tie at τ = 0 is real.
+        Where lines cross in one point, rounding makes pieces that are a few units in the last place wide. They do not
+        count, and they do not split an interval. A tie at τ = 0 is real.
         """
         left, right, values = self.pieces()
         at_zero = float(self.at(0.0))
@@ -180,7 +181,8 @@ class Steps:
         if at_zero > highest + _SUMS:
             return np.zeros((1, 2)), at_zero
         best = np.flatnonzero(wide & (values >= highest - _SUMS))
-        lower = np.cumsum(wide & (values < highest - _SUMS))[best]  # of two with none between that is lower: one
+        # Two pieces are one interval if no lower piece is between them.
+        lower = np.cumsum(wide & (values < highest - _SUMS))[best]
         _, first, pieces = np.unique(lower, return_index=True, return_counts=True)
         return np.stack([left[best[first]], right[best[first + pieces - 1]]], axis=1), float(highest)
 

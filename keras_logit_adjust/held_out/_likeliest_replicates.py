@@ -1,21 +1,21 @@
-"""The likeliest mixes of bootstrap replicates: Newton's steps with the curvature of all examples, by matrix products.
+"""The likeliest mixes of bootstrap replicates: Newton's steps that share the curvature of all examples.
 
-Replicates differ little from all examples, and from each other. One inverse of the classes' correlations serves all;
-each iteration gives every replicate its own diagonal. Three matrix products an iteration then do for all replicates at
-once. They are in float32, summed in float64: a replicate is the likeliest mix up to a share of a standard error anyway.
+Replicates differ little from all examples and from each other. All share one inverse of the correlations of classes.
+Each replicate has its own diagonal in each iteration. An iteration is three matrix products for all replicates. The
+products are in float32 and the sums in float64: each mix is exact up to a small part of a standard error.
 """
 
 import numpy as np
 
-_FLOOR = 1e-12  # of a share: the square of what stands below it is far from float32's smallest number
-_NEGLIGIBLE = 1e-30  # likelihood, of 1 for the likeliest class: float32 computes slowly with what is below 1e-38
-_BLOCK = 2**20  # numbers of the likelihood at a time, which stay in a processor's cache
-_SHORTEST = 0.01  # part of a step
+_FLOOR = 1e-12  # smallest share: its square is far above float32's smallest number
+_NEGLIGIBLE = 1e-30  # a likelihood relative to the likeliest class; float32 is slow with numbers below 1e-38
+_BLOCK = 2**20  # numbers of the likelihood in one part: they stay in the CPU cache
+_SHORTEST = 0.01  # smallest part of a step
 _SEARCHES = 4
 
 
 def as_likelihood(likelihood):
-    """`[N, L]` in float32, without the numbers that are slow and mean nothing."""
+    """`[N, L]` in float32; negligible numbers, with which float32 is slow, become 0."""
     likelihood = likelihood.astype("float32")
     likelihood[likelihood < _NEGLIGIBLE] = 0.0
     return likelihood
@@ -29,8 +29,8 @@ def maximize_replicates(likelihood, counts, start, curvature, *, tol, max_iterat
         counts: `[R, N]`, how often each example was drawn, rows that sum to N.
         start: `[L]`, positive, near all optima.
         curvature: a `Curvature` there.
-        tol: a row ends when its mean log-likelihood, or that of its quadratic model, is within `tol` of the largest.
-        max_iterations: as it says.
+        tol: a row ends when its mean log-likelihood, or its quadratic model, is within `tol` of the largest.
+        max_iterations: the largest number of iterations.
     """
     found = np.tile(start, (len(counts), 1))
     active, q, weights = np.arange(len(counts)), found.copy(), (counts / len(likelihood)).astype("float32")
@@ -74,7 +74,7 @@ def _slopes(likelihood, weights, mixture, *, diagonal):
 
 
 def _part_of_step(weights, mixture, reached):
-    """`[R]` how much of a step to take, where the likelihood is highest on the way: mostly all of it."""
+    """`[R]` the part of a step at which the likelihood is highest on the way: in most cases all of it."""
     part = np.ones(len(weights))
     # The slope at the end is Σ w·(reached − mixture)/reached.
     long = np.flatnonzero(np.einsum("rn,rn->r", weights, mixture / reached, dtype="float64") > 1.0)

@@ -1,19 +1,19 @@
-"""Penalized multinomial logistic regression at its optimum, for one penalty after the other.
+"""Penalized multinomial logistic regression at its optimum; several penalties are solved one after the other.
 
-    Σ_i w_i·CE(W·z_i + b + m, y_i) + λ/2·‖W‖²,   the bias b free and without a penalty
+    Σ_i w_i·CE(W·z_i + b + m, y_i) + λ/2·‖W‖²,   the bias b is free and has no penalty
 
-The problem is convex: L-BFGS finds its one optimum, from zero or from that of the penalty before. Features are rotated
-to their principal directions, which changes neither ‖W‖ nor the optimum. There the Hessian is nearly diagonal, about
-`q_k·(1 − q_k)·s_j² + λ` at class k and direction j with singular value s_j, where q are the class shares. Steps in
-units of its root need a third of the iterations.
+The problem is convex: L-BFGS finds its one optimum, from zero or from the optimum of the previous penalty. Features are
+rotated to their principal directions, which changes neither ‖W‖ nor the optimum. There the Hessian is nearly diagonal.
+At class k and direction j it is about `q_k·(1 − q_k)·s_j² + λ`, with class shares q and singular values s. Steps are in
+units of its root: L-BFGS then needs a third of the iterations.
 """
 
 import numpy as np
 from scipy import linalg, optimize
 
-_LEAST_SHARE = 1e-3  # of a class, in parts of 1/L: a scale must not be infinite
+_LEAST_SHARE = 1e-3  # smallest share of a class, in units of 1/L: keeps a scale finite
 _MEMORY = 10  # steps that L-BFGS remembers
-_MOST = 5000  # iterations
+_MOST = 5000  # largest number of iterations
 
 
 def rotate(x):
@@ -30,10 +30,10 @@ class Problem:
     """A weighted multinomial problem on rotated features.
 
     Args:
-        z: `[N, R]`, float32 or float64: products are in its precision, sums over examples and all else in float64.
-        y: ids `[N]`, of every class at least one.
-        squares: `[R]` squared singular values of `z`, or about that: they only make it fast.
-        weight: `[L]` of the examples of each class.
+        z: `[N, R]`, float32 or float64. Products are in this precision; sums over examples and the rest in float64.
+        y: ids `[N]`, at least one of each class.
+        squares: `[R]` squared singular values of `z`, exact or approximate: they change only the speed.
+        weight: `[L]` the weight of an example of each class.
         margin: `[L]` added to the logits in the loss.
     """
 
@@ -41,7 +41,7 @@ class Problem:
         self.z, self.y, self.squares = z, y, squares
         self.weight, self.margin, self.weights = weight, margin, weight[y].astype(z.dtype)
         self.rows, self.total = np.arange(y.size), float(weight[y].sum())
-        # The optimum has the classes' weighted shares for mean probabilities: a free bias brings that about.
+        # At the optimum the mean probabilities are the weighted class shares, because the bias is free.
         self.shares = np.bincount(y, weight[y], minlength=weight.size) / self.total
 
     def solve(self, penalty, *, start=None, tolerance):
@@ -49,8 +49,8 @@ class Problem:
 
         Args:
             penalty: λ.
-            start: that of another penalty.
-            tolerance: largest derivative of the mean loss where it stops, in units that make the Hessian about 1.
+            start: the optimum of another penalty.
+            tolerance: largest derivative of the mean loss at the end, in units that make the Hessian about 1.
         """
         num_directions, num_classes = self.squares.size, self.weight.size
         share = np.maximum(self.shares * (1 - self.shares), _LEAST_SHARE / num_classes)
@@ -84,7 +84,7 @@ class Problem:
         np.exp(scores, out=scores)
         sums = scores.sum(axis=1)
         value = self.weights @ (np.log(sums, dtype="float64") - own) + penalty / 2 * np.vdot(kernel, kernel)
-        # From here on, the derivatives by the logits.
+        # From here on, `scores` holds the derivatives by the logits.
         scores *= (self.weights / sums)[:, None]
         scores[self.rows, self.y] -= self.weights
         gradient = np.empty_like(weights)

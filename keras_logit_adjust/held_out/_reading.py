@@ -1,4 +1,4 @@
-"""Held-out logits and labels, as everything that is chosen on them takes them: checked once, as NumPy arrays."""
+"""Held-out logits and labels for every function that reads them: checked once, as NumPy arrays."""
 
 import numpy as np
 
@@ -6,10 +6,10 @@ from keras_logit_adjust import _arrays, _checks, _labels, _scores
 
 _SUM_OF_HALVES = 2e-2  # in half precision
 _MANY_ROWS = 20
-_MANY_CLASSES = 1000  # of which somebody may have the scores of the best alone
+_MANY_CLASSES = 1000  # with more classes, a user may have only the scores of the best classes
 _OF_TOP_K = (
-    " The scores of the best classes alone do not say who wins at another τ. Of very many classes "
-    "`kla.TauPath.from_features` and `kla.tune_tau` of a `ManyClassModel` go through all of them in chunks."
+    " The scores of the best classes do not determine the winner at another τ. For very many classes use "
+    "`kla.TauPath.from_features`, or `kla.tune_tau` with a `ManyClassModel`: both compute all scores in chunks."
 )
 
 
@@ -35,14 +35,14 @@ def as_labels(y_true, logits, *, independent=False):
 
 
 class Reader:
-    """Reads batches of examples. What their logits look like is judged over all batches.
+    """Reads batches of examples. Whether logits look like probabilities is decided on all batches together.
 
-    A few rows alone may look like probabilities by chance.
+    A few rows of logits may look like probabilities by chance.
 
     Args:
         num_classes: number of columns `L`.
         independent: whether the columns are independent labels.
-        name: how messages call the logits.
+        name: the name of the logits in messages.
         class_names: the names that columns of a table may have, those of the counts. None: only ids.
         ignore_class: an id whose rows are left out; of independent labels a target that is unknown.
     """
@@ -52,7 +52,7 @@ class Reader:
         self.num_classes, self.independent, self.name = num_classes, independent, name
         self.rows, self.is_unit = 0, False
         self.are_distributions = self.are_percentages = not independent
-        self.lowest, self.highest = np.inf, -np.inf  # of sigmoids alone
+        self.lowest, self.highest = np.inf, -np.inf  # if `is_unit` or independent: the range of the numbers
 
     def read(self, batches):
         """What `examples` gives for each batch. A batch is left out if all its ids are ignored."""
@@ -77,8 +77,8 @@ class Reader:
     def logits(self, logits):
         """The logits of a batch as a float32 or float64 matrix `[N, L]`, leading axes flattened.
 
-        One sigmoid unit, `[N]` or `[N, 1]`, becomes two classes: its logit is that of the second, the first has 0. Half
-        precision is raised to float32. NaN and infinite numbers are refused.
+        One sigmoid unit, `[N]` or `[N, 1]`, becomes two classes: the first has logit 0, the second the unit's logit.
+        Half precision becomes float32. NaN and infinite numbers are refused.
         """
         matrix = self._without_names(logits)
         is_unit = self.num_classes == 2 and not self.independent and (matrix.ndim == 1 or matrix.shape[-1:] == (1,))
@@ -96,11 +96,11 @@ class Reader:
         with np.errstate(over="ignore", invalid="ignore"):
             if matrix.dtype not in ("float32", "float64"):
                 matrix = matrix.astype("float32" if matrix.dtype.itemsize < 4 else "float64")
-            is_finite = np.isfinite(matrix.sum())  # one pass that needs no memory; sums of large numbers may overflow
+            is_finite = np.isfinite(matrix.sum())  # no temporary array; the sum of large numbers may overflow
         if not is_finite and (bad := ~np.isfinite(matrix).all(axis=-1)).any():
             raise ValueError(
                 f"`{self.name}` must be finite. NaN or infinity in {bad.sum()} of {bad.size} rows, first in "
-                f"row {bad.argmax()}: leave such rows out, or look why the model gives them."
+                f"row {bad.argmax()}: leave these rows out, or find out why the model gives them."
             )
         self.rows += len(matrix)
         if is_unit or self.independent:
@@ -123,10 +123,10 @@ class Reader:
         return to_numpy(logits, self.name)
 
     def check(self):
-        """Raise where all that was read are probabilities."""
+        """Raise if all numbers that were read are probabilities."""
         if self.are_distributions and self.rows > 1:  # one row of logits may sum to one by chance
             raise ValueError(
-                f"`{self.name}` must be logits. Received probabilities: all numbers are in [0, 1]. Give what stands "
+                f"`{self.name}` must be logits. Received probabilities: all numbers are in [0, 1]. Give the numbers "
                 "before the softmax, or np.log(probabilities), which has the same differences between classes."
             )
         if self.are_percentages and self.rows > 1:
@@ -137,7 +137,7 @@ class Reader:
         if 0 <= self.lowest < self.highest <= 1:
             raise ValueError(
                 f"`{self.name}` must be logits. Received numbers in [0, 1], which look like sigmoid probabilities: "
-                "give what stands before the sigmoid, or np.log(p) − np.log(1 − p)."
+                "give the numbers before the sigmoid, or np.log(p) − np.log(1 − p)."
             )
 
 
@@ -150,7 +150,7 @@ def as_logits(logits, num_classes, *, independent=False, name="logits", class_na
 
 
 def as_pairs(batches, name="logits"):
-    """The batches one by one, each a pair `(y_true, logits)`, or a `ValueError` for what is none."""
+    """The batches one by one, each a pair `(y_true, logits)`; a `ValueError` for any other batch."""
     rule = f"`batches` must be an iterable of pairs (y_true, {name})."
     if not hasattr(batches, "__iter__") and not hasattr(batches, "__getitem__"):
         raise _arrays.ArgumentError("batches", f"{rule} Received a {type(batches).__name__}.")
@@ -158,13 +158,14 @@ def as_pairs(batches, name="logits"):
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
             size = f" of {len(batch)}" if hasattr(batch, "__len__") else ""
             raise _arrays.ArgumentError(
-                "batches", f"{rule} Received a {type(batch).__name__}{size}: of one pair give [(y_true, {name})]."
+                "batches",
+                f"{rule} Received a {type(batch).__name__}{size}: put a single pair in a list, [(y_true, {name})].",
             )
         yield batch
 
 
 def check_order(y_true, logits, name="logits"):
-    """Raise where both have several leading axes, in another order: flattened, labels would go with other logits."""
+    """Raise if both have several leading axes in different orders: flattened, labels would belong to other logits."""
     leading = logits.shape[:-1]
     if y_true.ndim >= len(leading) > 1 and y_true.shape[: len(leading)] != leading and y_true.shape[1:] != (1,):
         raise ValueError(
@@ -174,8 +175,8 @@ def check_order(y_true, logits, name="logits"):
 
 
 def _are_distributions(matrix, tolerance):
-    """Whether all numbers are in [0, 1] and every row sums to one; or there are more rows than logits are there in."""
-    # Of logits a few rows mostly say enough.
+    """Whether all numbers are in [0, 1] and every row sums to one, or there are too many such rows for logits."""
+    # For logits a few rows are enough in most cases.
     if any(rows.min() < 0 or rows.max() > 1 + tolerance for rows in (matrix[:_MANY_ROWS], matrix)):
         return False
     is_one = np.abs(matrix.sum(axis=-1, dtype="float64") - 1.0) < tolerance
@@ -190,7 +191,7 @@ def as_ids(y_true, num_examples, num_classes, *, name="y_true"):
         if not np.isin(rows, (0, 1)).all() or (rows.sum(axis=-1) != 1).any():
             raise ValueError(
                 f"Rows of `{name}` must be one-hot: one 1 and otherwise 0. Received soft or empty rows, or several "
-                "labels in one: independent labels have to be named such, by `num_examples` or `independent=True`."
+                "labels in one row: for independent labels give `num_examples` or `independent=True`."
             )
         return rows.argmax(axis=-1).astype("int64")
     if labels.size != num_examples or not num_examples:
@@ -206,7 +207,7 @@ def as_ids(y_true, num_examples, num_classes, *, name="y_true"):
         )
     if (bad := (labels < 0) | (labels >= num_classes)).any():
         raise ValueError(
-            f"`{name}` must be class ids 0 … {num_classes - 1}, a column of logits each. Received "
+            f"`{name}` must be class ids 0 … {num_classes - 1}, one for each column of logits. Received "
             f"{labels[bad][0]} at row {bad.argmax()} ({bad.sum()} such rows). Leave out rows that have no class."
         )
     return labels.astype("int64")
@@ -232,7 +233,7 @@ def as_multi_hot(y_true, num_examples, num_labels, *, name="y_true", ignore_clas
     """
     rows, shape = _labels.as_targets(y_true, name), (num_examples, num_labels)
     if rows.size == num_examples * num_labels and num_labels in (1, *rows.shape[-1:]):
-        rows = rows.reshape(shape)  # leading axes; one label may have no axis of its own
+        rows = rows.reshape(shape)  # flattens leading axes; a single label may have no axis
     if rows.shape != shape:
         raise ValueError(f"`{name}` must have a 0 or 1 for each label, shape {shape}. Received shape {rows.shape}.")
     is_unknown = np.zeros(shape, bool) if ignore_class is None else rows == ignore_class

@@ -1,9 +1,9 @@
-"""Calibration on held-out logits: a temperature, with or without a bias for each class, and how to measure the error.
+"""Calibration on held-out logits: a temperature, with or without a bias for each class, and the calibration error.
 
-Post-hoc adjustment is right at `τ = 1` for logits that estimate `log P(y|x)`; networks are mostly too certain, and
-calibration comes first. It is fitted on what the *unadjusted* model gives for held-out examples with the class mix of
-the training set, and then `kla.adjust(…, calibration=…)` moves the prior from that mix to the target. Probabilities
-after that are posteriors under the target prior, the uniform one where none is named: say so where they are served.
+Post-hoc adjustment is right at `τ = 1` for logits that estimate `log P(y|x)`. Most networks are too certain, so they
+are calibrated first. The calibration is fitted to the *unadjusted* logits of held-out examples with the class mix of
+the training set. Then `kla.adjust(…, calibration=…)` moves the prior from that mix to the target prior. The
+probabilities assume the target prior. Without one they assume equal classes: say so where they are served.
 """
 
 import warnings
@@ -20,13 +20,13 @@ from keras_logit_adjust.priors.formulas import as_prior
 METHODS = ("temperature", "bias_corrected_temperature")
 KINDS = ("plain", "classwise", "balanced")
 _TEMPERATURES = (0.01, 100.0)
-# The gradient, over the root of the curvature, at which the search ends: this share of a standard error from the best.
+# The search ends when gradient / √curvature is below it: the best is nearer than this part of a standard error.
 _TOLERANCE = 1e-5
 _STEPS = 2000
 _NUMBERS_AT_A_TIME = 2**16
-_ENOUGH_NUMBERS = 2**20  # of logits, to know the temperature up to a few per cent
-_NEAR = 1e-3  # of a logarithm: the second point of a secant
-_SUM_OF_PROBABILITIES = 1e-3  # how far the sum of a row of half-precision probabilities may be from one
+_ENOUGH_NUMBERS = 2**20  # logits that give the temperature up to a few per cent
+_NEAR = 1e-3  # distance of the second point of a secant, in logarithms
+_SUM_OF_PROBABILITIES = 1e-3  # largest difference of a row's sum from one, for half-precision probabilities
 
 
 def calibrate(logits, y_true, *, method="temperature", class_prior=None, independent=False):
@@ -77,8 +77,8 @@ def calibrate(logits, y_true, *, method="temperature", class_prior=None, indepen
     if isinstance(logits, keras.Model):
         raise _checks.ArgumentError(
             "logits",
-            f"`logits` must be numbers. Received model {logits.name!r}: calibrate takes logits, "
-            "kla.calibrate(kla.held_out.predict_logits(model, x), y).",
+            f"`logits` must be numbers. Received model {logits.name!r}: "
+            "call kla.calibrate(kla.held_out.predict_logits(model, x), y).",
         )
     names = _reading.names_of(logits, class_prior=class_prior)
     class_prior = _arrays.in_order(class_prior, "class_prior", names)
@@ -93,23 +93,23 @@ def calibrate(logits, y_true, *, method="temperature", class_prior=None, indepen
     inverse, bias = _best_inverse_temperature(loss), None
     if method == "bias_corrected_temperature":
         inverse, bias = _best_affine(loss, inverse)
-        bias = bias if independent else bias - bias.mean()  # 0 up to where the search ended
+        bias = bias if independent else bias - bias.mean()  # the mean is 0 up to the precision of the search
     low, high = _TEMPERATURES
     temperature = float(np.clip(1.0 / inverse, low, high))
     if not low * 1.000001 < temperature < high / 1.000001:
         reason = (
-            "held-out examples are all classified right (or logits are tiny), and the likelihood grows without end as "
-            "it falls. Probabilities will be certain, and an adjustment behind them weak: hold out more examples, or "
-            "leave the calibration out"
+            "all held-out examples are classified right (or logits are tiny), so the likelihood rises as the "
+            "temperature falls. Probabilities will be near 0 or 1, and an adjustment has little effect: hold out more "
+            "examples, or leave the calibration out"
             if temperature < 1
-            else "the logits say nothing about the labels (or are huge). Look whether both are in the same order"
+            else "the logits say nothing about the labels (or are huge). Check that both are in the same order"
         )
         warnings.warn(f"The temperature is at its bound {temperature:g}: {reason}.", stacklevel=2)
     return Calibration(temperature, bias)
 
 
 def _example_weights(labels, num_classes, class_prior, independent):
-    """`prior / share` of each example `[N, 1]`, or of each label of each example `[N, L]`; ones by default."""
+    """The weight `prior / share` of each example `[N, 1]`, or of each of its labels `[N, L]`; ones by default."""
     if class_prior is None:
         return np.ones((len(labels), 1))
     share = labels.mean(axis=0) if independent else np.bincount(labels, minlength=num_classes) / labels.size
@@ -124,12 +124,12 @@ def _example_weights(labels, num_classes, class_prior, independent):
                 f"{prior[bad].tolist()} at {_checks.name_classes(bad)}: divide counts by the number of examples.",
             )
     _checks.check_length(prior, max(2, num_classes), "class_prior", "the held-out logits")
-    prior = prior[-num_classes:]  # of one unit the positives
+    prior = prior[-num_classes:]  # for one unit, the prior of the positives
     if (bad := (share == 0) | (share == 1) if independent else share == 0).any():
         raise ValueError(
-            "With `class_prior`, held-out examples stand for their class and every class needs one "
-            f"{'with and one without it' if independent else 'at least'}. Missing for {_checks.name_classes(bad)}: "
-            "hold out more examples, or leave `class_prior` out and hold them out with the class mix of training."
+            "With `class_prior`, an example stands for its class, and every class needs a held-out example"
+            f"{' with and one without it' if independent else ''}. Missing for {_checks.name_classes(bad)}: "
+            "hold out more examples, or hold them out with the class mix of training and leave `class_prior` out."
         )
     ratio = prior / share
     return np.where(labels, ratio, (1 - prior) / (1 - share)) if independent else ratio[labels][:, None]
@@ -138,13 +138,13 @@ def _example_weights(labels, num_classes, class_prior, independent):
 class _Loss:
     """The weighted loss of `scale·logits + bias`: its value and slopes, in one pass over blocks of examples.
 
-    Nothing of the size of the logits is made beside them: a block stays in a processor's cache from the first of its
-    operations to the last, all of which write where they read.
+    It allocates one block and no second array as large as the logits. A block stays in the CPU cache during all
+    its operations, which write in place.
 
     Args:
         logits: `[N, L]` float64.
-        labels: ids `[N]`, or for independent labels booleans `[N, L]`.
-        weight: the weight of each example `[N, 1]`, or of each of its labels `[N, L]`.
+        labels: ids `[N]`, or booleans `[N, L]` for independent labels.
+        weight: the weight of each example `[N, 1]`, or of each label of each example `[N, L]`.
     """
 
     def __init__(self, logits, labels, weight):
@@ -157,7 +157,7 @@ class _Loss:
         return _Loss(self.logits[::step], self.labels[::step], self.weight[::step])
 
     def slopes(self, scale, bias=0.0):
-        """The value, its derivative by `scale`, and those by `bias` `[L]`."""
+        """The value, its derivative by `scale`, and its derivatives by `bias` `[L]`."""
         value, by_scale, by_bias = 0.0, 0.0, np.zeros(self.logits.shape[1])
         for logits, labels, weight, loss, scores, sums in self._blocks(scale, bias):
             value += loss
@@ -167,7 +167,7 @@ class _Loss:
                 by_scale += np.einsum("nl,nl->", scores, logits)
                 by_bias += scores.sum(axis=0)
                 continue
-            # Each example's own logit is taken off at once: where the model is certain, 0 is left and no rounding.
+            # The example's own logit is subtracted at once: where the model is certain, this gives 0 without rounding.
             share, own = weight[:, 0] / sums, logits[self._numbers[: labels.size], labels]
             by_scale += (share * np.einsum("nl,nl->n", scores, logits) - weight[:, 0] * own).sum()
             by_bias += share @ scores
@@ -175,7 +175,7 @@ class _Loss:
         return value, by_scale, by_bias
 
     def curvature(self, scale, bias=0.0):
-        """About the second derivatives by `scale` and `bias` `[1 + L]`, one at a time."""
+        """Approximate second derivatives `[1 + L]` by `scale` and by each number of `bias`."""
         sums = np.zeros(1 + self.logits.shape[1])
         for logits, _, weight, _, probability, total in self._blocks(scale, bias):
             probability /= 1.0 if total is None else total[:, None]
@@ -185,9 +185,10 @@ class _Loss:
         return sums
 
     def _blocks(self, scale, bias):
-        """Of each block the logits, labels, weights and loss, and the probabilities, in memory that is used again.
+        """For each block the logits, labels, weights, loss and probabilities; the memory is used again.
 
-        Those of exclusive classes are still to be divided by their sums `[n]`, which come last; for others None.
+        For exclusive classes the probabilities still have to be divided by their sums `[n]`, the last item. For
+        independent labels the last item is None.
         """
         for start in range(0, len(self.logits), self.rows):
             part = slice(start, start + self.rows)
@@ -207,14 +208,14 @@ class _Loss:
 
 
 def _best_inverse_temperature(loss):
-    """`1/T` where the slope of the loss is 0, or the bound that it points to."""
+    """`1/T` where the slope of the loss is 0, or the bound to which it points."""
 
     low, high = -np.log(_TEMPERATURES[1]), -np.log(_TEMPERATURES[0])
 
     def slope(log_inverse):
         return loss.slopes(np.exp(np.clip(log_inverse, low, high)))[1]
 
-    if (step := loss.logits.size // _ENOUGH_NUMBERS) > 1:  # a part of the examples says about where
+    if (step := loss.logits.size // _ENOUGH_NUMBERS) > 1:  # a part of the examples gives an approximate root
         near = np.log(_best_inverse_temperature(loss.every(step)))
         if low < near < high:
             found = optimize.root_scalar(slope, x0=near, x1=near + _NEAR, xtol=1e-13, maxiter=10)
@@ -222,15 +223,15 @@ def _best_inverse_temperature(loss):
                 return np.exp(found.root)
     if slope(low) >= 0:
         return np.exp(low)
-    # At the other end probabilities may have rounded to the labels, and the slope to 0.
+    # At the other end probabilities may be rounded to the labels, and then the slope is 0.
     if slope(high) <= 0:
         return np.exp(high)
     return np.exp(optimize.brentq(slope, low, high, xtol=1e-13))
 
 
 def _best_affine(loss, inverse):
-    """`1/T` and `b`, from the best `1/T` without a bias on."""
-    # In steps of the root of the curvature frequent classes are about as steep as rare ones.
+    """`1/T` and `b`, from the best `1/T` without a bias."""
+    # In units of the root of the curvature, the loss is about as steep for frequent as for rare classes.
     curvature = loss.curvature(inverse)
     curvature[1:] += 1.0
     size = np.sqrt(np.maximum(1.0, curvature))
@@ -342,7 +343,7 @@ def reliability(probabilities, y_true, *, num_bins=15, balanced=False):
 
 
 def _bin_of(probabilities, num_bins):
-    # An edge belongs to the bin below it.
+    # An edge of a bin belongs to the bin below it.
     return np.searchsorted(np.linspace(0.0, 1.0, num_bins + 1)[1:-1], probabilities, side="left")
 
 

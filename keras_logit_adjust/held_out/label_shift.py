@@ -1,9 +1,9 @@
 """The class mix of a deployment, estimated from its unlabeled examples, with an interval and a diagnosis.
 
-Label shift: the mix of classes changes and what each class looks like does not, `P(x|y)` stays. The logits of a model
-trained under the prior π then tell the new mix q by how often they meet each class. EM takes their probabilities at
-their word, so they must be calibrated; BBSE takes only which class is predicted, and needs labeled examples to learn
-how often each class is mistaken for each other.
+Label shift means: the mix of classes changes, the look of each class, `P(x|y)`, does not. A model was trained under the
+prior π. The frequencies of its predictions then show the new mix q. EM uses the probabilities as they are, so they must
+be calibrated. BBSE uses only the predicted classes. It needs labeled examples, which show how often each class is
+mistaken for each other class.
 """
 
 import dataclasses
@@ -18,11 +18,11 @@ from keras_logit_adjust.held_out._likeliest_replicates import as_likelihood, max
 from keras_logit_adjust.priors.formulas import as_prior
 
 METHODS = ("em", "bbse")
-SMALLEST_SINGULAR_VALUE = 0.05  # below it, an error in what is counted comes out more than twentyfold
-STANDARD_ERRORS = 2  # of a singular value: nearer to 0, it may be 0
+SMALLEST_SINGULAR_VALUE = 0.05  # below it, an error of the counts becomes more than 20 times as large
+STANDARD_ERRORS = 2  # a singular value within so many standard errors of 0 may be 0
 PSEUDO_COUNT = 0.5  # examples of each class that `effective_prior` adds
-_NUMBERS_AT_A_TIME = 2**22  # of replicates × examples, 32 MiB: the matrix products are large enough then
-_GAP = 1e-3  # of the log-likelihood of all examples: leaves a replicate within 1/20 of a standard error
+_NUMBERS_AT_A_TIME = 2**22  # replicates × examples, 32 MiB: large enough for fast matrix products
+_GAP = 1e-3  # in the log-likelihood of all examples: a replicate ends within 1/20 of a standard error
 _TRACE = 0.01
 _FLOOR = 1e-300  # of a likelihood, which is divided by
 _ALL = 1 - 1e-15  # a share just below 1: the logarithm of 0 is infinite
@@ -41,8 +41,8 @@ class TargetPrior:
         num_examples: the number of unlabeled examples `N`.
         iterations: the number of iterations of EM, two steps each; None for BBSE.
         converged: whether EM came within `tol` of the largest likelihood; None for BBSE.
-        smallest_singular_value: that of BBSE's confusion matrix `P(ŷ|y)`. Errors grow by at most one over this number.
-            None for EM.
+        smallest_singular_value: the smallest singular value of BBSE's confusion matrix `P(ŷ|y)`. Errors grow by at
+            most one over this number. None for EM.
         confused_classes: classes that BBSE cannot tell apart, as a tuple; empty where its matrix is well conditioned.
     """
 
@@ -68,7 +68,7 @@ class TargetPrior:
 
 
 def shown_shares(estimate):
-    """The `prior` of an estimate with its interval, class by class, of many classes the first ones."""
+    """The `prior` of an estimate with its interval, class by class; with many classes, the first of them."""
     shares = zip(estimate.prior, estimate.low, estimate.high, strict=True)
     shown = [f"{c}: {p:.4f} [{low:.4f}, {high:.4f}]" for c, (p, low, high) in enumerate(shares)]
     more = [f"… ({len(shown)} classes)"] * (len(shown) > 12)
@@ -206,21 +206,21 @@ def _largest_share(ratio, times, level):
 
 def _estimate_by_em(logits, prior, replicates, rng, *, tol, max_iterations):
     num_examples = logits.shape[0]
-    likelihood = logits - prior.logits  # log P(x|y) up to a number for each example, which takes no part
+    likelihood = logits - prior.logits  # log P(x|y) up to a constant for each example, which has no effect
     likelihood -= likelihood.max(axis=1, keepdims=True)
     np.exp(likelihood, out=likelihood)
-    # The likelihood is concave: the start decides only between priors that the examples cannot tell apart.
+    # The likelihood is concave: the start matters only between priors that the examples do not separate.
     weights, most = np.full((1, num_examples), 1.0 / num_examples), {"max_iterations": max_iterations}
     (estimate,), iterations, converged = maximize(
         likelihood, weights, np.exp(prior.logits), tol=tol, newton=True, **most
     )
     if not converged:
         warnings.warn(
-            f"EM did not converge in max_iterations={max_iterations}: its prior is not the likeliest yet. Raise "
+            f"EM did not converge in max_iterations={max_iterations}: its prior is not yet the likeliest. Raise "
             f"`max_iterations`, or `tol` (now {tol:g}).",
             stacklevel=3,
         )
-    found, start = [[estimate]], _with_pseudo_count(estimate, num_examples)  # EM leaves 0 slowly
+    found, start = [[estimate]], _with_pseudo_count(estimate, num_examples)  # EM moves away from 0 slowly
     loose, at_a_time = max(tol, _GAP / num_examples), max(1, _NUMBERS_AT_A_TIME // num_examples)
     likelihood, even = as_likelihood(likelihood), weights[0].astype("float32")
     curvature = Curvature(likelihood, even, start, even / (likelihood @ start) @ likelihood)
@@ -229,7 +229,8 @@ def _estimate_by_em(logits, prior, replicates, rng, *, tol, max_iterations):
         counts = np.stack([np.bincount(rows, minlength=num_examples) for rows in draws])
         found.append(maximize_replicates(likelihood, counts, start, curvature, tol=loose, **most)[0])
     q = np.concatenate(found)
-    q = np.where(q * num_examples < _TRACE, 0.0, q)  # EM only nears 0: a hundredth of an example is none
+    # EM approaches 0 and never reaches it: less than a hundredth of an example becomes 0.
+    q = np.where(q * num_examples < _TRACE, 0.0, q)
     q /= q.sum(axis=-1, keepdims=True)
     counted = likelihood, np.ones(num_examples)
     return q[0], q[1:], counted, {"iterations": iterations, "converged": converged}
@@ -239,12 +240,12 @@ def _estimate_by_em(logits, prior, replicates, rng, *, tol, max_iterations):
 
 
 def _check_validation(validation, num_classes, class_names):
-    """The `validation` pair as logits `[M, L]` and ids `[M]`, of every class at least one."""
+    """The `validation` pair as logits `[M, L]` and ids `[M]`, with at least one example of each class."""
     if not isinstance(validation, (tuple, list)) or len(validation) != 2:
         raise ValueError(
             'method="bbse" needs labeled examples of the training distribution, validation=(logits, y_true), to count '
-            f"how often each class is mistaken for each other. Received {type(validation).__name__}. Without them: "
-            'method="em".'
+            f"how often each class is mistaken for each other class. Received {type(validation).__name__}. If you have "
+            'none, use method="em".'
         )
     _scores.check_pair(validation[1], validation[0], ("y_true", "logits"))
     logits = _reading.as_logits(validation[0], num_classes, name="validation logits", class_names=class_names)
@@ -252,14 +253,14 @@ def _check_validation(validation, num_classes, class_names):
     if (missing := np.bincount(labels, minlength=num_classes) == 0).any():
         raise ValueError(
             'method="bbse" needs validation examples of every class. Received none of '
-            f'{_checks.name_classes(missing)}: hold out some, or use method="em", which needs none.'
+            f'{_checks.name_classes(missing)}: hold out some, or use method="em", which needs no labeled examples.'
         )
     return logits, labels
 
 
 def _estimate_by_bbse(logits, validation, replicates, rng):
     num_classes = logits.shape[1]
-    counts = np.zeros((num_classes, num_classes))  # of true class y (row) predicted as ŷ (column)
+    counts = np.zeros((num_classes, num_classes))  # row: true class y, column: predicted class ŷ
     np.add.at(counts, (validation[1], validation[0].argmax(axis=1)), 1)
     totals, num_examples = counts.sum(axis=1).astype("int64"), logits.shape[0]
     confusion = counts / totals[:, None]
@@ -279,14 +280,14 @@ def _solve(confusion, shares):
     except np.linalg.LinAlgError:
         q = np.linalg.lstsq(confusion.T, shares, rcond=None)[0]
     q = np.maximum(q, 0.0)
-    # All 0 where validation examples are never predicted as what unlabeled ones are: nothing is known then.
+    # q is all 0 if the classes predicted for unlabeled examples are never predicted for validation examples.
     return q / q.sum() if q.sum() > 0 else np.full(q.size, 1.0 / q.size)
 
 
 def _diagnose(confusion, totals):
-    """The smallest singular value, and the classes that change places in the directions of the small ones."""
+    """The smallest singular value, and the classes that are confused in the directions of small singular values."""
     left, singular_values, right = np.linalg.svd(confusion.T)
-    # To first order an error δC moves the i-th by u_iᵀ·δC·v_i, and columns of C are shares of independent examples.
+    # To first order an error δC changes the i-th value by u_iᵀ·δC·v_i. Rows of `confusion` are independent shares.
     variances = confusion @ left**2 - (confusion @ left) ** 2
     errors = np.sqrt(np.einsum("iy,yi->i", right**2, np.maximum(variances, 0.0) / totals[:, None]))
     thresholds = np.maximum(SMALLEST_SINGULAR_VALUE, STANDARD_ERRORS * errors)
@@ -296,8 +297,8 @@ def _diagnose(confusion, totals):
     if confused.any():
         warnings.warn(
             f"The confusion matrix is near singular: its smallest singular value {smallest:.2g} is below "
-            f"{thresholds[-1]:.2g}. Predictions hardly tell {_checks.name_classes(confused)} apart, and errors in "
-            'their shares grow without bound. Use method="em", merge these classes, or give more validation data.',
+            f"{thresholds[-1]:.2g}. The predictions hardly separate {_checks.name_classes(confused)}, so the errors of "
+            'their shares are large. Use method="em", merge these classes, or give more validation data.',
             stacklevel=4,
         )
     return {"smallest_singular_value": smallest, "confused_classes": tuple(np.flatnonzero(confused).tolist())}

@@ -1,4 +1,4 @@
-"""The best linear classifier on frozen features: the optimum of a convex problem, its penalty chosen out of fold."""
+"""The best linear classifier on frozen features: the optimum of a convex problem. Its penalty is chosen out of fold."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ from keras_logit_adjust.priors.formulas import log_prior
 PENALTIES = (1.0, 0.1, 0.01, 1e-3, 1e-4)
 SCALINGS = ("none", "standardized")
 CRITERIA = ("cross_entropy", "expected_error")
-POOLED_BELOW = 5  # examples: smaller classes are one in the criterion
+POOLED_BELOW = 5  # examples: smaller classes are one group in the criterion
 _TOLERANCE_OF_FOLDS = 1e-4
 _LOG_SCALES = (-5.0, np.log(2.0))
 _LARGEST, _LARGEST_TAU, _PENALTY_RANGE = 1e30, 1e3, (1e-12, 1e12)
@@ -126,7 +126,7 @@ def fit_linear_probe(
     fold_of = _draw_folds(y, folds, np.random.default_rng(_checks.check_seed(seed)))
     rows = np.flatnonzero(fold_of >= 0)
     if not rows.size:
-        raise _checks.ArgumentError("y", "`y` must have a class of two examples at least, to hold one out.")
+        raise _checks.ArgumentError("y", "`y` must have a class with at least two examples: one of them is held out.")
     group = np.where(counts < POOLED_BELOW, counts.size, np.arange(counts.size))[y[rows]]
     best, losses = None, {}
     for scaling in scalings:
@@ -149,7 +149,7 @@ def fit_linear_probe(
 
 
 def _shares_of_loss(logits, labels, groups, criterion):
-    """What each example adds to the balanced loss: `[N]`, whose sum is the mean over groups of their mean losses.
+    """The contribution of each example to the balanced loss: `[N]`, with sum = the mean over groups of their mean loss.
 
     Example:
 
@@ -188,14 +188,14 @@ def _read(x, y):
     if y.shape != x.shape[:1] or y.dtype.kind not in "iu" or y.min() < 0 or y.max() >= y.size:
         raise _checks.ArgumentError(
             "y",
-            f"`y` must be ids [{len(x)}] of at least 0, of every class an example. Received shape {y.shape}, dtype "
+            f"`y` must be class ids [{len(x)}] from 0, with an example of each class. Received shape {y.shape}, dtype "
             f"{y.dtype}. Renumber them, {_arrays.IDS_OF_NAMES}.",
         )
     counts = np.bincount(y)
     if counts.size < 2 or not counts.all():
         raise _checks.ArgumentError(
             "y",
-            f"`y` must have every id from 0 to its largest, {counts.size - 1}, and two of them at least. None at "
+            f"`y` must have every id from 0 to its largest, {counts.size - 1}, and at least two ids. None at "
             f"{_checks.name_classes(counts == 0)}: renumber them, {_arrays.IDS_OF_NAMES}.",
         )
     return x, y.astype("int64")
@@ -206,7 +206,7 @@ def _read_choices(penalties, scalings):
     if not penalties or not all(_PENALTY_RANGE[0] <= value <= _PENALTY_RANGE[1] for value in penalties):
         low, high = _PENALTY_RANGE
         raise _checks.ArgumentError(
-            "penalties", f"`penalties` must be numbers of {low:g} to {high:g}, one at least. Received: {penalties}"
+            "penalties", f"`penalties` must be one or more numbers from {low:g} to {high:g}. Received: {penalties}"
         )
     if not isinstance(scalings, (tuple, list)) or not scalings:
         raise _checks.ArgumentError("scalings", f"`scalings` must be a list of {SCALINGS}. Received: {scalings!r}")
@@ -214,7 +214,7 @@ def _read_choices(penalties, scalings):
 
 
 def _weigher(class_weight):
-    """Class counts → weights `[L]`."""
+    """A function from class counts to weights `[L]`."""
     if class_weight is None:
         return lambda counts: np.ones(counts.size)
     if isinstance(class_weight, str):
@@ -232,7 +232,7 @@ def _log_prior(counts, weight):
 
 
 def _draw_folds(y, folds, rng):
-    """The fold that holds each example out, −1 where its class has no other; classes go on where the last ended."""
+    """The fold that holds out each example, −1 for the only example of a class; classes fill the folds in turn."""
     fold_of, placed = np.full(y.size, -1), 0
     for c, count in enumerate(np.bincount(y)):
         if count > 1:
@@ -261,7 +261,7 @@ class _Space:
 
 
 def _out_of_fold(space, y, fold_of, *, penalties, weigh, tau):
-    """`{penalty: logits [N, L]}` of classifiers that did not see the example, all as if of the counts of `y`."""
+    """`{penalty: logits [N, L]}` of classifiers that did not see the example, for the prior of all of `y`."""
     z, whole = space.z.astype("float32"), np.bincount(y)
     shift = (1 - tau) * _log_prior(whole, weigh(whole))
     found = {penalty: np.zeros((y.size, whole.size)) for penalty in penalties}
@@ -275,6 +275,6 @@ def _out_of_fold(space, y, fold_of, *, penalties, weigh, tau):
         )
         for penalty in penalties:
             optimum = problem.solve(penalty, start=optimum, tolerance=_TOLERANCE_OF_FOLDS)
-            # What is left of the prior of the fold, (1 − τ)·log π, becomes that of the whole.
+            # The rest of the prior of the fold, (1 − τ)·log π, is replaced by the same rest of the whole prior.
             found[penalty][held_out] = z[held_out] @ optimum[:-1] + optimum[-1] + shift - (1 - tau) * own
     return found

@@ -1,4 +1,4 @@
-"""Offsets for each class, chosen on held-out data: for those who are judged by macro-F1, or by cost."""
+"""Offsets for each class, chosen on held-out data: for users whose measure is macro-F1 or a cost."""
 
 import dataclasses
 import functools
@@ -12,7 +12,8 @@ from keras_logit_adjust.held_out.tau_path import by_stratum
 from keras_logit_adjust.priors.formulas import as_prior
 
 OBJECTIVES = ("macro_f1", "balanced")
-_TAU = {"macro_f1": 0.5, "balanced": 1.0}  # macro-F1 at the training mix is best between no adjustment and all of it
+# For macro-F1 at the training mix, the best strength is between no adjustment and the full one.
+_TAU = {"macro_f1": 0.5, "balanced": 1.0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,8 +149,8 @@ def tune_offsets(
         return search_from_many(logits, objective, base, sweeps=sweeps, rng=np.random.default_rng(seed))
 
     offsets = _bagged(found, ids, bags=bags, seed=seed)
-    if examples.all():  # a class without examples stays where it was, and others are found relative to it
-        # A constant added to all offsets changes nothing; shrunk class by class it would.
+    if examples.all():  # a class without examples stays at `base`; the others are placed relative to it
+        # A constant added to all offsets has no effect, but shrinking each class would change its effect.
         offsets = offsets - np.median(offsets - base)
     offsets = _shrink(offsets, base, examples, shrinkage)
     whole = make(ids, weights, np.ones(ids.size))
@@ -160,20 +161,20 @@ def tune_offsets(
 
 
 def _weights(ids, mix):
-    """The weight of each example: 1, or what gives the classes the shares `mix`."""
+    """The weight of each example: 1, or the weight that gives the classes the shares `mix`."""
     if mix is None:
         return np.ones(ids.size)
     return (mix / np.maximum(np.bincount(ids, minlength=mix.size), 1))[ids] * ids.size
 
 
 def _strength(objective, tau, num_classes):
-    """τ of what the offsets of a named objective are shrunk towards."""
+    """τ of the offsets to which the offsets of a named objective are shrunk."""
     _checks.check_choice(objective, "objective", OBJECTIVES)
     return _checks.as_tau(_TAU[objective] if tau is None else tau, num_classes)
 
 
 def _settle(objective, log_prior, mix, tau):
-    """How to make the objective of examples, their weights and how often each was drawn; what to shrink towards."""
+    """A function that makes the objective (of ids, weights and numbers of draws), and the offsets to shrink to."""
     log_mix = log_prior if mix is None else np.log(mix)
     if isinstance(objective, str):
         base = -log_prior + (1.0 - _strength(objective, tau, log_prior.size)) * log_mix
@@ -189,21 +190,21 @@ def _settle(objective, log_prior, mix, tau):
     costs = _checks.as_class_vector(objective, "objective", log_prior.size, positive=True)
     if tau is not None:
         raise _checks.ArgumentError(
-            "tau", "`tau` goes with a named objective: costs say by themselves what the optimal offsets are."
+            "tau", "`tau` goes with a named objective: costs already determine the optimal offsets."
         )
     base = -log_prior + log_mix + np.log(costs)
     return lambda ids, weight, _: WeightedRecall(ids, weight * costs[ids], log_prior.size), base
 
 
 def _balanced(ids, weight, times, num_classes=2):
-    """The mean of per-class recalls, for which no weight but the number of times counts that examples were drawn."""
+    """The mean of per-class recalls. Only the number of draws of an example counts here, no other weight."""
     return WeightedRecall(ids, times / np.bincount(ids, times)[ids], num_classes)
 
 
 def _bagged(found, strata, *, bags, seed):
-    """The mean of what `found` gives for bootstrap samples, stratified so that no class is lost.
+    """The mean of the results of `found` on bootstrap samples, stratified so that no class is lost.
 
-    A sample comes as the examples in it, each once, and the number of times that each was drawn.
+    A sample is the distinct examples in it and the number of times that each was drawn.
     """
     if not bags:
         return found(np.arange(strata.size), np.ones(strata.size))
@@ -214,8 +215,8 @@ def _bagged(found, strata, *, bags, seed):
 
 
 def _with_progress(items, name, total):
-    """The `items`, with a bar where they take longer than a few seconds."""
-    from tqdm import tqdm  # it takes a moment, and not everyone comes here
+    """The `items`, with a progress bar if they take longer than a few seconds."""
+    from tqdm import tqdm  # here, because the import is slow and few users need it
 
     return tqdm(items, name, total=total, delay=5, leave=False)
 
@@ -226,15 +227,15 @@ def _shrink(found, base, examples, shrinkage):
 
 
 def _mean_of_known(values):
-    """Over the labels that have a value."""
+    """The mean over the labels that have a value."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if known.size else np.nan
 
 
 def _find_threshold(logits, on, base, *, objective, shrinkage, bags, seed):
-    """The offset of one label, a problem of two classes of which one logit is 0; its value, and that of `base`."""
-    logits, on = logits[on >= 0], on[on >= 0].astype("int64")  # below 0 is what is unknown
-    if on.all() or not on.any():  # nothing to learn a threshold from
+    """The offset of one label (two classes, the logit of one is 0), its value, and the value of `base`."""
+    logits, on = logits[on >= 0], on[on >= 0].astype("int64")  # below 0 are unknown targets
+    if on.all() or not on.any():  # no threshold can be learned
         return base, np.nan, np.nan
     columns = np.stack([np.zeros_like(logits), logits], axis=-1)
     make = _OfOneLabel if objective == "macro_f1" else _balanced
@@ -250,7 +251,7 @@ def _find_threshold(logits, on, base, *, objective, shrinkage, bags, seed):
 
 
 class _OfOneLabel(MacroF1):
-    """F1 of a label where it is on."""
+    """F1 of one label, of its positives only."""
 
     def __init__(self, ids, weight, _):
         super().__init__(ids, weight, 2)

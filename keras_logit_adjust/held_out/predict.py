@@ -1,4 +1,4 @@
-"""The logits of a model on held-out data, read from in front of the activation that hides them."""
+"""The logits of a model on held-out data, read before the activation that hides them."""
 
 import functools
 
@@ -72,8 +72,8 @@ def _labels_and_outputs(predict, data, batch_size):
             )
         if len(batch) > 2 and batch[2] is not None:
             raise ValueError(
-                "Sample weights are not used here. Received batches (x, y, sample_weight): leave the weights out, and "
-                "with them the examples that weigh 0."
+                "Sample weights are not used here. Received batches (x, y, sample_weight): leave out the weights, and "
+                "the examples whose weight is 0."
             )
         yield _arrays.to_numpy(batch[1], "y_true"), predict(batch[0])
 
@@ -88,8 +88,8 @@ def logits_model(model, *, output):
         raise _checks.ArgumentError(
             "model",
             f"`model` must give logits. Received {model.name!r}, a `ManyClassModel`, which gives features so that no "
-            "tensor of all logits exists. `kla.tune_tau` takes it as it is, `model.predictor(k)` gives the best "
-            "scores, and `model.head.to_dense()` is a head of all logits.",
+            "tensor of all logits exists. Use `kla.tune_tau`, which takes it as it is; `model.predictor(k)` for the "
+            "best scores; or `model.head.to_dense()`, a head of all logits.",
         )
     if isinstance(model, layers.ManyClassPredictor):
         raise _checks.ArgumentError(

@@ -1,8 +1,9 @@
-"""Prediction sets under a long tail: split conformal prediction with a score that does not leave rare classes out.
+"""Prediction sets under a long tail: split conformal prediction with a score that includes rare classes.
 
-A set is right when it holds the true class. Thresholds on the plain probability keep the promised share of sets right
-by leaving rare classes out of them. Where P(y|x) is exact, the prevalence-adjusted score `P(y|x)/π_y` has the greatest
-macro-coverage of all scores at a given mean size: the mean over classes of how often a set holds its class.
+A set is right if it holds the true class. Thresholds on the plain probability reach the promised share of right sets,
+but they leave rare classes out. Macro-coverage is the mean over classes of how often a set holds its class. Where
+P(y|x) is exact, `P(y|x)/π_y`, the prevalence-adjusted score, has the greatest macro-coverage of all scores at a given
+mean size.
 """
 
 import dataclasses
@@ -18,7 +19,7 @@ from keras_logit_adjust.priors.formulas import as_prior
 
 SCORES = ("prevalence_adjusted", "softmax")
 COVERAGES = ("marginal", "class_conditional", "interpolated")
-_ROUNDING = 1e-9  # of (n + 1)·(1 − α), which may be a whole number
+_ROUNDING = 1e-9  # subtracted from (n + 1)·(1 − α), which may be a whole number
 _ROUNDING_OF_FLOAT32 = 4 * float(np.finfo("float32").eps)
 
 
@@ -160,7 +161,7 @@ class PredictionSets:
                 + (
                     'They are in every set. Hold out more examples, raise `alpha`, or take coverage="interpolated".'
                     if self.coverage == "class_conditional"
-                    else f"They have 1 − weight = {1 - self.weight:g} times the threshold of all."
+                    else f"Their threshold is 1 − weight = {1 - self.weight:g} times the threshold of all examples."
                 ),
                 stacklevel=4,
             )
@@ -230,7 +231,7 @@ class PredictionSets:
             **kwargs: as in `keras.layers.Layer`.
         """
         scale = self.prior.probabilities if self.score == "prevalence_adjusted" else 1.0
-        with np.errstate(divide="ignore"):  # in every set
+        with np.errstate(divide="ignore"):  # a threshold of 0: in every set
             lowest = np.log(self.thresholds * scale)
         lowest = lowest - _ROUNDING_OF_FLOAT32 * np.maximum(1.0, np.where(lowest == -np.inf, 1.0, np.abs(lowest)))
         return PredictionSet(lowest, offset=self.tau * self.prior.logits, **kwargs)
@@ -244,6 +245,6 @@ class PredictionSets:
 
 
 def _quantile(scores, alpha):
-    """The `⌈(n+1)·(1−α)⌉`-th largest score; 0, which every score reaches, where there are fewer."""
+    """The `⌈(n+1)·(1−α)⌉`-th largest score; 0, which every score reaches, if there are fewer scores."""
     rank = max(1, math.ceil((scores.size + 1) * (1 - alpha) - _ROUNDING))
     return np.partition(scores, scores.size - rank)[scores.size - rank] if rank <= scores.size else 0.0

@@ -1,8 +1,8 @@
-"""The class prior that a head carries in itself, where nobody counted its training examples.
+"""The class prior inside a head, for a head whose training examples were not counted.
 
-A zero-shot or pretrained head gives `f(x) = log P(x|y) + log q_y` up to a number for each x, and its q comes from data
-that nobody has. Labeled examples of a mix π that is known, their own, tell it: `softmax(f − log q + log π)` is their
-posterior for the right q alone, and has the least cross-entropy there.
+A zero-shot or pretrained head gives `f(x) = log P(x|y) + log q_y`, up to a constant for each x. The data behind q are
+not available. Labeled examples with their known mix π show it. `softmax(f − log q + log π)` is the posterior of these
+examples for the right q only, and there it has the least cross-entropy.
 """
 
 import dataclasses
@@ -15,10 +15,10 @@ from keras_logit_adjust.held_out import _reading
 from keras_logit_adjust.held_out.label_shift import shown_shares
 from keras_logit_adjust.priors.formulas import as_prior
 
-_TOLERANCE = 1e-7  # largest derivative where the search ends, in units of a root of the mix
-_LOOSE = 1e-5  # above it the search has failed
+_TOLERANCE = 1e-7  # largest derivative at the end of the search, in units of the root of the mix
+_LOOSE = 1e-5  # with a larger derivative the search has failed
 _STEPS = 2000
-_SMALLEST = 1e-300  # of a share: log 0 is not finite
+_SMALLEST = 1e-300  # smallest share: log 0 is not finite
 
 
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
@@ -60,8 +60,8 @@ def estimate_source_prior(logits, y_true, *, class_prior=None, level=0.95):
     not: divide them by `kla.calibrate(logits, y_true, method="bias_corrected_temperature").temperature` first.
 
     Args:
-        logits: `[N, L]` of the head, unadjusted, for examples it was not trained on; leading axes are flattened. `[N]`
-            or `[N, 1]`: one sigmoid unit, which has two classes, [negatives, positives].
+        logits: `[N, L]` the unadjusted logits of the head; the head was not trained on these examples. Leading axes are
+            flattened. `[N]` or `[N, 1]`: one sigmoid unit, which has two classes, [negatives, positives].
         y_true: `[N]` class ids, or one-hot rows; at least one of every class. They may have any mix: the choice of the
             examples may depend on their class, and on nothing else.
         class_prior: `[L]` class mix (counts or probabilities) in place of π: example i then weighs
@@ -114,7 +114,7 @@ def estimate_source_prior(logits, y_true, *, class_prior=None, level=0.95):
         raise _checks.ArgumentError(
             "y_true",
             f"`y_true` must have an example of every class. Received none of {_checks.name_classes(missing)}: label "
-            "some, or leave out the columns of these classes, which changes the ratios of the others in nothing.",
+            "some, or leave out the columns of these classes; the ratios of the other classes stay the same.",
         )
     mix = examples / ids.size
     if class_prior is not None:
@@ -143,15 +143,15 @@ def _best_bias(logits, ids, weight, mix):
         own = scores[rows, ids]
         odds = np.exp(scores)
         sums = odds.sum(axis=1)
-        common = unit @ point  # of all biases, which the examples do not settle
+        common = unit @ point  # a constant in all biases: the examples do not determine it
         return weight @ (np.log(sums) - own) + common**2 / 2, ((weight / sums) @ odds - mix) / unit + common * unit
 
     options = {"maxiter": _STEPS, "maxfun": 2 * _STEPS, "maxcor": 30, "ftol": 0.0, "gtol": _TOLERANCE}
     found = optimize.minimize(evaluate, np.zeros(mix.size), jac=True, method="L-BFGS-B", options=options)
     if (left := np.abs(found.jac).max()) > _LOOSE:
         warnings.warn(
-            f"The search did not reach the least cross-entropy: a derivative of {left:.2g} is left. Are the logits of "
-            "the usual size? Divide them by the temperature of `kla.calibrate`.",
+            f"The search did not reach the least cross-entropy: a derivative of {left:.2g} is left. If the logits are "
+            "unusually large, divide them by the temperature of `kla.calibrate`.",
             stacklevel=3,
         )
     return found.x / unit
@@ -165,13 +165,13 @@ def _interval(logits, ids, prior, mix, *, level):
     variance, doubtful = _least_variance(logits + np.log(shares) - np.log(prior), shares, prior)
     if doubtful < 1:
         warnings.warn(
-            "The labeled examples say nothing about the prior: the logits tell some classes apart so surely that all "
-            f"examples together are worth {doubtful:.2g} of a doubtful one. The interval is [0, 1]. Label more "
-            "examples, or divide logits that are too sure by the temperature of `kla.calibrate`.",
+            "The labeled examples say nothing about the prior: the logits separate some classes so surely that all "
+            f"examples together count as {doubtful:.2g} of a doubtful one. The interval is [0, 1]. Label more "
+            "examples, or divide the logits by the temperature of `kla.calibrate`.",
             stacklevel=3,
         )
         return np.zeros(prior.size), np.ones(prior.size)
-    # Few doubtful examples vary too little among themselves: nothing varies less than the likeliest estimate does.
+    # From few doubtful examples this variance comes out too small; the likeliest estimate's is a lower bound.
     variance = np.maximum(variance, _variance(logits + np.log(mix) - np.log(prior), ids, mix, prior))
     rest = np.maximum(1 - prior, _SMALLEST)
     with np.errstate(over="ignore"):
@@ -181,9 +181,9 @@ def _interval(logits, ids, prior, mix, *, level):
 
 
 def _curvature(probability, weight, mix):
-    """`[L, L]` second derivatives of the mean cross-entropy by `√π_y·b_y`, and 1 for what is common to all biases.
+    """`[L, L]` second derivatives of the mean cross-entropy by `√π_y·b_y`, plus 1 for a constant in all biases.
 
-    From 0, where classes never overlap, to 1, where the logits do not tell them apart.
+    It is between 0, where classes never overlap, and 1, where the logits do not separate them.
     """
     unit = np.sqrt(mix)
     joint = probability.T @ (weight[:, None] * probability)
@@ -191,7 +191,7 @@ def _curvature(probability, weight, mix):
 
 
 def _least_variance(scores, shares, prior):
-    """The variance `[L]` of `log q` where the head is a posterior, and the number of doubtful examples."""
+    """The variance `[L]` of `log q` if the head is a posterior, and the number of doubtful examples."""
     from scipy import linalg
 
     probability = _softmax(scores)
@@ -206,7 +206,7 @@ def _least_variance(scores, shares, prior):
 
 
 def _variance(scores, ids, mix, prior):
-    """The variance `[L]` of `log q`, whatever the head is: the squares of what each example moves."""
+    """The variance `[L]` of `log q` for any head: the sum of squares of each example's influence."""
     from scipy import linalg
 
     rows, weight, unit = np.arange(ids.size), (mix / np.bincount(ids))[ids], np.sqrt(mix)
@@ -214,6 +214,6 @@ def _variance(scores, ids, mix, prior):
     curvature = _curvature(moved, weight, mix)
     moved[rows, ids] -= 1.0
     moved = linalg.solve(curvature, (moved / unit).T, assume_a="sym").T / unit * weight[:, None]
-    moved[rows, ids] += weight / mix[ids]  # its own class is more frequent by it: log q_y = log π_y − b_y
+    moved[rows, ids] += weight / mix[ids]  # the direct influence on its own class: log q_y = log π_y − b_y
     moved -= (moved @ prior)[:, None]
     return (moved**2).sum(axis=0)

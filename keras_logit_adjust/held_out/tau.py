@@ -1,8 +1,9 @@
-"""Choosing τ on held-out data, and not believing more than the data can tell.
+"""The choice of τ on held-out data, which moves τ away from 1 only as far as the data support.
 
-A τ that maximizes balanced accuracy on a few examples of each rare class follows their noise: on five a class it does
-worse than τ = 1 in most draws. `tune_tau` therefore leaves 1 only as far as the held-out examples insist. What they
-cannot know, the recall of classes far from all of them in frequency, may be anything: no gain below it counts.
+With few examples of each rare class, the τ of the highest balanced accuracy follows noise. With five examples a class
+it is worse than τ = 1 in most draws. `tune_tau` therefore moves away from 1 only as far as the held-out examples
+require. The recall of a class is unknown if no held-out example has a similar frequency. It may take any value, so only
+a gain that is larger than this uncertainty counts.
 """
 
 import dataclasses
@@ -18,7 +19,7 @@ from keras_logit_adjust.held_out.tau_path import BestTau, TauPath, robust_point
 from keras_logit_adjust.posthoc import _guard
 from keras_logit_adjust.priors.formulas import as_prior
 
-NEAR = 2.0  # times as frequent, or as rare: so near a class without held-out examples must have one that has some
+NEAR = 2.0  # a class is known only near examples: of classes at most this many times as frequent or as rare
 _FAR = np.log(NEAR) + 1e-9
 
 
@@ -164,15 +165,15 @@ def tune_tau(
     size = path.recall_ids.size
     if size < folds:
         raise ValueError(
-            f"There must be at least as many held-out examples as folds. Received {size} for folds={folds}: give "
-            "`folds` of at most that, or more examples."
+            f"There must be at least as many held-out examples as folds. Received {size} for folds={folds}: lower "
+            "`folds` to at most that, or give more examples."
         )
     if np.count_nonzero(path.examples) < 2:
         raise ValueError(
-            "There must be held-out examples of at least two classes. Received those of "
-            f"{_checks.name_classes(path.examples)} alone: any τ that favors it would look best."
+            "There must be held-out examples of at least two classes. Received examples of "
+            f"{_checks.name_classes(path.examples)} alone: a τ that favors this class would look best."
         )
-    # Of independent labels: each is off so often, and on so often.
+    # Independent labels: how often each label is off, and how often it is on.
     tallies = [prior.num_examples - prior.counts, prior.counts] if prior.are_labels else [prior.counts]
     frequencies = np.stack(tallies, axis=-1).ravel()
     bucket = pool(path.examples, frequencies, min_examples)
@@ -183,8 +184,8 @@ def tune_tau(
     tau, best, interval = _choose(path.low, path.high, weight, **options)
     if interval[1] < 0:
         warnings.warn(
-            f"Every good τ is negative, such as {tau:.2g}: it makes rare classes rarer. Look whether logits, labels "
-            "and `class_counts` have their classes in the same order, and whether the logits were adjusted before.",
+            f"Every good τ is negative, such as {tau:.2g}: it makes rare classes rarer. Check that logits, labels "
+            "and `class_counts` have their classes in the same order, and that the logits were not adjusted before.",
             stacklevel=2,
         )
     few, empty = int((path.examples < min_examples).sum()), int((path.examples == 0).sum())
@@ -192,7 +193,7 @@ def tune_tau(
     if few:
         warnings.warn(
             f"{few} of {path.examples.size} classes have fewer than {min_examples} held-out examples ({empty} have "
-            "none): their recall is pooled with that of classes of similar frequency, "
+            "none): their recall is pooled with the recall of classes of similar frequency, "
             f"{coverage['buckets']} means in all." + _told(path.examples, frequencies, unknown, tau),
             stacklevel=2,
         )
@@ -208,22 +209,22 @@ def tune_tau(
 
 
 def _told(examples, frequencies, unknown, tau):
-    """What the warning says of classes whose recall is unknown."""
+    """The part of the warning about classes whose recall is unknown."""
     if not unknown:
         return ""
     logs, empty = np.log(frequencies), examples == 0
     kind = "rare" if logs[empty].mean() < logs[~empty].mean() else "frequent"
-    gain = f"tau leaves 1 only for a gain of more than {unknown / (1 - unknown):.2g} on the others."
+    gain = f"tau leaves 1 only for a gain of more than {unknown / (1 - unknown):.2g} on the other classes."
     return (
         f" {round(unknown * examples.size)} of {examples.size} classes, mostly the {kind} ones, have no held-out "
-        f"example near them in frequency (within a factor of {NEAR:g}), or share it with too many. Their recall is "
-        f"unknown: {'tau stays 1.' if tau == 1 else gain} Give held-out examples of these classes; `cross_fit` has "
-        "some of every class with two in training."
+        f"example near them in frequency (within a factor of {NEAR:g}), or share it with too many classes. Their "
+        f"recall is unknown: {'tau stays 1.' if tau == 1 else gain} Give held-out examples of these classes; "
+        "`cross_fit` has some of every class that has two training examples."
     )
 
 
 def _path_of_many_classes(model, data, prior, ignore_class, batch_size):
-    """The path of a `ManyClassModel`, chunk by chunk of its head."""
+    """The path of a `ManyClassModel`; the scores of its head are computed in chunks."""
     head = model.head
     if not head.is_plain:
         raise ValueError(
@@ -255,7 +256,7 @@ def pool(examples, frequencies, min_examples):
         pooled[-2:] = [pooled[-2] + pooled[-1]]
     for members in pooled:
         bucket[members] = members[0]
-    # A class without examples, and without a near one in its pool: with the nearest of all that have some.
+    # A class whose pool has no example near it in frequency joins the pool of the nearest class with examples.
     is_stray = _nearest(examples, frequencies, bucket)[1] > _FAR
     bucket[is_stray] = bucket[_nearest(examples, frequencies, np.zeros_like(bucket))[0][is_stray]]
     return bucket
@@ -269,7 +270,7 @@ def known_classes(examples, frequencies, bucket):
 
 
 def _nearest(examples, frequencies, bucket):
-    """For every class the nearest in frequency, of those of its bucket with examples, and how far it is in logs."""
+    """For every class the nearest class in frequency with examples, in the same bucket, and its distance in logs."""
     order = np.lexsort((frequencies, bucket))
     place, has_some = np.arange(order.size), examples[order] > 0
     before = np.maximum.accumulate(np.where(has_some, place, 0))
@@ -284,18 +285,18 @@ def _nearest(examples, frequencies, bucket):
 
 
 def _weights(recall_ids, bucket, known):
-    """What each example adds to balanced accuracy: a bucket counts for the classes it knows, its examples equally."""
+    """Each example's weight in balanced accuracy: a bucket counts for its known classes; its examples count equally."""
     examples = np.bincount(bucket[recall_ids], minlength=known.size)
     share = np.divide(known, examples, out=np.zeros(known.size), where=examples > 0)
     return share[bucket[recall_ids]] / known[examples > 0].sum()
 
 
 def _choose(low, high, weight, *, standard_errors, unknown):
-    """τ nearest to 1 within so many standard errors of the best, the best, and the range of all such τ."""
+    """The τ nearest to 1 within `standard_errors` of the best, the best, and the range of all such τ."""
     steps = Steps(low, high, weight)
     best = BestTau.of(*steps.highest())
     right = (low <= best.tau) & (best.tau <= high)
-    # The squares of what changes on the way: Σ w²·(right at τ* − right at τ)², a step function too.
+    # The squared weights of examples that change: Σ w²·(right at τ* − right at τ)² is a step function too.
     lost, gained = (Steps(low[some], high[some], weight[some] ** 2) for some in (right, ~right))
     left, right_end, _ = steps.pieces()
     taus = np.array([*map(robust_point, left, right_end), 1.0, best.tau])
@@ -311,7 +312,7 @@ def _choose(low, high, weight, *, standard_errors, unknown):
 
 
 def _stratified_folds(strata, folds, seed):
-    """`[N]` a fold for every example; each stratum is spread over them as evenly as it goes."""
+    """`[N]` a fold for every example; each stratum is spread over the folds as evenly as possible."""
     shuffled = np.random.default_rng(seed).permutation(strata.size)
     fold = np.empty(strata.size, "int64")
     fold[shuffled[np.argsort(strata[shuffled], kind="stable")]] = np.arange(strata.size) % folds
@@ -328,7 +329,7 @@ def _cross_fit(train, data, prior, *, folds, seed, output, batch_size):
     if isinstance(train, keras.Model) or not callable(train) or not isinstance(data, tuple) or len(data) != 2:
         raise _checks.ArgumentError(
             "cross_fit",
-            "With `cross_fit` the model is trained anew for each fold: give a function train(x, y) that returns a "
+            "With `cross_fit` the model is trained again for each fold: give a function train(x, y) that returns a "
             f"trained model, and the training data (x, y). Received: {type(train).__name__}, {type(data).__name__}.",
         )
     _scores.check_rows(data[1], data[0], ("y", "x"))
@@ -351,5 +352,5 @@ def _cross_fit(train, data, prior, *, folds, seed, output, batch_size):
         paths.append(TauPath(np.searchsorted(classes, y[rows]), logits[:, classes], seen[classes]))
         paths[-1].recall_ids = classes[paths[-1].recall_ids]
     if not paths:
-        raise ValueError("`cross_fit` needs two examples of some class: a model says nothing of a class it never saw.")
+        raise ValueError("`cross_fit` needs two examples of some class: a model cannot predict a class it never saw.")
     return TauPath.join(paths, prior)

@@ -1,14 +1,14 @@
 """The exact path of accuracy over τ: no grid, one pass over the logits.
 
-Every held-out example is classified right on one interval of τ (`_intervals`), so that balanced accuracy, and any other
-mean of recalls, is a step function of τ that is known everywhere at once.
+Every held-out example is classified right on one interval of τ (`_intervals`). So balanced accuracy, or any other mean
+of recalls, is a step function of τ, and its value is known at every τ.
 """
 
 import dataclasses
 
 import numpy as np
 
-from keras_logit_adjust import _arrays, _checks, _labels
+from keras_logit_adjust import _arrays, _checks, _labels, _scores
 from keras_logit_adjust.held_out import _chunked, _intervals, _reading
 from keras_logit_adjust.metrics import groups_of_counts
 from keras_logit_adjust.priors.formulas import as_prior
@@ -57,8 +57,8 @@ class TauPath:
         y_true: `[N]` class ids or `[N, L]` one-hot rows; for independent labels `[N, L]` of 0 and 1.
         logits: `[N, L]` held-out logits of the model before adjustment; `[N]` or `[N, 1]` for one sigmoid unit. If the
             columns of a table have names, counts need them too (a dict, a `Series`), and ids number the columns.
-        class_counts: `[L]` training examples of each class (or probabilities), all > 0; two numbers, [negatives,
-            positives], for one sigmoid unit; for independent labels the positives of each.
+        class_counts: `[L]` training examples of each class (or probabilities), all > 0. One sigmoid unit takes two
+            numbers, [negatives, positives]. Independent labels take the positives of each.
         num_examples: the number of training examples, for independent labels only.
         ignore_class: an id whose rows are left out, such as 255 for unlabeled pixels or padding. For independent labels
             the mark of an unknown target, such as −1, which is left out alone.
@@ -261,10 +261,10 @@ class TauPath:
         return np.concatenate([2 * classes, 2 * classes + 1]) if self.prior.are_labels else classes
 
     def _values_of_replicates(self, tau, weight, replicates, rng):
-        """`[replicates, …]`: within a class, how many are right again is binomial."""
+        """`[replicates, …]` values: within a class, the number of right examples in a replicate is binomial."""
         totals = np.bincount(self.recall_ids)
         each = np.zeros(totals.size)
-        each[self.recall_ids] = weight  # of one example of each recall
+        each[self.recall_ids] = weight  # the weight of one example of each recall
         chosen = np.flatnonzero(each)
         shares = np.empty((chosen.size, tau.size))
         for i, value in enumerate(tau.ravel()):
@@ -273,11 +273,11 @@ class TauPath:
         return np.reshape(draws, (replicates, *tau.shape))
 
     def _best_of_replicates(self, weight, replicates, rng):
-        """`[replicates]`: the best τ of each sample, from the ends sorted once."""
+        """`[replicates]` the best τ of each sample; the ends are sorted once."""
         by_class, first, size = by_stratum(self.recall_ids)
         proper = np.flatnonzero((self.low <= self.high) & (weight > 0))
         ends = np.concatenate([self.low[proper], self.high[proper]])
-        # At equal τ intervals begin before others end.
+        # At equal τ, the starts of intervals come before the ends.
         order = np.lexsort((np.repeat([0, 1], proper.size), ends))
         draws = np.empty(replicates)
         for i in range(replicates):
@@ -297,7 +297,7 @@ def by_stratum(strata):
 
 
 def _best_event(taus, changes):
-    """The robust point of the interval where the running sum of `changes` is highest, nearest to 1 of several."""
+    """The robust point of the interval with the highest running sum of `changes`; the nearest to 1 among several."""
     values = np.cumsum(changes)
     starts = np.flatnonzero((values >= values.max(initial=-np.inf) - 1e-12) & (changes > 0))
     if not starts.size:
@@ -317,8 +317,9 @@ def _check_any(parts):
 
 
 def _without_ignored(pairs, ignore_class):
-    """The rows of each pair `(y_true, features)` whose id is not `ignore_class`, where there are any."""
+    """The rows of each batch whose id is not `ignore_class`; a batch without such rows is left out."""
     for y_true, features in pairs:
+        _scores.check_rows(y_true, features, ("y_true", "features"))
         arrays = _labels.as_labels(y_true), _reading.to_numpy(features, "features")
         ids, features = _reading.without_ignored(*arrays, ignore_class, "features")
         if ids.size:

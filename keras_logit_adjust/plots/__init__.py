@@ -1,7 +1,7 @@
-"""Figures: each consumes results, computes none, and returns a `matplotlib.figure.Figure`. Needs the extra `plots`.
+"""Figures: each takes results, computes nothing, and returns a `matplotlib.figure.Figure`. They need the extra `plots`.
 
-A figure is shown by a notebook as it is; elsewhere `figure.savefig("figure.svg")`. Colors are safe for color-blind
-readers, and everything is told apart in gray too: by markers, dashes, hatches and numbers.
+A notebook shows a figure as it is; elsewhere use `figure.savefig("figure.svg")`. Colors are safe for color-blind
+readers. In gray, markers, dashes, hatches and numbers show the differences.
 """
 
 import importlib.util
@@ -19,12 +19,12 @@ __all__ = [
     "class_counts",
     "class_shares",
     "images",
-    # How right methods are
+    # The accuracy of methods
     "per_class_accuracy",
     "group_accuracy",
     "confusion",
     "error_by_sample_size",
-    # Why
+    # The reasons
     "tau_path",
     "margins",
     "decision_boundaries",

@@ -1,20 +1,20 @@
-"""What all figures share: size, colors, and how series are told apart without color."""
+"""Settings of all figures: size, colors, and marks that distinguish series without color."""
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
-# Okabe and Ito's palette is safe for color-blind readers. In this order the first four, and all neighbors, are other
-# grays too. Markers, dashes and hatches tell the series apart as well.
+# Okabe and Ito's palette is safe for color-blind readers. In this order the first four colors, and all neighbors, also
+# differ in gray. Markers, dashes and hatches distinguish the series too.
 BLACK, BLUE, VERMILION, SKY_BLUE = "#000000", "#0072B2", "#D55E00", "#56B4E9"
 COLORS = (BLACK, "#E69F00", BLUE, VERMILION, SKY_BLUE, "#009E73", "#CC79A7", "#F0E442")
 MARKERS = "osD^vPX*"
 _DASHES = ("-", "--", "-.", ":", (0, (8, 2)), (0, (4, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (5, 4)))
-HATCHES = ("", "///", "xx", "\\\\\\", "++", "---", "|||", "/")  # lines: circles make an SVG large
+HATCHES = ("", "///", "xx", "\\\\\\", "++", "---", "|||", "/")  # lines only: circles would make an SVG large
 # Inches. Printed in a column of 3.3 inches, letters of 10 points are still larger than 7.
 SIZE = (4.6, 3.2)
 _SMALLEST = 8  # points: no text of a figure is smaller
-_MOST_NUMBERED = 12  # classes of a heat map whose cells have room for a number
+_MOST_NUMBERED = 12  # largest number of classes for which a cell of a heat map has room for a number
 
 
 def new_figure(panels=1):
@@ -29,7 +29,7 @@ def new_figure(panels=1):
 
 
 def number_counts(axis, counts):
-    """Plain numbers on a logarithmic axis of `counts`: 10, 100, 1,000, and between them 20 and 50 where few fit."""
+    """Plain numbers on a logarithmic axis of `counts`: 10, 100, 1,000; on a short axis also 20 and 50."""
     is_short = np.max(counts) < 100 * np.min(counts)
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if is_short else (1,)))
     axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
@@ -47,21 +47,21 @@ def line_style(i):
 
 
 def legend_above(figure, *handles_and_labels, columns=3):
-    """A legend above the axes, where it covers nothing."""
+    """A legend above the axes, where it hides nothing."""
     figure.legend(*handles_and_labels, loc="outside upper center", ncols=columns, frameon=False, fontsize="small")
 
 
 def heat_maps(matrices, *, label, number, beside, percent=False, class_names=None, **limits):
-    """Square matrices side by side on one scale of colors, cells of few classes with their numbers.
+    """Square matrices side by side on one scale of colors; with few classes, each cell shows its number.
 
     Args:
         matrices: `{title: [L, L]}`.
         label: the label of the scale.
         number: format of a cell's number.
-        beside: what a column is; a row is a true class.
+        beside: the meaning of a column; a row is a true class.
         percent: whether the scale is in percent.
         class_names: `[L]` names in place of ids.
-        **limits: `vmin` and `vmax`, by default of all that is shown.
+        **limits: `vmin` and `vmax`; by default the range of all matrices.
     """
     matrices = {title: np.asarray(matrix, "float64") for title, matrix in matrices.items()}
     shown = np.concatenate([matrix[np.isfinite(matrix)] for matrix in matrices.values()])

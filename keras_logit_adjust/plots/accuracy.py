@@ -1,4 +1,4 @@
-"""Figures of how right methods are: by class, by group, by sample size, and what they confuse."""
+"""Figures of the accuracy of methods: by class, by group, by sample size, and which classes they confuse."""
 
 import numpy as np
 from matplotlib.ticker import MaxNLocator
@@ -15,8 +15,8 @@ from keras_logit_adjust.plots._style import (
     number_counts,
 )
 
-_MOST_JOINED = 30  # classes whose points one line can join
-_GROUPS_JOINED = 12  # groups of classes that it joins where there are more
+_MOST_JOINED = 30  # largest number of classes whose points one line joins
+_GROUPS_JOINED = 12  # with more classes, the line joins this many groups of classes
 
 
 def per_class_accuracy(counts, recalls):
@@ -58,14 +58,14 @@ def per_class_accuracy(counts, recalls):
     number_counts(axes.xaxis, counts)
     if has_room:
         legend_above(figure)
-    else:  # too many rows above
+    else:  # a legend above would have too many rows
         figure.set_size_inches(1.6 * SIZE[0], max(SIZE[1], 0.25 * len(recalls)))
         figure.legend(loc="outside right upper", frameon=False, fontsize="small")
     return figure
 
 
 def _means(values):
-    """Means over groups of neighbors, NaN left out."""
+    """Means over groups of neighbors, without NaN."""
     return [
         np.mean(group[np.isfinite(group)]) if np.isfinite(group).any() else np.nan
         for group in np.array_split(values, _GROUPS_JOINED)
@@ -143,7 +143,7 @@ def confusion(matrices, *, class_names=None):
     shares = {}
     for method, matrix in matrices.items():
         examples = np.sum(matrix, axis=1, keepdims=True, dtype="float64")
-        # NaN for classes without examples.
+        # NaN for classes without examples
         shares[method] = np.divide(
             100.0 * np.asarray(matrix), examples, out=np.full(np.shape(matrix), np.nan), where=examples > 0
         )

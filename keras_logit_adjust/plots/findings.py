@@ -5,7 +5,7 @@ import numpy as np
 from keras_logit_adjust.plots._style import BLUE, MARKERS, SKY_BLUE, VERMILION, legend_above, new_figure, number_counts
 from keras_logit_adjust.plots.accuracy import draw_bars
 
-_LEVEL_LABELS = 5  # names on an axis that fit side by side
+_LEVEL_LABELS = 5  # largest number of names that fit side by side on an axis
 
 
 def class_norms(counts, norms):

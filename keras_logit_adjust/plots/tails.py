@@ -1,4 +1,4 @@
-"""Figures of a long tail: its counts, what is drawn from it, its examples."""
+"""Figures of a long tail: its counts, samples from it, its examples."""
 
 from collections.abc import Mapping
 
@@ -9,8 +9,8 @@ from matplotlib.ticker import StrMethodFormatter
 from keras_logit_adjust import _arrays
 from keras_logit_adjust.plots._style import BLUE, legend_above, line_style, new_figure, number_counts
 
-_MOST_TICKS = 20  # classes that are numbered one by one
-_MOST_BARS = 1000  # and drawn one by one
+_MOST_TICKS = 20  # largest number of classes that are numbered one by one
+_MOST_BARS = 1000  # largest number of classes that are drawn one by one
 
 
 def class_counts(counts, *, class_names=None):
@@ -39,7 +39,7 @@ def class_counts(counts, *, class_names=None):
     if ordered.size <= _MOST_BARS:
         axes.bar(rank, ordered, width=0.8 if ordered.size < 50 else 1.0, color=BLUE)
     else:
-        # Classes that are as frequent are one step: a figure of a million bars takes minutes.
+        # Classes of equal frequency are one step: a figure of a million bars takes minutes.
         last = np.flatnonzero(np.append(np.diff(ordered), -1))
         edges, heights = np.append(0, last + 1) + 0.5, ordered[last]
         axes.stairs(heights, edges, baseline=min(1, ordered[-1]), fill=True, color=BLUE)

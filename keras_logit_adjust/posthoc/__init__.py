@@ -1,4 +1,4 @@
-"""What changes a trained model, or its scores: adjusted, folded, its weights normalized, several made one."""
+"""Functions that change a trained model or its scores: adjust, fold, normalize weights, join several models."""
 
 from keras_logit_adjust.posthoc._outputs import AdjustedOutputs
 from keras_logit_adjust.posthoc.adjust import AdjustedModel, adjust

@@ -1,7 +1,7 @@
-"""Copies of a graph of which the head is changed.
+"""Copies of a graph with a changed head.
 
-A copy is made layer by layer: `keras.models.clone_model` copies a compiled model with its compilation, and
-`set_weights` leaves out what is state but not weights (the statistics of `Normalization`, the vocabulary of a lookup).
+A copy is made layer by layer. `keras.models.clone_model` would copy a compiled model with its compilation.
+`set_weights` would leave out state that is not weights: the statistics of `Normalization`, the vocabulary of a lookup.
 """
 
 import tempfile
@@ -31,7 +31,7 @@ def _uses_of(model, layer):
 
 
 def check_own_head(model, layer, way_out):
-    """Raise where a copy of `model` could not have the head `layer` changed alone: `way_out` says what to do then."""
+    """Raise if the head `layer` cannot be changed alone in a copy of `model`; `way_out` says what to do then."""
     if len(list(_uses_of(model, layer))) > 1:
         raise ValueError(
             f"Head {layer.name!r} is used more than once in {model.name!r}: its weights serve both. {way_out}"
@@ -41,8 +41,8 @@ def check_own_head(model, layer, way_out):
         is_around = _operations.inside(other) is layer  # a wrapper may hold the kernel too
         if not is_around and any(id(variable) in own for variable in _keras.direct_variables(other)):
             raise ValueError(
-                f"Head {layer.name!r} is tied: it shares a variable with layer {other.name!r}, and a copy would part "
-                f"them. {way_out}"
+                f"Head {layer.name!r} is tied: it shares a variable with layer {other.name!r}, and a copy would "
+                f"separate them. {way_out}"
             )
     if layer.quantization_mode is not None:
         raise ValueError(f"Head {layer.name!r} is quantized. Do this before quantizing. {way_out}")
@@ -54,10 +54,10 @@ def clone(model):
 
 
 def clone_with_head(model, head, *, use_bias):
-    """An uncompiled copy of `model`, and its copy of the layer `head`, whose bias is zeros where it had none.
+    """An uncompiled copy of `model`, and its copy of the layer `head`; a new bias is zeros.
 
-    Of a task of KerasHub all but the head is shared with the copy, and in any other model KerasHub's backbones are:
-    some of their layers cannot be made again from their configs.
+    In a task of KerasHub everything except the head is shared with the copy. In any other model the backbones of
+    KerasHub are shared: some of their layers cannot be made again from their configs.
     """
     copies = {}
 
@@ -97,7 +97,7 @@ def clone_with_head(model, head, *, use_bias):
 
 
 def _clone_graph(model, copy):
-    """A model of the copies of the layers of `model`, which keeps those that are used twice one layer."""
+    """A model of the copies of the layers of `model`; a layer that is used twice is one layer in the copy."""
     if isinstance(model, keras.Sequential):
         copied = [_input_like(model.inputs[0], copy), *map(copy, model.layers)]
         return keras.Sequential(copied, name=model.name, trainable=model.trainable)
@@ -108,7 +108,7 @@ def _clone_graph(model, copy):
 
 def _input_like(tensor, copy):
     inputs = copy(_keras.operation_of(tensor)).output
-    inputs.name = tensor.name  # by which a serving signature calls it; the layer's may be another
+    inputs.name = tensor.name  # serving signatures use this name; the layer may have another
     return inputs
 
 
@@ -123,7 +123,7 @@ def _copy_head(layer, twin):
 
 
 def _copy_state(layer, twin):
-    is_around = _operations.inside(layer) is not layer  # what it wraps is copied on its own
+    is_around = _operations.inside(layer) is not layer  # the layer inside a wrapper is copied on its own
     parts, twins = ([layer], [twin]) if is_around else (_keras.layers_of(layer), _keras.layers_of(twin))
     for part, part_twin in zip(parts, twins, strict=True):
         state = {}

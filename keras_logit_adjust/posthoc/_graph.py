@@ -1,4 +1,4 @@
-"""Where the logits of a trained model are: what makes them, and where its last softmax or sigmoid is."""
+"""The place of the logits in a trained model: the layer that makes them, and the last softmax or sigmoid."""
 
 import dataclasses
 
@@ -11,25 +11,25 @@ from keras_logit_adjust.posthoc import _hub, _operations
 
 
 class NoHeadError(_checks.ArgumentError):
-    """The model's output cannot be traced to logits or to the softmax or sigmoid of some."""
+    """The model's output cannot be traced to logits, or to the softmax or sigmoid of logits."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Head:
-    """What a graph gives, and where its logits can be had.
+    """The output of a graph, and the place where its logits are.
 
     Attributes:
-        layer: the layer that makes the logits, or the operation that they come from where no such layer is known.
-        output: what the model serves: "logits", "softmax" or "sigmoid"; None where it is not known.
-        axis: that of the classes, counted from the end.
-        source: a symbolic tensor: that of the logits, the input of `fused`, or the probabilities; None: the output.
-        gives: what `source` is, "logits", "softmax" or "sigmoid".
-        fused: the layer whose own activation hides the logits, None where none does.
-        stop: the operation behind `layer` that does not leave a shift of the logits as it is, None where all do.
-        offset: an operation behind `layer` that adds to the logits, None where none does.
+        layer: the layer that makes the logits, or the operation that the output comes from if no such layer is known.
+        output: the model's output: "logits", "softmax" or "sigmoid"; None if it is not known.
+        axis: the axis of the classes, counted from the end.
+        source: a symbolic tensor: the logits, the input of `fused`, or the probabilities; None stands for the output.
+        gives: the kind of `source`: "logits", "softmax" or "sigmoid".
+        fused: the layer whose own activation hides the logits; None if no layer does.
+        stop: the operation behind `layer` that does not pass a shift of the logits unchanged; None if all pass it.
+        offset: an operation behind `layer` that adds to the logits; None if there is none.
         calls: the nodes at which nested models are called, from the outermost to the one that holds `source`.
-        width: the number of classes; None where it is not static.
-        reason: why the output is not known.
+        width: the number of classes; None if it is not static.
+        reason: the reason why the output is not known.
     """
 
     layer: keras.layers.Layer
@@ -46,7 +46,7 @@ class Head:
 
 
 def is_graph(model):
-    """Whether `model` is Functional or Sequential with Keras's own `call`: what it computes can be read off."""
+    """Whether `model` is Functional or Sequential with Keras's own `call`: then its graph says what it computes."""
     return (
         isinstance(model, keras.Model)
         and (isinstance(model, keras.Sequential) or _keras.is_functional(model))
@@ -55,7 +55,7 @@ def is_graph(model):
 
 
 def require_keras_model(model):
-    """Raise unless `model` is a Keras model, of the Keras that this package is written for."""
+    """Raise unless `model` is a Keras model, made by the Keras that this package uses."""
     if isinstance(model, keras.Model):
         return
     parts = type(model).__module__.split(".")
@@ -71,7 +71,7 @@ def require_keras_model(model):
 
 
 def require_model(model):
-    """Raise unless `model` is a Keras model with one output and, as a graph, built."""
+    """Raise unless `model` is a Keras model with one output; a graph must be built."""
     require_keras_model(model)
     _hub.check_task(model)
     if is_graph(model) and isinstance(model, keras.Sequential) and not model.built:
@@ -83,22 +83,22 @@ def require_model(model):
         key = next(iter(structure)) if isinstance(structure, dict) else 0
         one = f"model.output[{key!r}]" if isinstance(structure, (dict, list, tuple)) else "model.outputs[0]"
         raise ValueError(
-            f"`model` must have one output. Model {model.name!r} has {len(model.outputs)}: adjust each by counts of "
-            f"its own, `kla.adjust(model, {{output: counts}})`, or take one, `keras.Model(model.input, {one})`; or "
+            f"`model` must have one output. Model {model.name!r} has {len(model.outputs)}: adjust each by its own "
+            f"counts, `kla.adjust(model, {{output: counts}})`, or take one, `keras.Model(model.input, {one})`; or "
             "put `kla.layers.LogitAdjustment` behind its logits."
         )
 
 
 def find_head(model):
-    """The `Head` of a Functional or Sequential model, looked for from the output backwards.
+    """The `Head` of a Functional or Sequential model, found by going backwards from the output.
 
     Raises:
-        NoHeadError: for a model of another kind, or naming the operation that hides the logits.
+        NoHeadError: for a model of another kind, or with the name of the operation that hides the logits.
     """
     if not is_graph(model):
         raise NoHeadError(
             "output",
-            f"Model {model.name!r} is a subclassed model, whose logits cannot be read off. Say what it gives: "
+            f"Model {model.name!r} is a subclassed model, so its logits cannot be found. Give the kind of its output: "
             'output="logits", "softmax" or "sigmoid".',
         )
     head = _look(model.outputs[0], ())
@@ -111,7 +111,7 @@ def find_head(model):
 
 
 def _look(tensor, calls):
-    """The `Head` of a symbolic tensor, which the innermost of `calls` gives; without a source where it is `tensor`."""
+    """The `Head` of a symbolic tensor in the innermost of `calls`; its source is None if `tensor` is the source."""
     node = _keras.node_of(tensor)
     operation, inputs = node.operation, node.input_tensors
     if is_graph(operation) and len(operation.outputs) == 1:
@@ -125,18 +125,18 @@ def _look(tensor, calls):
         return _without_source(_look(inner.outputs[0], ()))
     if len(inputs) == 1 and (activation := _operations.activation_of(operation)):
         return _activated(*activation, node, calls)
-    if not _operations.is_passed(node):  # checked first: a look into every branch of a network would not end
+    if not _operations.is_passed(node):  # before the branches: following every branch takes too long
         return _unknown(operation)
     return _behind(node, [_look(part, calls) for part in inputs])
 
 
 def _unknown(operation):
-    """The `Head` that tells nothing but the operation it comes from, and why it is not known."""
+    """The `Head` that holds only the operation it comes from, and the reason why it is not known."""
     activation = _operations.activation_name(operation)
     if activation in _operations.ACTIVATIONS or not _operations.is_known(operation):
         reason = (
-            f"No head was found: the output comes from {operation.name!r} ({type(operation).__name__}). If what it "
-            'gives are logits or probabilities, say so: output="logits", "softmax" or "sigmoid".'
+            f"No head was found: the output comes from {operation.name!r} ({type(operation).__name__}). If the output "
+            'is logits or probabilities, say so: output="logits", "softmax" or "sigmoid".'
         )
     else:
         reason = (
@@ -154,18 +154,18 @@ def _made_by(layer, node, calls):
         return _unknown(layer)
     axis = _operations.axis_of_head(layer, len(output.shape) - isinstance(operation, keras.layers.TimeDistributed))
     if kind == "softmax" and axis != -1:
-        stop = layer  # over another axis than the classes of the layer
+        stop = layer  # its axis is not the axis of the layer's classes
         return Head(layer, kind, gives=kind, stop=stop)
     head = Head(layer, kind, axis=axis, width=output.shape[axis])
     if kind == "logits":
         return head
     if layer.quantization_mode is not None or isinstance(operation, keras.layers.SpectralNormalization):
-        return dataclasses.replace(head, gives=kind)  # its activation cannot be taken off
+        return dataclasses.replace(head, gives=kind)  # its activation cannot be removed
     return dataclasses.replace(head, source=node.input_tensors[0], fused=operation, calls=calls)
 
 
 def _activated(kind, axis, node, calls):
-    """The `Head` of a softmax or sigmoid on its own, whatever its logits come from."""
+    """The `Head` of a separate softmax or sigmoid, for any source of its logits."""
     logits = node.input_tensors[0]
     before = _look(logits, calls)
     if before.output in ("softmax", "sigmoid"):
@@ -196,7 +196,7 @@ def _activated(kind, axis, node, calls):
 
 
 def _behind(node, parts):
-    """The `Head` behind an operation on one or more tensors of which `parts` are the `Head`s."""
+    """The `Head` behind an operation on one or more tensors; `parts` are the `Head`s of these tensors."""
     operation, first = node.operation, parts[0]
     if len(parts) > 1 and len({(part.output, part.axis) for part in parts}) > 1:
         return _unknown(operation)
@@ -213,13 +213,13 @@ def _behind(node, parts):
     axis = _operations.axis_behind(node, first.axis) if is_move or _operations.is_mix(node) else None
     if axis is None:
         return _unknown(operation)
-    # An average of probabilities is no softmax of average logits.
+    # An average of probabilities is not the softmax of average logits.
     is_linear = is_single and (is_move or are_logits)
     return _without_source(dataclasses.replace(first, axis=axis, stop=first.stop or (None if is_linear else operation)))
 
 
 def _without_source(head):
-    """The same, to be adjusted as it is given: logits, or the probabilities."""
+    """The same head, but the output itself is adjusted: logits or probabilities."""
     return dataclasses.replace(head, source=None, gives=head.output or "logits", fused=None, calls=(), width=None)
 
 
@@ -234,20 +234,20 @@ def decides(model, kind=layers.MinimumRiskDecision):
 
 
 def logits_tensor(head):
-    """The symbolic logits of a head, also where an activation hides them."""
+    """The symbolic logits of a head, even if an activation hides them."""
     if head.fused is not None:
         return linear_twin(head.fused)(head.source)
     return logits_of(head.source, head.gives)
 
 
 def logits_of(outputs, kind):
-    """Logits that give `outputs`: themselves, the logarithms of a softmax, or the log-odds of a sigmoid."""
+    """Logits that give `outputs`: the same, the logarithms of a softmax, or the log-odds of a sigmoid."""
     if kind == "logits":
         return outputs
     dtype = keras.backend.standardize_dtype(outputs.dtype)
     if dtype in ("float16", "bfloat16"):
         raise ValueError(
-            f"Probabilities are adjusted by their logarithms, and must be float32 or float64. Received a {kind} in "
+            f"Probabilities are adjusted by their logarithms, so they must be float32 or float64. Received a {kind} in "
             f'{dtype}, which rounds rare classes to 0. Give the layer of the {kind} dtype="float32".'
         )
     return _safe_log(outputs) if kind == "softmax" else _safe_log(outputs) - _safe_log(1.0 - outputs)
@@ -279,7 +279,7 @@ def variables_of(layer):
 
 
 def activated(logits, head):
-    """The logits with the activation put back that a head gave them."""
+    """The logits with the activation that the head has in the model."""
     if head.output == "logits":
         return logits
     options = {"dtype": logits.dtype, "name": f"adjusted_{head.output}"}
@@ -289,9 +289,9 @@ def activated(logits, head):
 
 
 def rebuild(model, head, transform):
-    """`model` up to the logits of `head`, with `transform(logits)` in place of its own output.
+    """`model` up to the logits of `head`, with `transform(logits)` as its output.
 
-    Every layer before them, and every weight, is the given model's own, which does not know of the new one.
+    All layers and weights before the logits are shared with the given model. The given model is not changed.
     """
     with _keras.leaving_no_calls(model):
         models = [model, *(call.operation for call in head.calls)]
@@ -307,7 +307,7 @@ def _model_like(model, outputs):
 
 
 def structure_of(model, side):
-    """The symbolic "input" or "output" of a graph, in the dicts or lists it was built with."""
+    """The symbolic "input" or "output" of a graph, in the dicts or lists with which it was built."""
     return getattr(model, f"{side}s")[0] if isinstance(model, keras.Sequential) else getattr(model, side)
 
 

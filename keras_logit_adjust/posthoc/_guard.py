@@ -1,4 +1,4 @@
-"""The guard against correcting a prior twice: what a model shows of a correction, and a warning of its loss."""
+"""The guard against correcting a prior twice: the signs of a correction in a model, and a check of its loss."""
 
 import warnings
 
@@ -9,26 +9,26 @@ from keras_logit_adjust import _checks, _keras, layers, losses, priors
 from keras_logit_adjust.losses import _base, _marks
 from keras_logit_adjust.posthoc._graph import require_keras_model
 
-_ROUNDING = 1e-9  # of a log-prior
+_ROUNDING = 1e-9  # largest difference between log-priors that count as equal
 
 
 def check_not_adjusted(model, allow_double_correction):
-    """Raise where the prior of `model` was corrected already, as far as a model shows it."""
+    """Raise if the prior of `model` was corrected already, as far as the model shows it."""
     require_keras_model(model)
     found = list(corrections(model))
-    # A mark for models that are made of its layers: one of its outputs, once this one was refused.
+    # Models that reuse these layers stay marked: for example a model of one output, after this model was refused.
     for part in _models_in(model):
         _marks.mark(part, [loss for _, loss in found])
     for reason, _ in () if allow_double_correction else found:
         raise ValueError(
             f"The prior would be corrected twice: model {model.name!r} {reason}. Its plain argmax is balanced already. "
-            "For another class mix add that alone, kla.adjust(model, [1, 1, …], target_prior=[…]); "
+            "To add another class mix only, use kla.adjust(model, [1, 1, …], target_prior=[…]); "
             "or pass allow_double_correction=True if that is what you want."
         )
 
 
 def adds_target_alone(class_counts, num_examples, target_prior):
-    """Whether an adjustment takes off no prior, its counts being uniform, and adds a target prior."""
+    """Whether an adjustment subtracts no prior, because its counts are uniform, and adds a target prior."""
     if target_prior is None:
         return False
     prior = priors.as_prior(class_counts, num_examples)
@@ -36,16 +36,16 @@ def adds_target_alone(class_counts, num_examples, target_prior):
 
 
 def hides_its_prior(model, *, adds_target=False):
-    """Whether the prior that `model` serves is not known once it is adjusted: `corrections` finds something.
+    """Whether the served prior of `model` is unknown after an adjustment, because `corrections` finds something.
 
-    A target alone (`adds_target`) may come behind one correction that made the prior uniform.
+    An adjustment that only adds a target (`adds_target`) may follow one correction that made the prior uniform.
     """
     found = [part for _, part in corrections(model)]
     return bool(found) and not (adds_target and len(found) == 1 and _made_uniform(found[0]))
 
 
 def _made_uniform(part):
-    """Whether a loss or layer took off the whole prior, and added none."""
+    """Whether a loss or layer removed the whole prior and added no other prior."""
     known = (losses.LogitAdjustedCrossentropy, losses.BinaryLogitAdjustedCrossentropy, layers.PriorAwareDense)
     if not isinstance(part, (*known, layers.ManyClassDense, layers.LogitAdjustment)) or part.tau is None:
         return False
@@ -54,12 +54,12 @@ def _made_uniform(part):
 
 
 def is_corrected(model):
-    """Whether `corrections` finds anything."""
+    """Whether `corrections` finds something."""
     return next(corrections(model), None) is not None
 
 
 def corrections(model):
-    """(reason in words, the loss or layer) of everything that corrects the prior of `model`, as far as it shows it."""
+    """(reason in words, the loss or layer) for everything that corrects the prior of `model`, as far as it shows it."""
     compiled = keras.tree.flatten([getattr(part, "loss", None) for part in _models_in(model)])
     compiled = [loss for loss in compiled if isinstance(loss, _base.MaskedLoss) and _marks.corrects_prior(loss)]
     for loss in compiled:
@@ -81,7 +81,7 @@ def _models_in(model):
 
 
 def _marked(model):
-    """(loss, layer) of the heads of a graph that an adjusted loss trained; of every layer of another model."""
+    """(loss, layer) of the heads that an adjusted loss trained; without a graph, all layers are searched."""
     outputs = getattr(model, "outputs", None)
     candidates = (
         [layer for output in outputs for layer in _keras.last_layers_with_weights(output)]
@@ -96,20 +96,20 @@ def _marked(model):
 
 
 def warn_of_probability_loss(model, output):
-    """Warn where a model that gives logits was compiled with a loss that takes what it gives for probabilities."""
+    """Warn if a model that gives logits was compiled with a loss that reads its output as probabilities."""
     for loss in keras.tree.flatten(getattr(model, "loss", None)) if output == "logits" else ():
         if _takes_probabilities(loss):
             name = loss if isinstance(loss, str) else getattr(loss, "name", getattr(loss, "__name__", None))
             warnings.warn(
-                f"Model {model.name!r} has no softmax or sigmoid, and was compiled with the loss {name!r} without "
-                "from_logits=True, which takes its outputs for probabilities. Here they are adjusted as logits. Train "
-                "it with from_logits=True, or give its head the activation.",
+                f"Model {model.name!r} has no softmax or sigmoid, but it was compiled with the loss {name!r} without "
+                "from_logits=True. This loss reads its outputs as probabilities; here they are adjusted as logits. "
+                "Train it with from_logits=True, or give its head the activation.",
                 stacklevel=4,
             )
 
 
 def _takes_probabilities(loss):
-    """Whether a loss is a cross-entropy of Keras's that was made without `from_logits=True`."""
+    """Whether a loss is a cross-entropy of Keras without `from_logits=True`."""
     if isinstance(loss, keras.losses.Loss):
         return getattr(loss, "from_logits", None) is False
     is_keras = isinstance(loss, str) or getattr(loss, "__module__", "").startswith("keras.")

@@ -1,4 +1,4 @@
-"""Models of very many classes, adjusted and folded in their head: behind it there are no logits to adjust."""
+"""Models of very many classes, adjusted and folded in their head: they have no logits behind the head."""
 
 import keras
 import numpy as np
@@ -21,13 +21,13 @@ def head_of(model):
 
 
 def check_adjustable(model, output="auto", axis=None):
-    """Raise where the scores of `model` pass an adjustment already, or are not what `output` and `axis` say."""
+    """Raise if the scores of `model` are adjusted already, or are not what `output` and `axis` say."""
     if output not in ("auto", "logits"):
         raise _checks.ArgumentError(
             "output", f'Model {model.name!r} scores classes by logits: output="logits". Received: output={output!r}.'
         )
     if axis not in (None, -1):
-        raise _checks.ArgumentError("axis", f"`axis` must be that of the classes, −1. Received: axis={axis}.")
+        raise _checks.ArgumentError("axis", f"`axis` must be the axis of the classes, −1. Received: axis={axis}.")
     head = head_of(model)
     if head.adjustment is not None:
         raise ValueError(
@@ -37,7 +37,7 @@ def check_adjustable(model, output="auto", axis=None):
 
 
 def adjusted(model, layer):
-    """A model of the same weights whose scores pass `layer`, a `LogitAdjustment`."""
+    """A model with the same weights whose scores pass through `layer`, a `LogitAdjustment`."""
     head = head_of(model)
     twin = _like(head, adjustment=layer)
     twin.bias = None
@@ -51,7 +51,7 @@ def adjusted(model, layer):
 
 
 def folded(model, layer):
-    """A copy of `model` whose kernel and bias are those of scores that passed `layer`."""
+    """A copy of `model`: its kernel and bias give the scores that `layer` would give."""
     head = head_of(model)
     temperature = 1.0 if layer.calibration is None else layer.calibration.temperature
     _copy.check_own_head(model, head, "Use `kla.adjust`, which shares them.")
@@ -70,7 +70,7 @@ def folded(model, layer):
 
 
 def _like(head, **changes):
-    """A head of the options and the prior of `head`, without weights."""
+    """A head with the options and the prior of `head`, without weights."""
     return type(head)(**{**head.get_config(), "class_counts": head.prior, "tau": head.tau, **changes})
 
 
@@ -80,7 +80,7 @@ def _features(model):
 
 
 def _with_head(model, head, inputs, features, *, name):
-    """A model as `model`, training or predictor, of another head."""
+    """A model with another head, of the same kind as `model`: for training, or a predictor."""
     if isinstance(model, ManyClassModel):
         return ManyClassModel(inputs, head(features), name=name)
     top = _keras.operation_of(model.outputs[0])

@@ -1,7 +1,7 @@
-"""What one operation of a graph does to the logits of classes: makes them, activates them, moves, mixes or scales them.
+"""The effect of one operation of a graph on logits of classes: it makes, activates, moves, mixes or scales them.
 
-Operations are layers or functions of `keras.ops`. An axis of classes is counted from the end, so that a batch or time
-axis more in front changes nothing.
+Operations are layers or functions of `keras.ops`. An axis of classes is counted from the end: more batch or time axes
+in front change nothing.
 """
 
 import math
@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_logit_adjust import _keras, layers
 
-# Their kernel has the classes in its last axis.
+# Heads whose kernel has the classes in its last axis.
 KERNEL_HEADS = (keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 HEADS = (
     *KERNEL_HEADS,
@@ -24,7 +24,7 @@ HEADS = (
     layers.CosineDense,
 )
 WRAPPERS = (keras.layers.SpectralNormalization, keras.layers.TimeDistributed)
-# Nothing in inference.
+# Layers without an effect in inference.
 _RANDOM = (
     keras.layers.AlphaDropout,
     keras.layers.Dropout,
@@ -56,22 +56,22 @@ ACTIVATIONS = {"linear": "logits", "softmax": "softmax", "sigmoid": "sigmoid"}
 
 
 def is_called_as_in(layer, *packages):
-    """Whether `call` comes from one of `packages`, and not from a user's subclass, whose `call` may do anything."""
+    """Whether `call` comes from one of `packages`: the `call` of a user's subclass may do anything."""
     return type(layer).call.__module__.startswith(packages)
 
 
 def is_known(operation):
-    """Whether what `operation` computes is what Keras or this package says."""
+    """Whether `operation` is defined by Keras or this package, so that its computation is known."""
     return is_called_as_in(operation, "keras.", "keras_logit_adjust.")
 
 
 def inside(operation):
-    """The layer in a wrapper that applies it position by position or with another kernel, any other as it is."""
+    """The layer in a wrapper that applies it position by position or with another kernel; else the operation itself."""
     return operation.layer if isinstance(operation, WRAPPERS) and is_known(operation) else operation
 
 
 def head_of(operation):
-    """The layer that makes logits as weighted sums, itself or in a wrapper; None for any other operation."""
+    """The layer that makes logits as weighted sums: the operation or the layer that it wraps; None for any other."""
     layer = inside(operation)
     return layer if isinstance(layer, HEADS) and is_known(layer) else None
 
@@ -82,20 +82,20 @@ def axis_of_head(layer, rank):
 
 
 def has_bias_of_classes(layer):
-    """Whether a copy of a head has, or can have, one bias for each class."""
+    """Whether a head has, or its copy can have, one bias for each class."""
     if isinstance(layer, keras.layers.EinsumDense):
         return layer.bias is not None and layer.bias_axes == layer.equation[-1]
     return hasattr(layer, "use_bias")
 
 
 def activation_name(layer):
-    """The name of the activation of a layer, "linear" where it has none."""
+    """The name of the activation of a layer; "linear" if it has no activation."""
     activation = getattr(layer, "activation", None) or keras.activations.linear
     return getattr(activation, "__name__", str(activation))
 
 
 def activation_of(operation):
-    """(name, axis) of an operation that is a softmax or sigmoid and nothing else; None for any other.
+    """(name, axis) of an operation that is only a softmax or sigmoid; None for any other.
 
     The axis is None for a sigmoid, which has none.
     """
@@ -108,7 +108,7 @@ def activation_of(operation):
 
 
 def is_identity(operation):
-    """Whether an operation gives what it takes, up to the precision."""
+    """Whether an operation returns its input, up to the precision."""
     if isinstance(operation, keras.layers.Activation) and is_known(operation):
         return activation_name(operation) == "linear"
     is_layer = isinstance(operation, keras.layers.Identity) and is_known(operation)
@@ -116,7 +116,7 @@ def is_identity(operation):
 
 
 def is_move(node):
-    """Whether an operation moves, repeats or leaves out positions, and computes nothing in inference."""
+    """Whether an operation only moves, repeats or leaves out positions in inference, and computes nothing."""
     operation, name = node.operation, _name(node.operation)
     if name == "UpSampling2D":
         return operation.interpolation == "nearest"
@@ -124,7 +124,7 @@ def is_move(node):
 
 
 def is_mix(node):
-    """Whether an operation averages over positions, with weights that sum to 1 and are not negative."""
+    """Whether an operation averages over positions with nonnegative weights that sum to 1."""
     operation, name = node.operation, _name(node.operation)
     if name in ("Resizing", "Resize"):
         is_average = operation.interpolation in ("nearest", "bilinear")
@@ -135,14 +135,14 @@ def is_mix(node):
 
 
 def is_offset(node):
-    """Whether an operation adds the same to the logits of every example."""
+    """Whether an operation adds the same vector to the logits of every example."""
     if isinstance(node.operation, layers.LogitAdjustment):
         return is_known(node.operation) and node.operation.calibration is None
     return False
 
 
 def is_scale(node):
-    """Whether an operation multiplies logits by a number, adds one, or adds logits up: what it gives are logits."""
+    """Whether an operation multiplies logits by a number, adds a number, or sums logits: its output is logits."""
     operation, name = node.operation, _name(node.operation)
     arguments = keras.tree.flatten((node.arguments.args, node.arguments.kwargs))
     are_tensors = [isinstance(part, keras.KerasTensor) for part in arguments]
@@ -158,18 +158,18 @@ def is_scale(node):
 
 
 def is_passed(node):
-    """Whether logits or probabilities may be known behind an operation, by what stands in front of it."""
+    """Whether logits or probabilities behind an operation can be known from its inputs."""
     kinds = (is_move, is_mix, is_offset, is_scale)
     return bool(node.input_tensors) and (is_identity(node.operation) or any(is_kind(node) for is_kind in kinds))
 
 
 def axis_behind(node, axis):
-    """Where the classes of `axis` are behind an operation that moves or mixes, None where they are not together."""
+    """The axis of the classes behind an operation that moves or mixes; None if it separates the classes."""
     operation, name = node.operation, _name(node.operation)
     shape, behind = node.input_tensors[0].shape, node.output_tensors[0].shape
     if not -len(shape) <= axis < 0:
         return None
-    if shape[axis] == 1 and (name in _RESHAPES or name in _VIEWS):  # of one unit there is nothing to mix up
+    if shape[axis] == 1 and (name in _RESHAPES or name in _VIEWS):  # one unit: there is only one class
         return -1 if behind and behind[-1] == 1 else None
     if name in _RESHAPES:
         return _axis_of(shape[axis], _product(shape[axis:][1:]), behind)
@@ -186,7 +186,7 @@ def axis_behind(node, axis):
 
 
 def _name(operation):
-    """The name of a layer's class, or of a function of `keras.ops`; None for those of others."""
+    """The name of a layer's class, or of a function of `keras.ops`; None for layers of other packages."""
     if isinstance(operation, keras.Layer):
         return type(operation).__name__ if is_called_as_in(operation, "keras.") else None
     return _keras.name_of_operation(operation)
@@ -197,12 +197,12 @@ def _is_one_of(operation, *kinds):
 
 
 def _product(sizes):
-    """The product of static sizes, None where one is not known."""
+    """The product of static sizes; None if one of them is not known."""
     return None if None in sizes else math.prod(sizes)
 
 
 def _axis_of(size, stride, shape):
-    """The axis of `shape` that has `size` entries, each `stride` entries from the next; None where there is none."""
+    """The axis of `shape` that has `size` entries, each `stride` entries from the next; None if no axis has."""
     for axis in range(-1, -len(shape) - 1, -1):
         if stride is not None and shape[axis] == size and _product(shape[axis:][1:]) == stride:
             return axis
@@ -210,7 +210,7 @@ def _axis_of(size, stride, shape):
 
 
 def _axis_in_view(node, axis):
-    """Where NumPy's view has the classes: `x[..., c, ...] = c` without memory has a stride in their axis alone."""
+    """The axis of the classes in NumPy's view of `x[..., c, ...] = c`: the only axis with a stride that is not 0."""
     shape = node.input_tensors[0].shape
     size = shape[axis]
     if size is None:

@@ -1,7 +1,7 @@
-"""Several outputs of a model, each with counts of its own.
+"""Several outputs of a model, each with its own counts.
 
-Counts by output are a dict of the names of outputs, or a list with one entry for each. Each output is adjusted or
-folded as a model of its own, of the same layers. Then all are put together in the structure that they had.
+Counts by output are a dict with the names of outputs as keys, or a list with one entry for each output. Each output is
+adjusted or folded as a separate model of the same layers. Then the outputs are put back into the original structure.
 """
 
 import numbers
@@ -18,7 +18,7 @@ from keras_logit_adjust.posthoc import _graph, _guard
 
 
 def are_by_output(model, class_counts):
-    """Whether `class_counts` are of several outputs: a dict whose values, or a list whose entries, are counts."""
+    """Whether `class_counts` are for several outputs: a dict whose values, or a list whose entries, are counts."""
     if isinstance(class_counts, Mapping):
         return bool(class_counts) and not any(map(_is_number, class_counts.values()))
     if not isinstance(class_counts, (list, tuple)) or not _has_several(model):
@@ -35,7 +35,7 @@ def _is_number(value):
 
 
 def adjusted(adjust, model, class_counts, options):
-    """`model` with every output adjusted that `class_counts` name; `adjust` does it for one."""
+    """`model` with every output adjusted that `class_counts` name; `adjust` adjusts a model of one output."""
     _graph.require_keras_model(model)
     if not _graph.is_graph(model):
         return _adjusted_subclass(adjust, model, class_counts, options)
@@ -49,7 +49,7 @@ def adjusted(adjust, model, class_counts, options):
 
 
 def folded(head_of, fold, model, class_counts, options):
-    """A copy of `model` in which every head is changed whose output `class_counts` name.
+    """A copy of `model` with changed heads, for every output that `class_counts` name.
 
     `head_of` finds the head of a model of one output; `fold` copies a model with one head changed.
     """
@@ -65,7 +65,7 @@ def folded(head_of, fold, model, class_counts, options):
 
 
 def names_of(model):
-    """The names of the outputs of a graph that has several; an empty list for any other model."""
+    """The names of the outputs of a graph with several outputs; an empty list for any other model."""
     if not _has_several(model):
         return []
     outputs = _Outputs(model)
@@ -73,7 +73,7 @@ def names_of(model):
 
 
 def one_of(model, output):
-    """A graph with the one output called `output`, compiled as the whole is for it."""
+    """A graph with the one output called `output`, compiled with the settings of the whole for this output."""
     _graph.require_keras_model(model)
     if not _graph.is_graph(model):
         raise _checks.ArgumentError(
@@ -88,12 +88,12 @@ class _Outputs:
 
     Attributes:
         tensors: `{place: symbolic output}`.
-        names: `{name of its layer: place}` of the outputs of a list.
+        names: `{name of the output's layer: place}` for the outputs of a list.
     """
 
     def __init__(self, model):
         if isinstance(model, keras.Sequential):
-            _graph.require_model(model)  # that it is built
+            _graph.require_model(model)  # raises if it is not built
         self.model, structure = model, _graph.structure_of(model, "output")
         self.is_dict = isinstance(structure, Mapping)
         if isinstance(structure, (list, tuple)):
@@ -109,7 +109,7 @@ class _Outputs:
                 "keras.Model(model.input, {…})."
             )
         self.names = {} if self.is_dict else {name: place for place, name in enumerate(model.output_names)}
-        if len(self.names) < len(self.tensors) and not self.is_dict:  # a layer gives two of them
+        if len(self.names) < len(self.tensors) and not self.is_dict:  # one layer gives two outputs
             self.names = {f"output_{place}": place for place in self.tensors}
 
     def place(self, key, argument):
@@ -121,11 +121,11 @@ class _Outputs:
         return key
 
     def word(self, place):
-        """The name of an output, as a part of a layer's."""
+        """The name of an output, as a part of the name of a layer."""
         return _word(place if self.is_dict else list(self.names)[place])
 
     def single(self, place):
-        """The model of one output, compiled with the loss that the whole was compiled with for it."""
+        """The model of one output, compiled with the loss of this output."""
         tensor = self.tensors[place]
         single = keras.Model(
             _graph.structure_of(self.model, "input"), tensor, name=f"{self.model.name}_{self.word(place)}"
@@ -136,7 +136,7 @@ class _Outputs:
         return single
 
     def replaced(self, changed):
-        """The model with the outputs `changed`, `{place: symbolic tensor}`, and the others as they are."""
+        """The model with the outputs `changed`, `{place: symbolic tensor}`; the others stay the same."""
         tensors = {**self.tensors, **changed}
         outputs = tensors if self.is_dict else self._pack(list(tensors.values()))
         return keras.Model(_graph.structure_of(self.model, "input"), outputs, name=f"{self.model.name}_adjusted")
@@ -149,7 +149,7 @@ def _no_output(argument, key, model, names):
 
 
 def _requests(class_counts, options, place):
-    """`{place: the arguments for it}` of every output that is to be adjusted."""
+    """`{place: the arguments for it}` for every output that is adjusted."""
     entries = class_counts if isinstance(class_counts, Mapping) else dict(enumerate(class_counts))
     requests = {}
     for key, counts in entries.items():
@@ -162,7 +162,7 @@ def _requests(class_counts, options, place):
     requests = {where: own for where, own in requests.items() if own["class_counts"] is not None}
     if not requests:
         raise _checks.ArgumentError(
-            "class_counts", "`class_counts` must have counts for one output. Received None alone."
+            "class_counts", "`class_counts` must have counts for at least one output. Received only None."
         )
     for name, value in options.items():
         if not isinstance(value, Mapping):
@@ -181,16 +181,16 @@ def _requests(class_counts, options, place):
 
 
 def _tensor_of(result, tensor):
-    """The symbolic output of an adjusted model; `tensor` is what the model before it gave."""
+    """The symbolic output of an adjusted model; `tensor` is the output of the model before it."""
     if not hasattr(result, "adjustment"):
         return result.outputs[0]
-    # Said to be logits or probabilities: adjusted in place, for a call of the model would compute all of it twice.
+    # The adjustment is applied here: a call of the adjusted model would compute the whole model twice.
     logits = result.adjustment(_graph.logits_of(tensor, result.output_kind))
     return activate(logits, result.output_kind, result.adjustment.axis)
 
 
 def _rename(outputs, changed):
-    """Give every new layer of the outputs `changed` a name that no other layer of the whole has."""
+    """Rename the new layers of the outputs `changed`, so that every name in the whole model is unique."""
     known, inputs = _keras.operations_of(outputs.model), _graph.structure_of(outputs.model, "input")
     used = {
         place: _keras.operations_of(keras.Model(inputs, tensor))
@@ -208,7 +208,7 @@ def _rename(outputs, changed):
 
 
 def _word(place):
-    """`place` without what a layer's name must not have."""
+    """`place` without the characters that the name of a layer must not have."""
     return re.sub(r"[^A-Za-z0-9_.-]", "_", str(place))
 
 
@@ -231,10 +231,10 @@ class AdjustedOutputs(keras.Model):
     """The result of `kla.adjust` for a subclassed model with several outputs: some outputs are adjusted.
 
     Args:
-        model: the model adjusted, shared and not copied.
-        adjustments: a `kla.layers.LogitAdjustment` for each output that is adjusted.
+        model: the adjusted model, shared and not copied.
+        adjustments: a `kla.layers.LogitAdjustment` for each adjusted output.
         places: the key of each adjusted output in the dict, or its position in the list, that `model` gives.
-        outputs: what `model` gives at each place, "logits", "softmax" or "sigmoid".
+        outputs: the kind of each adjusted output of `model`: "logits", "softmax" or "sigmoid".
         **kwargs: as in `keras.Model`.
 
     Reference: Menon et al. (2021), §4, equation 9.
@@ -246,7 +246,7 @@ class AdjustedOutputs(keras.Model):
         self.places, self.output_kinds = list(places), list(outputs)
 
     def call(self, inputs, training=None):
-        # Keras hands `training` on to nested calls, but not in a stateless call of JAX's.
+        # Keras passes `training` to nested calls, but JAX's stateless call does not.
         outputs = self.model(inputs, training=training)
         is_dict = isinstance(outputs, Mapping)
         tensors = (
@@ -279,7 +279,7 @@ class AdjustedOutputs(keras.Model):
 
 
 def activate(logits, kind, axis):
-    """The logits as what a model gives, "logits", "softmax" or "sigmoid"."""
+    """The logits as the kind of output that a model gives: "logits", "softmax" or "sigmoid"."""
     if kind == "softmax":
         return ops.softmax(logits, axis=axis)
     return ops.sigmoid(logits) if kind == "sigmoid" else logits

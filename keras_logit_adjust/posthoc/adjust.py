@@ -1,8 +1,8 @@
 """Post-hoc adjustment of a trained model, as a layer behind its logits.
 
-What was trained with plain cross-entropy estimates `P(y|x)`; subtracting `τ·log π` from its logits makes its argmax
-the balanced one (Menon et al., 2021, §4, equation 9). Nothing is trained, and no model given is changed. A calibration
-found on held-out logits goes into the same affine step, before the prior.
+A model that was trained with plain cross-entropy estimates `P(y|x)`. After `τ·log π` is subtracted from its logits, its
+argmax is the balanced one (Menon et al., 2021, §4, equation 9). Nothing is trained, and the given model is not changed.
+A calibration that was found on held-out logits goes into the same affine step, before the prior.
 """
 
 import keras
@@ -44,11 +44,11 @@ def adjust(
     adjusted, and the others do not change. Each other argument is one for all, or a dict by output too.
 
     Args:
-        model: a trained `keras.Model`: Functional or Sequential that ends in a softmax or sigmoid, or in a head that
-            gives logits (also through layers and functions that move, average or scale them, and in nested models), or,
-            with `output` given, any other. For a `kla.layers.ManyClassModel` or its predictor, the scores are adjusted,
-            chunk by chunk; the new model has a predictor of its own. A KerasHub `ImageClassifier`, `TextClassifier` or
-            `ImageSegmenter` stays one, with its preprocessor.
+        model: a trained `keras.Model`, Functional or Sequential. It ends in a softmax or sigmoid, or in a head that
+            gives logits; layers and functions behind the head may move, average or scale them, in nested models too.
+            With `output` given it may be any other model. The scores of a `kla.layers.ManyClassModel` or its predictor
+            are adjusted chunk by chunk; the new model has a predictor of its own. A KerasHub `ImageClassifier`,
+            `TextClassifier` or `ImageSegmenter` stays one, with its preprocessor.
         class_counts: `[L]` training examples of each class (or probabilities), all > 0. For one sigmoid unit two
             numbers, [negatives, positives]; for `L` independent sigmoid labels the positives of each. By output, a dict
             `{"species": counts, …}`, or a list with counts (or None) for each.
@@ -75,10 +75,9 @@ def adjust(
         A new, uncompiled `keras.Model`.
 
     Raises:
-        ValueError: for a model whose logits are not found, several outputs without counts by output, a name that is no
-            output, probabilities in half precision that would
-            have to be adjusted by their logarithms, counts or a calibration that do not fit, or a prior that would be
-            corrected twice.
+        ValueError: for a model whose logits are not found; for several outputs without counts by output; for a name
+            that is no output; for probabilities in half precision that would have to be adjusted by their logarithms;
+            for counts or a calibration that do not fit; for a prior that would be corrected twice.
 
     Warns:
         UserWarning: for logits of a model that was compiled with a cross-entropy without `from_logits=True`.
@@ -137,15 +136,15 @@ def adjust(
 
 
 def head_to_adjust(model, output, *, axis=None):
-    """The head of a graph; None where only the model's output can be adjusted."""
+    """The head of a graph; None if only the model's output can be adjusted."""
     if _graph.decides(model):
         raise ValueError(
-            f"Model {model.name!r} gives scores of decisions, which are no logits. Adjust the model without its "
-            "MinimumRiskDecision, towards the class mix of the deployment, and put that behind again."
+            f"Model {model.name!r} gives scores of decisions, which are not logits. Adjust the model without its "
+            "MinimumRiskDecision, to the class mix of the deployment. Then put the MinimumRiskDecision behind it again."
         )
     if _graph.decides(model, PredictionSet):
         raise ValueError(
-            f"Model {model.name!r} gives prediction sets, which are no logits, and whose score knows the prior. Adjust "
+            f"Model {model.name!r} gives prediction sets, which are not logits; their score includes the prior. Adjust "
             "the model without its PredictionSet."
         )
     try:
@@ -169,7 +168,7 @@ def head_to_adjust(model, output, *, axis=None):
 
 
 def adjustment_layer(class_counts, num_examples, *, width, output, target_prior, **options):
-    """The `LogitAdjustment` for `width` outputs (None: not known), after checking that the counts go with them."""
+    """The `LogitAdjustment` for `width` outputs (None: not known), after a check that the counts fit them."""
     prior = priors.as_prior(class_counts, num_examples)
     if prior.are_labels and output == "softmax":
         raise _checks.ArgumentError(
@@ -178,7 +177,7 @@ def adjustment_layer(class_counts, num_examples, *, width, output, target_prior,
     if width is None and output == "sigmoid" and prior.size == 2 and not prior.are_labels:
         width = 1
     if width == 1 and not prior.are_labels:
-        # One sigmoid unit is the log-odds of two classes: adjusted by the log-odds of the second.
+        # One sigmoid unit is the log-odds of two classes: it is adjusted by the log-odds of the second.
         other = "a head of one sigmoid unit"
         _checks.check_length(prior.counts, 2, "class_counts", other)
         target = as_target(target_prior, size=2, other=other)
@@ -196,7 +195,7 @@ def adjustment_layer(class_counts, num_examples, *, width, output, target_prior,
 
 
 def class_axis(model):
-    """The axis of the classes in what a model gives; -1, the last, where it is not known."""
+    """The axis of the classes in the output of a model; -1, the last, if it is not known."""
     if isinstance(model, AdjustedModel):
         return model.adjustment.axis
     try:
@@ -225,7 +224,7 @@ class AdjustedModel(keras.Model):
         self.output_kind = _checks.check_choice(output, "output", OUTPUTS[1:])
 
     def call(self, inputs, training=None):
-        # Keras hands `training` on to nested calls, but not in a stateless call of JAX's.
+        # Keras passes `training` to nested calls, but JAX's stateless call does not.
         outputs = self.model(inputs, training=training)
         tensors = keras.tree.flatten(outputs)
         if len(tensors) != 1:

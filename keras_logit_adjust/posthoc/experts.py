@@ -1,4 +1,4 @@
-"""Several models in one: the product of what they say, each corrected for the prior."""
+"""Several models in one: the product of their probabilities, each corrected for the prior."""
 
 import math
 import numbers
@@ -51,20 +51,20 @@ def product_of_experts(models, class_counts, *, taus=1.0, target_prior=None, all
     if not isinstance(models, (list, tuple)) or len(models) < 2:
         received = len(models) if isinstance(models, (list, tuple)) else type(models).__name__
         raise ValueError(
-            f"`models` must be a list of at least two. Received {received}: for one there is `kla.adjust`."
+            f"`models` must be a list of at least two. Received {received}: for one model use `kla.adjust`."
         )
     prior, taus = priors.as_prior(class_counts), _as_taus(taus, len(models))
     for model, tau in zip(models, taus, strict=True):
         _graph.require_keras_model(model)
         if not _graph.is_graph(model):
             raise ValueError(
-                f"Experts must be Functional or Sequential models, whose logits can be read off. {model.name!r} is a "
+                f"Experts must be Functional or Sequential models, whose logits can be found. {model.name!r} is a "
                 "subclassed model."
             )
         if _hub.is_task(model) and model.preprocessor is not None:
             raise ValueError(
                 f"Experts are joined in one graph, and the preprocessor of {model.name!r} is not in its graph. Give "
-                "keras.Model(task.input, task.output), and the product preprocessed inputs: task.preprocessor(x)."
+                "keras.Model(task.input, task.output), and call the product with task.preprocessor(x)."
             )
         _guard.check_not_adjusted(model, allow_double_correction or tau == 0)
         _graph.require_model(model)
@@ -105,7 +105,7 @@ def _check_alike(models, heads, num_classes):
     for model, head in zip(models, heads, strict=True):
         if head.output == "sigmoid":
             raise ValueError(
-                f"Experts must tell classes apart that exclude each other. Model {model.name!r} gives a sigmoid."
+                f"Experts must score classes that exclude each other. Model {model.name!r} gives a sigmoid."
             )
         if head.axis != -1:
             raise ValueError(
@@ -125,5 +125,5 @@ def _log_probabilities(model, head, i):
     """The expert as a model that gives `log softmax`, in float32."""
     logs = keras.layers.Activation("log_softmax", dtype="float32", name=f"log_probabilities_{i}")
     expert = _graph.rebuild(model, head, logs)
-    expert.name = f"expert_{i}"  # models in one graph must have names of their own
+    expert.name = f"expert_{i}"  # models in one graph must have different names
     return expert

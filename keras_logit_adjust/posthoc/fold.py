@@ -1,4 +1,4 @@
-"""Post-hoc adjustment inside the bias of a head: it costs nothing when served."""
+"""Post-hoc adjustment inside the bias of a head: it costs nothing in serving."""
 
 from keras import ops
 
@@ -30,10 +30,10 @@ def fold_into_bias(
     target prior, which is uniform by default.
 
     Args:
-        model: a trained Functional or Sequential `keras.Model` with one float32 head, Dense, EinsumDense or a
-            convolution, behind which nothing stands but what leaves a shift of the logits as it is: reshaping,
-            flattening, permutation, slices, average pooling, resizing, dropout, a softmax or sigmoid; or a
-            `kla.layers.ManyClassModel` or its predictor, whose head gets a bias where it has none.
+        model: a trained Functional or Sequential `keras.Model` with one float32 head: Dense, EinsumDense or a
+            convolution. Layers behind the head must leave a shift of the logits as it is: reshaping, flattening,
+            permutation, slices, average pooling, resizing, dropout, a softmax or sigmoid. Or a
+            `kla.layers.ManyClassModel` or its predictor, whose head gets a bias if it has none.
         class_counts: as in `adjust`.
         tau: as in `adjust`.
         target_prior: as in `adjust`.
@@ -46,9 +46,9 @@ def fold_into_bias(
         class, compiled with KerasHub's defaults.
 
     Raises:
-        ValueError: for a head that is shared, tied, used twice, not last, quantized or in half precision, for an
-            operation behind it that scales or mixes (such as an average of heads), each with the way out; and as
-            `adjust`.
+        ValueError: for a head that is shared, tied, used twice, not last, quantized or in half precision; for an
+            operation behind it that scales or mixes, such as an average of heads; and as `adjust`. Each message names
+            the way out.
 
     Warns:
         UserWarning: for a KerasHub task whose head has another precision than its backbone, which is not saved.
@@ -92,7 +92,7 @@ def _require_graph(model):
 
 
 def _fold(model, head, class_counts, *, tau, target_prior, num_examples, calibration):
-    """A copy of `model`, of which `head` is one, with the adjustment in the bias of this head."""
+    """A copy of `model` with the adjustment in the bias of its head `head`."""
     way_out = "Use `kla.adjust`, which adds a layer behind it instead."
     temperature = 1.0 if calibration is None else as_calibration(calibration, None).temperature
     _check_foldable(head, temperature, way_out)
@@ -114,7 +114,7 @@ def _fold(model, head, class_counts, *, tau, target_prior, num_examples, calibra
         calibration=calibration,
     )
     folded, twin = _copy.clone_with_head(model, head.layer, use_bias=True)
-    # In float64, and rounded once.
+    # Computed in float64 and rounded once.
     for name, variable in _graph.variables_of(twin):
         values = ops.convert_to_numpy(variable).astype("float64") / temperature
         if _keras.scales_kernel(name):
@@ -125,12 +125,12 @@ def _fold(model, head, class_counts, *, tau, target_prior, num_examples, calibra
 
 
 def _check_foldable(head, temperature, way_out):
-    """Raise where a shift of the bias of a head is no constant shift of what the model activates or gives."""
+    """Raise if a shift of the bias of a head is not a constant shift of the output or of its logits."""
     stop = head.stop or (head.offset if temperature != 1.0 else None)
     if stop is not None:
         raise ValueError(
-            f"The bias cannot take the adjustment: operation {stop.name!r} ({type(stop).__name__}) does not leave a "
-            f"shift of the logits as it is. {way_out}"
+            f"The bias cannot take the adjustment: operation {stop.name!r} ({type(stop).__name__}) does not pass a "
+            f"shift of the logits unchanged. {way_out}"
         )
     if not _operations.has_bias_of_classes(head.layer):
         raise ValueError(f"Head {head.layer.name!r} ({type(head.layer).__name__}) has no bias of classes. {way_out}")

@@ -1,7 +1,7 @@
-"""Adjustment of scores that exist already, whatever made them: arrays, tables and tensors, without a model.
+"""Adjustment of scores that exist already, from any classifier: arrays, tables and tensors, without a model.
 
-The arithmetic is that of `kla.adjust`, in float64: logarithms of probabilities are logits, and what is subtracted is
-`τ·log π − log target`.
+The arithmetic is the same as in `kla.adjust`, in float64: logits are the logarithms of probabilities, and
+`τ·log π − log target` is subtracted.
 """
 
 import importlib
@@ -13,7 +13,7 @@ from keras_logit_adjust import _arrays, _checks, _scores, priors
 from keras_logit_adjust.layers.adjustment import settle
 
 KINDS = ("probabilities", "logits", "log_probabilities")
-_MISSING = ("NAType", "NoneType", "NaTType")  # of pandas, which is not imported here
+_MISSING = ("NAType", "NoneType", "NaTType")  # types of pandas, which is not imported here
 _MAKERS = {
     "jax": ("jax.numpy", "asarray"),
     "jaxlib": ("jax.numpy", "asarray"),
@@ -34,9 +34,9 @@ def adjust_scores(
     `adjust_scores(p, kla.priors.effective_prior(class_counts, class_weight=…), target_prior=class_counts)`.
 
     Args:
-        scores: `[N, L]`, or `[..., L]`, of a classifier trained without a correction: an array, a list, a pandas
-            `DataFrame` with a column for each class, or a tensor of TensorFlow, JAX or torch. `[N]` or `[N, 1]` for two
-            classes: the score of the second, as a booster of two classes gives it.
+        scores: `[N, L]`, or `[..., L]`, of a classifier that was trained without a correction. They are an array, a
+            list, a pandas `DataFrame` with a column for each class, or a tensor of TensorFlow, JAX or torch. `[N]` or
+            `[N, 1]` for two classes: the score of the second, as a booster of two classes gives it.
         class_counts: `[L]` training examples of each class (or probabilities), all > 0, in order of the columns;
             [negatives, positives] for the score of the second class. Counts by name (a dict, a `Series`) are put in
             order by `class_names`, or by the columns of a `DataFrame`, which needs them by name.
@@ -101,14 +101,14 @@ def _as_floats(scores):
     if _arrays.kind_of(array.dtype) == "f" and array.dtype.itemsize < 4:
         raise _checks.ArgumentError(
             "scores",
-            f"`scores` must be float32 or float64. Received {array.dtype}, which rounds rare classes away: let the "
-            "model predict in float32. To convert what is rounded already brings nothing back.",
+            f"`scores` must be float32 or float64. Received {array.dtype}, which rounds the scores of rare classes "
+            "away: let the model predict in float32. A conversion does not restore rounded scores.",
         )
     return array if array.dtype in ("float32", "float64") else array.astype("float64")
 
 
 def _check_no_text(frame):
-    """Raise where a column of a frame holds text, as one that names the rows does, or lacks values."""
+    """Raise if a column of a frame holds text, for example names of the rows, or if values are missing."""
     values = np.asarray(frame)
     if values.ndim != 2 or values.dtype.kind not in "OUS":
         return
@@ -116,8 +116,8 @@ def _check_no_text(frame):
         if gaps := [row for row, value in enumerate(values[:, place]) if type(value).__name__ in _MISSING]:
             raise _checks.ArgumentError(
                 "scores",
-                f"`scores` must not lack values. Received {len(gaps)} missing in column {column!r}, first in row "
-                f"{gaps[0]}: leave such rows out, scores.dropna().",
+                f"`scores` must not have missing values. Received {len(gaps)} missing in column {column!r}, first in "
+                f"row {gaps[0]}: leave these rows out, scores.dropna().",
             )
         if texts := [value for value in values[:, place] if isinstance(value, (str, bytes))]:
             if _is_number(texts[0]):
@@ -142,7 +142,7 @@ def _is_number(text):
 
 
 def _names_of(frame, class_names):
-    """The names of the classes of a frame: those of its columns, or `class_names` where columns are only numbered."""
+    """The names of the classes of a frame: its columns, or `class_names` if the columns are only numbered."""
     columns = np.asarray(frame.columns).tolist()
     if class_names is None:
         return columns
@@ -153,22 +153,22 @@ def _names_of(frame, class_names):
     if sorted(texts) == sorted(given):
         remedy = "Numbers in another order name their classes: class_counts=dict(zip(class_names, class_counts))"
     else:
-        remedy = "Where columns are named wrongly, scores.set_axis(class_names, axis=1) names them anew"
+        remedy = "If the columns have wrong names, use scores.set_axis(class_names, axis=1)"
     raise _checks.ArgumentError(
         "class_names",
-        "`class_names` must be the columns of `scores` in their order, for they name the scores. Received "
+        "`class_names` must be the columns of `scores` in their order: the columns name the scores. Received "
         f"{_arrays.shown(names)} beside columns {_arrays.shown(columns)}: leave `class_names` out. {remedy}.",
     )
 
 
 def _check_second(scores, class_names):
-    """Raise where the only column of scores has the name of another class than the second."""
+    """Raise if the only column of scores has the name of a class other than the second."""
     columns = getattr(scores, "columns", [getattr(scores, "name", None)])
     (name,), names = np.asarray(columns, object).tolist(), _arrays.as_names(class_names)
     if name is not None and name in names and name != names[-1]:
         raise _checks.ArgumentError(
             "class_names",
-            "The last of `class_names` must be the class that the only column of `scores` is of. Received "
+            "The last of `class_names` must be the class of the only column of `scores`. Received "
             f"class_names={_arrays.shown(names)} beside column {name!r}: put that class last.",
         )
 
@@ -178,7 +178,7 @@ def _check_shape(array, prior, is_unit):
         raise _checks.ArgumentError(
             "scores",
             f"`scores` must have shape [N, {prior.size}]: a row for each example, a column for each class. Received "
-            f"shape {array.shape}; one column alone is the score of the second of two classes.",
+            f"shape {array.shape}; a single column is the score of the second of two classes.",
         )
     if not array.size or not (is_unit or array.shape[-1:] == (prior.size,)):
         raise _checks.ArgumentError(
@@ -189,7 +189,7 @@ def _check_shape(array, prior, is_unit):
 
 
 def _refuse_rows(bad, values, rule, remedy):
-    """Raise where any row of `values` has a number that is `bad`."""
+    """Raise if a row of `values` has a number that is `bad`."""
     if bad.any():
         rows = bad.any(axis=1)
         first = int(rows.argmax())
@@ -201,8 +201,13 @@ def _refuse_rows(bad, values, rule, remedy):
 
 
 def _check_numbers(rows, kind):
-    """Raise for what is no score of its kind, column by column."""
-    _refuse_rows(np.isnan(rows), rows, "`scores` must not be NaN.", "leave such rows out, or look why the model has it")
+    """Raise for numbers that are not scores of their kind, column by column."""
+    _refuse_rows(
+        np.isnan(rows),
+        rows,
+        "`scores` must not be NaN.",
+        "leave these rows out, or find out why the model gives them",
+    )
     if kind == "probabilities":
         outside = (rows < 0) | (rows > 1 + _scores.SUM)
         remedy = 'divide percentages by 100; scores of other kinds: kind="logits"'
@@ -211,7 +216,7 @@ def _check_numbers(rows, kind):
         remedy = 'log-probabilities up to a constant: kind="logits"'
         _refuse_rows(rows > _scores.SUM, rows, "Every log-probability in `scores` must be at most 0.", remedy)
     else:
-        _refuse_rows(rows == np.inf, rows, "No logit in `scores` may be infinite.", "leave such rows out")
+        _refuse_rows(rows == np.inf, rows, "No logit in `scores` may be infinite.", "leave these rows out")
 
 
 # --- Classes that exclude each other ---------------------------------------------------------------------------------
@@ -221,7 +226,7 @@ def _adjust_classes(rows, kind, shift):
     from scipy import special
 
     _check_numbers(rows, kind)
-    with np.errstate(divide="ignore"):  # the logarithm of 0, which stays what it is
+    with np.errstate(divide="ignore"):  # the logarithm of 0: the score stays -inf
         logits = np.log(rows) if kind == "probabilities" else rows
     peak = logits.max(axis=1, keepdims=True)
     _check_possible(peak[:, 0] > -np.inf, kind)
@@ -239,7 +244,7 @@ def _check_possible(is_possible, kind):
         raise _checks.ArgumentError(
             "scores",
             f"Every row of `scores` must have a class that is possible. Received only {zeros} in row "
-            f"{int(is_possible.argmin())} ({(~is_possible).sum()} of {is_possible.size} rows): leave such rows out.",
+            f"{int(is_possible.argmin())} ({(~is_possible).sum()} of {is_possible.size} rows): leave these rows out.",
         )
 
 
@@ -248,8 +253,8 @@ def _check_sums(rows, kind):
     _refuse_rows(
         np.abs(sums - 1.0) > _scores.SUM,
         sums,
-        "Every row of probabilities must sum to 1, as those of classes that exclude each other do.",
-        "divide rounded ones by their sum; those of independent labels need `num_examples`",
+        "Every row of probabilities must sum to 1, because the classes exclude each other.",
+        "divide rounded rows by their sum; probabilities of independent labels need `num_examples`",
     )
 
 
@@ -266,7 +271,7 @@ def _check_no_distributions(rows):
             )
 
 
-# --- Labels with a probability of their own, as the second of two classes has ----------------------------------------
+# --- Labels with separate probabilities, and the second of two classes -----------------------------------------------
 
 
 def _adjust_labels(rows, kind, shift):
@@ -284,7 +289,7 @@ def _adjust_labels(rows, kind, shift):
     if kind == "probabilities":
         return special.expit(special.logit(np.minimum(rows, 1.0)) - shift)
     logs = np.minimum(rows, 0.0)
-    with np.errstate(divide="ignore"):  # certain: log-odds of infinity, which stay what they are
+    with np.errstate(divide="ignore"):  # a certain label: its log-odds are infinite and stay infinite
         return special.log_expit(logs - np.log(-np.expm1(logs)) - shift)
 
 
@@ -292,11 +297,11 @@ def _adjust_labels(rows, kind, shift):
 
 
 def _like(scores, array):
-    """`array` as the kind of thing that `scores` is."""
-    if hasattr(scores, "index") and hasattr(scores, "sort_index"):  # pandas, which is not imported here
+    """`array` as the type of `scores`: array, table or tensor."""
+    if hasattr(scores, "index") and hasattr(scores, "sort_index"):  # a type of pandas, which is not imported here
         own = {"columns": scores.columns} if hasattr(scores, "columns") else {"name": scores.name}
         return type(scores)(array, index=scores.index, **own)
-    if hasattr(scores, "new_tensor"):  # torch's, on its device
+    if hasattr(scores, "new_tensor"):  # a tensor of torch, on its device
         return (scores if scores.is_floating_point() else scores.double()).new_tensor(array)
     if keras.ops.is_tensor(scores) or isinstance(scores, keras.Variable):
         return keras.ops.convert_to_tensor(array)

@@ -1,7 +1,7 @@
-"""Weight normalization: the correction that logit adjustment is compared with, and what it rests on.
+"""Weight normalization: a correction that logit adjustment is compared with, and the assumption behind it.
 
-Under SGD with momentum the norms of a head's class weights follow the prior, so dividing by them helps rare classes.
-Under Adam they do not, and the division corrects nothing (Menon et al., 2021, §3, Figure 1).
+Under SGD with momentum the norms of a head's class weights follow the prior, so dividing by the norms helps rare
+classes. Under Adam they do not, and the division corrects nothing (Menon et al., 2021, §3, Figure 1).
 """
 
 import numpy as np
@@ -59,7 +59,7 @@ def normalize_weights(model, *, tau=1.0, by="norm", class_counts=None, bias="kee
     if not ((divisor > 1 / _checks.LARGEST) & (divisor < _checks.LARGEST)).all():
         raise _checks.ArgumentError("tau", f"`tau` must leave {by} ** tau within float32. Received: tau={tau!r}")
     use_bias = head.layer.use_bias and bias == "keep"
-    _task.check_copyable(model, head.layer, use_bias=use_bias, way_out='Leave it there, with bias="keep".')
+    _task.check_copyable(model, head.layer, use_bias=use_bias, way_out='Keep the bias, with bias="keep".')
     copy, twin = _copy.clone_with_head(model, head.layer, use_bias=use_bias)
     for name, variable in _graph.variables_of(twin):
         if _keras.scales_kernel(name):
@@ -74,7 +74,7 @@ def class_norms(layer):
 
 
 def _own_norms(layer):
-    """`class_norms`, after checking that one can divide by them."""
+    """`class_norms`, after a check that it is possible to divide by them."""
     norms = class_norms(layer)
     for bad, what in ((norms == 0, "of norm 0"), (~np.isfinite(norms), "that are not finite")):
         if bad.any():
@@ -104,6 +104,6 @@ def _head_to_normalize(model):
 
 def _no_kernel(model):
     return (
-        f"`normalize_weights` divides the weights of a Dense or convolution head, which {model.name!r} has not "
+        f"`normalize_weights` divides the weights of a Dense or convolution head. {model.name!r} has no such head "
         "(a cosine head is normalized already)."
     )

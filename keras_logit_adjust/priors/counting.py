@@ -14,7 +14,7 @@ _QUIET_SECONDS = 2.0  # a count that takes longer shows a progress bar
 _REBATCH = 8192  # labels that come one by one are counted in batches of this size
 
 
-def count_classes(labels_or_dataset, *, num_classes=None, label_form=None, record_label=None):
+def count_classes(labels_or_dataset, *, num_classes=None, ignore_class=None, label_form=None, record_label=None):
     """Count the training examples of each class, `n_y = Σ_i [y_i = y]`.
 
     The function takes the data of a training script: an array of labels, a `tf.data.Dataset`, an iterable of batches (a
@@ -28,6 +28,7 @@ def count_classes(labels_or_dataset, *, num_classes=None, label_form=None, recor
             batches `(x, y)` or `(x, y, sample_weight)` with such an array as `y` (sample weights do not count); or
             TFRecord files: a pattern such as `"train-*.tfrecord"`, a path or a list of them (`….gz` is decompressed).
         num_classes: the number of classes `L`; by default the largest id plus one.
+        ignore_class: an id that is not counted, such as 255 for pixels without a label. It goes with ids.
         label_form: "ids" or "rows", for integers of 0 and 1 in several columns, which may be either.
         record_label: for files: the name of the `int64` feature that is the label, or a function that gives the labels
             of a batch of serialized records.
@@ -44,12 +45,15 @@ def count_classes(labels_or_dataset, *, num_classes=None, label_form=None, recor
 
     >>> count_classes([0, 0, 2, 0], num_classes=4).tolist()
     [3, 0, 1, 0]
+    >>> count_classes([[0, 255], [1, 0]], ignore_class=255).tolist()
+    [2, 1]
     >>> count_classes([[0, 1], [1, 0], [0, 1]], label_form="rows").tolist()
     [1, 2]
     """
     if num_classes is not None:
         num_classes = _labels.check_num_classes(num_classes)
-    tally = _Tally(num_classes, _checks.check_choice(label_form, "label_form", (None, "ids", "rows")))
+    form = _checks.check_choice(label_form, "label_form", (None, "ids", "rows"))
+    tally = _Tally(num_classes, form, _checks.check_ignore_class(ignore_class))
     files = records.as_files(labels_or_dataset, record_label)
     source = labels_or_dataset if files is None else records.label_batches(files, record_label, _REBATCH)
     for position, labels in label_batches(source, label_form, "count_classes"):
@@ -177,10 +181,11 @@ class _Tally:
     Args:
         num_classes: `L`, or None.
         form: "ids", "rows" or None.
+        ignored: the id that is not counted, or None.
     """
 
-    def __init__(self, num_classes, form):
-        self.num_classes, self.form = num_classes, form
+    def __init__(self, num_classes, form, ignored):
+        self.num_classes, self.form, self.ignored = num_classes, form, ignored
         self._counts = np.zeros(num_classes or 0)
         self._told = {}  # {form: position of the first labels that must have this form}
         self._widths = set()  # numbers of columns of integers that may be rows
@@ -193,14 +198,22 @@ class _Tally:
             return
         self._number += 1
         columns = labels.shape[-1] if labels.ndim > 1 else 1
-        as_rows = self.form == "rows" or (self.form is None and columns > 1 and labels.dtype.kind == "f")
+        are_marked = self.ignored not in (None, 0, 1) and bool((labels == self.ignored).any())  # no row has that number
+        may_be_rows = self.form is None and not are_marked
+        as_rows = self.form == "rows" or (may_be_rows and columns > 1 and labels.dtype.kind == "f")
         if as_rows and (columns > 1 or labels.ndim == 1):
+            if self.ignored is not None:
+                raise _checks.ArgumentError(
+                    "ignore_class",
+                    f"`ignore_class` goes with class ids. Received rows in {position}, or floats in several columns. "
+                    'Ids need label_form="ids"; count rows without those that have no label.',
+                )
             batch = _count_rows(np.atleast_2d(labels), self.num_classes, position)
             self._tell("rows", position)
             self._widths.add(batch.size)
         else:
-            batch = _count_ids(labels, self.num_classes, position)
-            self._look_at(labels, columns, position)
+            batch = _count_ids(labels, self.num_classes, self.ignored, position)
+            self._look_at(labels, columns, position, may_be_rows=may_be_rows)
         width = max(batch.size, self._counts.size)
         self._counts = np.pad(self._counts, (0, width - self._counts.size)) + np.pad(batch, (0, width - batch.size))
 
@@ -216,11 +229,11 @@ class _Tally:
             raise _ambiguous("batches that all have a single 1", f"{self._number} batches of {min(self._lines)} labels")
         return self._counts
 
-    def _look_at(self, ids, columns, position):
+    def _look_at(self, ids, columns, position, *, may_be_rows):
         """Remember whether these ids may be rows instead."""
-        may_be_row = ids.ndim == 1 and ids.size > 1 and self.num_classes in (None, ids.size)
+        may_be_row = may_be_rows and ids.ndim == 1 and ids.size > 1 and self.num_classes in (None, ids.size)
         self._lines.add(ids.size if may_be_row and ids.max() == 1 and np.count_nonzero(ids) == 1 else None)
-        if self.form is None and columns > 1 and self.num_classes in (None, columns) and ids.max() <= 1:
+        if may_be_rows and columns > 1 and self.num_classes in (None, columns) and ids.max() <= 1:
             self._widths.add(columns)
         else:
             self._tell("ids", position)
@@ -261,11 +274,12 @@ def _count_rows(rows, num_classes, position):
     return rows.reshape(-1, rows.shape[-1]).sum(axis=0, dtype="float64")
 
 
-def _count_ids(labels, num_classes, position):
-    """The counts of one array of ids, as floats."""
+def _count_ids(labels, num_classes, ignored, position):
+    """The counts of one array of ids without the ignored one, as floats."""
     ids = labels.ravel()
     limit = _checks.MOST_CLASSES if num_classes is None else num_classes
-    bad = ~np.isfinite(ids) | (ids < 0) | (ids >= limit) | (ids != np.floor(ids))
+    is_kept = np.ones(ids.size, bool) if ignored is None else ids != ignored
+    bad = is_kept & (~np.isfinite(ids) | (ids < 0) | (ids >= limit) | (ids != np.floor(ids)))
     if bad.any():
         first = int(np.flatnonzero(bad)[0])
         upper = f" and below num_classes={num_classes}" if num_classes is not None else ""
@@ -273,6 +287,7 @@ def _count_ids(labels, num_classes, position):
             upper = f" and below {limit:,}, for a larger one is a hash or a mistake"
         raise ValueError(
             f"Class ids must be integers of at least 0{upper}. Received {ids[first]} at position {first} of "
-            f"{position} ({int(bad.sum())} such in it). Leave out ignored positions before counting."
+            f"{position} ({int(bad.sum())} wrong in it). Give an id that marks positions without a label as "
+            "`ignore_class`."
         )
-    return np.bincount(ids.astype("int64")).astype("float64")
+    return np.bincount(ids[is_kept].astype("int64")).astype("float64")

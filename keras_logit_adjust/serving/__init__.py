@@ -1,4 +1,4 @@
-"""An adjusted model leaves Python: written for serving, its prior named, and described."""
+"""Adjusted models outside Python: export for serving, with the name of the prior, and a description."""
 
 from keras_logit_adjust.serving.description import Correction, Description, describe, name_prior
 from keras_logit_adjust.serving.export import FORMATS, export

@@ -1,4 +1,4 @@
-"""Where an exported model goes: which format, whether it may be there, and all of it or nothing."""
+"""The place of an exported model: its format, whether it may be written there, and writing in one step."""
 
 import contextlib
 import errno
@@ -13,17 +13,17 @@ _FORMATS = {suffix: to for to, suffix in SUFFIXES.items() if suffix}
 
 
 def as_destination(path, to=None, overwrite=False):
-    """`path` as a `pathlib.Path` and its format, or a `ValueError` where that cannot be written there."""
+    """`path` as a `pathlib.Path` and its format; a `ValueError` if this format cannot be written there."""
     if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
         raise _checks.ArgumentError(
             "path",
             f"`path` must be the path of a file, or of the folder of a SavedModel, to write. Received: path={path!r}",
         )
     path = pathlib.Path(path)
-    if to is None and path.suffix not in ("", *_FORMATS):  # not taken for a folder of that name
+    if to is None and path.suffix not in ("", *_FORMATS):  # any other suffix is an error, not part of a folder's name
         raise _checks.ArgumentError(
             "path",
-            f"The suffix of {path} must be {', '.join(_FORMATS)}, or none for the folder of a SavedModel. Received "
+            f"The suffix of {path} must be {', '.join(_FORMATS)}, or empty for the folder of a SavedModel. Received "
             f"{path.suffix}: rename it, or name the format (`to`).",
         )
     to = _checks.check_choice(_FORMATS.get(path.suffix, "savedmodel") if to is None else to, "to", list(SUFFIXES))
@@ -39,7 +39,7 @@ def as_destination(path, to=None, overwrite=False):
 
 
 def check_place(path, to, overwrite):
-    """Raise where a file, or the folder of a SavedModel, cannot be written at `path`."""
+    """Raise if a file, or the folder of a SavedModel, cannot be written at `path`."""
     if not path.absolute().parent.is_dir():
         raise ValueError(f"The folder of {path} does not exist. Make it first, or choose another.")
     _check_free(path, to, overwrite)
@@ -54,29 +54,29 @@ def _check_free(path, to, overwrite):
         )
     if path.is_symlink():
         raise ValueError(
-            f"A link is not overwritten, nor what it links to. {path} links to {os.readlink(path)}: name that, or "
+            f"A link is not overwritten, nor is its target. {path} links to {os.readlink(path)}: give that path, or "
             "remove the link first."
         )
     kind = "SavedModel" if to == "savedmodel" else "file"
     is_of_its_kind = (path / "saved_model.pb").is_file() if to == "savedmodel" else not path.is_dir()
     if path.exists() and not is_of_its_kind:
-        raise ValueError(f"Only a {kind} is overwritten by a {kind}, and {path} is none. Choose another path.")
+        raise ValueError(f"Only a {kind} is overwritten by a {kind}; {path} is something else. Choose another path.")
 
 
 @contextlib.contextmanager
 def replacing(path):
-    """A free path beside `path`: what is written there is moved to `path` at the end, or removed where writing fails.
+    """A free path beside `path`. At the end its content is moved to `path`; if writing fails, it is removed.
 
-    Until then, what stood at `path` stays.
+    Until then `path` keeps its old content.
     """
     try:
         temporary = tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.absolute().parent)
-    except OSError as error:  # it names the temporary folder
+    except OSError as error:  # its path is the temporary folder, not `path`
         raise type(error)(error.errno, error.strerror, str(path)) from error
     with temporary as folder:
         partial, aside = pathlib.Path(folder, path.name), pathlib.Path(folder, "replaced")
         yield partial
-        if path.is_dir():  # one that holds something cannot be replaced in one step
+        if path.is_dir():  # a folder with files cannot be replaced in one step
             os.replace(path, aside)
         try:
             os.replace(partial, path)

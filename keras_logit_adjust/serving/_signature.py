@@ -1,4 +1,4 @@
-"""The serving signature of a SavedModel: label, class name, probabilities, the k best, and the prior, by name."""
+"""The serving signature of a SavedModel: label, class name, probabilities, the k best classes, and the prior's name."""
 
 import dataclasses
 
@@ -8,14 +8,14 @@ from keras_logit_adjust import _checks
 from keras_logit_adjust.posthoc import _graph
 from keras_logit_adjust.posthoc.adjust import AdjustedModel
 
-# What a model gives. "binary_logits" are those of independent labels, as of BinaryCrossentropy(from_logits=True).
+# The outputs of a model. "binary_logits" are for independent labels, as in BinaryCrossentropy(from_logits=True).
 OUTPUTS = ("logits", "binary_logits", "softmax", "sigmoid")
 
 
 @dataclasses.dataclass(frozen=True)
 class Served:
-    """What a signature is made of besides the model: what that gives ("decisions" too), the classes' names, the
-    prior's, and k.
+    """The contents of a signature besides the model: the kind of output ("decisions" too), the names of the classes,
+    the name of the prior, and k.
     """
 
     output: str
@@ -41,7 +41,7 @@ def input_signature(model):
 
 
 def build(model):
-    """Build an `AdjustedModel` that was never called, where it is known what the model in it is called on."""
+    """Build an `AdjustedModel` that was never called, if the inputs of the model in it are known."""
     if isinstance(model, AdjustedModel) and not model.built and model.model.built:
         specs = input_signature(model.model)
         model(*keras.tree.map_structure(lambda spec: keras.KerasTensor(spec.shape, spec.dtype), specs))
@@ -52,7 +52,7 @@ def _spec(shape, dtype, name):
 
 
 def _specs_of(shape, dtype, name):
-    """The specs of what may be one shape, or a dict or list of shapes."""
+    """The specs of one shape, or of a dict or list of shapes."""
     if isinstance(shape, dict):
         return {key: _specs_of(value, dtype, key) for key, value in shape.items()}
     if any(isinstance(part, (list, tuple, dict)) for part in shape):
@@ -61,7 +61,7 @@ def _specs_of(shape, dtype, name):
 
 
 def write(model, path, inputs, served):
-    """Write a SavedModel whose default signature is what `served` says, and "raw" what the model gives."""
+    """Write a SavedModel with the default signature described by `served`, and "raw" with the model's own output."""
     import tensorflow as tf
 
     archive = keras.export.ExportArchive()
@@ -78,7 +78,7 @@ def write(model, path, inputs, served):
 
 
 def outputs_by_name(outputs, served):
-    """The named outputs for what the model gives, `[B, …, L]`."""
+    """The named outputs for the model's output `[B, …, L]`."""
     import tensorflow as tf
 
     if keras.tree.is_nested(outputs) or len(outputs.shape) < 2 or outputs.shape[-1] is None:
@@ -97,7 +97,7 @@ def outputs_by_name(outputs, served):
             f"`class_names` must have one name for each class: the model has {scores.shape[-1]} classes, `class_names` "
             f"has {len(served.class_names)}.",
         )
-    # By scores, whose order softmax could round away: the first is the argmax of what the model gives.
+    # Ranked by the scores: softmax could round their order away. The first is the argmax of the model's output.
     _, best = tf.math.top_k(scores, min(served.top_k, scores.shape[-1]))
     named = {
         "probabilities": probabilities,
@@ -114,7 +114,7 @@ def outputs_by_name(outputs, served):
 
 
 def _scores(outputs, output):
-    """(what ranks the classes, their probabilities, whether they exclude each other)."""
+    """(scores that rank the classes, their probabilities, whether the classes exclude each other)."""
     import tensorflow as tf
 
     if outputs.shape[-1] == 1 and output != "softmax":  # one unit stands for two classes

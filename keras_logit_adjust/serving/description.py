@@ -1,8 +1,8 @@
-"""What a model says about itself: its head, what it gives, and under which prior its probabilities are posteriors.
+"""The description of a model: its head, its output, and the prior under which its probabilities are posteriors.
 
-A model trained with plain cross-entropy gives posteriors under the class mix of its training, π. Adjusted with
-strength τ towards a target prior it gives those under one proportional to `π^(1−τ) · target`: uniform, or the target,
-where τ = 1.
+A model trained with plain cross-entropy gives posteriors under the class mix of its training, π. With an adjustment of
+strength τ to a target prior, the probabilities are posteriors under a prior proportional to `π^(1−τ) · target`. At
+τ = 1 this is the target prior; without a target prior it is the uniform prior.
 """
 
 import dataclasses
@@ -22,10 +22,10 @@ BINARY_LOSSES = (
     keras.losses.BinaryFocalCrossentropy,
     losses.BinaryLogitAdjustedCrossentropy,
 )
-# The losses whose trained logits are those of a plain model, adjusted with the loss's own counts and τ.
+# A model trained with such a loss gives the logits of a plain model, adjusted with the loss's own counts and τ.
 ADJUSTED_LOSSES = (losses.LogitAdjustedCrossentropy, losses.BinaryLogitAdjustedCrossentropy)
 CORRECTED_TWICE = "unknown: corrected more than once"
-_SHOWN = 10  # class counts written out before they are cut
+_SHOWN = 10  # class counts that are written before the list is cut
 
 
 def name_prior(*, tau=1.0, has_target=False, is_binary=False):
@@ -77,14 +77,14 @@ class Correction:
 
     @property
     def adds_target_alone(self):
-        """Whether this adds a target prior to logits whose prior is uniform, and takes none off."""
+        """Whether this only adds a target prior to logits whose prior is uniform."""
         if self.target_prior is None or self.corrected_before:
             return False
         return _guard.adds_target_alone(self.class_counts, self.num_examples, self.target_prior)
 
     @property
     def prior(self):
-        """The name of the prior that a model corrected by this alone serves."""
+        """The name of the prior that a model serves if this is its only correction."""
         if self.tau is None:
             return f"as corrected by {self.means}"
         if self.corrected_before:
@@ -97,7 +97,7 @@ class Correction:
             return f"{self.means}, whose counts and tau are not recorded"
         of = "" if self.num_examples is None else f" of {self.num_examples:g} examples"
         target = "uniform" if self.target_prior is None else _numbers(self.target_prior)
-        # What sums to one are shares: of `kla.priors.effective_prior`, say, where training had weights.
+        # Counts that sum to one are shares, for example from `kla.priors.effective_prior` after weighted training.
         is_prior = self.num_examples is None and abs(np.sum(self.class_counts) - 1) < 1e-3
         counts = f"{'class prior' if is_prior else 'class counts'} {_numbers(self.class_counts)}{of}"
         calibrated = "" if self.calibration is None else ", calibrated before"
@@ -138,12 +138,12 @@ class Description:
 
     @property
     def is_adjusted(self):
-        """Whether a correction is seen. A folded bias, class weights and resampling leave no trace."""
+        """Whether a correction is found. A folded bias, class weights and resampling leave no trace."""
         return bool(self.corrections)
 
     @property
     def served_output(self):
-        """`output` as `kla.serving.export` takes it, where logits of independent labels are "binary_logits"."""
+        """`output` in the form for `kla.serving.export`: logits of independent labels are "binary_logits"."""
         return "binary_logits" if self.output == "logits" and self.is_binary else self.output
 
     def __str__(self):
@@ -199,7 +199,7 @@ def describe(model, *, output=None):
     is_binary = isinstance(getattr(model, "loss", None), BINARY_LOSSES) or any(
         correction.num_examples is not None for correction in corrections
     )
-    # The ids and scores of a predictor are one output.
+    # The ids and scores of a predictor count as one output.
     if not _many_classes.has_many_classes(model) and (names := _outputs_of.names_of(model)):
         return _of_several(model, names, corrections)
     return Description(
@@ -212,12 +212,12 @@ def describe(model, *, output=None):
 
 
 def _prior_of(corrections, *, keeps_no_loss=False):
-    """The name of the prior that a model of these `corrections` serves."""
+    """The name of the prior that a model with these `corrections` serves."""
     if not corrections:
         return "training, if nothing was folded into the bias" + (
             " and no adjusted loss trained it" if keeps_no_loss else ""
         )
-    # Behind a head that was corrected once, a target prior alone.
+    # A head that was corrected once may be followed by a target prior.
     *_, last = sorted(corrections, key=lambda correction: correction.adds_target_alone)
     if len(corrections) == 2 and last.adds_target_alone:
         return last.prior
@@ -230,7 +230,7 @@ def _of_several(model, names, corrections):
 
 
 def _of_outputs(model, output):
-    """The `Description` of a subclassed model with adjusted outputs, or of one of these."""
+    """The `Description` of a subclassed model with adjusted outputs, or of one of its outputs."""
     corrections = tuple(map(_as_correction, model.adjustments))
     if output is None:
         return _of_several(model, model.places, corrections)
@@ -253,7 +253,7 @@ def _of_outputs(model, output):
 
 
 def _outputs(model, corrections, is_binary):
-    """What is known of the outputs of a model, by the names of `Description`."""
+    """The known facts about the outputs of a model, by the names in `Description`."""
     if isinstance(model, AdjustedModel):
         counts, note = corrections[-1].class_counts, "the output of a model of another kind is adjusted"
         num_outputs, kind = None if counts is None else counts.size, model.output_kind
@@ -264,7 +264,7 @@ def _outputs(model, corrections, is_binary):
         found = {"head": head.name, "head_type": type(head).__name__, "num_outputs": head.units}
         return {**found, "output": kind, "is_binary": False}
     if _graph.decides(model):
-        note = "the model gives scores of decisions, their expected costs with a minus"
+        note = "the model gives scores of decisions, their negative expected costs"
         return {"num_outputs": model.outputs[0].shape[-1], "output": "decisions", "is_binary": False, "note": note}
     if _graph.decides(model, PredictionSet):
         return {"note": "the model gives prediction sets"}
@@ -283,7 +283,7 @@ def _as_correction(part):
     is_loss = isinstance(part, keras.losses.Loss)
     means = f"loss {type(part).__name__!r}" if is_loss else f"layer {part.name!r} ({type(part).__name__})"
     counts = getattr(part, "class_counts", getattr(part, "positive_counts", None))
-    # A layer rebuilt from the config of very many classes knows its adjustment, and not what it was made of.
+    # A layer that was rebuilt from the config of very many classes has its adjustment, but not its counts.
     if counts is None or is_loss and not isinstance(part, ADJUSTED_LOSSES):
         return Correction(means)
     tau = np.asarray(part.tau)

@@ -1,4 +1,4 @@
-"""Models to `.keras`, SavedModel, TFLite and ONNX, written whole or not at all."""
+"""Export of models to `.keras`, SavedModel, TFLite and ONNX; a file is written completely or not at all."""
 
 import collections
 import importlib.util
@@ -14,7 +14,7 @@ from keras_logit_adjust.serving import _files, _signature
 from keras_logit_adjust.serving.description import describe
 
 FORMATS = tuple(_files.SUFFIXES)
-# On which backends Keras writes a format. Its others do not: torch has no SavedModel of any batch size, JAX no TFLite.
+# The backends on which Keras writes a format: torch has no SavedModel of any batch size, JAX has no TFLite.
 BACKENDS = {
     "savedmodel": ("tensorflow", "jax"),
     "tflite": ("tensorflow",),
@@ -100,7 +100,7 @@ def export(
             write(partial)
         except (ValueError, OSError):
             raise
-        except Exception as error:  # converters raise whatever they stumble over
+        except Exception as error:  # converters raise errors of many types
             reason = str(error).strip().split("\n", 1)[0]
             raise ValueError(
                 f"Keras cannot write model {model.name!r} as {to}: {type(error).__name__}: {reason}{_remedy(model, to)}"
@@ -109,7 +109,7 @@ def export(
 
 
 def _remedy(model, to):
-    """What to do where layers of `model` that Keras quantized may be why it cannot be written, else nothing."""
+    """The remedy if layers that Keras quantized may be the reason why `model` cannot be written; else an empty text."""
     if not any(getattr(layer, "quantization_mode", None) for layer in _keras.layers_of(model)):
         return ""
     converter = "let the converter quantize the model as it was before, or " if to == "tflite" else ""
@@ -117,7 +117,7 @@ def _remedy(model, to):
 
 
 def check_writable(to):
-    """Raise where the backend cannot write the format `to`, or packages for it are missing."""
+    """Raise if the backend cannot write the format `to`, or if packages for it are missing."""
     backend = keras.backend.backend()
     if backend not in BACKENDS.get(to, (backend,)):
         raise ValueError(
@@ -133,7 +133,7 @@ def check_writable(to):
 
 
 def _writer(model, to, inputs, *, class_names, prior_name, top_k, output):
-    """The function that writes `model` to a path, all arguments checked."""
+    """The function that writes `model` to a path, after a check of all arguments."""
     if to == "savedmodel":
         description = describe(model)
         _checks.check_choice(output, "output", ("auto", *_signature.OUTPUTS))
@@ -161,13 +161,13 @@ def _writer(model, to, inputs, *, class_names, prior_name, top_k, output):
 
 def _convert(model, path, to, inputs):
     with warnings.catch_warnings():
-        # Keras's own, where it makes tf2onnx work with NumPy 2.
+        # Keras raises this warning when it makes tf2onnx work with NumPy 2.
         warnings.filterwarnings("ignore", r".*np\.object", FutureWarning)
         model.export(path, to, verbose=False, input_signature=inputs)
 
 
 def _check_axis(model):
-    """Raise where the classes are known to be in another axis than the last."""
+    """Raise if the classes are known to be in another axis than the last."""
     if (axis := class_axis(model)) != -1:
         raise ValueError(
             f"A SavedModel serves labels of the last axis. Model {model.name!r} has its classes in axis {axis}: put "
@@ -190,19 +190,19 @@ def _check_decisions(model, description, class_names):
             )
     elif any(isinstance(layer, MinimumRiskDecision) for layer in _keras.layers_of(model)):
         raise ValueError(
-            "A SavedModel of decisions must be a Functional or Sequential model with one output, that of its "
+            "A SavedModel of decisions must be a Functional or Sequential model with one output, from its "
             f"MinimumRiskDecision. Model {description.model!r} has one elsewhere: export to .keras, .tflite or .onnx."
         )
 
 
 def _as_class_names(class_names):
-    """`class_names` as a list of strings, each once; a dict or set says no order, and a string is no list."""
+    """`class_names` as a list of different strings. A dict or set has no order, and a string is not a list."""
     unordered = (str, bytes, collections.abc.Mapping, collections.abc.Set)
     if isinstance(class_names, unordered) or not isinstance(class_names, collections.abc.Iterable):
         raise _checks.ArgumentError(
             "class_names",
             f"`class_names` must be a list of strings, in order of class id. Received a {type(class_names).__name__}: "
-            "of a dict by class id give [names[c] for c in range(len(names))].",
+            "for a dict by class id give [names[c] for c in range(len(names))].",
         )
     class_names = list(class_names)
     if not all(isinstance(name, str) for name in class_names):
@@ -212,14 +212,14 @@ def _as_class_names(class_names):
     if twice := [name for name, number in collections.Counter(class_names).items() if number > 1]:
         raise _checks.ArgumentError(
             "class_names",
-            f"Every name in `class_names` must be of one class, to tell classes apart. Received more than once: "
+            f"Every name in `class_names` must belong to one class. Received more than once: "
             f"{twice[:8]!r}. Rename all but one.",
         )
     return class_names
 
 
 def _as_output(description, output):
-    """What the model gives, as one of `_signature.OUTPUTS`."""
+    """The output of the model, as one of `_signature.OUTPUTS`."""
     if description.output in ("features", "top classes"):
         predictor = "model.predictor(k)" if description.output == "features" else "predictor"
         raise ValueError(
@@ -232,7 +232,7 @@ def _as_output(description, output):
         return output
     if description.output is None:
         raise ValueError(
-            f"What model {description.model!r} gives is not known: {description.note.rstrip('.')}. Say so: output="
-            f"{' | '.join(map(repr, _signature.OUTPUTS))}."
+            f"The output of model {description.model!r} is not known: {description.note.rstrip('.')}. Say what it is: "
+            f"output={' | '.join(map(repr, _signature.OUTPUTS))}."
         )
     return description.served_output

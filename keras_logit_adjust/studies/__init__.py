@@ -1,4 +1,4 @@
-"""The paper's findings as commands: each trains what it needs and gives a table and a figure."""
+"""The paper's findings as commands: each trains its models and gives a table and a figure."""
 
 from keras_logit_adjust.studies.run import OWN_OPTIONS, STUDIES, run_study, studied, to_markdown
 

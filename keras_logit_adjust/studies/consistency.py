@@ -1,8 +1,8 @@
 """Two Gaussian classes, one rare: which methods approach the Bayes balanced error as the sample grows (§6.1)?
 
-`y = ±1` with `P(y = +1) = 5 %` and `x | y ~ N(y·(1, 1), σ²·I)`, `σ = 1`. The scorer is affine, and so is the Bayes
-rule, a line through the origin: what error is left is the method's. Errors are exact, by the normal distribution
-function, and not those of a test sample.
+`y = ±1` with `P(y = +1) = 5 %` and `x | y ~ N(y·(1, 1), σ²·I)`, `σ = 1`. The scorer is affine, and the Bayes rule is a
+line through the origin. So the error above the Bayes error is caused by the method. Errors are exact: the normal
+distribution function gives them, not a test sample.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from keras_logit_adjust.studies.table import Table
 
 PRIOR = np.array([0.95, 0.05])
 SIZES = (100, 300, 1000, 3000, 10_000)
-_SMALLEST = 20  # examples of which one is rare on average
+_SMALLEST = 20  # examples: one of them is rare on average
 TITLES = {
     "erm": "cross-entropy (ERM)",
     "adaptive": "adaptive margins (LDAM)",
@@ -27,7 +27,7 @@ TITLES = {
     "la": "logit adjustment",
 }
 BAYES_ERROR = float(100 * special.ndtr(-np.sqrt(2.0)))
-# Of the rule that minimizes the plain error, 2(x₁ + x₂) + log(0.05/0.95) > 0, whose score has deviation 2√2.
+# The rule of the least plain error is 2(x₁ + x₂) + log(0.05/0.95) > 0; its score has the deviation 2√2.
 _SHIFT = np.log(PRIOR[0] / PRIOR[1])
 ERM_ERROR = float(50 * special.ndtr((np.array([_SHIFT, -_SHIFT]) - 4) / np.sqrt(8.0)).sum())
 
@@ -58,13 +58,13 @@ def run(folder, *, sizes=SIZES, trials=100, steps=400, seed=0):
 
 
 def _fit_missing(folder, *, sizes, trials, steps, seed):
-    """`{size: {loss: weights [T, 3, 2]}}`, of which what is on disk is not fitted again."""
+    """`{size: {loss: weights [T, 3, 2]}}`; results on disk are not fitted again."""
     folder.mkdir(parents=True, exist_ok=True)
     fits = {size: {} for size in sizes}
     for size, name in tqdm([(size, name) for size in sizes for name in _losses()], unit="fit", leave=False, delay=2):
         path = folder / f"{name}_{size}_{trials}_{steps}_{seed}_{keras.backend.backend()}.npz"
         weights = None
-        # A damaged archive raises whatever zipfile, zlib or NumPy stumbles over.
+        # A damaged archive raises errors of many types, from zipfile, zlib or NumPy.
         with contextlib.suppress(Exception), np.load(path) as stored:
             weights = stored["weights"]
         if weights is None:
@@ -75,16 +75,16 @@ def _fit_missing(folder, *, sizes, trials, steps, seed):
 
 
 def _rules(fits):
-    """The affine rules that are compared, from what was fitted."""
+    """The affine rules that are compared, from the fitted ones."""
     plain, only_bias = fits["erm"], np.array([[0.0], [0.0], [1.0]])
-    normalized = plain / np.linalg.norm(plain, axis=1, keepdims=True)  # the bias is the constant feature's weight
+    normalized = plain / np.linalg.norm(plain, axis=1, keepdims=True)  # the bias is the weight of the constant feature
     return {**fits, "weight_norm": normalized, "la_posthoc": plain - np.log(PRIOR) * only_bias}
 
 
 def _losses():
     return {
         "erm": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        # At this margin LDAM's are the paper's π_y^(−¼).
+        # With this margin, the margins of LDAM are the paper's π_y^(−¼).
         "adaptive": losses.AdaptiveMarginCrossentropy(PRIOR, max_margin=float(PRIOR.min() ** -0.25)),
         "equalized": losses.EqualizedCrossentropy(PRIOR),
         "la": losses.LogitAdjustedCrossentropy(PRIOR),
@@ -92,7 +92,7 @@ def _losses():
 
 
 def _sample(size, trials, *, seed):
-    """Samples `[trials, size, 3]`, the third column 1 for the bias, and ids `[trials, size]`, 1 the rare class."""
+    """Samples `[trials, size, 3]`, whose third column is 1 for the bias, and ids `[trials, size]`, 1 if rare."""
     rng = np.random.default_rng([seed, size])
     y = (rng.random((trials, size)) < PRIOR[1]).astype("int32")
     x = rng.normal(size=(trials, size, 2)) + np.where(y == 1, 1.0, -1.0)[..., None]
@@ -101,7 +101,7 @@ def _sample(size, trials, *, seed):
 
 def fit_affine(x, y, *, loss, steps):
     """Weights `[T, 3, 2]` that minimize the loss on each trial's own sample, by full-batch Adam at a falling rate."""
-    # An affine scorer for every trial.
+    # one affine scorer for each trial
     scorers = keras.layers.EinsumDense("tnd,tdc->tnc", output_shape=(x.shape[1], 2), kernel_initializer="zeros")
     model = keras.Sequential([keras.Input(batch_shape=x.shape), scorers])
     model.compile(keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.1, steps)), loss)
@@ -137,12 +137,12 @@ def table(results):
         ],
         f"""\
 Balanced error in percent by number of training examples, mean ± deviation over trials.
-The Bayes balanced error is {BAYES_ERROR:.2f}, that of ERM's own limit {ERM_ERROR:.2f}.
+The Bayes balanced error is {BAYES_ERROR:.2f}. The error of ERM tends to {ERM_ERROR:.2f}.
 The adjusted loss and post-hoc adjustment are one rule here: at the largest sample they differ by \
 {results["loss_against_posthoc"][-1]:.3f} points.
-The equalized loss and adaptive margins tend to rules of their own: one looks at the rival's frequency alone, the other
-at the label's.
-Weight normalization changes nothing, for the weights of two classes mirror each other.""",
+The equalized loss and adaptive margins tend to other rules: the equalized loss uses only the rival's frequency,
+adaptive margins only the label's.
+Weight normalization changes nothing, because the weights of two classes mirror each other.""",
     )
 
 

@@ -1,4 +1,4 @@
-"""Who gains and who pays: accuracy of many-, medium- and few-shot classes, and of ten buckets by frequency (E.4)."""
+"""Gains and losses by group: accuracy of many-, medium- and few-shot classes, and of ten buckets by frequency (E.4)."""
 
 import numpy as np
 
@@ -12,7 +12,7 @@ BUCKETS = 10
 
 
 def run(folder, *, config=None, methods=DEFAULT_METHODS, seeds=3):
-    """Compare the methods and take the accuracy of every group and bucket, seed by seed."""
+    """Compare the methods and compute the accuracy of every group and bucket, seed by seed."""
     results, predictions = compare_with_predictions(config, methods=methods, seeds=seeds, output=folder / "compare")
     counts, found = predictions.class_counts, {}
     for name, method in results["methods"].items():
@@ -27,7 +27,7 @@ def run(folder, *, config=None, methods=DEFAULT_METHODS, seeds=3):
 
 
 def bucket_accuracy(recalls, class_counts, *, buckets=BUCKETS):
-    """Mean recall in percent of equal buckets of classes, the most frequent first; NaN where none has test examples.
+    """Mean recall in percent of equal buckets of classes, the most frequent first; NaN for one without test examples.
 
     Example:
 

@@ -1,7 +1,7 @@
-"""What adjustment amplifies: a few examples of a frequent class that carry the label of a rare one.
+"""The noise that adjustment amplifies: a few examples of a frequent class have the label of a rare class.
 
-To the model they say that the rare class looks like the frequent one, and adjustment turns every such doubt in favor of
-the rare class. The price is paid by the frequent class, in errors of one kind.
+The model learns from them that the rare class looks like the frequent one. Adjustment decides every such doubt for the
+rare class. The frequent class pays for it, with errors of one kind.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ def run(folder, *, config=None, methods=DEFAULT_METHODS, seeds=3):
     }
     dataset = own["noisy"].load(0)
     head = int(dataset.class_counts.argmax())
-    if not (dataset.test[1] == head).any():  # the confusion that is looked at cannot be seen
+    if not (dataset.test[1] == head).any():  # without them, the confusion that is measured is empty
         raise ArgumentError(
             "test", f"The test set must have examples of the largest class. Received none of class {head}."
         )
@@ -61,7 +61,7 @@ def run(folder, *, config=None, methods=DEFAULT_METHODS, seeds=3):
 
 
 def with_share(config):
-    """`config` with the share that it names, or `SHARE`."""
+    """`config` with its own share, or with `SHARE`."""
     if config.label_noise == 0:
         raise ArgumentError(
             "label_noise",
@@ -97,7 +97,7 @@ Balanced error with clean and with noisy labels, its difference with a 95% paire
 
 
 def figure(results):
-    """The share of the frequent class that is taken for the rare one, clean against noisy."""
+    """The share of the frequent class that is predicted as the rare one, with clean and with noisy labels."""
     from keras_logit_adjust import plots
 
     return plots.label_noise({name: found["head_as_tail"] for name, found in results["methods"].items()})

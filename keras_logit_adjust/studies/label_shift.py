@@ -1,7 +1,7 @@
-"""When the deployment has another class mix: no adjustment, the mix estimated from unlabeled examples, the true mix.
+"""A deployment with another class mix: no adjustment, the mix estimated from unlabeled examples, the true mix.
 
-The test set is resampled to three mixes that are not the training one: all classes alike, the tail the other way round,
-and Zipf's law with the ranks given to classes at random. Estimates see its logits and no label.
+The test set is resampled to three mixes that differ from the training mix: all classes equal, the tail reversed, and
+Zipf's law with random ranks of classes. Estimates use its logits and no label.
 """
 
 import warnings
@@ -31,7 +31,7 @@ def run(folder, *, config=None, seeds=3):
     """Train plain models, and predict on every mix by every rule, seed by seed."""
     config = as_config(config)
     tested = _tested(config.load(0))
-    if not tested.all():  # a mix cannot be drawn
+    if not tested.all():  # otherwise a mix cannot be drawn
         raise _checks.ArgumentError(
             "test",
             f"The test set must have examples of every class, to be resampled. Received none of "
@@ -65,7 +65,7 @@ def run(folder, *, config=None, seeds=3):
 
 
 def _tested(dataset):
-    """How many test examples of each class there are."""
+    """The number of test examples of each class."""
     return np.bincount(dataset.test[1], minlength=dataset.num_classes)
 
 
@@ -86,7 +86,7 @@ def mixes_of(class_counts):
 
 
 def resample(labels, target, *, seed):
-    """Rows of as many examples as there are for the mix `target`, none twice and of every class at least one.
+    """The largest sample without repeats for the mix `target`, with at least one row of every class.
 
     Example:
 
@@ -102,12 +102,12 @@ def resample(labels, target, *, seed):
 
 
 def _apply_rules(logits, class_counts, *, held_out, truth):
-    """`{rule: (adjusted logits, estimate)}`, both None where a rule lacks examples, and BBSE's singular value."""
+    """`{rule: (adjusted logits, estimate)}`, both None if a rule lacks examples, and BBSE's singular value."""
     log_prior = priors.log_prior(class_counts)
     rules = {"none": (logits, None), "uniform": (logits - log_prior, None)}
     estimates = {"em": (logits, estimate_target_prior(logits, class_counts)), "em_calibrated": None, "bbse": None}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of little data for calibration, and of a singular matrix: it is in the table
+        warnings.simplefilter("ignore")  # few calibration data, a singular matrix: the table shows both
         if held_out is not None:
             calibrated = calibrate(*held_out, method=CALIBRATION).apply(logits)
             estimates["em_calibrated"] = calibrated, estimate_target_prior(calibrated, class_counts)
@@ -121,7 +121,7 @@ def _apply_rules(logits, class_counts, *, held_out, truth):
 
 
 def _score(adjusted, estimate, *, labels, truth):
-    """Accuracy in percent, the estimate's L1 distance to the truth, and the classes whose interval holds it."""
+    """Accuracy in percent, the estimate's L1 distance to the truth, and the number of intervals with the true share."""
     accuracy = None if adjusted is None else 100 * float((adjusted.argmax(axis=-1) == labels).mean())
     if estimate is None:
         return {"accuracy": accuracy, "distance": None, "inside": None}
@@ -150,7 +150,7 @@ def table(results):
         f"""\
 Accuracy in percent under each class mix, mean ± standard deviation over seeds; L1 distance of the estimated to the true
 mix (at most 2), in brackets how many of {num_classes} classes have their true share in the 95% interval. Uniform: all
-classes alike. Reversed: the tail the other way round. Shuffled: shares 1/rank, ranks given to classes at random.
+classes equal. Reversed: the tail reversed. Shuffled: shares 1/rank, with random ranks of classes.
 Calibrated: bias-corrected temperature, fitted on the validation examples. BBSE needs validation examples of every
 class: {note}.""",
     )

@@ -1,8 +1,8 @@
 """Very many classes with Zipf counts, trained end to end: how far is each loss from the Bayes rule?
 
 Each class is a normal distribution around a prototype in 64 dimensions. The rule with the least balanced error takes
-the nearest prototype, which is linear in the input: a linear head can express it. How far a loss is from it has two
-parts: what the examples do not tell, most classes having one or two, and what the training leaves.
+the nearest prototype. It is linear in the input, so a linear head can express it. The distance of a loss to this rule
+has two causes: the examples are few (most classes have one or two), and the training is not perfect.
 """
 
 import contextlib
@@ -21,10 +21,10 @@ from keras_logit_adjust.studies.table import Table
 NUM_CLASSES, RIVALS, EPOCHS = 100_000, (64, 512, 8192), 5
 EXAMPLES_A_CLASS = 3
 WIDTH, NOISE = 64, 1.0  # the prototypes have a deviation of 1 in each dimension
-TESTED = 5000  # test examples of each group of classes
+TESTED = 5000  # test examples in each group of classes
 BATCH, RATE = 1024, 0.003
-# The features are 30 times as large as the inputs, the kernel as much smaller: one rate suits a kernel whose rows have
-# few gradients and a layer that all examples train.
+# The features are 30 times as large as the inputs, and the kernel is smaller by the same factor. So one rate suits the
+# kernel, whose rows get few gradients, and also the layer, which all examples train.
 GAIN = 30.0
 BOUNDS = {
     "bayes": "Bayes rule: nearest prototype",
@@ -32,11 +32,11 @@ BOUNDS = {
     "examples": "best rule that knows the examples alone",
 }
 _FITTED = {"erm": "cross-entropy (ERM)", "la_posthoc": "ERM, adjusted post hoc", "la": "adjusted loss, exact"}
-_BLOCK = 200  # test examples whose scores of all classes are held at once
+_BLOCK = 200  # test examples whose scores of all classes are in memory at once
 
 
 class Sample(typing.NamedTuple):
-    """One draw of everything.
+    """All random data of one seed.
 
     Attributes:
         class_counts: int `[L]`, the most frequent class first.
@@ -61,7 +61,7 @@ def run(folder, *, num_classes=NUM_CLASSES, rivals=RIVALS, epochs=EPOCHS, seeds=
         received = f"rivals={rivals[-1]}" if rivals else "none"
         raise _checks.ArgumentError(
             "rivals",
-            f"`rivals` must name numbers of drawn rivals, at most that of the classes, {num_classes}. Received: "
+            f"`rivals` must be numbers of drawn rivals, each at most {num_classes}, the number of classes. Received: "
             f"{received}.",
         )
     epochs, seeds = (_checks.check_integer(v, name, 1) for v, name in ((epochs, "epochs"), (seeds, "seeds")))
@@ -75,7 +75,7 @@ def run(folder, *, num_classes=NUM_CLASSES, rivals=RIVALS, epochs=EPOCHS, seeds=
             predicted, minutes = _stored(path, name, sample, rivals=rivals, epochs=epochs, seed=seed)
             for rule, ids in predicted.items():
                 rows = found.setdefault(rule, {"minutes": [], **{key: [] for key in ("balanced", *sample.groups)}})
-                # The bounds are computed, not trained.
+                # The bounds are computed without training.
                 rows["minutes"].append(None if name == "bounds" else minutes)
                 for key, value in accuracies(ids, sample).items():
                     rows[key].append(value)
@@ -94,9 +94,9 @@ def run(folder, *, num_classes=NUM_CLASSES, rivals=RIVALS, epochs=EPOCHS, seeds=
 
 
 def heads(rivals):
-    """`{name: options of the head}` of everything that is trained, exact ones last: they take longest."""
+    """`{name: options of the head}` of all trainings; exact ones come last, because they take longest."""
     drawn = {f"partition_{number}": {"num_rivals": number} for number in rivals}
-    # "posterior" is meant for few rivals. It depends on what they are drawn from.
+    # "posterior" is made for few rivals. It depends on the distribution from which rivals are drawn.
     posterior = {
         f"posterior{'-uniform' if by == 'uniform' else ''}_{number}": {
             "num_rivals": number,
@@ -120,8 +120,8 @@ def _title(estimator, number):
 
 
 def _stored(path, name, sample, *, rivals, epochs, seed):
-    """`{rule: predicted ids}` and minutes of the processor, from disk where they are there already."""
-    # A damaged archive raises whatever zipfile, zlib or NumPy stumbles over.
+    """`{rule: predicted ids}` and minutes of CPU time, from disk if they are stored there."""
+    # A damaged archive raises errors of many types, from zipfile, zlib or NumPy.
     with contextlib.suppress(Exception), np.load(path) as stored:
         found = dict(stored)
         return found, float(found.pop("minutes"))
@@ -174,7 +174,7 @@ def bounds(sample, noise=NOISE):
 
 
 def _most_likely(x, means, variances, log_prior):
-    """The ids of the largest log-densities of normal distributions with as many means and variances as classes."""
+    """The ids of the largest log-densities of normal distributions; each class has its mean and variance."""
     kernel = (means / variances[:, None]).astype("float32")
     bias = log_prior - (np.square(means).sum(axis=1) / variances + WIDTH * np.log(variances)) / 2
     found = []
@@ -187,7 +187,7 @@ def _most_likely(x, means, variances, log_prior):
 
 
 def fit(sample, *, options, epochs, seed):
-    """`{rule: predicted ids}` of one training: "la" of the scores as they are, or "erm" and those less `log π`."""
+    """`{rule: predicted ids}` of one training: "la" for its scores; or "erm", and for the same scores less `log π`."""
     (x, y), counts = sample.train, sample.class_counts
     batch = min(BATCH, max(8, len(x) // 100))
     steps = len(x) // batch
@@ -196,14 +196,14 @@ def fit(sample, *, options, epochs, seed):
     features = keras.layers.Dense(WIDTH, use_bias=False, kernel_initializer=rotation)(inputs)
     head = layers.ManyClassDense(counts.size, counts, kernel_initializer="zeros", seed=seed, **options)
     model = layers.ManyClassModel(inputs, head(features))
-    # A fifth of the gradient that one example gives its class. With a smaller epsilon Adam turns the few gradients
-    # of a rare class into their signs.
+    # A fifth of the gradient of one example for its class. With a smaller epsilon, Adam replaces the few gradients of
+    # a rare class by their signs.
     epsilon = 0.25 * GAIN / batch
     rate = keras.optimizers.schedules.CosineDecay(RATE, epochs * steps)
     model.compile(keras.optimizers.Adam(rate, epsilon=epsilon))
     rng = np.random.default_rng(seed)
     for _ in range(epochs):
-        order = rng.permutation(len(x))[: steps * batch]  # whole batches: what is left over differs between epochs
+        order = rng.permutation(len(x))[: steps * batch]  # whole batches; the examples left over differ between epochs
         model.fit(x[order], y[order], batch_size=batch, shuffle=False, verbose=0)
 
     def predicted():
@@ -217,7 +217,7 @@ def fit(sample, *, options, epochs, seed):
 
 
 def accuracies(predicted, sample):
-    """Accuracy in percent of each group, and balanced: every class counts as much as another."""
+    """Accuracy in percent of each group, and balanced: every class has the same weight."""
     hits = (predicted == sample.test[1]).reshape(len(sample.groups), -1).mean(axis=1)
     share = np.array(list(sample.groups.values())) / sample.class_counts.size
     groups = dict(zip(sample.groups, (100 * hits).tolist(), strict=True))
@@ -243,14 +243,14 @@ def table(results):
         f"{results['num_classes']:,} classes ({sizes}), {results['num_examples']:,} training examples by Zipf's law "
         f"({results['largest_count']:,} to 1 a class, {results['seen_once']:,} classes with one), "
         f"{results['epochs']} epochs, {in_seeds(results['seeds'])}",
-        ["method", "balanced top-1 %", "below Bayes (points)", *(f"{group} %" for group in groups), "processor min"],
+        ["method", "balanced top-1 %", "below Bayes (points)", *(f"{group} %" for group in groups), "CPU min"],
         rows,
         f"""\
 Means, ± standard deviation over seeds, each of which redraws prototypes, examples and initialization. Many: at least
 100 training examples; few: at most 20; medium between. {TESTED:,} test examples of each group, from the known
-distributions; balanced: every class counts as much as another. The first three rows are computed, not trained. The
-third knows the law that prototypes are drawn from, and the training examples: no other rule of them does better on
-average. Processor minutes are those of training and prediction, of all cores together.""",
+distributions; balanced: every class has the same weight. The first three rows are computed, not trained. The
+third knows the law that prototypes are drawn from, and the training examples: no other rule that knows only these does
+better on average. CPU minutes are for training and prediction, summed over all cores.""",
     )
 
 

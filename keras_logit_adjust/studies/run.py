@@ -1,4 +1,4 @@
-"""Running a study: a folder for what is finished, then its table, its figure and its numbers."""
+"""A study from start to end: a folder for finished runs, then its table, its figure and its numbers."""
 
 import contextlib
 import importlib.util
@@ -25,7 +25,7 @@ STUDIES = {
     "label-shift": label_shift,
     "many-classes": many_classes,
 }
-# The options of those that make their own data, in place of a `Config`.
+# The options of the studies that make their own data, without a `Config`.
 OWN_OPTIONS = {
     "consistency": ("sizes", "trials", "steps", "seed"),
     "many-classes": ("num_classes", "rivals", "epochs", "seeds"),
@@ -41,7 +41,7 @@ def run_study(name, *, output=None, **options):
         name: "weight-norms" (§3, Figure 1), "consistency" (§6.1), "groups" (appendix E.4), "label-noise",
             "label-shift" or "many-classes".
         output: folder for report.md, report.html, results.json and the figure; none are kept by default.
-        **options: those of the study: `config` (a `keras_logit_adjust.compare.Config`), `methods` (not of
+        **options: the options of the study: `config` (a `keras_logit_adjust.compare.Config`), `methods` (not of
             "weight-norms" and "label-shift") and `seeds`; of "consistency" `sizes`, `trials`, `steps` and `seed`; of
             "many-classes" `num_classes`, `rivals`, `epochs` and `seeds`.
 
@@ -65,7 +65,7 @@ def run_study(name, *, output=None, **options):
 
 @contextlib.contextmanager
 def studied(name, *, output=None, **options):
-    """The results of a study and their folder, which goes when the context ends, as `compared` has it."""
+    """The results of a study and their folder, which is deleted when the context ends, as in `compared`."""
     study = STUDIES[_checks.check_choice(name, "study", tuple(STUDIES))]
     if name not in OWN_OPTIONS:
         options["config"] = as_config(options.get("config"))
@@ -92,10 +92,10 @@ def studied(name, *, output=None, **options):
 
 
 def _check_used(config, name):
-    """Raise for what a study cannot do, or would ignore."""
+    """Raise for settings that a study cannot use, or would ignore."""
     if config.strategy == "multi_worker":
         raise _checks.ArgumentError(
-            "strategy", "`strategy` 'multi_worker' is of `compare` alone: a study is one process. Choose another."
+            "strategy", "`strategy` 'multi_worker' is for `compare` only: a study is one process. Choose another."
         )
     if name == "weight-norms" and config.optimizer != "auto":
         raise _checks.ArgumentError(
@@ -106,7 +106,7 @@ def _check_used(config, name):
 
 
 def _told_apart(*, config=None, **own):
-    """What a study's unfinished work depends on, the data among it."""
+    """The settings that unfinished work of a study depends on, with the data."""
     return (own,) if config is None else (own, storage.identity(config), config.load(0).split_hash)
 
 
@@ -125,7 +125,7 @@ def to_markdown(results):
 
 
 def to_html(results, figure=None):
-    """A study's table and its figure, where there is one, as a page of HTML."""
+    """The table of a study, and its figure if there is one, as a page of HTML."""
     study, name = STUDIES[results["study"]], results["study"]
     table, title = study.table(results), study.__doc__.split("\n", 1)[0].removesuffix(".")
     drawn = (

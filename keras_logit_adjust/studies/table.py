@@ -1,4 +1,4 @@
-"""What every study shows."""
+"""The table that every study shows."""
 
 import typing
 

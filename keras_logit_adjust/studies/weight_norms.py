@@ -1,6 +1,6 @@
 """Do the norms of class weights follow the prior? With SGD and momentum yes, with Adam no (§3, Figure 1).
 
-That decides whether weight normalization corrects anything: it divides by the norms in place of the prior.
+This decides whether weight normalization corrects anything: it divides by the norms instead of the prior.
 """
 
 import dataclasses
@@ -64,7 +64,7 @@ def table(results):
         ],
         """\
 Correlation of the norms of class weights with the class prior, mean and range over seeds. Last column: balanced error
-of weight normalization at τ = 1 less ERM's, with a 95% paired interval.""",
+of weight normalization at τ = 1 minus the error of ERM, with a 95% paired interval.""",
     )
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints of a training: written whole or not at all, and read back to the very next batch."""
+"""Checkpoints of a training: written completely or not at all, and restored at the exact next batch."""
 
 import dataclasses
 import json
@@ -15,14 +15,14 @@ from keras_logit_adjust.tf_distribute import _cluster
 
 @dataclasses.dataclass
 class Place:
-    """Where a training stands.
+    """The position of a training.
 
     Attributes:
-        epoch: the epoch that is next or under way.
-        batch: batches of it that are done.
-        steps: batches done in all.
+        epoch: the current or next epoch.
+        batch: the number of finished batches in this epoch.
+        steps: the number of finished batches in total.
         stopped: whether a callback has ended the training.
-        history: what `History` holds of the epochs before.
+        history: the content of `History` for the epochs before.
     """
 
     epoch: int = 0
@@ -41,7 +41,7 @@ class Backup:
     Args:
         folder: the folder of the files; all workers must see it.
         model: built and compiled.
-        feed: the `Feed` that it is trained with.
+        feed: the `Feed` with which it is trained.
         save_freq: "epoch", or a number of batches.
         sampler: a `LongTailSampler`, or None.
         is_writer: whether this process writes the files.
@@ -55,7 +55,7 @@ class Backup:
         self._saved = None  # the steps at the last checkpoint
 
     def restore(self):
-        """Load the last good checkpoint; the `Place` where it was made, or None where there is none."""
+        """Load the last good checkpoint and return its `Place`; None if there is no checkpoint."""
         stored = self._last_good()
         steps = -1 if stored is None else stored["place"]["steps"]
         _cluster.check_same_everywhere(
@@ -68,7 +68,7 @@ class Backup:
         self._check_same(stored)
         with self.strategy.scope():
             for variable, value in zip(self._variables(), stored["values"], strict=True):
-                # NumPy stores bfloat16 as bytes without a meaning.
+                # NumPy stores bfloat16 as bytes without a type.
                 variable.assign(value if value.dtype.kind != "V" else value.view(np.dtype(variable.dtype)))
         self._saved = steps
         return Place(**stored["place"])
@@ -82,8 +82,8 @@ class Backup:
             self.save(place)
 
     def save(self, place):
-        """Write a checkpoint, all of it or nothing, and keep only the one before it beside it."""
-        # Read on every worker: variables that are kept apart by each are summed for that.
+        """Write a checkpoint, completely or not at all, and keep only the one before it."""
+        # Read on every worker: reading sums the variables that have a copy on each worker.
         values = [np.asarray(variable) for variable in self._variables()]
         self._saved = place.steps
         if not self.is_writer:
@@ -104,7 +104,7 @@ class Backup:
                 **_numbered(values),
             )
         os.replace(partial, path)
-        # A later one was broken, or training would have gone on from it.
+        # A later file is broken, or training would have continued from it.
         for other in set(self.folder.glob("step-*")) - {*[file for file in self._files() if file <= path][-2:]}:
             other.unlink(missing_ok=True)
 
@@ -112,7 +112,7 @@ class Backup:
         return [*self.model.variables, *self.model.optimizer.variables, *self.model.metrics_variables]
 
     def _signature(self):
-        """What must be the same in a model that goes on: kinds and shapes of the variables, not the names' counters."""
+        """The properties that a model shares with its checkpoint: kinds (names without counters) and shapes."""
         return [[re.sub(r"_?\d+", "", variable.path), list(variable.shape)] for variable in self._variables()]
 
     def _sampler_state(self, place):
@@ -122,26 +122,26 @@ class Backup:
         return sorted(self.folder.glob("step-*.npz"))
 
     def _last_good(self):
-        """The content of the newest file that is whole, None where there are no files."""
+        """The content of the newest file that is whole; None if there are no files."""
         files, broken = self._files()[::-1], []
         for path in files:
             try:
                 with np.load(path) as stored:
                     about = json.loads(str(stored["about"]))
                     about["values"] = [stored[name] for name in _numbered(about["variables"])]
-            except Exception as error:  # a damaged archive raises whatever zipfile, zlib or NumPy stumbles over
+            except Exception as error:  # a damaged archive raises errors of many types: from zipfile, zlib or NumPy
                 broken.append(f"{path.name} ({type(error).__name__}: {error})")
                 continue
             if broken:
                 warnings.warn(
-                    f"Broken checkpoints in {self.folder}: {'; '.join(broken)}. Training goes on from the last good "
+                    f"Broken checkpoints in {self.folder}: {'; '.join(broken)}. Training continues from the last good "
                     f"one, {path.name}.",
                     stacklevel=4,
                 )
             return about
         if broken:
             raise ValueError(
-                f"All checkpoints in {self.folder} are broken: {'; '.join(broken)}. Remove the folder to begin anew."
+                f"All checkpoints in {self.folder} are broken: {'; '.join(broken)}. Remove the folder to start again."
             )
         return None
 
@@ -156,9 +156,7 @@ class Backup:
         elif (stored_state is None) != (state is None) or state and {**stored_state, "step": 0} != {**state, "step": 0}:
             other = "a training with another sampler (labels or settings)"
         elif None not in (stored_rows, rows) and stored_rows != rows:
-            other = (
-                f"a training with batches of {stored_rows}, and not of {rows}: it does not say where the data goes on"
-            )
+            other = f"a training with batches of {stored_rows}, not of {rows}: the place in the data is not known"
         else:
             return
         raise ValueError(

@@ -1,14 +1,14 @@
-"""Which workers there are, which one this is, and what is said when one of them is gone."""
+"""The workers of a training, the number of this worker, and the error for a lost worker."""
 
 import contextlib
 import json
 import os
 
-_GATHERED = ("float16", "float32", "float64", "int32", "int64")  # the types that TensorFlow can
+_GATHERED = ("float16", "float32", "float64", "int32", "int64")  # the types that TensorFlow can gather
 _KINDS = ("chief", "worker")
 _HINT = (
     'TF_CONFIG=\'{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}\', with '
-    "the same cluster on every machine and an index of its own on each"
+    "the same cluster on every machine and a different index on each"
 )
 
 
@@ -17,7 +17,7 @@ class WorkerLostError(RuntimeError):
 
 
 def multi_worker_strategy():
-    """`tf.distribute.MultiWorkerMirroredStrategy()`, after a look at `TF_CONFIG`, without which it trains alone.
+    """`tf.distribute.MultiWorkerMirroredStrategy()`, after a check of `TF_CONFIG`, without which it trains alone.
 
     Call it before anything else of TensorFlow. It waits until all workers of the cluster have started.
 
@@ -25,7 +25,7 @@ def multi_worker_strategy():
         The strategy.
 
     Raises:
-        ValueError: where `TF_CONFIG` is missing, no JSON, or contradicts itself.
+        ValueError: if `TF_CONFIG` is missing, is not JSON, or contradicts itself.
 
     Example:
 
@@ -44,12 +44,12 @@ def multi_worker_strategy():
 
 
 def check_tf_config():
-    """Raise where `TF_CONFIG` cannot be what several workers need; returns (addresses, index) of this worker."""
+    """Raise if `TF_CONFIG` does not describe several workers; returns (addresses, index) of this worker."""
     text = os.environ.get("TF_CONFIG")
     if not text:
         raise ValueError(
             f"Several workers need the environment variable TF_CONFIG, which is missing. Set {_HINT}; on one machine "
-            "take a MirroredStrategy."
+            "use a MirroredStrategy."
         )
     try:
         config = json.loads(text)
@@ -74,7 +74,7 @@ def _contradiction(what, text):
 
 
 def is_chief(strategy=None):
-    """Whether this process is the one that writes files and shows progress: the only one, or the first of several.
+    """Whether this process writes files and shows progress: the only process, or the first of several.
 
     Args:
         strategy: a `tf.distribute` strategy; by default the current one.
@@ -100,24 +100,24 @@ def has_workers(strategy):
 
 
 def worker_addresses(strategy):
-    """The addresses of all workers that train, `[]` where there is only this process."""
+    """The addresses of all workers that train; `[]` if there is only this process."""
     resolver = strategy.cluster_resolver
     jobs = {} if resolver is None else resolver.cluster_spec().as_dict()
     return [address for kind in _KINDS for address in jobs.get(kind, [])]
 
 
 def check_not_alone(strategy):
-    """Raise where a strategy of several workers has found no others, as it does without `TF_CONFIG`."""
+    """Raise if a strategy of several workers has found no others, which happens without `TF_CONFIG`."""
     if not worker_addresses(strategy):
         raise ValueError(
             "This MultiWorkerMirroredStrategy has no other workers: TF_CONFIG was missing when it was made. "
-            f"`kla.tf_distribute.multi_worker_strategy()` checks that. Set {_HINT}; on one machine take a "
+            f"`kla.tf_distribute.multi_worker_strategy()` checks that. Set {_HINT}; on one machine use a "
             "MirroredStrategy."
         )
 
 
 def check_same_everywhere(strategy, number, *, rule):
-    """Raise where an integer is another one on another worker."""
+    """Raise if an integer is not the same on all workers."""
     import tensorflow as tf
 
     if not has_workers(strategy):
@@ -126,11 +126,11 @@ def check_same_everywhere(strategy, number, *, rule):
         mine = tf.function(lambda: strategy.run(lambda: tf.constant([number])), autograph=False)()
         found = strategy.gather(mine, axis=0).numpy().tolist()
     if len(set(found)) > 1:
-        raise ValueError(f"{rule} Received, of the workers in turn: {found}.")
+        raise ValueError(f"{rule} Received, in order of the workers: {found}.")
 
 
 def gather(strategy, values):
-    """What all replicas hold, one after the other along the first axis, on every worker."""
+    """The values of all replicas, joined along the first axis, on every worker."""
     import tensorflow as tf
 
     if strategy.num_replicas_in_sync == 1:
@@ -145,7 +145,7 @@ def gather(strategy, values):
 
 @contextlib.contextmanager
 def naming_a_lost_worker(strategy, place):
-    """Turn what TensorFlow raises when a worker is gone into `WorkerLostError`; `place()` says where training was."""
+    """Turn TensorFlow's errors for a lost worker into `WorkerLostError`; `place()` says how far training was."""
     import tensorflow as tf
 
     try:
@@ -163,5 +163,5 @@ def naming_a_lost_worker(strategy, place):
         raise WorkerLostError(
             f"A worker of this job cannot be reached any more, {place()}. "
             f"Workers: {worker_addresses(strategy)} (TensorFlow: {type(error).__name__}). "
-            "Start all of them again: with the same `backup_dir` they go on from the last checkpoint."
+            "Start all of them again: with the same `backup_dir` they continue from the last checkpoint."
         ) from error

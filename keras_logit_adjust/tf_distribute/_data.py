@@ -1,4 +1,4 @@
-"""From a dataset to the parts of its batches that every replica gets."""
+"""The way from a dataset to the parts of its batches that the replicas get."""
 
 import math
 import zlib
@@ -11,7 +11,7 @@ from keras_logit_adjust.tf_distribute import _keras
 
 
 def check_dataset(dataset, name):
-    """Raise for anything that is no `tf.data.Dataset` of batches."""
+    """Raise if `dataset` is not a `tf.data.Dataset` of batches."""
     import tensorflow as tf
 
     if not isinstance(dataset, tf.data.Dataset | tf.distribute.DistributedDataset):
@@ -23,14 +23,14 @@ def check_dataset(dataset, name):
 
 
 def _is_cut(dataset):
-    """Whether a dataset gives the parts of each replica already."""
+    """Whether a dataset is already divided into the parts of each replica."""
     import tensorflow as tf
 
     return isinstance(dataset, tf.distribute.DistributedDataset)
 
 
 def first_batch(dataset, name):
-    """A batch, for its shapes; those of each replica where the dataset is distributed already."""
+    """A batch, for its shapes; the shapes for one replica if the dataset is distributed already."""
     if _is_cut(dataset):
         return keras.tree.map_structure(_keras.local_spec, dataset.element_spec)
     batch = next(iter(dataset), None)
@@ -46,7 +46,7 @@ def _leaves(batch):
 
 
 def count_batches(dataset):
-    """How many there are: None where nobody knows, infinity where they never end."""
+    """The number of batches: None if it is not known, infinity if they never end."""
     import tensorflow as tf
 
     if _is_cut(dataset):
@@ -56,13 +56,13 @@ def count_batches(dataset):
 
 
 def whole_rows(dataset, batch, strategy):
-    """The number of examples in the first batch of all replicas together, None where nobody knows."""
+    """The number of examples in the first batch of all replicas together; None if it is not known."""
     rows = _leaves(batch)[0].shape[0]
     return rows * strategy.num_replicas_in_sync if _is_cut(dataset) and rows is not None else rows
 
 
 def hash_of_labels(dataset, batch):
-    """A number that is the same on all workers where they read the same class ids, as they must to divide batches."""
+    """A number that is equal on all workers if they read the same class ids, as they must when they divide batches."""
     import tensorflow as tf
 
     policies = tf.data.experimental.AutoShardPolicy
@@ -78,20 +78,20 @@ def _shard_policy(dataset):
 
 
 def has_full_batches(dataset, strategy):
-    """Whether the shapes alone say that every replica always gets the same number of examples."""
+    """Whether the shapes alone guarantee that every replica always gets the same number of examples."""
     rows = keras.tree.flatten(keras.tree.map_structure(_keras.local_spec, dataset.element_spec))[0].shape[0]
     return rows is not None and (_is_cut(dataset) or rows % strategy.num_replicas_in_sync == 0)
 
 
 def distribute(dataset, strategy):
-    """The dataset, each of its batches cut over the replicas: together they see what one device would."""
+    """The dataset, with each batch divided over the replicas: together they see the batch of one device."""
     import tensorflow as tf
 
     if _is_cut(dataset):
         return dataset
     options = tf.data.Options()
     if _shard_policy(dataset) == tf.data.experimental.AutoShardPolicy.AUTO:
-        # AUTO may give whole files to each worker, and so batches that one device would not see.
+        # AUTO may give each worker whole files. Its batches would then differ from the batches of one device.
         options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     return strategy.experimental_distribute_dataset(dataset.with_options(options))
 
@@ -106,10 +106,10 @@ def weigh_classes(dataset, class_weight):
     if isinstance(class_weight, dict):
         most = _checks.MOST_CLASSES - 1
         ids = [_checks.check_integer(class_id, "class_weight", minimum=0, maximum=most) for class_id in class_weight]
-        weights = np.ones(max(ids, default=-1) + 1)  # 1 for classes that it leaves out
+        weights = np.ones(max(ids, default=-1) + 1)  # 1 for classes without a given weight
         weights[ids] = list(class_weight.values())
     weights = _checks.as_vector(weights, "class_weight")
-    table = tf.constant([*weights, 1.0], "float32")  # the last is for any other class
+    table = tf.constant([*weights, 1.0], "float32")  # the last weight is for any other class
 
     def weigh(*batch):
         x, y, weight = keras.utils.unpack_x_y_sample_weight(batch)

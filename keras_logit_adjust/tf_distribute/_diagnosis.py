@@ -1,4 +1,4 @@
-"""What is said of a batch whose loss is not finite."""
+"""The description of a batch whose loss is not finite."""
 
 import math
 
@@ -11,16 +11,16 @@ _MOST_SHOWN = 20
 
 
 def describe_batch(labels, *, output_shapes, strategy):
-    """How many examples of each class a (distributed) batch holds, and which labels are no class; one text an output.
+    """The number of examples of each class in a (distributed) batch, and the ids outside the classes, as text.
 
     Args:
         labels: the `y` of the batch, or None.
-        output_shapes: those of the model, in the same order; None where nobody knows.
+        output_shapes: the shapes of the model's outputs, in the same order; None if they are not known.
         strategy: the strategy whose replicas hold the batch.
     """
     leaves = [leaf for leaf in keras.tree.flatten(labels) if leaf is not None]
     if not leaves:
-        return "unknown, for it has no labels"
+        return "unknown, because it has no labels"
     widths = [None] * len(leaves) if output_shapes is None else [shape[-1] for shape in output_shapes]
     if len(leaves) != len(widths):
         return f"unknown, with {len(leaves)} labels for {len(widths)} outputs"

@@ -1,4 +1,4 @@
-"""The batches of a dataset as a training reads them: epoch after epoch, from any batch on."""
+"""The batches of a dataset in the order of a training: epoch after epoch, from any batch on."""
 
 import math
 
@@ -6,27 +6,27 @@ from keras_logit_adjust import _checks
 from keras_logit_adjust.tf_distribute import _cluster, _data
 
 _SAME_ORDER = (
-    "All workers must read the same batches, of which each takes its part: the labels of the first differ. Give "
-    "`Dataset.shuffle` a seed, or read the same files. (Data that is another one for each worker says so: "
+    "All workers must read the same batches and take their parts of them: the labels of the first batch differ. Give "
+    "`Dataset.shuffle` a seed, or read the same files. (If each worker has its own data, set "
     "`options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF`.)"
 )
 
 
 class Feed:
-    """The batches of a dataset, epoch after epoch, cut over the replicas.
+    """The batches of a dataset, epoch after epoch, divided over the replicas.
 
     Args:
         dataset: as in `fit`.
-        strategy: whose replicas it is cut over.
+        strategy: the strategy of the replicas.
         steps: batches in an epoch; None for all.
         names: the names of the two arguments, for errors.
-        sampler: a `LongTailSampler` whose batches they are, or None.
+        sampler: the `LongTailSampler` that makes the batches, or None.
         class_weight: as in `fit`.
 
     Attributes:
-        first_batch: for its shapes.
-        steps: batches in an epoch, None where nobody knows.
-        batch_size: rows of the first batch, None where nobody knows.
+        first_batch: the first batch, for its shapes.
+        steps: batches in an epoch; None if it is not known.
+        batch_size: rows of the first batch; None if it is not known.
         is_full: whether every replica always gets the same number of examples.
     """
 
@@ -38,7 +38,7 @@ class Feed:
         if sampler is not None:
             if not callable(dataset):
                 raise ValueError(
-                    "With `sampler`, `dataset` must be a function of it, for it begins anew at another batch: "
+                    "With `sampler`, `dataset` must be a function of it, because it may start at another batch: "
                     f"`lambda sampler: sampler.dataset((x, y))`. Received: {type(dataset).__name__}"
                 )
             self.steps = steps or sampler.steps_per_epoch
@@ -53,7 +53,7 @@ class Feed:
         self._iterator = None
 
     def check_fills_replicas(self):
-        """Raise where the first batch leaves a replica without examples, as a training's must not."""
+        """Raise if the first batch leaves a replica without examples, which is an error in training."""
         replicas = self.strategy.num_replicas_in_sync
         if self.batch_size is not None and self.batch_size < replicas:
             raise ValueError(
@@ -62,11 +62,11 @@ class Feed:
             )
 
     def _settle_steps(self, length):
-        """Where an epoch ends, by the number of batches that there are: None where unknown, infinite where endless."""
+        """Set the end of an epoch, from the number of batches: None if unknown, infinite if endless."""
         name, steps_name = self.names
         if not self._is_continuous:
             if length == math.inf:
-                raise ValueError(f"`{name}` never ends: say with `{steps_name}` where an epoch does.")
+                raise ValueError(f"`{name}` never ends: give the length of an epoch, `{steps_name}`.")
             self.steps = length
         elif length is not None and length < self.steps:
             raise ValueError(
@@ -74,7 +74,7 @@ class Feed:
                 f"Remedy: leave `{steps_name}` out, or call `.repeat()` on it."
             )
         else:
-            # As in Keras's `fit`: data that ends with an epoch begins anew with the next.
+            # As in Keras's `fit`: data that ends with an epoch starts again with the next.
             self._repeats = self._sampler is None and length not in (None, math.inf) and length % self.steps == 0
 
     def _beginning_at(self, step):
@@ -87,7 +87,7 @@ class Feed:
         return dataset if self._class_weight is None else _data.weigh_classes(dataset, self._class_weight)
 
     def iterator(self, place):
-        """What gives the batches from `place` on."""
+        """An iterator over the batches from `place` on."""
         if not self._is_continuous:
             return self.iterate(place.batch)
         if self._iterator is None:
@@ -95,18 +95,18 @@ class Feed:
         return self._iterator
 
     def iterate(self, done=0):
-        """What gives the batches after those that are done."""
+        """An iterator over the batches after the finished ones."""
         if not done:
             return iter(self._whole)
         if hasattr(self._given, "skip") or self._sampler is not None:
             return iter(_data.distribute(self._beginning_at(done), self.strategy))
-        iterator = iter(self._whole)  # a distributed dataset cannot skip: drawn and thrown away
+        iterator = iter(self._whole)  # a distributed dataset cannot skip: batches are read and dropped
         for _ in range(done):
             next(iterator)
         return iterator
 
     def check_end(self, place):
-        """Raise where the data ended before an epoch of a given length did."""
+        """Raise if the data ended before an epoch of a given length did."""
         if self._is_continuous:
             raise ValueError(
                 f"`{self.names[0]}` ran out of batches {place}, before the {self.steps} that make an epoch. Remedy: "

@@ -1,4 +1,4 @@
-"""The loops over epochs and batches, and what callbacks are told on the way."""
+"""The loops over epochs and batches, and their calls of callbacks."""
 
 import itertools
 
@@ -9,15 +9,15 @@ from keras_logit_adjust.tf_distribute import _diagnosis, _keras, _steps
 
 
 class Training:
-    """A training from a place on.
+    """A training that starts at any place.
 
     Args:
         model: built and compiled.
         feed: the training `Feed`.
         validation: a `Feed`, or None.
-        validation_freq: epochs from one validation to the next, or a list of those that are followed by one.
+        validation_freq: epochs from one validation to the next, or a list of the epochs that end with a validation.
         backup: a `Backup`, or None.
-        place: the `Place` to begin with; moved along.
+        place: the `Place` of the start; it is updated.
     """
 
     def __init__(self, model, feed, *, validation, validation_freq, backup, place):
@@ -43,10 +43,10 @@ class Training:
             model.optimizer.finalize_variable_values(model.trainable_weights)
         callbacks.on_train_end(logs=logs)
         if self.backup and place.stopped and logs is not None:
-            self.backup.save(place)  # a callback that ends a training may choose its weights then (`EarlyStopping`)
+            self.backup.save(place)  # a callback may set its final weights at the end of the training (`EarlyStopping`)
 
     def _run_epoch(self, callbacks):
-        """The logs of the rest of an epoch, of its validation too."""
+        """The logs of the rest of an epoch, with its validation."""
         model, place, freq = self.model, self.place, self.validation_freq
         if not place.batch:
             model.reset_metrics()
@@ -77,7 +77,7 @@ class Training:
         return logs
 
     def _trace(self):
-        """Make the steps, anew where a callback has asked Keras for that."""
+        """Make the steps; make them again if a callback has asked Keras for it."""
         model, version = self.model, _keras.train_version(self.model)
         if version is not self._version:
             self._version = version
@@ -89,13 +89,13 @@ class Training:
         loss = float(logs.get("loss", 0.0))
         if np.isfinite(loss):
             return
-        outputs = getattr(self.model, "outputs", None)  # a subclassed model has none
+        outputs = getattr(self.model, "outputs", None)  # a subclassed model has no outputs
         shapes = [output.shape for output in keras.tree.flatten(outputs)] if outputs else None
         found = _diagnosis.describe_batch(labels, output_shapes=shapes, strategy=self.feed.strategy)
         raise FloatingPointError(
-            f"The loss is {loss} {self.place}. Examples of each class in that batch: {found}. An id that is no class "
-            "gives NaN; else lower the learning rate, clip gradients (`clipnorm`), or look for values in the data that "
-            "are not finite."
+            f"The loss is {loss} {self.place}. Examples of each class in that batch: {found}. An id outside the "
+            "classes gives NaN; else lower the learning rate, clip gradients (`clipnorm`), or look for values in the "
+            "data that are not finite."
         )
 
 
@@ -135,13 +135,13 @@ def _results(step, feed, *, on_begin, is_stopped):
 
 
 def _exact(model, logs):
-    """The logs of a last batch with the exact values of what is a metric of the model: of all batches and replicas."""
+    """The logs of a last batch, with the exact values of the model's metrics over all batches and replicas."""
     results = model.get_metrics_result()
     return {name: results.get(name, value) for name, value in logs.items()} if logs else results
 
 
 def _as_plain(logs):
-    """Floats, and arrays where a metric is a vector; one that is a dict gives its entries."""
+    """Floats, and arrays for metrics that are vectors; a metric that is a dict gives its entries."""
     plain = {}
     for name, value in logs.items():
         if isinstance(value, dict):

@@ -11,19 +11,19 @@ _EMPTY = "a replica has no examples"
 
 
 def mean_over_replicas(model, feed, step, *, is_training=False):
-    """A step from an iterator to (logs, labels), None at its end: `step` on each replica, the mean of what it returns.
+    """A step from an iterator to (logs, labels), None at its end: the mean of the results of `step` on each replica.
 
-    In training so are the moving statistics of batch normalization: Keras lets the replicas' copies drift apart,
-    evaluates each with its own, and saves the first.
+    In training, the moving statistics of batch normalization become their mean too. Keras lets the copies of the
+    replicas differ, evaluates each replica with its own copy, and saves the first copy.
 
-    The mean is taken on the replicas, so that all workers see the same logs and their callbacks decide alike. (Keras
-    reduces outside of them, which several workers cannot.)
+    The mean is computed on the replicas. So all workers see the same logs, and their callbacks decide the same. (Keras
+    reduces outside the replicas, which is not possible with several workers.)
 
     Args:
         model: built and compiled.
         feed: the `Feed` of the iterators.
         step: `model.train_step` or `model.test_step`.
-        is_training: which of them.
+        is_training: whether it is `model.train_step`.
     """
     import tensorflow as tf
 
@@ -43,8 +43,8 @@ def mean_over_replicas(model, feed, step, *, is_training=False):
         values = [*statistics, *keras.tree.flatten(logs)]
         if one_replica or not values:
             return logs
-        # A training step of a user's own may give integers too, and Python's numbers.
-        # What a worker reads of a variable is on no device of its own, which an all-reduce needs: hence `identity`.
+        # A user's own training step may give integers and Python numbers too. A value that a worker reads from a
+        # variable is on none of its devices, but an all-reduce needs one: hence `identity`.
         local = [tf.identity(tf.cast(value, "float32")) for value in values]
         means = tf.distribute.get_replica_context().all_reduce("MEAN", local)
         for variable, mean in zip(statistics, means, strict=False):
@@ -82,7 +82,7 @@ def rows_in_order(model, feed):
         if (found := whole_step(iterator)) is None:
             return None
         outputs, replica = found
-        # Gathered device by device over the workers; the batch was cut worker by worker.
+        # Gathering goes device by device over the workers, but the batch was divided worker by worker.
         order = np.argsort(replica.numpy(), kind="stable")
         return keras.tree.map_structure(lambda part: part.numpy()[order], outputs)
 
@@ -90,7 +90,7 @@ def rows_in_order(model, feed):
 
 
 def _needing_examples(model, feed, *, is_training=False):
-    """The layers of a model that a replica without examples would break, where a feed may leave one."""
+    """The layers of a model that fail on a replica without examples, if a feed may leave a replica without examples."""
     if feed.strategy.num_replicas_in_sync == 1 or feed.is_full:
         return []
     on_processors = any("CPU" in device for device in feed.strategy.extended.worker_devices)
@@ -99,7 +99,7 @@ def _needing_examples(model, feed, *, is_training=False):
 
 
 def _refusing_empty(data, needing):
-    """Stop all replicas where one has no examples and layers need some, before anything is computed there."""
+    """Stop all replicas before any computation if one has no examples and layers need some."""
     if not needing:
         return contextlib.nullcontext()
     import tensorflow as tf
@@ -110,9 +110,9 @@ def _refusing_empty(data, needing):
 
 
 def _compiled(model, step, needing):
-    """`step` as a graph, or as it is where the model runs eagerly; None where the data has ended.
+    """`step` as a graph, or as it is if the model runs eagerly; it returns None when the data has ended.
 
-    Where a replica has no examples, the error names the layers that need some.
+    If a replica has no examples, the error names the layers that need some.
     """
     import tensorflow as tf
 
@@ -129,10 +129,10 @@ def _compiled(model, step, needing):
             names = [layer.name for layer in needing]
             raise ValueError(
                 f"Layers {names[:3]}{'…' * (len(names) > 3)} need an example on every replica, and a batch has fewer "
-                "examples than there are replicas: statistics of batch normalization would be NaN, and TensorFlow's "
-                "convolutions on processors fail. Use batches of another size, leave the last one out "
+                "examples than there are replicas: batch normalization would give NaN, and TensorFlow's convolutions "
+                "on a CPU fail. Use batches of another size, leave out the last batch "
                 "(`Dataset.batch(…, drop_remainder=True)`), or train on the full batches of a "
-                "`kla.data.LongTailSampler`; `BatchNormalization(synchronized=True)` does without."
+                "`kla.data.LongTailSampler`; `BatchNormalization(synchronized=True)` needs no example on each replica."
             ) from error
 
     return naming

@@ -1,4 +1,4 @@
-"""`fit`, `evaluate` and `predict` under any strategy of `tf.distribute`, with what one device would give."""
+"""`fit`, `evaluate` and `predict` under any strategy of `tf.distribute`, with the results of one device."""
 
 import contextlib
 import copy
@@ -78,8 +78,8 @@ def fit(
         The `keras.callbacks.History`, on every worker; of all epochs, those before an interruption too.
 
     Raises:
-        ValueError: for a model that is not compiled or was made outside the scope, data that is no dataset of batches,
-            a first batch with fewer examples than replicas, a checkpoint of another model or sampler.
+        ValueError: for a model that is not compiled or was made outside the scope; for data that is no dataset of
+            batches; for a first batch with fewer examples than replicas; for a checkpoint of another model or sampler.
         FloatingPointError: where the loss is not finite, with the step and the classes of its batch.
         WorkerLostError: where another worker is gone.
 
@@ -195,14 +195,14 @@ def predict(model, dataset, *, steps=None, callbacks=None, verbose="auto"):
 
 
 def _told(model, callbacks, feed, *, verbose, epochs=1, **options):
-    """The callbacks as Keras calls them; only the chief shows anything."""
+    """The callbacks in Keras's container; only the chief shows progress."""
     shown = verbose if _cluster.is_chief(feed.strategy) else 0
     options |= {"model": model, "verbose": shown, "epochs": epochs, "steps": feed.steps}
     return keras.callbacks.CallbackList(callbacks, add_progbar=shown != 0, **options)
 
 
 def _ready(model, *, compiled=True):
-    """The strategy of a model, after all that can be known of the two."""
+    """The strategy of a model, after a check of the model and the strategy."""
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
             "`kla.tf_distribute` is for Keras's TensorFlow backend. "
@@ -238,7 +238,7 @@ def _ready(model, *, compiled=True):
 def _check_optimizer(optimizer, strategy):
     if optimizer is None:
         raise ValueError("`model` must be compiled with an optimizer. Received: optimizer=None")
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of a `LossScaleOptimizer`
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # the optimizer inside a `LossScaleOptimizer`
     if strategy.num_replicas_in_sync > 1 and getattr(optimizer, "gradient_accumulation_steps", None):
         raise ValueError(
             "Keras's optimizers accumulate gradients on one device only. Received: gradient_accumulation_steps="
@@ -248,12 +248,12 @@ def _check_optimizer(optimizer, strategy):
 
 
 def _warn_of_other_losses(model, feed):
-    """Warn where Keras's own mean of a loss will be wrong: over an uneven batch."""
+    """Warn if Keras's own mean of a loss would be wrong because a batch is uneven."""
     losses = keras.tree.flatten(model.loss)
     others = [loss for loss in losses if loss is not None and not isinstance(loss, _base.MaskedLoss)]
     if others and not feed.is_full and feed.strategy.num_replicas_in_sync > 1:
         warnings.warn(
-            f"Where the replicas get unequal shares of a batch, Keras averages {others[0]!r} wrongly. Take a loss of "
+            f"If the replicas get unequal shares of a batch, Keras averages {others[0]!r} wrongly. Use a loss of "
             "`kla.losses` (`LogitAdjustedCrossentropy(class_counts, tau=0)` is plain cross-entropy), or full batches: "
             "`.batch(…, drop_remainder=True)`, a `LongTailSampler`.",
             stacklevel=3,
@@ -261,22 +261,22 @@ def _warn_of_other_losses(model, feed):
 
 
 def _announce(place, *, epochs, backup_dir, is_shown):
-    """Say that a training goes on, or that there is nothing left of it."""
+    """Say that a training continues, or that it has already ended."""
     if place.epoch >= epochs or place.stopped:
         end = "ended by a callback" if place.stopped else "finished"
-        more = "" if place.stopped else "raise `epochs` to go on, or "
+        more = "" if place.stopped else "raise `epochs` to continue, or "
         warnings.warn(
             f"{backup_dir} holds this training, {end} after {place.epoch} epochs: its weights are loaded, and nothing "
-            f"is trained. Remedy: {more}remove the folder to begin anew.",
+            f"is trained. Remedy: {more}remove the folder to start again.",
             stacklevel=3,
         )
     elif place.steps and is_shown:
-        say(f"Going on {place}, from the checkpoint in {backup_dir}.")
+        say(f"Continuing {place}, from the checkpoint in {backup_dir}.")
 
 
 @contextlib.contextmanager
 def _callbacks_here(callbacks, chief):
-    """The callbacks of this worker: what writes files does so on the chief alone, or where it is thrown away."""
+    """The callbacks of this worker. Only the chief writes files; other workers write to a folder that is deleted."""
     callbacks = keras.tree.flatten(callbacks) if callbacks else []
     if any(isinstance(callback, keras.callbacks.BackupAndRestore) for callback in callbacks):
         raise ValueError("`BackupAndRestore` knows neither workers nor the place in the data: give `backup_dir`.")
@@ -288,7 +288,7 @@ def _callbacks_here(callbacks, chief):
 
 
 def _elsewhere(callback, folder):
-    """A `ModelCheckpoint` that writes into `folder`: every worker has to take part in reading the weights."""
+    """A `ModelCheckpoint` that writes into `folder`: every worker must take part in reading the weights."""
     if not isinstance(callback, keras.callbacks.ModelCheckpoint):
         return callback
     moved = copy.copy(callback)

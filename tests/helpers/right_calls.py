@@ -183,7 +183,7 @@ CALLS = {
     ),
     "priors.count_classes": (
         P.count_classes,
-        {"labels_or_dataset": IDS, "num_classes": 3, "label_form": None, "record_label": None},
+        {"labels_or_dataset": IDS, "num_classes": 3, "ignore_class": -1, "label_form": None, "record_label": None},
     ),
     "priors.count_labels": (P.count_labels, {"targets_or_dataset": TARGETS, "ignore_class": -1}),
     "priors.effective_prior": (
