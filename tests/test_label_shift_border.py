@@ -41,12 +41,12 @@ def test_one_example_bounds_a_share_only_as_far_as_it_tells_classes_apart(ratio)
         np.testing.assert_allclose(target.low[0], 1 - target.high[1], atol=1e-12)
 
 
-def test_intervals_of_few_sure_examples_cover_every_share():
-    number, shares = 6, np.linspace(0.005, 0.995, 100)
+def test_intervals_of_three_sure_examples_cover_every_share():
+    number, shares = 3, np.linspace(0.005, 0.995, 100)
     ends = [(target.low[1], target.high[1]) for target in (interval((number - k, k)) for k in range(number + 1))]
     chances = stats.binom.pmf(np.arange(number + 1), number, shares[:, None])
     holds = np.array([[low <= share <= high for low, high in ends] for share in shares])
-    assert (chances * holds).sum(axis=1).min() >= 0.9  # 0.95 is nominal; without the bound it is 0.03
+    assert (chances * holds).sum(axis=1).min() >= 0.95  # without the bound next to 0 for rare classes
 
 
 def test_the_prior_that_functions_take_is_unchanged_by_the_border():
