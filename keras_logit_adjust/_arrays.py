@@ -147,6 +147,9 @@ def in_order(values, name, class_names, *, missing=None):
     column = column[:, 0] if is_table else column
     if class_names is not None:
         names = as_names(class_names)
+        texts = {str(c): c for c in names}
+        if keys == list(range(len(keys))) and texts.keys() == {str(key) for key in keys}:
+            keys = [texts[str(key)] for key in keys]  # names "0", "2", "1" are ids too
         # Keys 0, 1, … are class ids, unless the class names are these numbers too.
         if keys != list(range(len(keys))) or sorted(names, key=str) == sorted(keys, key=str):
             return _by_name(keys, column, name, names, missing)

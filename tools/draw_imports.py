@@ -15,7 +15,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "keras_logit_adjust"
 FLOORS = (
     ("_arrays",),
     ("_checks", "_interrupts", "_keras", "_printing"),
-    ("_batch_norm", "_labels", "_precision", "_process", "_replicas"),
+    ("_batch_norm", "_labels", "_precision", "_process", "_replicas", "_scores"),
     ("_top_ids",),
     ("priors",),
     ("losses",),

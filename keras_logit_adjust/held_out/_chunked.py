@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_logit_adjust import _checks, _labels
+from keras_logit_adjust import _checks, _labels, _scores
 from keras_logit_adjust.held_out import _reading
 
 
@@ -37,6 +37,7 @@ class Scorer:
 
     def intervals(self, y_true, features):
         """The ends of the intervals of a batch, and its class ids: equal to `_intervals.of_examples` of all scores."""
+        _scores.check_rows(y_true, features, ("y_true", "features"))
         features = _reading.to_numpy(features, "features")
         if features.ndim < 2 or features.shape[-1] != self.kernel.shape[1] or not features.size:
             raise _checks.ArgumentError(

@@ -18,15 +18,16 @@ def of_examples(truth, logits, prior):
     """The ends of the intervals of a batch, and the index of the recall to which each belongs: three arrays.
 
     Args:
-        truth: `[N]` class ids, or `[N, L]` booleans of independent labels.
+        truth: `[N]` class ids, or `[N, L]` booleans of independent labels, or −1 where one is unknown.
         logits: `[N, L]`.
         prior: a `Prior`.
     """
     with np.errstate(over="ignore"):  # overflow: the lines cross at infinity
-        low, high = (of_labels if prior.are_labels else of_classes)(logits, truth, prior.logits)
-    if not prior.are_labels:
-        return low, high, truth
-    return low.ravel(), high.ravel(), (2 * np.arange(prior.size) + truth).ravel()
+        if not prior.are_labels:
+            return *of_classes(logits, truth, prior.logits), truth
+        low, high = of_labels(logits, truth > 0, prior.logits)
+    known = truth >= 0
+    return low[known], high[known], (2 * np.arange(prior.size) + truth)[known]
 
 
 def of_classes(logits, ids, log_prior):

@@ -2,9 +2,8 @@
 
 import numpy as np
 
-from keras_logit_adjust import _arrays, _labels
+from keras_logit_adjust import _arrays, _checks, _labels, _scores
 
-_SUM_OF_PROBABILITIES = 1e-3  # how far the sum of a row of probabilities may be from one
 _SUM_OF_HALVES = 2e-2  # in half precision
 _MANY_ROWS = 20
 _MANY_CLASSES = 1000  # with more classes, a user may have only the scores of the best classes
@@ -19,6 +18,22 @@ def to_numpy(values, name):
     return _arrays.as_array(values, name, kinds="biuf")
 
 
+def names_of(logits, name="logits", /, **given):
+    """The names that the columns of `logits` give to classes, or None. Numbers by class that are `given` need names."""
+    return _scores.class_names(logits, name, **given)
+
+
+def as_labels(y_true, logits, *, independent=False):
+    """`y_true` as a NumPy array. Tables of labels and logits in different orders are refused."""
+    _scores.check_pair(y_true, logits)
+    try:
+        return (_labels.as_targets if independent else _labels.as_labels)(y_true, "y_true")
+    except _arrays.ArgumentError as error:
+        if independent or names_of(logits) is None:
+            raise
+        raise _arrays.ArgumentError("y_true", f"{error}. Here class_names = list(logits.columns).") from None
+
+
 class Reader:
     """Reads batches of examples. Whether logits look like probabilities is decided on all batches together.
 
@@ -28,20 +43,36 @@ class Reader:
         num_classes: number of columns `L`.
         independent: whether the columns are independent labels.
         name: the name of the logits in messages.
+        class_names: the names that columns of a table may have, those of the counts. None: only ids.
+        ignore_class: an id whose rows are left out; of independent labels a target that is unknown.
     """
 
-    def __init__(self, num_classes, *, independent=False, name="logits"):
+    def __init__(self, num_classes, *, independent=False, name="logits", class_names=None, ignore_class=None):
+        self.class_names, self.ignore_class = class_names, _checks.check_ignore_class(ignore_class)
         self.num_classes, self.independent, self.name = num_classes, independent, name
-        self.rows, self.are_distributions, self.is_unit = 0, not independent, False
+        self.rows, self.is_unit = 0, False
+        self.are_distributions = self.are_percentages = not independent
         self.lowest, self.highest = np.inf, -np.inf  # if `is_unit` or independent: the range of the numbers
 
+    def read(self, batches):
+        """What `examples` gives for each batch. A batch is left out if all its ids are ignored."""
+        for y_true, logits in as_pairs(batches):
+            y_true, logits = as_labels(y_true, logits, independent=self.independent), self._without_names(logits)
+            if self.ignore_class is not None and not self.independent:
+                y_true, logits = without_ignored(y_true, logits, self.ignore_class)
+                if not y_true.size:
+                    continue
+            yield self.examples(y_true, logits)
+
     def examples(self, y_true, logits):
-        """A batch as `(which labels are on [N, L], or class ids [N]; logits [N, L])`."""
-        y_true = (_labels.as_targets if self.independent else _labels.as_labels)(y_true, "y_true")
-        logits = to_numpy(logits, self.name)
+        """A batch as `(targets [N, L], or class ids [N]; logits [N, L])`, targets as in `as_multi_hot`."""
+        y_true = as_labels(y_true, logits, independent=self.independent)
+        logits = self._without_names(logits)
         matrix = self.logits(logits)
         check_order(y_true, logits)
-        return (as_multi_hot if self.independent else as_ids)(y_true, *matrix.shape), matrix
+        if self.independent:
+            return as_multi_hot(y_true, *matrix.shape, ignore_class=self.ignore_class), matrix
+        return as_ids(y_true, *matrix.shape), matrix
 
     def logits(self, logits):
         """The logits of a batch as a float32 or float64 matrix `[N, L]`, leading axes flattened.
@@ -49,7 +80,7 @@ class Reader:
         One sigmoid unit, `[N]` or `[N, 1]`, becomes two classes: the first has logit 0, the second the unit's logit.
         Half precision becomes float32. NaN and infinite numbers are refused.
         """
-        matrix = to_numpy(logits, self.name)
+        matrix = self._without_names(logits)
         is_unit = self.num_classes == 2 and not self.independent and (matrix.ndim == 1 or matrix.shape[-1:] == (1,))
         self.is_unit |= is_unit
         if is_unit:
@@ -60,7 +91,7 @@ class Reader:
                 f"each of the {self.num_classes} classes. Received shape {matrix.shape}."
                 f"{_OF_TOP_K if self.num_classes > _MANY_CLASSES and matrix.ndim > 1 else ''}"
             )
-        tolerance = _SUM_OF_HALVES if matrix.dtype.itemsize < 4 else _SUM_OF_PROBABILITIES
+        tolerance = _SUM_OF_HALVES if matrix.dtype.itemsize < 4 else _scores.SUM
         matrix = matrix.reshape(-1, self.num_classes)
         with np.errstate(over="ignore", invalid="ignore"):
             if matrix.dtype not in ("float32", "float64"):
@@ -76,7 +107,20 @@ class Reader:
             own = matrix[:, 1:] if is_unit else matrix
             self.lowest, self.highest = min(self.lowest, own.min()), max(self.highest, own.max())
         self.are_distributions = self.are_distributions and not is_unit and _are_distributions(matrix, tolerance)
+        self.are_percentages = self.are_percentages and not is_unit and _scores.sums_to(matrix, 100, tolerance)
         return matrix
+
+    def _without_names(self, logits):
+        """`logits` as an array. Columns with other names than those of the counts are refused."""
+        names = names_of(logits, self.name)
+        if names not in (None, self.class_names):
+            known = "have no names" if self.class_names is None else f"are {_arrays.shown(self.class_names)}"
+            raise _arrays.ArgumentError(
+                self.name,
+                f"`{self.name}` must have its columns in order of the classes, which {known} here. Received columns "
+                f"{_arrays.shown(names)}: give {self.name}[class_names].to_numpy(), with `class_names` in that order.",
+            )
+        return to_numpy(logits, self.name)
 
     def check(self):
         """Raise if all numbers that were read are probabilities."""
@@ -85,6 +129,11 @@ class Reader:
                 f"`{self.name}` must be logits. Received probabilities: all numbers are in [0, 1]. Give the numbers "
                 "before the softmax, or np.log(probabilities), which has the same differences between classes."
             )
+        if self.are_percentages and self.rows > 1:
+            raise ValueError(
+                f"`{self.name}` must be logits. Received percentages: no number is below 0, and every row sums to 100. "
+                "Give the numbers before the softmax, or np.log(percentages / 100)."
+            )
         if 0 <= self.lowest < self.highest <= 1:
             raise ValueError(
                 f"`{self.name}` must be logits. Received numbers in [0, 1], which look like sigmoid probabilities: "
@@ -92,9 +141,9 @@ class Reader:
             )
 
 
-def as_logits(logits, num_classes, *, independent=False, name="logits"):
+def as_logits(logits, num_classes, *, independent=False, name="logits", class_names=None):
     """`logits` as a float64 matrix `[N, num_classes]`, or a `ValueError`; probabilities are refused."""
-    reader = Reader(num_classes, independent=independent, name=name)
+    reader = Reader(num_classes, independent=independent, name=name, class_names=class_names)
     matrix = reader.logits(logits)
     reader.check()
     return matrix.astype("float64")
@@ -164,13 +213,35 @@ def as_ids(y_true, num_examples, num_classes, *, name="y_true"):
     return labels.astype("int64")
 
 
-def as_multi_hot(y_true, num_examples, num_labels, *, name="y_true"):
-    """`y_true` as a boolean matrix `[num_examples, num_labels]`: which independent labels are on."""
+def without_ignored(y_true, logits, ignore_class, name="logits"):
+    """The ids and rows of arrays whose id is another than `ignore_class`."""
+    if y_true.ndim > 1 and y_true.shape[-1] == 1 and y_true.ndim == logits.ndim:
+        y_true = y_true[..., 0]
+    if y_true.shape != logits.shape[:-1]:
+        raise ValueError(
+            f"`ignore_class` goes with class ids, one for each row of {name}. "
+            f"Received labels of shape {y_true.shape} for {name} of shape {logits.shape}."
+        )
+    kept = y_true != ignore_class
+    return y_true[kept], logits[kept]
+
+
+def as_multi_hot(y_true, num_examples, num_labels, *, name="y_true", ignore_class=None):
+    """`y_true` as a matrix `[num_examples, num_labels]`: which independent labels are on.
+
+    It is boolean; with `ignore_class` int8, and −1 where the target is unknown.
+    """
     rows, shape = _labels.as_targets(y_true, name), (num_examples, num_labels)
     if rows.size == num_examples * num_labels and num_labels in (1, *rows.shape[-1:]):
         rows = rows.reshape(shape)  # flattens leading axes; a single label may have no axis
     if rows.shape != shape:
         raise ValueError(f"`{name}` must have a 0 or 1 for each label, shape {shape}. Received shape {rows.shape}.")
-    if rows.dtype.kind not in "iufb" or not np.isin(rows, (0, 1)).all():
-        raise ValueError(f"Every number in `{name}` must be 0 or 1. Received others, dtype {rows.dtype}.")
-    return rows.astype(bool)
+    is_unknown = np.zeros(shape, bool) if ignore_class is None else rows == ignore_class
+    if (bad := ~np.isin(rows, (0, 1)) & ~is_unknown).any():
+        mark = "" if ignore_class is None else f", or {ignore_class}"
+        raise ValueError(
+            f"Every number in `{name}` must be 0 or 1{mark}. Received {rows[bad][0]} at row "
+            f"{bad.any(axis=1).argmax()} ({bad.sum()} such numbers). If they mark unknown targets: ignore_class=-1, "
+            "which `kla.tune_tau` and `kla.tune_offsets` take. `kla.calibrate` needs rows without them."
+        )
+    return rows.astype(bool) if ignore_class is None else np.where(is_unknown, -1, rows != 0).astype("int8")

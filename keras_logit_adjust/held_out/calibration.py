@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from scipy import optimize, special
 
-from keras_logit_adjust import _checks, _labels
+from keras_logit_adjust import _arrays, _checks, _scores
 from keras_logit_adjust.held_out import _reading
 from keras_logit_adjust.layers import Calibration
 from keras_logit_adjust.priors.formulas import as_prior
@@ -80,7 +80,9 @@ def calibrate(logits, y_true, *, method="temperature", class_prior=None, indepen
             f"`logits` must be numbers. Received model {logits.name!r}: "
             "call kla.calibrate(kla.held_out.predict_logits(model, x), y).",
         )
-    y_true = (_labels.as_targets if independent else _labels.as_labels)(y_true, "y_true")
+    names = _reading.names_of(logits, class_prior=class_prior)
+    class_prior = _arrays.in_order(class_prior, "class_prior", names)
+    y_true = _reading.as_labels(y_true, logits, independent=independent)
     logits = _reading.to_numpy(logits, "logits")
     _reading.check_order(y_true, logits)
     if logits.ndim == 1 or logits.shape[-1:] == (1,):  # one sigmoid unit
@@ -347,6 +349,7 @@ def _bin_of(probabilities, num_bins):
 
 def _as_predictions(probabilities, y_true):
     """Float64 probabilities `[N, L]`, `L ≥ 2`, and class ids `[N]`."""
+    _scores.check_pair(y_true, probabilities, ("y_true", "probabilities"))
     rows = _reading.to_numpy(probabilities, "probabilities").astype("float64")
     if not rows.ndim or not rows.size:
         raise ValueError(
@@ -364,6 +367,6 @@ def _as_predictions(probabilities, y_true):
         raise ValueError(
             "`probabilities` must be distributions: every row in [0, 1] with a sum of one (for one sigmoid unit, every "
             f"number in [0, 1]). {is_bad.sum()} of {is_bad.size} rows are not, first row {is_bad.argmax()}: "
-            f"{rows[is_bad][0][:8].tolist()}. If these are logits, give their softmax."
+            f"{rows[is_bad][0][:8].tolist()}. If these are logits, give their softmax; divide percentages by 100."
         )
     return rows, _reading.as_ids(y_true, *rows.shape)

@@ -11,7 +11,7 @@ import warnings
 
 import numpy as np
 
-from keras_logit_adjust import _checks
+from keras_logit_adjust import _checks, _scores
 from keras_logit_adjust.held_out import _reading
 from keras_logit_adjust.held_out._likeliest_mix import Curvature, maximize
 from keras_logit_adjust.held_out._likeliest_replicates import as_likelihood, maximize_replicates
@@ -24,6 +24,8 @@ PSEUDO_COUNT = 0.5  # examples of each class that `effective_prior` adds
 _NUMBERS_AT_A_TIME = 2**22  # replicates × examples, 32 MiB: large enough for fast matrix products
 _GAP = 1e-3  # in the log-likelihood of all examples: a replicate ends within 1/20 of a standard error
 _TRACE = 0.01
+_FLOOR = 1e-300  # of a likelihood, which is divided by
+_ALL = 1 - 1e-15  # a share just below 1: the logarithm of 0 is infinite
 
 
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
@@ -103,7 +105,9 @@ def estimate_target_prior(
             at least one of every class, in any mix. A class with few examples has an interval that is too narrow.
         replicates: bootstrap replicates: unlabeled examples are redrawn, and for BBSE validation examples within their
             class. Those of EM start at the estimate.
-        level: nominal coverage of the percentile interval of each class.
+        level: nominal coverage of the percentile interval of each class. A class with less than one example, `N·q < 1`,
+            has the lower end 0. Its upper end is at least the share at which the examples are `(1 − level)/2` times as
+            likely as at the estimate. If examples tell classes surely, this is the exact binomial bound.
         seed: the seed of the bootstrap.
         tol: EM stops when its mean log-likelihood is proven to be within `tol` of the largest one. Rounding may keep
             it above 1e-12.
@@ -131,10 +135,12 @@ def estimate_target_prior(
     >>> bool(target.low[0] < 0.5 < target.high[0])
     True
 
-    Reference: Saerens, Latinne and Decaestecker (2002); Lipton, Wang and Smola (2018), black box shift estimation.
+    Reference: Saerens, Latinne and Decaestecker (2002); Lipton, Wang and Smola (2018), black box shift estimation;
+    Clopper and Pearson (1934), the exact binomial bound.
     """
-    prior = as_prior(class_counts)
-    logits = _reading.as_logits(logits, prior.size)
+    names = _reading.names_of(logits, class_counts=class_counts)
+    prior = as_prior(class_counts, class_names=names)
+    logits = _reading.as_logits(logits, prior.size, class_names=names)
     _checks.check_choice(method, "method", METHODS)
     replicates = _checks.check_integer(replicates, "replicates", minimum=2)
     if not _checks.check_fraction(level, "level"):
@@ -145,20 +151,54 @@ def estimate_target_prior(
         "max_iterations": _checks.check_integer(max_iterations, "max_iterations", minimum=1),
     }
     if method == "bbse":
-        validation = _check_validation(validation, prior.size)
-        estimate, drawn, diagnosis = _estimate_by_bbse(logits, validation, replicates, rng)
+        validation = _check_validation(validation, prior.size, names)
+        estimate, drawn, counted, diagnosis = _estimate_by_bbse(logits, validation, replicates, rng)
     elif validation is None:
-        estimate, drawn, diagnosis = _estimate_by_em(logits, prior, replicates, rng, **stop)
+        estimate, drawn, counted, diagnosis = _estimate_by_em(logits, prior, replicates, rng, **stop)
     else:
         raise _checks.ArgumentError(
             "validation", '`validation` goes with method="bbse". Received it with method="em": leave it out.'
         )
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    low, high = _widened(estimate, low, high, counted, level)
     return TargetPrior(estimate, low, high, float(level), method, logits.shape[0], **diagnosis)
 
 
 def _with_pseudo_count(prior, num_examples):
     return (prior * num_examples + PSEUDO_COUNT) / (num_examples + PSEUDO_COUNT * prior.size)
+
+
+def _widened(estimate, low, high, counted, level):
+    """The ends of the intervals, moved outwards if the estimate lies on the border.
+
+    A bootstrap never draws a class of which no example was found. The upper end of such a class is the share at which
+    the examples are `(1 − level)/2` times as likely as at the estimate. If examples tell the class surely, this is the
+    exact binomial bound `1 − ((1 − level)/2)^(1/N)` (Clopper and Pearson, 1934).
+    """
+    likelihood, times = counted
+    is_rare = estimate * times.sum() < 1  # less than one example was found
+    mixture = np.maximum((likelihood @ estimate.astype(likelihood.dtype)).astype("float64"), _FLOOR)
+    moved = np.zeros(estimate.size)
+    for c in np.flatnonzero(is_rare):
+        moved[c] = _largest_share(likelihood[:, c] / mixture - 1, times, level)
+    high = np.maximum(high, estimate + moved * (1 - estimate))
+    if (~is_rare).sum() == 1:  # its share falls where that of another class grows
+        low = np.minimum(low, estimate * (1 - moved.max()))
+    return np.where(is_rare, 0.0, low), high
+
+
+def _largest_share(ratio, times, level):
+    """The largest t for which the mix `(1 − t)·q + t·(the class alone)` is `(1 − level)/2` times as likely as q.
+
+    The likelihood of an example at that mix is `1 + t·ratio` times the one at q.
+    """
+    from scipy import optimize
+
+    def above(t):
+        return times @ np.log1p(t * ratio) - np.log((1 - level) / 2)
+
+    # The logarithm is concave in t, and above the bound at 0: it crosses the bound once or never.
+    return 1.0 if above(_ALL) >= 0 else optimize.brentq(above, 0.0, _ALL, xtol=1e-5 / times.sum())
 
 
 # --- EM --------------------------------------------------------------------------------------------------------------
@@ -192,13 +232,14 @@ def _estimate_by_em(logits, prior, replicates, rng, *, tol, max_iterations):
     # EM approaches 0 and never reaches it: less than a hundredth of an example becomes 0.
     q = np.where(q * num_examples < _TRACE, 0.0, q)
     q /= q.sum(axis=-1, keepdims=True)
-    return q[0], q[1:], {"iterations": iterations, "converged": converged}
+    counted = likelihood, np.ones(num_examples)
+    return q[0], q[1:], counted, {"iterations": iterations, "converged": converged}
 
 
 # --- BBSE ------------------------------------------------------------------------------------------------------------
 
 
-def _check_validation(validation, num_classes):
+def _check_validation(validation, num_classes, class_names):
     """The `validation` pair as logits `[M, L]` and ids `[M]`, with at least one example of each class."""
     if not isinstance(validation, (tuple, list)) or len(validation) != 2:
         raise ValueError(
@@ -206,7 +247,8 @@ def _check_validation(validation, num_classes):
             f"how often each class is mistaken for each other class. Received {type(validation).__name__}. If you have "
             'none, use method="em".'
         )
-    logits = _reading.as_logits(validation[0], num_classes, name="validation logits")
+    _scores.check_pair(validation[1], validation[0], ("y_true", "logits"))
+    logits = _reading.as_logits(validation[0], num_classes, name="validation logits", class_names=class_names)
     labels = _reading.as_ids(validation[1], *logits.shape, name="validation labels")
     if (missing := np.bincount(labels, minlength=num_classes) == 0).any():
         raise ValueError(
@@ -227,7 +269,8 @@ def _estimate_by_bbse(logits, validation, replicates, rng):
         _solve(rng.multinomial(totals, confusion) / totals[:, None], rng.multinomial(num_examples, shares))
         for _ in range(replicates)
     ]
-    return _solve(confusion, shares), drawn, _diagnose(confusion, totals)
+    counted = confusion.T, shares * num_examples
+    return _solve(confusion, shares), drawn, counted, _diagnose(confusion, totals)
 
 
 def _solve(confusion, shares):

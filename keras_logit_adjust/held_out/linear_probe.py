@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 from scipy import optimize, special
 
-from keras_logit_adjust import _arrays, _checks
+from keras_logit_adjust import _arrays, _checks, _scores
 from keras_logit_adjust.held_out import _logistic
 from keras_logit_adjust.priors.formulas import log_prior
 
@@ -176,6 +176,7 @@ def _is_lower(shares, others):
 
 
 def _read(x, y):
+    _scores.check_rows(y, x, ("y", "x"))
     x = _arrays.as_array(x, "x", "numbers").astype("float64")
     if x.ndim != 2 or not x.size:
         raise _checks.ArgumentError("x", f"`x` must be features [N, D]. Received shape {x.shape}.")

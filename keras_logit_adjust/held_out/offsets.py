@@ -55,6 +55,7 @@ def tune_offsets(
     objective="macro_f1",
     class_prior=None,
     num_examples=None,
+    ignore_class=None,
     tau=None,
     shrinkage=50.0,
     bags=10,
@@ -79,6 +80,8 @@ def tune_offsets(
             weigh the same, and should have the training mix.
         num_examples: as in `kla.adjust`, for independent labels: every label then has a threshold of its own, `−o_l`,
             for its F1 or the mean of its two recalls.
+        ignore_class: an id whose rows are left out; for independent labels the mark of an unknown target, such as −1:
+            each label is tuned on the examples where it is known.
         tau: strength of the adjustment that the offsets are shrunk towards; by default ½ for macro-F1, 1 for the
             others. With `class_prior` q it is `b_y = −log π_y + (1 − τ)·log q_y`, and with costs c
             `−log π_y + log q_y + log c_y`.
@@ -108,9 +111,19 @@ def tune_offsets(
     shrinkage, seed = _checks.check_number(shrinkage, "shrinkage", minimum=0), _checks.check_seed(seed)
     _checks.check_integer(bags, "bags", minimum=0)
     _checks.check_integer(sweeps, "sweeps", minimum=1)
+    by_class = {"class_counts": class_counts, "class_prior": class_prior, "objective": objective, "tau": tau}
+    names = _reading.names_of(logits, **by_class)
+    class_counts, class_prior, objective, tau = (
+        _arrays.in_order(values, name, names) for name, values in by_class.items()
+    )
     prior = as_prior(class_counts, num_examples)
-    reader = _reading.Reader(prior.size, independent=prior.are_labels)
-    labels, logits = reader.examples(y_true, logits)
+    options = {"independent": prior.are_labels, "class_names": names, "ignore_class": ignore_class}
+    reader = _reading.Reader(prior.size, **options)
+    if not (batches := [*reader.read([(y_true, logits)])]):
+        raise _checks.ArgumentError(
+            "y_true", f"`y_true` must have ids that are not ignored. Received only {ignore_class}."
+        )
+    ((labels, logits),) = batches
     reader.check()
     logits = logits.astype("float64", copy=False)
     if prior.are_labels:
@@ -118,7 +131,7 @@ def tune_offsets(
             raise ValueError("Independent labels take the objectives 'macro_f1' and 'balanced', and no `class_prior`.")
         base = -_strength(objective, tau, prior.size) * prior.logits
         find = functools.partial(_find_threshold, objective=objective, shrinkage=shrinkage, bags=bags, seed=seed)
-        columns = _with_progress(zip(logits.T, labels.T.astype("int64"), base, strict=True), "labels", prior.size)
+        columns = _with_progress(zip(logits.T, labels.T, base, strict=True), "labels", prior.size)
         offsets, *values = np.transpose([find(*column) for column in columns])
         return TunedOffsets(offsets, base, *map(_mean_of_known, values), prior.logits)
     ids, examples = labels, np.bincount(labels, minlength=prior.size)
@@ -221,6 +234,7 @@ def _mean_of_known(values):
 
 def _find_threshold(logits, on, base, *, objective, shrinkage, bags, seed):
     """The offset of one label (two classes, the logit of one is 0), its value, and the value of `base`."""
+    logits, on = logits[on >= 0], on[on >= 0].astype("int64")  # below 0 are unknown targets
     if on.all() or not on.any():  # no threshold can be learned
         return base, np.nan, np.nan
     columns = np.stack([np.zeros_like(logits), logits], axis=-1)

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_logit_adjust import _arrays, _checks, layers
+from keras_logit_adjust import _arrays, _checks, _scores, layers
 from keras_logit_adjust.posthoc import _graph, _guard, _hub
 from keras_logit_adjust.posthoc.adjust import head_to_adjust
 
@@ -58,6 +58,7 @@ def _labels_and_outputs(predict, data, batch_size):
     elif isinstance(data, tuple):
         if len(data) != 2:
             raise ValueError(f"`validation_data` must be a pair (x, y). Received a tuple of {len(data)}.")
+        _scores.check_rows(data[1], data[0], ("y", "x"))
         x, y = as_arrays(data[0]), _arrays.to_numpy(data[1], "y_true")
         sizes = {len(array) for array in keras.tree.flatten(x)} | {len(y)}
         if len(sizes) != 1:

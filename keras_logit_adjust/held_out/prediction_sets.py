@@ -12,7 +12,7 @@ import warnings
 
 import numpy as np
 
-from keras_logit_adjust import _checks
+from keras_logit_adjust import _arrays, _checks
 from keras_logit_adjust.held_out import _reading
 from keras_logit_adjust.layers import PredictionSet
 from keras_logit_adjust.priors.formulas import as_prior
@@ -123,15 +123,16 @@ class PredictionSets:
         weight=0.5,
         tau=0.0,
     ):
-        self.prior = as_prior(class_counts, independent=False)
+        self._class_names = _reading.names_of(logits, class_counts=class_counts, tau=tau)
+        self.prior = as_prior(class_counts, independent=False, class_names=self._class_names)
         self.score = _checks.check_choice(score, "score", SCORES)
         self.coverage = _checks.check_choice(coverage, "coverage", COVERAGES)
         self.weight = _checks.check_number(weight, "weight", minimum=0, maximum=1)
-        self.tau = _checks.as_tau(tau, self.prior.size)
+        self.tau = _checks.as_tau(_arrays.in_order(tau, "tau", self._class_names), self.prior.size)
         self.alpha = _checks.check_fraction(alpha, "alpha")
         if not self.alpha:
             raise _checks.ArgumentError("alpha", f"`alpha` must lie between 0 and 1. Received: alpha={alpha!r}")
-        reader = _reading.Reader(self.prior.size)
+        reader = _reading.Reader(self.prior.size, class_names=self._class_names)
         ids, logits = reader.examples(y_true, logits)
         reader.check()
         scores = self._scores(logits)[np.arange(ids.size), ids]
@@ -176,7 +177,13 @@ class PredictionSets:
 
     def sets(self, logits):
         """The sets of examples with logits `[N, L]`, as booleans `[N, L]`: True for a class in the set."""
-        return self._scores(_reading.as_logits(logits, self.prior.size)) >= self.thresholds
+        return self._sets(self._read(logits))
+
+    def _read(self, logits):
+        return _reading.as_logits(logits, self.prior.size, class_names=self._class_names)
+
+    def _sets(self, logits):
+        return self._scores(logits) >= self.thresholds
 
     def evaluate(self, logits, y_true, *, replicates=200, level=0.95, seed=0):
         """Coverage, macro-coverage and mean size on labeled examples, as a `SetReport`.
@@ -194,9 +201,9 @@ class PredictionSets:
                 "level", f"`level` must lie between 0 and 1, such as 0.95. Received: level={level!r}"
             )
         rng = np.random.default_rng(_checks.check_seed(seed))
-        logits = _reading.as_logits(logits, self.prior.size)
+        y_true, logits = _reading.as_labels(y_true, logits), self._read(logits)
         ids = _reading.as_ids(y_true, *logits.shape)
-        sets = self.sets(logits)
+        sets = self._sets(logits)
         order = np.argsort(ids, kind="stable")
         ids = ids[order]
         hits, sizes = sets[order, ids], sets[order].sum(axis=1)

@@ -10,7 +10,7 @@ import warnings
 
 import numpy as np
 
-from keras_logit_adjust import _checks, _labels
+from keras_logit_adjust import _arrays, _checks
 from keras_logit_adjust.held_out import _reading
 from keras_logit_adjust.held_out.label_shift import shown_shares
 from keras_logit_adjust.priors.formulas import as_prior
@@ -97,7 +97,9 @@ def estimate_source_prior(logits, y_true, *, class_prior=None, level=0.95):
     Reference: Zhu et al. (2023), Generalized Logit Adjustment; Prentice and Pyke (1979), on examples chosen by
     class.
     """
-    y_true, logits = _labels.as_labels(y_true), _reading.to_numpy(logits, "logits")
+    names = _reading.names_of(logits, class_prior=class_prior)
+    class_prior = _arrays.in_order(class_prior, "class_prior", names)
+    y_true, logits = _reading.as_labels(y_true, logits), _reading.to_numpy(logits, "logits")
     _reading.check_order(y_true, logits)
     is_unit = logits.ndim == 1 or logits.shape[-1:] == (1,)
     logits = _reading.as_logits(logits, 2 if is_unit else logits.shape[-1] if logits.ndim else 1)

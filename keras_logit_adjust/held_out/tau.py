@@ -12,7 +12,7 @@ import warnings
 import keras
 import numpy as np
 
-from keras_logit_adjust import _checks, layers, priors
+from keras_logit_adjust import _checks, _scores, layers, priors
 from keras_logit_adjust.held_out import _reading, predict
 from keras_logit_adjust.held_out._intervals import Steps
 from keras_logit_adjust.held_out.tau_path import BestTau, TauPath, robust_point
@@ -97,7 +97,8 @@ def tune_tau(
             fold. The logits of this fold are used, with the prior of the other folds.
         num_examples: as in `kla.adjust`, for independent labels.
         ignore_class: an id whose rows are left out, such as 255 for unlabeled pixels. Keras masks are not seen: give
-            padded positions such a label.
+            padded positions such a label. For independent labels the mark of an unknown target, such as −1: each label
+            is judged on the examples where it is known.
         output: what the model gives, as in `kla.adjust`.
         standard_errors: the least difference that counts, in standard errors. 0 gives the τ of the highest accuracy if
             every class is known.
@@ -139,7 +140,9 @@ def tune_tau(
     _checks.check_integer(folds, "folds", minimum=2)
     standard_errors = _checks.check_number(standard_errors, "standard_errors", minimum=0)
     seed, batch_size = _checks.check_seed(seed), _checks.check_integer(batch_size, "batch_size", minimum=1)
-    prior = as_prior(class_counts, num_examples)
+    is_model = cross_fit is not None or isinstance(model_or_logits, keras.Model)
+    names = None if is_model else _reading.names_of(model_or_logits, class_counts=class_counts)
+    prior = as_prior(class_counts, num_examples, class_names=names)
     prediction = {"output": output, "batch_size": batch_size}
     if cross_fit is not None:
         path = _cross_fit(model_or_logits, validation_data, prior, folds=cross_fit, seed=seed, **prediction)
@@ -156,7 +159,9 @@ def tune_tau(
             "model in place of the logits.",
         )
     else:
-        path = TauPath(validation_data, model_or_logits, prior, ignore_class=ignore_class)
+        path = TauPath(
+            validation_data, model_or_logits, class_counts, num_examples=num_examples, ignore_class=ignore_class
+        )
     size = path.recall_ids.size
     if size < folds:
         raise ValueError(
@@ -327,6 +332,7 @@ def _cross_fit(train, data, prior, *, folds, seed, output, batch_size):
             "With `cross_fit` the model is trained again for each fold: give a function train(x, y) that returns a "
             f"trained model, and the training data (x, y). Received: {type(train).__name__}, {type(data).__name__}.",
         )
+    _scores.check_rows(data[1], data[0], ("y", "x"))
     x = predict.as_arrays(data[0])
     y = _reading.as_ids(data[1], len(data[1]), prior.size)
     if y.size < folds:

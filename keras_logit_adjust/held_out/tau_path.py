@@ -8,7 +8,7 @@ import dataclasses
 
 import numpy as np
 
-from keras_logit_adjust import _arrays, _checks, _labels
+from keras_logit_adjust import _arrays, _checks, _labels, _scores
 from keras_logit_adjust.held_out import _chunked, _intervals, _reading
 from keras_logit_adjust.metrics import groups_of_counts
 from keras_logit_adjust.priors.formulas import as_prior
@@ -55,11 +55,13 @@ class TauPath:
 
     Args:
         y_true: `[N]` class ids or `[N, L]` one-hot rows; for independent labels `[N, L]` of 0 and 1.
-        logits: `[N, L]` held-out logits of the model before adjustment; `[N]` or `[N, 1]` for one sigmoid unit.
+        logits: `[N, L]` held-out logits of the model before adjustment; `[N]` or `[N, 1]` for one sigmoid unit. If the
+            columns of a table have names, counts need them too (a dict, a `Series`), and ids number the columns.
         class_counts: `[L]` training examples of each class (or probabilities), all > 0. One sigmoid unit takes two
             numbers, [negatives, positives]. Independent labels take the positives of each.
         num_examples: the number of training examples, for independent labels only.
-        ignore_class: an id whose rows are left out, such as 255 for unlabeled pixels or padding.
+        ignore_class: an id whose rows are left out, such as 255 for unlabeled pixels or padding. For independent labels
+            the mark of an unknown target, such as −1, which is left out alone.
 
     Attributes:
         class_counts: float64 `[L]`, as given.
@@ -68,7 +70,7 @@ class TauPath:
         low: `[N]` the least τ at which each example is right; −inf if there is no lower end.
         high: `[N]` the largest τ at which each example is right; below `low` if an example is never right.
         recall_ids: `[N]` the recall that each interval counts for: the class; for independent labels, which have
-            `N·L` intervals, `2l + 1` of label l where it is on and `2l` where it is off.
+            `N·L` intervals (without unknown targets), `2l + 1` of label l where it is on and `2l` where it is off.
 
     Raises:
         ValueError: for logits that are NaN, infinite or probabilities, labels out of range, or counts that do not fit.
@@ -87,14 +89,14 @@ class TauPath:
     """
 
     def __init__(self, y_true, logits, class_counts, *, num_examples=None, ignore_class=None):
-        self._read([(y_true, logits)], as_prior(class_counts, num_examples), ignore_class)
+        names = _reading.names_of(logits, class_counts=class_counts)
+        prior = as_prior(class_counts, num_examples, class_names=names)
+        self._read([(y_true, logits)], prior, ignore_class, names)
 
-    def _read(self, batches, prior, ignore_class):
-        batches = _reading.as_pairs(batches)
-        if ignore_class is not None:
-            batches = _without_ignored(batches, _checks.check_ignore_class(ignore_class))
-        reader = _reading.Reader(prior.size, independent=prior.are_labels)
-        parts = [_intervals.of_examples(*reader.examples(*batch), prior) for batch in batches]
+    def _read(self, batches, prior, ignore_class, class_names=None):
+        options = {"independent": prior.are_labels, "class_names": class_names, "ignore_class": ignore_class}
+        reader = _reading.Reader(prior.size, **options)
+        parts = [_intervals.of_examples(*batch, prior) for batch in reader.read(batches)]
         _check_any(parts)
         reader.check()
         self._set(prior, *map(np.concatenate, zip(*parts, strict=True)))
@@ -152,7 +154,7 @@ class TauPath:
         scorer = _chunked.Scorer(kernel, bias, prior, class_axis=class_axis, chunk_size=chunk_size)
         batches = _reading.as_pairs(batches, "features")
         if ignore_class is not None:
-            batches = _without_ignored(batches, _checks.check_ignore_class(ignore_class), "features")
+            batches = _without_ignored(batches, _checks.check_ignore_class(ignore_class))
         parts = [scorer.intervals(*batch) for batch in batches]
         _check_any(parts)
         path._set(prior, *map(np.concatenate, zip(*parts, strict=True)))
@@ -310,23 +312,18 @@ def robust_point(low, high):
 
 
 def _check_any(parts):
-    if not parts:
+    if not any(recall_ids.size for _, _, recall_ids in parts):
         raise ValueError("There must be at least one held-out example, a pair (y_true, logits). Received none.")
 
 
-def _without_ignored(batches, ignore_class, name="logits"):
+def _without_ignored(pairs, ignore_class):
     """The rows of each batch whose id is not `ignore_class`; a batch without such rows is left out."""
-    for y_true, logits in batches:
-        ids, logits = _labels.as_labels(y_true), _reading.to_numpy(logits, name)
-        if ids.ndim > 1 and ids.shape[-1] == 1 and ids.ndim == logits.ndim:
-            ids = ids[..., 0]
-        if ids.shape != logits.shape[:-1]:
-            raise ValueError(
-                f"`ignore_class` goes with class ids, one for each row of {name}. "
-                f"Received labels of shape {ids.shape} for {name} of shape {logits.shape}."
-            )
-        if (kept := ids != ignore_class).any():
-            yield ids[kept], logits[kept]
+    for y_true, features in pairs:
+        _scores.check_rows(y_true, features, ("y_true", "features"))
+        arrays = _labels.as_labels(y_true), _reading.to_numpy(features, "features")
+        ids, features = _reading.without_ignored(*arrays, ignore_class, "features")
+        if ids.size:
+            yield ids, features
 
 
 def _as_taus(tau):

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_logit_adjust import _checks, _keras, _labels, _precision, _replicas
+from keras_logit_adjust import _checks, _keras, _labels, _precision, _replicas, _scores
 from keras_logit_adjust.losses import _marks
 
 _MEANS = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
@@ -65,6 +65,7 @@ class MaskedLoss(keras.losses.Loss):
         return _labels.zero_masked(*self.values_and_mask(y_true, y_pred))
 
     def __call__(self, y_true, y_pred, sample_weight=None):
+        _scores.check_pair(y_true, y_pred, ("y_true", "y_pred"))
         _labels.check_logits(y_pred, f"Loss {self.name!r}")
         layer_mask = _keras.mask_of(y_pred)
         with keras.name_scope(self.name):

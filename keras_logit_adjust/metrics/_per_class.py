@@ -5,7 +5,7 @@ import math
 import numpy as np
 from keras import ops
 
-from keras_logit_adjust import _checks, _keras, _labels, _precision, _top_ids, priors
+from keras_logit_adjust import _checks, _keras, _labels, _precision, _scores, _top_ids, priors
 from keras_logit_adjust.metrics._float32 import Float32Metric
 
 _OF_ROWS = "Beside ids of the best classes one-hot rows are not read: give ids, `np.argmax(y_true, axis=-1)`."
@@ -31,6 +31,7 @@ class PerClassMetric(Float32Metric):
         return self.add_variable((self.num_classes,), "zeros", dtype="float32", name=name)
 
     def update_state(self, y_true, y_pred, sample_weight=None):
+        _scores.check_pair(y_true, y_pred, ("y_true", "y_pred"))
         top, ignored = _top_ids.read(y_pred), {"ignore_class": self.ignore_class}
         layer_mask = _keras.mask_of(y_pred if top is None else top.ids)
         if top is None:

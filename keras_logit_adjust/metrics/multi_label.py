@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_logit_adjust import _arrays, _checks, _keras, _labels, _precision
+from keras_logit_adjust import _arrays, _checks, _keras, _labels, _precision, _scores
 from keras_logit_adjust.metrics._float32 import Float32Metric
 from keras_logit_adjust.metrics.groups import check_bounds, members_of, refuse_same_results, results_by_name
 
@@ -32,6 +32,7 @@ class _MultiLabelMetric(Float32Metric):
         return self.add_variable((self.num_labels,), "zeros", dtype="float32", name=name)
 
     def update_state(self, y_true, y_pred, sample_weight=None):
+        _scores.check_pair(y_true, y_pred, ("y_true", "y_pred"))
         y_pred = _labels.to_tensor(y_pred)
         layer_mask = _keras.mask_of(y_pred)
         labels = _labels.read_targets(y_true, y_pred, self.num_labels, ignore_class=self.ignore_class)

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_logit_adjust import _checks, _keras, _labels, _precision, _top_ids
+from keras_logit_adjust import _checks, _keras, _labels, _precision, _scores, _top_ids
 from keras_logit_adjust.metrics._float32 import Float32Metric
 
 
@@ -72,6 +72,7 @@ class PropensityScoredPrecision(Float32Metric):
         self.reachable = self.add_variable((), "zeros", dtype="float32", name="reachable")
 
     def update_state(self, y_true, y_pred, sample_weight=None):
+        _scores.check_rows(y_true, y_pred, ("y_true", "y_pred"))
         top = _top_ids.read(y_pred) or _top_ids.as_top_ids(y_pred)
         leading = tuple(top.ids.shape)[:-1]
         y_true = y_true if ops.is_tensor(y_true) else _labels.as_labels(y_true)

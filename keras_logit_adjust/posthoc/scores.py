@@ -9,12 +9,11 @@ import importlib
 import keras
 import numpy as np
 
-from keras_logit_adjust import _arrays, _checks, priors
+from keras_logit_adjust import _arrays, _checks, _scores, priors
 from keras_logit_adjust.layers.adjustment import settle
 
 KINDS = ("probabilities", "logits", "log_probabilities")
 _MISSING = ("NAType", "NoneType", "NaTType")  # types of pandas, which is not imported here
-_SUM = 1e-3  # how far the sum of a row of probabilities may be from one
 _MAKERS = {
     "jax": ("jax.numpy", "asarray"),
     "jaxlib": ("jax.numpy", "asarray"),
@@ -81,7 +80,7 @@ def adjust_scores(
     if class_names is not None:
         is_frame = hasattr(scores, "columns") and not is_unit
         columns = scores.columns if is_frame else class_names
-        _check_order(columns, is_frame, class_counts=class_counts, target_prior=target_prior, tau=tau)
+        _scores.check_order(columns, is_frame, "scores", class_counts=class_counts, target_prior=target_prior, tau=tau)
     prior = priors.as_prior(class_counts, num_examples, class_names=class_names)
     target_prior = _arrays.in_order(target_prior, "target_prior", class_names)
     _check_shape(array, prior, is_unit)
@@ -174,27 +173,6 @@ def _check_second(scores, class_names):
         )
 
 
-def _check_order(columns, is_frame, /, **given):
-    """Raise for numbers that do not name their classes, if the columns of scores do.
-
-    The names of the columns of an array give their order. Numbers have the same order, unless the names are class ids
-    in another order.
-    """
-    texts = [str(column) for column in _arrays.as_names(columns)]
-    ids = [str(c) for c in range(len(texts))]
-    if texts == ids or not (is_frame or sorted(texts) == sorted(ids)):
-        return
-    for argument, values in given.items():
-        is_plain = np.ndim(values) > 0 and callable(getattr(values, "index", abs))  # a list has a method `index`
-        if is_plain or isinstance(values, priors.Prior):
-            raise _checks.ArgumentError(
-                argument,
-                f"`{argument}` must name its classes if the columns of `scores` have names: its order may be another. "
-                f"Received numbers without names beside columns {_arrays.shown(texts)}: give "
-                f"dict(zip(names, {argument})), with `names` in the order of the numbers.",
-            )
-
-
 def _check_shape(array, prior, is_unit):
     if is_unit and prior.size != 2:
         raise _checks.ArgumentError(
@@ -231,12 +209,12 @@ def _check_numbers(rows, kind):
         "leave these rows out, or find out why the model gives them",
     )
     if kind == "probabilities":
-        outside = (rows < 0) | (rows > 1 + _SUM)
+        outside = (rows < 0) | (rows > 1 + _scores.SUM)
         remedy = 'divide percentages by 100; scores of other kinds: kind="logits"'
         _refuse_rows(outside, rows, "Every probability in `scores` must lie between 0 and 1.", remedy)
     elif kind == "log_probabilities":
         remedy = 'log-probabilities up to a constant: kind="logits"'
-        _refuse_rows(rows > _SUM, rows, "Every log-probability in `scores` must be at most 0.", remedy)
+        _refuse_rows(rows > _scores.SUM, rows, "Every log-probability in `scores` must be at most 0.", remedy)
     else:
         _refuse_rows(rows == np.inf, rows, "No logit in `scores` may be infinite.", "leave these rows out")
 
@@ -273,7 +251,7 @@ def _check_possible(is_possible, kind):
 def _check_sums(rows, kind):
     sums = rows.sum(axis=1, keepdims=True) if kind == "probabilities" else np.exp(rows)
     _refuse_rows(
-        np.abs(sums - 1.0) > _SUM,
+        np.abs(sums - 1.0) > _scores.SUM,
         sums,
         "Every row of probabilities must sum to 1, because the classes exclude each other.",
         "divide rounded rows by their sum; probabilities of independent labels need `num_examples`",
@@ -282,10 +260,10 @@ def _check_sums(rows, kind):
 
 def _check_no_distributions(rows):
     # One row of logits may sum to one by chance.
-    if len(rows) < 2 or (rows < 0).any():
+    if len(rows) < 2:
         return
     for total, kind, remedy in ((1, "probabilities", "Leave"), (100, "percentages", "Divide them by 100, and leave")):
-        if (np.abs(rows.sum(axis=1) - total) < _SUM * total).all():
+        if _scores.sums_to(rows, total):
             raise _checks.ArgumentError(
                 "scores",
                 f'`scores` must be logits where kind="logits". Received {kind}: no number is below 0, and every row '
