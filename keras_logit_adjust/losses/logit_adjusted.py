@@ -28,7 +28,8 @@ def logit_adjusted_crossentropy(y_true, y_pred, log_prior, *, tau=1.0, label_smo
         ignore_class: a class id whose positions give 0 (ids only).
 
     Returns:
-        Tensor `[...]` of losses in nats; NaN where an id is fractional or out of range.
+        Tensor `[...]` of losses in nats; NaN where an id is fractional or out of range, or the sum of a row is above 1
+        (by more than rounding). A row of zeros costs 0.
 
     Raises:
         ValueError: for shapes that do not fit; a prior or τ that is not finite or of another length; counts in place of
