@@ -228,8 +228,9 @@ class BinaryLogitAdjustedCrossentropy(_base.MaskedLoss):
     Values are those of `binary_logit_adjusted_crossentropy`.
 
     Args:
-        positive_counts: `[L]` training examples in which each label is on, strictly between 0 and `num_examples`.
-        num_examples: the number of training examples.
+        positive_counts: `[L]` training examples in which each label is on, strictly between 0 and `num_examples`; or a
+            `kla.priors.Prior` of independent labels, for example a smoothed one.
+        num_examples: the number of training examples. A `Prior` knows it.
         tau: strength of the adjustment, a number or a vector `[L]`.
         label_smoothing: share ε in [0, 1): targets become `t·(1 − ε) + ε/2`.
         ignore_class: a target value, such as −1, that marks an unknown label: left out of value, gradient and mean.
@@ -257,7 +258,7 @@ class BinaryLogitAdjustedCrossentropy(_base.MaskedLoss):
     def __init__(
         self,
         positive_counts,
-        num_examples,
+        num_examples=None,
         *,
         tau=1.0,
         label_smoothing=0.0,
@@ -266,7 +267,7 @@ class BinaryLogitAdjustedCrossentropy(_base.MaskedLoss):
         name="binary_logit_adjusted_crossentropy",
     ):
         super().__init__(label_smoothing=label_smoothing, ignore_class=ignore_class, reduction=reduction, name=name)
-        self.prior = priors.as_prior(positive_counts, num_examples, independent=True)
+        self.prior = priors.as_prior(positive_counts, num_examples, independent=True, name="positive_counts")
         self.positive_counts, self.num_examples = self.prior.counts, self.prior.num_examples
         self.tau = _checks.as_tau(tau, self.prior.size)
         self.adjustment = self.tau * self.prior.logits

@@ -2,6 +2,7 @@
 
 import math
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -35,6 +36,7 @@ class PerClassMetric(Float32Metric):
         layer_mask = _keras.mask_of(y_pred if top is None else top.ids)
         if top is None:
             y_pred = self._as_classes(_labels.to_tensor(y_pred))
+            _refuse_ids(y_pred, y_true, self.num_classes)
             labels = _labels.read(y_true, y_pred, self.num_classes, **ignored, allow_negative=True)
         else:
             y_pred, leading = top, tuple(top.ids.shape)[:-1]
@@ -92,6 +94,23 @@ class PerClassMetric(Float32Metric):
 
     def get_config(self):
         return {name: np.asarray(getattr(self, name)).tolist() for name in self._arguments}
+
+
+def _refuse_ids(y_pred, y_true, num_classes):
+    """Raise for predictions that are ids of classes, or one column, and so have no score for each class."""
+    shape, dtype = tuple(y_pred.shape), keras.backend.standardize_dtype(y_pred.dtype)
+    is_column = len(shape) == 1 or shape[-1:] == (1,)
+    are_ids = is_column or "int" in dtype and shape == tuple(getattr(y_true, "shape", np.shape(y_true)))
+    if not shape or shape[-1] in (None, num_classes) or not are_ids:
+        return
+    unit = (
+        " Scores of one sigmoid unit, [..., 1], go with num_classes=2 and `threshold`: 0.5 for probabilities, 0 for "
+        "logits."
+    )
+    raise ValueError(
+        f"`y_pred` must be scores of shape [..., {num_classes}], one column for each class. Received shape {shape}: "
+        f"give scores, not predicted ids.{unit if is_column else ''}"
+    )
 
 
 def best_class(y_pred):
