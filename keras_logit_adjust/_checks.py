@@ -119,7 +119,10 @@ def _refuse_zeros(counts, name, is_drawn, are_true):
     """Raise for counts that are not above zero. If the caller needs true counts, the remedy gives true counts."""
     pseudo = f"np.maximum({name}, 1)" if are_true else f"kla.priors.prior({name}, smoothing=1)"
     remedy = "" if is_drawn else f", or give them a pseudo-count, {name}={pseudo}"
-    if counts[0] == 0 and (counts[1:] > 0).all() and not is_drawn:
+    if abs(counts.sum() - 1.0) < 1e-3 and not is_drawn and not are_true:  # shares, to which no examples can be added
+        meaning = ": the class is then hardly ever predicted" if name == "target_prior" else ""
+        remedy = f", or give them a small share in place of 0, such as 1e-6{meaning}"
+    elif counts[0] == 0 and (counts[1:] > 0).all() and not is_drawn:
         remedy = f"{remedy}. If your ids begin with 1: y = y - 1"
     reason = "weight" if are_true else "log-prior"
     refuse_numbers(

@@ -33,7 +33,7 @@ class TopIds:
         raise TypeError(f"Ids of the best classes are no array of scores. {_OF_SCORES}")
 
     def best(self, k):
-        """The first `k` of the ids. The id is −1 (no class) if the score is NaN or −inf."""
+        """The first `k` of the ids. The id is −1 (no class) if its score is −inf, or one of the row's scores is NaN."""
         if self.ids.shape[-1] < k:
             raise _checks.ArgumentError(
                 "k",
@@ -45,12 +45,18 @@ class TopIds:
             return ids
         # TensorFlow ranks NaN below all numbers. In its place it finds id 0 with the score −inf.
         is_score = ops.greater(_labels.at_least_float32(self.scores[..., :k]), -math.inf)
+        is_score = ops.logical_and(is_score, ops.expand_dims(are_numbers(self.scores), -1))
         return ops.where(is_score, ids, ops.full_like(ids, -1))
 
     def have(self, labels, k):
         """Whether each of the labels `[..., m]` is among the first `k` ids: bool `[..., m]`."""
         pairs = ops.equal(ops.expand_dims(labels, -1), ops.expand_dims(self.best(k), -2))
         return ops.any(pairs, axis=-1)
+
+
+def are_numbers(scores):
+    """Whether none of the scores `[..., k]` of a position is NaN: bool `[...]`."""
+    return ops.all(ops.equal(scores, scores), axis=-1)
 
 
 def read(y_pred):

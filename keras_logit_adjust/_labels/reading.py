@@ -54,7 +54,7 @@ class Labels:
         return values if self.proper is None else values * ops.where(self.proper, ops.ones_like(values), np.nan)
 
 
-def read(y_true, y_pred, num_classes, *, ignore_class=None, one_label=False):
+def read(y_true, y_pred, num_classes, *, ignore_class=None, allow_negative=False):
     """`Labels` of exclusive classes.
 
     Args:
@@ -62,7 +62,9 @@ def read(y_true, y_pred, num_classes, *, ignore_class=None, one_label=False):
         y_pred: predictions `[..., L]`; or None, where floats that are `L` wide are rows.
         num_classes: `L`.
         ignore_class: an id left out, or None.
-        one_label: whether a row of several labels, whose sum is above one, is improper.
+        allow_negative: whether a negative number makes its row improper, and raises nothing in the rows that are seen.
+
+    A row of several labels, whose sum is above one, is improper.
     """
     given = y_true
     refuse_gradient_of_labels(y_true, y_pred)
@@ -76,9 +78,9 @@ def read(y_true, y_pred, num_classes, *, ignore_class=None, one_label=False):
         raise ValueError(
             "`ignore_class` goes with class ids. Received one-hot labels: give ignored rows a weight of 0."
         )
-    if not one_label:
+    if not allow_negative:
         refuse_negative_rows(given)
-    return Labels(y_pred, rows=y_true, proper=_have_one_label(y_true) if one_label else None)
+    return Labels(y_pred, rows=y_true, proper=_have_one_label(y_true))
 
 
 def read_ids(y_true, leading, num_classes, *, ignore_class=None, remedy=""):
@@ -229,7 +231,8 @@ def _needs_64_bits(dtype):
 def _have_one_label(rows):
     """Whether each row is one label, one-hot or soft: no number is below 0, and the sum is at most one."""
     rows = ops.cast(rows, float_dtype(rows))
-    return ops.logical_and(ops.all(ops.greater_equal(rows, 0.0), -1), ops.less_equal(ops.sum(rows, -1), _SUM_OF_ROW))
+    # One sum finds both: a negative number counts as 2. It is false for NaN.
+    return ops.less_equal(ops.sum(ops.where(ops.less(rows, 0.0), 2.0, rows), -1), _SUM_OF_ROW)
 
 
 def check_logits(y_pred, owner):

@@ -6,7 +6,7 @@ import weakref
 import keras
 import numpy as np
 
-from keras_logit_adjust import _checks, metrics
+from keras_logit_adjust import _checks, metrics, priors
 from keras_logit_adjust._printing import say
 from keras_logit_adjust.callbacks import _outputs, _validation
 
@@ -242,7 +242,8 @@ def _rule(class_counts, num_examples, class_names, *, threshold, **options):
         counts = _checks.as_true_counts(class_counts, allow_zero=True, class_names=class_names)
         return metrics.GroupAccuracy(counts, threshold=threshold, **options), False
     counts = _checks.as_true_counts(class_counts, "positive_counts", allow_zero=True, class_names=class_names)
-    num_examples = getattr(class_counts, "num_examples", num_examples)
+    if isinstance(class_counts, priors.Prior):
+        num_examples = priors.as_prior(class_counts, num_examples, name="positive_counts").num_examples
     num_examples = _checks.check_number(num_examples, "num_examples", minimum=1)
     _checks.refuse_numbers(
         counts > num_examples,

@@ -128,7 +128,7 @@ def as_target(target_prior, *, size, are_labels=False, other="class_counts"):
             target.counts,
             "target_prior",
             "Every number in `target_prior` must be the probability of a label, strictly between 0 and 1.",
-            remedy=": divide counts by the number of examples.",
+            remedy=": divide counts by the number of examples, and in place of 0 give a small number, such as 1e-6.",
         )
     _checks.check_length(target.counts, size, "target_prior", other)
     return target

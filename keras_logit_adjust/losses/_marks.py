@@ -63,6 +63,8 @@ def trained_by(layer):
 def compiled_pairs(model):
     """Pairs (symbolic output, loss) of a compiled graph, if each loss belongs to a known output."""
     outputs, compiled = list(getattr(model, "outputs", None) or ()), getattr(model, "loss", None)
+    if not outputs:
+        return []
     if isinstance(compiled, dict):
         named = dict(zip(model.output_names, outputs, strict=True))
         named.update(model.output if isinstance(model.output, dict) else {})

@@ -73,7 +73,8 @@ def pairwise_margin_crossentropy(
         ignore_class: a class id whose positions give 0 (ids only).
 
     Returns:
-        Tensor `[...]` of losses in nats; NaN where an id is fractional or out of range.
+        Tensor `[...]` of losses in nats; NaN where an id is fractional or out of range, or the sum of
+        a row is above 1 (by more than rounding).
 
     Raises:
         ValueError: for vectors of another length than the logits, weights or scales that are not > 0, margins that are

@@ -28,7 +28,8 @@ def logit_adjusted_crossentropy(y_true, y_pred, log_prior, *, tau=1.0, label_smo
         ignore_class: a class id whose positions give 0 (ids only).
 
     Returns:
-        Tensor `[...]` of losses in nats; NaN where an id is fractional or out of range.
+        Tensor `[...]` of losses in nats; NaN where an id is fractional or out of range, or the sum of a row is above 1
+        (by more than rounding). A row of zeros costs 0.
 
     Raises:
         ValueError: for shapes that do not fit; a prior or τ that is not finite or of another length; counts in place of
@@ -227,8 +228,9 @@ class BinaryLogitAdjustedCrossentropy(_base.MaskedLoss):
     Values are those of `binary_logit_adjusted_crossentropy`.
 
     Args:
-        positive_counts: `[L]` training examples in which each label is on, strictly between 0 and `num_examples`.
-        num_examples: the number of training examples.
+        positive_counts: `[L]` training examples in which each label is on, strictly between 0 and `num_examples`; or a
+            `kla.priors.Prior` of independent labels, for example a smoothed one.
+        num_examples: the number of training examples. A `Prior` knows it.
         tau: strength of the adjustment, a number or a vector `[L]`.
         label_smoothing: share ε in [0, 1): targets become `t·(1 − ε) + ε/2`.
         ignore_class: a target value, such as −1, that marks an unknown label: left out of value, gradient and mean.
@@ -256,7 +258,7 @@ class BinaryLogitAdjustedCrossentropy(_base.MaskedLoss):
     def __init__(
         self,
         positive_counts,
-        num_examples,
+        num_examples=None,
         *,
         tau=1.0,
         label_smoothing=0.0,
@@ -265,7 +267,7 @@ class BinaryLogitAdjustedCrossentropy(_base.MaskedLoss):
         name="binary_logit_adjusted_crossentropy",
     ):
         super().__init__(label_smoothing=label_smoothing, ignore_class=ignore_class, reduction=reduction, name=name)
-        self.prior = priors.as_prior(positive_counts, num_examples, independent=True)
+        self.prior = priors.as_prior(positive_counts, num_examples, independent=True, name="positive_counts")
         self.positive_counts, self.num_examples = self.prior.counts, self.prior.num_examples
         self.tau = _checks.as_tau(tau, self.prior.size)
         self.adjustment = self.tau * self.prior.logits

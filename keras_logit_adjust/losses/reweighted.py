@@ -121,7 +121,8 @@ def focal_crossentropy(y_true, y_pred, *, gamma=2.0, class_weight=None, label_sm
         ignore_class: a class id whose positions give 0 (ids only).
 
     Returns:
-        Tensor `[...]` of losses in nats; NaN where an id is fractional or out of range.
+        Tensor `[...]` of losses in nats; NaN where an id is fractional or out of range, or the sum of
+        a row is above 1 (by more than rounding).
 
     Raises:
         ValueError: for a γ that is negative or not finite, weights that are not > 0 or do not go with the logits.

@@ -5,9 +5,10 @@ soft row counts for the class of its largest entry. A row of zeros counts for no
 `ignore_class` and `sample_weight`. A fractional or out-of-range label makes the result NaN. (On JAX, Keras loses the
 mask before the training metrics of `fit`. In validation the mask is there.)
 
-Predictions are logits or probabilities. If scores are equal, the first class wins, as in `argmax`. In place of scores,
-metrics of one label take the ids of the best classes: a dict of `ids` `[..., k]` and optional `scores`. The predictor
-of a `kla.layers.ManyClassModel` gives such a dict. `PropensityScoredPrecision` takes only ids, and several labels.
+Predictions are logits or probabilities. If scores are equal, the first class wins, as in `argmax`. A row of scores with
+NaN predicts no class: it is wrong in the recall of its own class. In place of scores, metrics of one label take the ids
+of the best classes: a dict of `ids` `[..., k]` and optional `scores`. The predictor of a `kla.layers.ManyClassModel`
+gives such a dict. `PropensityScoredPrecision` takes only ids, and several labels.
 
 Metrics whose names begin with `MultiLabel` or `PerLabel` are for independent labels: rows of 0 and 1, and a threshold.
 

@@ -2,6 +2,7 @@
 
 import math
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -36,7 +37,8 @@ class PerClassMetric(Float32Metric):
         layer_mask = _keras.mask_of(y_pred if top is None else top.ids)
         if top is None:
             y_pred = self._as_classes(_labels.to_tensor(y_pred))
-            labels = _labels.read(y_true, y_pred, self.num_classes, **ignored, one_label=True)
+            _refuse_ids(y_pred, y_true, self.num_classes)
+            labels = _labels.read(y_true, y_pred, self.num_classes, **ignored, allow_negative=True)
         else:
             y_pred, leading = top, tuple(top.ids.shape)[:-1]
             labels = _labels.read_ids(y_true, leading, self.num_classes, **ignored, remedy=_OF_ROWS)
@@ -65,18 +67,17 @@ class PerClassMetric(Float32Metric):
         self.correct.assign_add(_labels.sum_by_class(weight * self._hits(ids, y_pred), ids, self.num_classes))
 
     def _hits(self, ids, y_pred):
-        """1 where the prediction is right, else 0. A score of NaN is never right, although `argmax` may choose it."""
+        """1 where the prediction is right, else 0. A row of scores with NaN predicts no class, so it is never right."""
         if isinstance(y_pred, _top_ids.TopIds):
             return ops.cast(y_pred.have(ids[..., None], self.k)[..., 0], "float32")
-        own = ops.take_along_axis(y_pred, ops.expand_dims(ids, -1), axis=-1)
         if self.k == 1:
-            is_best = ops.equal(ids, ops.cast(ops.argmax(y_pred, axis=-1), "int32"))
-        else:
-            # `in_top_k` counts every tie as a hit, so a constant model would be perfect.
-            earlier = ops.less(ops.arange(self.num_classes, dtype="int32"), ops.expand_dims(ids, -1))
-            better = ops.logical_or(ops.greater(y_pred, own), ops.logical_and(ops.equal(y_pred, own), earlier))
-            is_best = ops.less(ops.sum(ops.cast(better, "int32"), axis=-1), self.k)
-        return ops.cast(ops.logical_and(is_best, ops.equal(own, own)[..., 0]), "float32")
+            return ops.cast(ops.equal(ids, ops.cast(best_class(y_pred), "int32")), "float32")
+        own = ops.take_along_axis(y_pred, ops.expand_dims(ids, -1), axis=-1)
+        # `in_top_k` counts every tie as a hit, so a constant model would be perfect.
+        earlier = ops.less(ops.arange(self.num_classes, dtype="int32"), ops.expand_dims(ids, -1))
+        better = ops.logical_or(ops.greater(y_pred, own), ops.logical_and(ops.equal(y_pred, own), earlier))
+        is_best = ops.less(ops.sum(ops.cast(better, "int32"), axis=-1), self.k)
+        return ops.cast(ops.logical_and(is_best, _top_ids.are_numbers(y_pred)), "float32")
 
     def _ratio(self, numerator, denominator):
         """The quotient for each class. NaN for a class without examples, and for all classes after a bad label."""
@@ -94,6 +95,31 @@ class PerClassMetric(Float32Metric):
 
     def get_config(self):
         return {name: np.asarray(getattr(self, name)).tolist() for name in self._arguments}
+
+
+def _refuse_ids(y_pred, y_true, num_classes):
+    """Raise for predictions that are ids of classes, or one column, and so have no score for each class."""
+    shape, dtype = tuple(y_pred.shape), keras.backend.standardize_dtype(y_pred.dtype)
+    is_column = len(shape) == 1 or shape[-1:] == (1,)
+    are_ids = is_column or "int" in dtype and shape == tuple(getattr(y_true, "shape", np.shape(y_true)))
+    if not shape or shape[-1] in (None, num_classes) or not are_ids:
+        return
+    unit = (
+        " Scores of one sigmoid unit, [..., 1], go with num_classes=2 and `threshold`: 0.5 for probabilities, 0 for "
+        "logits."
+    )
+    raise ValueError(
+        f"`y_pred` must be scores of shape [..., {num_classes}], one column for each class. Received shape {shape}: "
+        f"give scores, not predicted ids.{unit if is_column else ''}"
+    )
+
+
+def best_class(y_pred):
+    """The id of the best class of each position, the first of equal ones; −1, no class, where a score is NaN."""
+    if isinstance(y_pred, _top_ids.TopIds):
+        return y_pred.best(1)[..., 0]
+    best = ops.argmax(y_pred, axis=-1)  # of NaN each backend has another answer
+    return ops.where(_top_ids.are_numbers(y_pred), best, ops.full_like(best, -1))
 
 
 def _check_threshold(threshold, num_classes):

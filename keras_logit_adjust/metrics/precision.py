@@ -4,8 +4,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_logit_adjust import _labels, _top_ids
-from keras_logit_adjust.metrics._per_class import PriorWeightedMetric
+from keras_logit_adjust import _labels
+from keras_logit_adjust.metrics._per_class import PriorWeightedMetric, best_class
 
 
 class _CountsPredictions(PriorWeightedMetric):
@@ -20,7 +20,7 @@ class _CountsPredictions(PriorWeightedMetric):
     def _count(self, ids, y_pred, weight):
         super()._count(ids, y_pred, weight)
         weight = weight * ops.take(ops.convert_to_tensor(self._importance), ids)
-        best = y_pred.best(1)[..., 0] if isinstance(y_pred, _top_ids.TopIds) else ops.argmax(y_pred, axis=-1)
+        best = best_class(y_pred)
         is_class = ops.logical_and(best >= 0, best < self.num_classes)
         weight, best = _labels.zero_masked(weight, is_class), _labels.zero_masked(best, is_class)
         self.predicted.assign_add(_labels.sum_by_class(weight, best, self.num_classes))

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_logit_adjust import _checks, _keras, _labels, _precision, _scores, _top_ids
+from keras_logit_adjust import _checks, _keras, _labels, _precision, _scores, _top_ids, priors
 from keras_logit_adjust.metrics._float32 import Float32Metric
 
 
@@ -17,8 +17,8 @@ class PropensityScoredPrecision(Float32Metric):
     `C = (log N − 1)·(b + 1)^a`. Annotators miss rare labels more often, so a hit on a rare label counts for more.
 
     Args:
-        positive_counts: `[L]` training examples of each label; 0 is allowed.
-        num_examples: the number of training examples `N`, at least 3.
+        positive_counts: `[L]` training examples of each label; 0 is allowed. Or a `Prior` of independent labels.
+        num_examples: the number of training examples `N`, at least 3. A `Prior` knows it.
         k: how many labels of each example are judged.
         a: exponent of the propensity. Jain et al. took 0.5 for Wikipedia and 0.6 for Amazon's data.
         b: offset of the counts, above 0; 0.4 for Wikipedia, 2.6 for Amazon's data.
@@ -50,10 +50,13 @@ class PropensityScoredPrecision(Float32Metric):
     Repository of Bhatia et al. (2016).
     """
 
-    def __init__(self, positive_counts, num_examples, *, k=1, a=0.55, b=1.5, ignore_class=-1, name=None):
+    def __init__(self, positive_counts, num_examples=None, *, k=1, a=0.55, b=1.5, ignore_class=-1, name=None):
         self.k = _checks.check_integer(k, "k", minimum=1)
         default = "propensity_scored_precision" if self.k == 1 else f"top_{self.k}_propensity_scored_precision"
         super().__init__(name or default)
+        if isinstance(positive_counts, priors.Prior):
+            known = priors.as_prior(positive_counts, num_examples, independent=True, name="positive_counts")
+            num_examples = known.num_examples
         self.positive_counts = _checks.as_true_counts(positive_counts, "positive_counts", allow_zero=True)
         self.k = _checks.check_integer(k, "k", 1, self.positive_counts.size)
         self.num_examples = _checks.check_number(num_examples, "num_examples", 3)  # C is negative if N is below e

@@ -133,7 +133,8 @@ def _look(tensor, calls):
 def _unknown(operation):
     """The `Head` that holds only the operation it comes from, and the reason why it is not known."""
     activation = _operations.activation_name(operation)
-    if activation in _operations.ACTIVATIONS or not _operations.is_known(operation):
+    gives_logits = activation == "log_softmax"  # which are logits up to a constant of each position
+    if activation in _operations.ACTIVATIONS or gives_logits or not _operations.is_known(operation):
         reason = (
             f"No head was found: the output comes from {operation.name!r} ({type(operation).__name__}). If the output "
             'is logits or probabilities, say so: output="logits", "softmax" or "sigmoid".'

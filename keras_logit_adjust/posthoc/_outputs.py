@@ -11,10 +11,10 @@ from collections.abc import Mapping
 import keras
 from keras import ops
 
-from keras_logit_adjust import _checks, _keras
+from keras_logit_adjust import _checks, _keras, priors
 from keras_logit_adjust.layers import LogitAdjustment
 from keras_logit_adjust.losses import _marks
-from keras_logit_adjust.posthoc import _graph, _guard
+from keras_logit_adjust.posthoc import _graph, _guard, _kind
 
 
 def are_by_output(model, class_counts):
@@ -58,7 +58,9 @@ def folded(head_of, fold, model, class_counts, options):
     defaults = {"tau": 1.0, "target_prior": None, "num_examples": None, "calibration": None}
     for place, own in requests.items():
         target = {name: own.get(name) for name in ("class_counts", "num_examples", "target_prior")}
-        _guard.check_not_adjusted(_Outputs(model).single(place), allow or _guard.adds_target_alone(**target))
+        single = _Outputs(model).single(place)
+        _guard.check_not_adjusted(single, allow or _guard.adds_target_alone(**target))
+        own["loss"] = _kind.loss_of(single)  # a copy of the model is not compiled
     for place, own in requests.items():
         model = fold(model, head_of(_Outputs(model).single(place), "auto"), **{**defaults, **own})
     return model
@@ -214,6 +216,9 @@ def _word(place):
 
 def _adjusted_subclass(adjust, model, class_counts, options):
     requests = _requests(class_counts, options, lambda key, argument: key)
+    for place, own in requests.items():
+        prior = priors.as_prior(own["class_counts"], own.get("num_examples"))
+        _kind.check(prior, own.get("output"), width=None, loss=_kind.loss_of(model, place))
     parts = {place: adjust(model, **own) for place, own in requests.items()}
     for place, part in parts.items():
         part.adjustment.name = f"{part.adjustment.name}_{_word(place)}"

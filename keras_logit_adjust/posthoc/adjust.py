@@ -11,7 +11,7 @@ from keras import ops
 from keras_logit_adjust import _checks, priors
 from keras_logit_adjust.layers import LogitAdjustment, PredictionSet
 from keras_logit_adjust.layers.adjustment import as_target
-from keras_logit_adjust.posthoc import _graph, _guard, _hub, _many_classes, _outputs, _task
+from keras_logit_adjust.posthoc import _graph, _guard, _hub, _kind, _many_classes, _outputs, _task
 
 OUTPUTS = ("auto", "logits", "softmax", "sigmoid")
 
@@ -62,7 +62,7 @@ def adjust(
         axis: the axis of the classes in the output of the model. By default it is read from a graph, also for maps with
             channels first; for other models it is the last axis.
         num_examples: the number of training examples, for independent labels only: they are adjusted by their
-            log-odds, `log(π/(1−π))`.
+            log-odds, `log(π/(1−π))`. Several logits need it if the model is compiled with a binary cross-entropy.
         calibration: what `kla.calibrate` found on held-out logits of `model`, before any correction; it is
             applied first, in the same step. `layer.set(calibration=…)` can change it later, not add one.
         allow_double_correction: adjust even a model whose prior was corrected already. Without it, three kinds of
@@ -124,6 +124,7 @@ def adjust(
         width=None if head is None else head.width,
         output=output if head is None else head.output,
         axis=(-1 if axis is None else axis) if head is None else head.axis,
+        loss=_kind.loss_of(model),
         **options,
     )
     if head is None:
@@ -167,14 +168,12 @@ def head_to_adjust(model, output, *, axis=None):
     return head
 
 
-def adjustment_layer(class_counts, num_examples, *, width, output, target_prior, **options):
+def adjustment_layer(class_counts, num_examples, *, width, output, target_prior, loss=None, **options):
     """The `LogitAdjustment` for `width` outputs (None: not known), after a check that the counts fit them."""
     prior = priors.as_prior(class_counts, num_examples)
-    if prior.are_labels and output == "softmax":
-        raise _checks.ArgumentError(
-            "num_examples", "`num_examples` is for independent sigmoid labels; the model gives a softmax over classes."
-        )
-    if width is None and output == "sigmoid" and prior.size == 2 and not prior.are_labels:
+    _kind.check(prior, output, width=width, loss=loss)
+    is_sigmoid = output == "sigmoid" or output == "logits" and _kind.of_loss(loss) == "independent"
+    if width is None and is_sigmoid and prior.size == 2 and not prior.are_labels:
         width = 1
     if width == 1 and not prior.are_labels:
         # One sigmoid unit is the log-odds of two classes: it is adjusted by the log-odds of the second.
@@ -183,12 +182,6 @@ def adjustment_layer(class_counts, num_examples, *, width, output, target_prior,
         target = as_target(target_prior, size=2, other=other)
         target_prior = None if target is None else target.probabilities[1:]
         prior = priors.as_prior(prior.counts[1:], prior.counts.sum())
-    elif output == "sigmoid" and not prior.are_labels:
-        raise _checks.ArgumentError(
-            "num_examples",
-            "A sigmoid head over several labels needs `num_examples`: class_counts are then the positives of each "
-            "label, adjusted by log(π/(1−π)). Normalizing them to sum to one would be wrong.",
-        )
     elif width is not None:
         _checks.check_length(prior.counts, width, "class_counts", "the head")
     return LogitAdjustment(prior, target_prior=target_prior, name="logit_adjustment", **options)

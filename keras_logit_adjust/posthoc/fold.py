@@ -4,7 +4,7 @@ from keras import ops
 
 from keras_logit_adjust import _keras
 from keras_logit_adjust.layers.calibration import as_calibration
-from keras_logit_adjust.posthoc import _copy, _graph, _guard, _many_classes, _operations, _outputs, _task
+from keras_logit_adjust.posthoc import _copy, _graph, _guard, _kind, _many_classes, _operations, _outputs, _task
 from keras_logit_adjust.posthoc.adjust import adjustment_layer, head_to_adjust
 
 
@@ -79,7 +79,7 @@ def fold_into_bias(
     _require_graph(model)
     head = head_to_adjust(model, "auto")
     options = {"tau": tau, "target_prior": target_prior, "num_examples": num_examples, "calibration": calibration}
-    return _fold(model, head, class_counts, **options)
+    return _fold(model, head, class_counts, loss=_kind.loss_of(model), **options)
 
 
 def _require_graph(model):
@@ -91,7 +91,7 @@ def _require_graph(model):
         )
 
 
-def _fold(model, head, class_counts, *, tau, target_prior, num_examples, calibration):
+def _fold(model, head, class_counts, *, tau, target_prior, num_examples, calibration, loss):
     """A copy of `model` with the adjustment in the bias of its head `head`."""
     way_out = "Use `kla.adjust`, which adds a layer behind it instead."
     temperature = 1.0 if calibration is None else as_calibration(calibration, None).temperature
@@ -112,6 +112,7 @@ def _fold(model, head, class_counts, *, tau, target_prior, num_examples, calibra
         tau=tau,
         target_prior=target_prior,
         calibration=calibration,
+        loss=loss,
     )
     folded, twin = _copy.clone_with_head(model, head.layer, use_bias=True)
     # Computed in float64 and rounded once.

@@ -5,6 +5,7 @@ The arithmetic is the same as in `kla.adjust`, in float64: logits are the logari
 """
 
 import importlib
+import warnings
 
 import keras
 import numpy as np
@@ -14,6 +15,7 @@ from keras_logit_adjust.layers.adjustment import settle
 
 KINDS = ("probabilities", "logits", "log_probabilities")
 _MISSING = ("NAType", "NoneType", "NaTType")  # types of pandas, which is not imported here
+_FEW = 8  # so few rows may have only probabilities of 0 and 1 by chance
 _MAKERS = {
     "jax": ("jax.numpy", "asarray"),
     "jaxlib": ("jax.numpy", "asarray"),
@@ -57,6 +59,9 @@ def adjust_scores(
             not sum to one (to 1e-3); probabilities called logits; counts that do not fit; a `Series` of counts whose
             index is 0, 1, … beside columns that have other names; `class_names` that are not those of the columns.
 
+    Warns:
+        UserWarning: if more than 8 rows have only probabilities of 0 and 1: these are decisions, which do not change.
+
     Example:
 
     >>> adjust_scores([[0.75, 0.25], [1.0, 0.0]], class_counts=[75, 25]).tolist()  # ¾/¾ against ¼/¼
@@ -89,6 +94,7 @@ def adjust_scores(
     if is_unit:  # the log-odds of two classes
         shift = np.diff(shift)
     given = array.reshape(-1, 1 if is_unit else prior.size).astype("float64")
+    _warn_of_decisions(given, kind)
     convert = _adjust_labels if is_unit or prior.are_labels else _adjust_classes
     return _like(scores, convert(given, kind, shift).astype(array.dtype).reshape(array.shape))
 
@@ -235,6 +241,17 @@ def _adjust_classes(rows, kind, shift):
         return logits - shift
     _check_sums(special.logsumexp(logits, axis=1, keepdims=True) if kind != "probabilities" else rows, kind)
     return (special.softmax if kind == "probabilities" else special.log_softmax)(logits - shift, axis=1)
+
+
+def _warn_of_decisions(rows, kind):
+    """Warn where every probability of several rows is 0 or 1, which no prior changes."""
+    no, yes = (0.0, 1.0) if kind == "probabilities" else (-np.inf, 0.0)
+    if kind != "logits" and len(rows) > _FEW and ((rows == no) | (rows == yes)).all():
+        warnings.warn(
+            "Every probability in `scores` is 0 or 1. These are decisions, which no prior can adjust, and they come "
+            "back as they are: give the scores that the decisions were made of.",
+            stacklevel=3,
+        )
 
 
 def _check_possible(is_possible, kind):

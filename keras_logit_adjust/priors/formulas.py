@@ -111,17 +111,7 @@ def as_prior(
             class_counts = _smooth(class_counts, smoothing, name, class_names)
         class_names = None  # the counts are in order of id now
     if isinstance(class_counts, Prior):
-        if num_examples not in (None, class_counts.num_examples):
-            raise ValueError(
-                f"`num_examples` must be that of the prior, {class_counts.num_examples}. Received: "
-                f"num_examples={num_examples!r} beside a Prior. Leave it out."
-            )
-        if independent not in (None, class_counts.are_labels):
-            kind, other = ("independent labels", "exclusive classes")[:: 1 if independent else -1]
-            raise ValueError(
-                f"`{name}` must be of {kind} here. Received a Prior of {other}, "
-                f"num_examples={class_counts.num_examples}: give the counts themselves."
-            )
+        _check_kind(class_counts, num_examples, independent, name)
         return class_counts
     if num_examples is None and not independent:
         counts = _checks.as_counts(class_counts, name, class_names=class_names)
@@ -131,6 +121,25 @@ def as_prior(
     counts = np.array(counts)  # a copy: if the caller changes the array later, the checked prior stays the same
     counts.flags.writeable = False
     return Prior(counts, num_examples)
+
+
+def _check_kind(prior, num_examples, independent, name):
+    """Raise for a `Prior` of another number of examples, or of the other kind of labels, than is asked for."""
+    anew = "as_prior(positive_counts, num_examples, …)" if not prior.are_labels else "as_prior(class_counts, …)"
+    if num_examples not in (None, prior.num_examples):
+        remedy = "Leave it out" if prior.are_labels else f"Give it where the prior is made, kla.priors.{anew}"
+        raise _checks.ArgumentError(
+            "num_examples",
+            f"`num_examples` must be that of the prior, {prior.num_examples}. Received: "
+            f"num_examples={num_examples!r} beside a Prior. {remedy}.",
+        )
+    if independent not in (None, prior.are_labels):
+        kind, other = ("independent labels", "exclusive classes")[:: 1 if independent else -1]
+        raise _checks.ArgumentError(
+            name,
+            f"`{name}` must be of {kind} here. Received a Prior of {other}, num_examples={prior.num_examples}: "
+            f"make it {'with' if independent else 'without'} the number of examples, kla.priors.{anew}.",
+        )
 
 
 def _smooth(class_counts, smoothing, name, class_names):
@@ -211,12 +220,12 @@ def log_prior(class_counts, *, smoothing=0.0, class_names=None):
     return as_prior(class_counts, independent=False, class_names=class_names, smoothing=smoothing).logits.copy()
 
 
-def log_odds(positive_counts, num_examples):
+def log_odds(positive_counts, num_examples=None):
     """The log-odds of each of several independent labels, `log(π_l / (1 − π_l))` with `π_l = n_l / N`.
 
     Args:
-        positive_counts: `[L]` examples in which each label is on.
-        num_examples: the number of examples `N` they were counted in.
+        positive_counts: `[L]` examples in which each label is on, or a `Prior` of independent labels.
+        num_examples: the number of examples `N` they were counted in. A `Prior` knows it.
 
     Returns:
         Float64 array `[L]`.
@@ -231,4 +240,4 @@ def log_odds(positive_counts, num_examples):
 
     Reference: Menon et al. (2021), §5, for each label as a problem of two classes.
     """
-    return as_prior(positive_counts, num_examples).logits.copy()
+    return as_prior(positive_counts, num_examples, independent=True).logits.copy()

@@ -105,7 +105,7 @@ class StreamingPrior:
         )
 
     def _count(self, y_true, y_pred):
-        labels = _labels.read(y_true, y_pred, self.num_classes, ignore_class=self.ignore_class, one_label=True)
+        labels = _labels.read(y_true, y_pred, self.num_classes, ignore_class=self.ignore_class, allow_negative=True)
         if labels.ids is None:
             rows = ops.where(ops.expand_dims(labels.proper, -1), ops.cast(labels.rows, "float32"), np.nan)
             return ops.sum(ops.reshape(rows, (-1, self.num_classes)), axis=0)
