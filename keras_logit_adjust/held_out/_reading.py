@@ -55,7 +55,7 @@ class Reader:
         self.lowest, self.highest = np.inf, -np.inf  # if `is_unit` or independent: the range of the numbers
 
     def read(self, batches):
-        """What `examples` gives for each batch. A batch is left out if all its ids are ignored."""
+        """The result of `examples` for each batch. A batch is left out if all its ids are ignored."""
         for y_true, logits in as_pairs(batches):
             y_true, logits = as_labels(y_true, logits, independent=self.independent), self._without_names(logits)
             if self.ignore_class is not None and not self.independent:
@@ -242,6 +242,6 @@ def as_multi_hot(y_true, num_examples, num_labels, *, name="y_true", ignore_clas
         raise ValueError(
             f"Every number in `{name}` must be 0 or 1{mark}. Received {rows[bad][0]} at row "
             f"{bad.any(axis=1).argmax()} ({bad.sum()} such numbers). If they mark unknown targets: ignore_class=-1, "
-            "which `kla.tune_tau` and `kla.tune_offsets` take. `kla.calibrate` needs rows without them."
+            "which `kla.tune_tau` and `kla.tune_offsets` take; leave such rows out elsewhere."
         )
     return rows.astype(bool) if ignore_class is None else np.where(is_unknown, -1, rows != 0).astype("int8")

@@ -24,7 +24,7 @@ PSEUDO_COUNT = 0.5  # examples of each class that `effective_prior` adds
 _NUMBERS_AT_A_TIME = 2**22  # replicates × examples, 32 MiB: large enough for fast matrix products
 _GAP = 1e-3  # in the log-likelihood of all examples: a replicate ends within 1/20 of a standard error
 _TRACE = 0.01
-_FLOOR = 1e-300  # of a likelihood, which is divided by
+_FLOOR = 1e-300  # the least likelihood to divide by
 _ALL = 1 - 1e-15  # a share just below 1: the logarithm of 0 is infinite
 
 
