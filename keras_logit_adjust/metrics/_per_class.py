@@ -118,7 +118,7 @@ def best_class(y_pred):
     """The id of the best class of each position, the first of equal ones; −1, no class, where a score is NaN."""
     if isinstance(y_pred, _top_ids.TopIds):
         return y_pred.best(1)[..., 0]
-    best = ops.argmax(y_pred, axis=-1)  # of NaN each backend has another answer
+    best = ops.argmax(y_pred, axis=-1)  # the backends do not agree on NaN
     return ops.where(_top_ids.are_numbers(y_pred), best, ops.full_like(best, -1))
 
 
