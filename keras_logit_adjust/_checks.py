@@ -117,6 +117,8 @@ def as_counts(class_counts, name="class_counts", *, allow_zero=False, class_name
 
 def _refuse_zeros(counts, name, is_drawn, are_true):
     """Raise for counts that are not above zero. If the caller needs true counts, the remedy gives true counts."""
+    if (counts > 0).all():
+        return
     pseudo = f"np.maximum({name}, 1)" if are_true else f"kla.priors.prior({name}, smoothing=1)"
     remedy = "" if is_drawn else f", or give them a pseudo-count, {name}={pseudo}"
     if abs(counts.sum() - 1.0) < 1e-3 and not is_drawn and not are_true:  # shares, to which no examples can be added

@@ -184,7 +184,7 @@ def test_a_task_that_scores_no_classes_is_refused_by_name(classifier):
 
 def test_a_task_whose_logits_cannot_be_found_is_refused_by_name():
     task, data = hub_tasks.make("ViTImageClassifier", activation="log_softmax")
-    with pytest.raises(ValueError, match="of 'predictions' must be one of"):
+    with pytest.raises(ValueError, match="No head was found: the output comes from 'predictions'"):
         kla.adjust(task, COUNTS)
     with pytest.raises(ValueError, match="a ViTImageClassifier of KerasHub, were not found.*keras.Model.task.input"):
         kla.adjust(task, COUNTS, output="logits")

@@ -302,7 +302,7 @@ REFUSED = {
     "rows": ((COUNTS, (X, Y[:3])), {}, r"arrays of `validation_data` must have as many rows, .* Received \[3, 4\]"),
     "empty": ((COUNTS, (X[:0], Y[:0])), {}, r"must have as many rows, at least 1. Received \[0\]"),
     "no labels": ((COUNTS, (X, None)), {}, "The labels of `validation_data` must be an array. Received: NoneType"),
-    "a label": ((COUNTS, (X, [0, 6, 9, 1])), {}, r"integer in \[0, 6\), .* Received 6 in row 1 \(2 such\)"),
+    "a label": ((COUNTS, (X, [0, 6, 9, 1])), {}, r"integer in \[0, 6\), .* Received 6 in row 1 \(2 in all\)"),
     "an ignored label": (
         (COUNTS, (X, [0, -1, 1, 1])),
         {},

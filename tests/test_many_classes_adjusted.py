@@ -162,7 +162,7 @@ def test_a_prior_is_not_corrected_twice(rng):
     ("options", "message"),
     [
         ({"output": "softmax"}, r"""scores classes by logits: output="logits".*'softmax'"""),
-        ({"axis": 1}, "`axis` must be that of the classes, −1.*axis=1"),
+        ({"axis": 1}, "`axis` must be the axis of the classes, −1.*axis=1"),
         ({"class_counts": COUNTS[:5]}, "the head has 13 classes, `class_counts` has 5"),
         ({"num_examples": 10_000}, "`num_examples` is for independent sigmoid labels"),
         ({"tau": [1, 2]}, "`tau` must be a number or a vector of 13 numbers"),

@@ -168,12 +168,14 @@ def test_the_adjustment_of_a_deployed_model_can_be_changed(rng):
 def test_a_prior_that_was_corrected_is_not_corrected_twice_unless_asked(name, make, rng):
     create, reason = CORRECTED[name]
     model, data = create(), rows(rng, 7, WIDTH)
+    share = np.array(COUNTS) / 100
+    of_labels = {"num_examples": 100} if name == "loss for labels" else {}
     with pytest.raises(ValueError, match=f"corrected twice: .*{reason}.*allow_double_correction=True"):
-        make(model, COUNTS)
-    made = make(model, COUNTS, allow_double_correction=True)
+        make(model, COUNTS, **of_labels)
+    made = make(model, COUNTS, **of_labels, allow_double_correction=True)
     kind = "softmax" if name == "adjusted" else "logits"
     (before,) = keras.tree.flatten(model(data))
-    expected = adjusted_by_hand(before, kind, log_prior(COUNTS))
+    expected = adjusted_by_hand(before, kind, np.log(share / (1 - share)) if of_labels else log_prior(COUNTS))
     np.testing.assert_allclose(numpy(made(data)), expected, rtol=1e-5, atol=1e-6)
 
 

@@ -133,7 +133,7 @@ def test_a_higher_level_is_wider_and_fourfold_examples_half_as_wide(rng):
 
 def test_logits_too_sure_to_tell_the_prior_warn_and_have_no_interval():
     with pytest.warns(UserWarning, match=r"say nothing about the prior.*The interval is \[0, 1\]\. Label more"):
-        found = estimate_source_prior(100 * np.eye(3), [0, 1, 2])
+        found = estimate_source_prior(200 * np.eye(3), [0, 1, 2])
     np.testing.assert_array_equal([found.low, found.high], [[0.0] * 3, [1.0] * 3])
 
 

@@ -187,11 +187,11 @@ BAD = {
     "subclassed": (lambda: Subclassed(name="mine"), "Only the head of a Functional or Seq.*; 'mine' is subclassed"),
     "cosine head": (
         lambda: sequential(kla.layers.CosineDense(3), width=WIDTH),
-        "divides the weights of a Dense or convolution head, .*a cosine head is normalized already",
+        "divides the weights of a Dense or convolution head. .*a cosine head is normalized already",
     ),
     "no head": (
         lambda: keras.Sequential([keras.Input((3,)), layers.LayerNormalization()], name="mine"),
-        "divides the weights of a Dense or convolution head, .*'mine'",
+        "divides the weights of a Dense or convolution head. .*'mine'",
     ),
     "hidden head": (one_of_two_nested_outputs, "divides the weights of a Dense or convolution head"),
     "one unit": (lambda: plain("sigmoid", 1), "'head' has one unit: there are no class weights to compare"),
