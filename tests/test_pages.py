@@ -118,6 +118,7 @@ TABLES = {
     "methods": ("methods_fashion_mnist_lt", compared),
     "adaptive-drw": ("compare_adaptive_drw", compared),
     "cifar100": ("compare_cifar100_lt", compared),
+    "cifar100-tuned": ("tune_cifar100_lt", compared),
     "weight-norms": ("study_weight_norms", studied),
     "consistency": ("study_consistency", studied),
     "label-noise": ("study_label_noise", studied),
