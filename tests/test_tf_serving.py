@@ -311,7 +311,7 @@ BAD = {
         None,
         "a",
         {"class_names": dict.fromkeys(NAMES)},
-        r"in order of class id. Received a dict: of a",
+        r"in order of class id. Received a dict: for a dict",
     ),
     "names in a string": (None, "a", {"class_names": "abc"}, "Received a str"),
     "a name twice": (None, "a", {"class_names": ["x", "y", "x"]}, r"Received more than once: \['x'\]"),
