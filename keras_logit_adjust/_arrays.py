@@ -182,7 +182,10 @@ def _by_name(keys, column, name, class_names, missing):
     if other or len(found) < len(keys) or len(asked) < len(class_names) or (absent and missing is None):
         remedy = ""
         if absent and not other and name == "class_counts":
-            remedy = f" If these have no examples: kla.priors.prior({name}, smoothing=1, class_names=class_names)."
+            remedy = (
+                f" If these have no examples: kla.priors.prior({name}, smoothing=1, class_names=class_names); if they "
+                "are no classes, such as a column of ids, leave them out."
+            )
         seen = set()
         twice = [c for c in class_names if c in seen or seen.add(c)]
         raise ArgumentError(

@@ -136,9 +136,33 @@ def test_the_output_of_a_log_softmax_is_adjusted_as_logits(in_layer, rng):
     else:
         inputs = keras.Input((WIDTH,))
         model = keras.Model(inputs, keras.ops.log_softmax(keras.layers.Dense(3)(inputs)))
-    with pytest.raises(ValueError, match=r"No head was found.*logits or probabilities, say so: output=\"logits\""):
-        kla.adjust(model, COUNTS)
+    for correct in (kla.adjust, kla.fold_into_bias):
+        with pytest.raises(ValueError, match='No head was found.*probabilities, say so to kla.adjust: output="logits"'):
+            correct(model, COUNTS)
     data = rows(rng, 4, WIDTH)
     ours = as_float64(kla.adjust(model, COUNTS, output="logits")(data))
     expected = softmax(as_float64(model(data)) - log_prior(COUNTS))
     np.testing.assert_allclose(softmax(ours), expected, rtol=1e-5)
+
+
+def test_a_column_that_is_no_class_is_left_out(rng):
+    pandas = pytest.importorskip("pandas", reason="the table is of pandas")
+    scores = pandas.DataFrame(rng.dirichlet(np.ones(3), 4), columns=["a", "b", "c"])
+    counts = dict(zip("abc", COUNTS, strict=True))
+    with pytest.raises(ValueError, match=r"missing: \['id'\].*no classes, such as a column of ids, leave them out\."):
+        kla.adjust_scores(scores.assign(id=range(4)), counts)
+    assert kla.adjust_scores(scores, counts).shape == (4, 3)
+
+
+def test_a_target_alone_is_added_to_adjusted_labels_as_the_message_says(rng):
+    model, data = sequential(keras.layers.Dense(3, "sigmoid")), rows(rng, 4, WIDTH)
+    adjusted = kla.adjust(model, COUNTS, num_examples=sum(COUNTS))
+    with pytest.raises(
+        ValueError, match=r"corrected twice.*kla.adjust\(model, \[1, 1, …\].*num_examples=2 for independent"
+    ):
+        kla.adjust(adjusted, COUNTS, num_examples=sum(COUNTS))
+    target = np.array([0.1, 0.5, 0.7])
+    served = as_float64(kla.adjust(adjusted, [1, 1, 1], num_examples=2, target_prior=target)(data))
+    before = as_float64(adjusted(data))
+    expected = np.log(before / (1 - before)) + np.log(target / (1 - target))
+    np.testing.assert_allclose(np.log(served / (1 - served)), expected, rtol=1e-4)

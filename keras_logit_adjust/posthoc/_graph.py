@@ -137,7 +137,7 @@ def _unknown(operation):
     if activation in _operations.ACTIVATIONS or gives_logits or not _operations.is_known(operation):
         reason = (
             f"No head was found: the output comes from {operation.name!r} ({type(operation).__name__}). If the output "
-            'is logits or probabilities, say so: output="logits", "softmax" or "sigmoid".'
+            'is logits or probabilities, say so to kla.adjust: output="logits", "softmax" or "sigmoid".'
         )
     else:
         reason = (

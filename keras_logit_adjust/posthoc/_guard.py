@@ -22,8 +22,8 @@ def check_not_adjusted(model, allow_double_correction):
     for reason, _ in () if allow_double_correction else found:
         raise ValueError(
             f"The prior would be corrected twice: model {model.name!r} {reason}. Its plain argmax is balanced already. "
-            "To add another class mix only, use kla.adjust(model, [1, 1, …], target_prior=[…]); "
-            "or pass allow_double_correction=True if that is what you want."
+            "To add another class mix only, use kla.adjust(model, [1, 1, …], target_prior=[…]), and num_examples=2 for "
+            "independent labels; or pass allow_double_correction=True if that is what you want."
         )
 
 
