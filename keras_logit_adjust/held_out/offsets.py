@@ -118,14 +118,7 @@ def tune_offsets(
     )
     prior = as_prior(class_counts, num_examples)
     options = {"independent": prior.are_labels, "class_names": names, "ignore_class": ignore_class}
-    reader = _reading.Reader(prior.size, **options)
-    if not (batches := [*reader.read([(y_true, logits)])]):
-        raise _checks.ArgumentError(
-            "y_true", f"`y_true` must have ids that are not ignored. Received only {ignore_class}."
-        )
-    ((labels, logits),) = batches
-    reader.check()
-    logits = logits.astype("float64", copy=False)
+    labels, logits, is_unit = _read(y_true, logits, prior.size, **options)
     if prior.are_labels:
         if class_prior is not None or not isinstance(objective, str):
             raise ValueError("Independent labels take the objectives 'macro_f1' and 'balanced', and no `class_prior`.")
@@ -155,9 +148,21 @@ def tune_offsets(
     offsets = _shrink(offsets, base, examples, shrinkage)
     whole = make(ids, weights, np.ones(ids.size))
     values = (whole.value(whole.tallies((logits + candidate).argmax(axis=-1))) for candidate in (offsets, base))
-    if reader.is_unit:
+    if is_unit:
         return TunedOffsets(np.diff(offsets), np.diff(base), *values, np.diff(prior.logits))
     return TunedOffsets(offsets - offsets.mean(), base - base.mean(), *values, prior.logits)
+
+
+def _read(y_true, logits, num_classes, *, ignore_class, **options):
+    """Labels, float64 logits, and whether these come from one sigmoid unit."""
+    reader = _reading.Reader(num_classes, ignore_class=ignore_class, **options)
+    if not (batches := [*reader.read([(y_true, logits)])]):
+        raise _checks.ArgumentError(
+            "y_true", f"`y_true` must have ids that are not ignored. Received only {ignore_class}."
+        )
+    ((labels, logits),) = batches
+    reader.check()
+    return labels, logits.astype("float64", copy=False), reader.is_unit
 
 
 def _weights(ids, mix):

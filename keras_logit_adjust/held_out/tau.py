@@ -140,28 +140,16 @@ def tune_tau(
     _checks.check_integer(folds, "folds", minimum=2)
     standard_errors = _checks.check_number(standard_errors, "standard_errors", minimum=0)
     seed, batch_size = _checks.check_seed(seed), _checks.check_integer(batch_size, "batch_size", minimum=1)
-    is_model = cross_fit is not None or isinstance(model_or_logits, keras.Model)
-    names = None if is_model else _reading.names_of(model_or_logits, class_counts=class_counts)
-    prior = as_prior(class_counts, num_examples, class_names=names)
-    prediction = {"output": output, "batch_size": batch_size}
-    if cross_fit is not None:
-        path = _cross_fit(model_or_logits, validation_data, prior, folds=cross_fit, seed=seed, **prediction)
-    elif isinstance(model_or_logits, layers.ManyClassModel):
-        _checks.check_choice(output, "output", ("auto", "logits"))
-        path = _path_of_many_classes(model_or_logits, validation_data, prior, ignore_class, batch_size)
-    elif isinstance(model_or_logits, keras.Model):
-        batches = predict.labels_and_logits(model_or_logits, validation_data, **prediction)
-        path = TauPath.from_batches(batches, prior, ignore_class=ignore_class)
-    elif isinstance(validation_data, tuple):
-        raise _checks.ArgumentError(
-            "validation_data",
-            "With logits, `validation_data` are the labels alone, [N]. Received a tuple: give its last part, or the "
-            "model in place of the logits.",
-        )
-    else:
-        path = TauPath(
-            validation_data, model_or_logits, class_counts, num_examples=num_examples, ignore_class=ignore_class
-        )
+    prior, path = _read(
+        model_or_logits,
+        validation_data,
+        class_counts,
+        num_examples,
+        cross_fit=cross_fit,
+        seed=seed,
+        ignore_class=ignore_class,
+        prediction={"output": output, "batch_size": batch_size},
+    )
     size = path.recall_ids.size
     if size < folds:
         raise ValueError(
@@ -182,14 +170,14 @@ def tune_tau(
     options = {"standard_errors": standard_errors, "unknown": unknown}
     weight = _weights(path.recall_ids, bucket, known)
     tau, best, interval = _choose(path.low, path.high, weight, **options)
+    few, empty = int((path.examples < min_examples).sum()), int((path.examples == 0).sum())
+    coverage = {"classes": path.examples.size, "pooled": few, "empty": empty, "buckets": np.unique(bucket).size}
     if interval[1] < 0:
         warnings.warn(
             f"Every good τ is negative, such as {tau:.2g}: it makes rare classes rarer. Check that logits, labels "
             "and `class_counts` have their classes in the same order, and that the logits were not adjusted before.",
             stacklevel=2,
         )
-    few, empty = int((path.examples < min_examples).sum()), int((path.examples == 0).sum())
-    coverage = {"classes": path.examples.size, "pooled": few, "empty": empty, "buckets": np.unique(bucket).size}
     if few:
         warnings.warn(
             f"{few} of {path.examples.size} classes have fewer than {min_examples} held-out examples ({empty} have "
@@ -197,15 +185,45 @@ def tune_tau(
             f"{coverage['buckets']} means in all." + _told(path.examples, frequencies, unknown, tau),
             stacklevel=2,
         )
-    right = np.zeros(size, bool)
     fold = _stratified_folds(bucket[path.recall_ids], folds, seed)
-    for k in range(folds):
-        kept = fold != k
-        weight_of_others = _weights(path.recall_ids[kept], bucket, known)
-        tau_of_others = _choose(path.low[kept], path.high[kept], weight_of_others, **options)[0]
-        right[~kept] = path.is_right(tau_of_others)[~kept]
+    right = _right_by_others(path, fold, bucket, known, **options)
     accuracies = (float(weight[is_right].sum()) for is_right in (right, path.is_right(1.0)))
     return TunedTau(tau, interval, *accuracies, best, coverage, unknown, path, weight)
+
+
+def _read(model_or_logits, validation_data, class_counts, num_examples, *, cross_fit, seed, ignore_class, prediction):
+    """The prior, and the `TauPath` of the held-out examples."""
+    is_model = cross_fit is not None or isinstance(model_or_logits, keras.Model)
+    names = None if is_model else _reading.names_of(model_or_logits, class_counts=class_counts)
+    prior = as_prior(class_counts, num_examples, class_names=names)
+    if cross_fit is not None:
+        return prior, _cross_fit(model_or_logits, validation_data, prior, folds=cross_fit, seed=seed, **prediction)
+    if isinstance(model_or_logits, layers.ManyClassModel):
+        _checks.check_choice(prediction["output"], "output", ("auto", "logits"))
+        given = (model_or_logits, validation_data, prior, ignore_class, prediction["batch_size"])
+        return prior, _path_of_many_classes(*given)
+    if isinstance(model_or_logits, keras.Model):
+        batches = predict.labels_and_logits(model_or_logits, validation_data, **prediction)
+        return prior, TauPath.from_batches(batches, prior, ignore_class=ignore_class)
+    if isinstance(validation_data, tuple):
+        raise _checks.ArgumentError(
+            "validation_data",
+            "With logits, `validation_data` are the labels alone, [N]. Received a tuple: give its last part, or the "
+            "model in place of the logits.",
+        )
+    options = {"num_examples": num_examples, "ignore_class": ignore_class}
+    return prior, TauPath(validation_data, model_or_logits, class_counts, **options)
+
+
+def _right_by_others(path, fold, bucket, known, **options):
+    """Whether each example is right at the τ that the examples of the other folds choose."""
+    right = np.zeros(fold.size, bool)
+    for k in np.unique(fold):
+        kept = fold != k
+        weight = _weights(path.recall_ids[kept], bucket, known)
+        tau = _choose(path.low[kept], path.high[kept], weight, **options)[0]
+        right[~kept] = path.is_right(tau)[~kept]
+    return right
 
 
 def _told(examples, frequencies, unknown, tau):
