@@ -120,6 +120,15 @@ def classifier():
     return task, data
 
 
+def test_the_loss_that_keras_hub_compiles_by_itself_does_not_forbid_labels(classifier):
+    task, strings = classifier
+    assert "crossentropy" in type(task.loss).__name__.lower()
+    share = np.array(COUNTS) / 200
+    made = kla.adjust(task, COUNTS, num_examples=200)
+    expected = eager(task, strings) - np.log(share / (1 - share))
+    np.testing.assert_allclose(eager(made, strings), expected, rtol=1e-5, atol=1e-5)
+
+
 def test_a_task_that_takes_strings_takes_them_adjusted_and_folded(classifier):
     task, strings = classifier
     before = eager(task, strings)
