@@ -72,7 +72,7 @@ def test_a_message_of_missing_names_leads_to_a_prior_that_is_taken():
             ValueError, match=r"missing: \['elk', 'fox'\], of no class: \[\]\. If these have no exam"
         ) as e:
             refuse(SEEN, class_names=NAMES)
-        assert f"{way}." in str(e.value)
+        assert f"{way};" in str(e.value)
     found = eval(way, {"kla": kla, "class_counts": SEEN, "class_names": NAMES})
     np.testing.assert_allclose(kla.priors.as_prior(found).probabilities, prior(COUNTS, smoothing=1), rtol=1e-15)
 
