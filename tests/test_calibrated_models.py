@@ -204,3 +204,11 @@ def test_calibrated_first_adjusted_posteriors_are_right_under_uniform(rng):
         for c in (None, found)
     ]
     assert errors[0] > 0.15 and errors[1] < 0.03
+
+
+def test_a_prior_of_labels_weighs_as_its_probabilities_do(rng):
+    logits, on = 3 * rng.normal(size=(200, 3)), rng.random((200, 3)) < 0.3
+    options = {"independent": True, "method": "bias_corrected_temperature"}
+    prior = kla.priors.as_prior([30, 5, 10], 100)
+    found = kla.calibrate(logits, on, class_prior=prior, **options)
+    assert found == kla.calibrate(logits, on, class_prior=[0.3, 0.05, 0.1], **options)

@@ -341,3 +341,10 @@ def test_percentages_are_refused_with_their_remedy(kind):
         kla.adjust_scores(percentages, COUNTS, kind=kind)
     found, p = kla.adjust_scores(percentages / 100, COUNTS), percentages / COUNTS
     np.testing.assert_allclose(found, p / p.sum(axis=1, keepdims=True), rtol=1e-12)
+
+
+@pytest.mark.parametrize("num_examples", [None, 100])
+def test_a_target_prior_of_the_other_kind_of_labels_is_refused(num_examples):
+    other = kla.priors.as_prior([30, 5, 10], 100 if num_examples is None else None)
+    with pytest.raises(ArgumentError, match="`target_prior` must be of .* here. Received a Prior of"):
+        kla.adjust_scores([[0.2, 0.3, 0.5]], COUNTS, num_examples=num_examples, target_prior=other)

@@ -15,7 +15,7 @@ from scipy import optimize, special
 from keras_logit_adjust import _arrays, _checks, _scores
 from keras_logit_adjust.held_out import _reading
 from keras_logit_adjust.layers import Calibration
-from keras_logit_adjust.priors.formulas import as_prior
+from keras_logit_adjust.priors.formulas import as_label_prior, as_prior
 
 METHODS = ("temperature", "bias_corrected_temperature")
 KINDS = ("plain", "classwise", "balanced")
@@ -114,15 +114,9 @@ def _example_weights(labels, num_classes, class_prior, independent):
         return np.ones((len(labels), 1))
     share = labels.mean(axis=0) if independent else np.bincount(labels, minlength=num_classes) / labels.size
     if not independent or num_classes == 1:
-        prior = as_prior(class_prior, name="class_prior").probabilities
+        prior = as_prior(class_prior, independent=False, name="class_prior").probabilities
     else:
-        prior = _checks.as_vector(class_prior, "class_prior")
-        if (bad := (prior <= 0) | (prior >= 1)).any():
-            raise _checks.ArgumentError(
-                "class_prior",
-                "Every number in `class_prior` must be the probability of a label, strictly between 0 and 1. Received "
-                f"{prior[bad].tolist()} at {_checks.name_classes(bad)}: divide counts by the number of examples.",
-            )
+        prior = as_label_prior(class_prior, "class_prior").probabilities
     _checks.check_length(prior, max(2, num_classes), "class_prior", "the held-out logits")
     prior = prior[-num_classes:]  # for one unit, the prior of the positives
     if (bad := (share == 0) | (share == 1) if independent else share == 0).any():

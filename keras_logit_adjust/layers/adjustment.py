@@ -15,6 +15,7 @@ from keras import ops
 from keras_logit_adjust import _checks, _keras, _labels, priors
 from keras_logit_adjust.layers.calibration import Calibration, as_calibration
 from keras_logit_adjust.losses import _marks
+from keras_logit_adjust.priors.formulas import as_label_prior
 
 MAX_CLASSES_IN_CONFIG = 10_000
 
@@ -119,17 +120,10 @@ def as_target(target_prior, *, size, are_labels=False, other="class_counts"):
             f"`target_prior` must have one number for each class. Received: target_prior={target_prior}: for one unit "
             "give [1 − p, p], as [0.95, 0.05].",
         )
-    if not are_labels or isinstance(target_prior, priors.Prior):
-        target = priors.as_prior(target_prior, name="target_prior")
+    if are_labels:
+        target = as_label_prior(target_prior, "target_prior")
     else:
-        target = priors.Prior(_checks.as_vector(target_prior, "target_prior"), num_examples=1.0)
-        _checks.refuse_numbers(
-            (target.counts <= 0) | (target.counts >= 1),
-            target.counts,
-            "target_prior",
-            "Every number in `target_prior` must be the probability of a label, strictly between 0 and 1.",
-            remedy=": divide counts by the number of examples, and in place of 0 give a small number, such as 1e-6.",
-        )
+        target = priors.as_prior(target_prior, independent=False, name="target_prior")
     _checks.check_length(target.counts, size, "target_prior", other)
     return target
 

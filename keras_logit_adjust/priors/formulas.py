@@ -123,6 +123,21 @@ def as_prior(
     return Prior(counts, num_examples)
 
 
+def as_label_prior(probabilities, name):
+    """The probabilities of independent labels `[L]` as a `Prior`. A `Prior` of independent labels stays as it is."""
+    if isinstance(probabilities, Prior):
+        return as_prior(probabilities, independent=True, name=name)
+    vector = _checks.as_vector(probabilities, name)
+    _checks.refuse_numbers(
+        (vector <= 0) | (vector >= 1),
+        vector,
+        name,
+        f"Every number in `{name}` must be the probability of a label, strictly between 0 and 1.",
+        remedy=": divide counts by the number of examples, and in place of 0 give a small number, such as 1e-6.",
+    )
+    return Prior(vector, num_examples=1.0)
+
+
 def _check_kind(prior, num_examples, independent, name):
     """Raise for a `Prior` of another number of examples, or of the other kind of labels, than is asked for."""
     anew = "as_prior(positive_counts, num_examples, …)" if not prior.are_labels else "as_prior(class_counts, …)"
