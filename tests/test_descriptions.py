@@ -185,3 +185,11 @@ def test_each_output_of_a_subclassed_model_is_described_by_its_name():
     assert (second.output, second.num_outputs, second.is_binary, second.prior) == ("sigmoid", 1, True, "uniform")
     with pytest.raises(ValueError, match=r"must be one that is adjusted, \['a', 'b'\]\. Received: output='c'"):
         kla.serving.describe(model, output="c")
+
+
+@pytest.mark.parametrize("form", [lambda loss: loss, lambda loss: [loss], lambda loss: {"head": loss}])
+def test_independent_labels_are_known_from_every_form_of_the_loss(form):
+    model = sequential(layers.Dense(3, name="head"))
+    model = keras.Model(model.input, {"head": model.output}) if isinstance(form(0), dict) else model
+    model.compile(loss=form(keras.losses.BinaryCrossentropy(from_logits=True)))
+    assert serving.describe(model).served_output == "binary_logits"

@@ -12,16 +12,11 @@ import numpy as np
 
 from keras_logit_adjust import _checks, _keras, losses
 from keras_logit_adjust.layers import ManyClassModel, PredictionSet
-from keras_logit_adjust.posthoc import _graph, _guard, _many_classes
+from keras_logit_adjust.posthoc import _graph, _guard, _kind, _many_classes
 from keras_logit_adjust.posthoc import _outputs as _outputs_of
 from keras_logit_adjust.posthoc._outputs import AdjustedOutputs
 from keras_logit_adjust.posthoc.adjust import AdjustedModel
 
-BINARY_LOSSES = (
-    keras.losses.BinaryCrossentropy,
-    keras.losses.BinaryFocalCrossentropy,
-    losses.BinaryLogitAdjustedCrossentropy,
-)
 # A model trained with such a loss gives the logits of a plain model, adjusted with the loss's own counts and τ.
 ADJUSTED_LOSSES = (losses.LogitAdjustedCrossentropy, losses.BinaryLogitAdjustedCrossentropy)
 CORRECTED_TWICE = "unknown: corrected more than once"
@@ -196,7 +191,7 @@ def describe(model, *, output=None):
     if output is not None:
         model = _outputs_of.one_of(model, output)
     corrections = tuple(_as_correction(part) for _, part in _guard.corrections(model))
-    is_binary = isinstance(getattr(model, "loss", None), BINARY_LOSSES) or any(
+    is_binary = _kind.of_loss(_kind.loss_of(model)) == "independent" or any(
         correction.num_examples is not None for correction in corrections
     )
     # The ids and scores of a predictor count as one output.
