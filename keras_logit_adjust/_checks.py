@@ -283,6 +283,11 @@ def check_fraction(value, name):
     return _check_scalar(value, name, "a number in [0, 1)", lambda number: 0 <= number < 1)
 
 
+def check_open_fraction(value, name):
+    """`value`, such as the level of an interval, as a float strictly between 0 and 1."""
+    return _check_scalar(value, name, "a number strictly between 0 and 1", lambda number: 0 < number < 1)
+
+
 def check_ignore_class(ignore_class):
     """`ignore_class` as an int or None."""
     if ignore_class is None:

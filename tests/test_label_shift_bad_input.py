@@ -53,7 +53,7 @@ LABELED = (GOOD, [0, 1, 2])
         ),
         ((GOOD, [5, 3, 1]), {"replicates": 1}, "`replicates` must be an integer of at least 2"),
         ((GOOD, [5, 3, 1]), {"level": 1}, "`level` must be a number"),
-        ((GOOD, [5, 3, 1]), {"level": 0}, "`level` must lie between 0 and 1.*level=0"),
+        ((GOOD, [5, 3, 1]), {"level": 0}, "`level` must be a number strictly between 0 and 1.*level=0"),
         ((GOOD, [5, 3, 1]), {"seed": -1}, "`seed` must be an integer of at least 0"),
         ((GOOD, [5, 3, 1]), {"tol": 0}, "`tol` must be a positive number"),
         ((GOOD, [5, 3, 1]), {"max_iterations": 0}, "`max_iterations` must be an integer of at least 1"),

@@ -125,7 +125,9 @@ def test_a_tau_that_is_no_number_is_refused(tau):
         two_class_path((0, 1.0)).confidence_interval(tau)
 
 
-@pytest.mark.parametrize(("options", "name"), [({"level": 1.5}, "level"), ({"replicates": 0}, "replicates")])
+@pytest.mark.parametrize(
+    ("options", "name"), [({"level": 1.5}, "level"), ({"level": 0}, "level"), ({"replicates": 0}, "replicates")]
+)
 def test_an_interval_of_impossible_options_is_refused(options, name):
     with pytest.raises(ValueError, match=name):
         two_class_path((0, 1.0)).confidence_interval(1.0, **options)

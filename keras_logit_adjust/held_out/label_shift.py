@@ -143,8 +143,7 @@ def estimate_target_prior(
     logits = _reading.as_logits(logits, prior.size, class_names=names)
     _checks.check_choice(method, "method", METHODS)
     replicates = _checks.check_integer(replicates, "replicates", minimum=2)
-    if not _checks.check_fraction(level, "level"):
-        raise ValueError(f"`level` must lie between 0 and 1, such as 0.95. Received: level={level!r}")
+    level = _checks.check_open_fraction(level, "level")
     rng = np.random.default_rng(_checks.check_seed(seed))
     stop = {
         "tol": _checks.check_positive(tol, "tol"),
@@ -161,7 +160,7 @@ def estimate_target_prior(
         )
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
     low, high = _widened(estimate, low, high, counted, level)
-    return TargetPrior(estimate, low, high, float(level), method, logits.shape[0], **diagnosis)
+    return TargetPrior(estimate, low, high, level, method, logits.shape[0], **diagnosis)
 
 
 def _with_pseudo_count(prior, num_examples):

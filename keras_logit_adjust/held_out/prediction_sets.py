@@ -129,9 +129,7 @@ class PredictionSets:
         self.coverage = _checks.check_choice(coverage, "coverage", COVERAGES)
         self.weight = _checks.check_number(weight, "weight", minimum=0, maximum=1)
         self.tau = _checks.as_tau(_arrays.in_order(tau, "tau", self._class_names), self.prior.size)
-        self.alpha = _checks.check_fraction(alpha, "alpha")
-        if not self.alpha:
-            raise _checks.ArgumentError("alpha", f"`alpha` must lie between 0 and 1. Received: alpha={alpha!r}")
+        self.alpha = _checks.check_open_fraction(alpha, "alpha")
         reader = _reading.Reader(self.prior.size, class_names=self._class_names)
         ids, logits = reader.examples(y_true, logits)
         reader.check()
@@ -196,10 +194,7 @@ class PredictionSets:
             seed: the seed of the bootstrap.
         """
         replicates = _checks.check_integer(replicates, "replicates", minimum=2)
-        if not _checks.check_fraction(level, "level"):
-            raise _checks.ArgumentError(
-                "level", f"`level` must lie between 0 and 1, such as 0.95. Received: level={level!r}"
-            )
+        level = _checks.check_open_fraction(level, "level")
         rng = np.random.default_rng(_checks.check_seed(seed))
         y_true, logits = _reading.as_labels(y_true, logits), self._read(logits)
         ids = _reading.as_ids(y_true, *logits.shape)

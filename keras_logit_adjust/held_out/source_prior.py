@@ -104,10 +104,7 @@ def estimate_source_prior(logits, y_true, *, class_prior=None, level=0.95):
     is_unit = logits.ndim == 1 or logits.shape[-1:] == (1,)
     logits = _reading.as_logits(logits, 2 if is_unit else logits.shape[-1] if logits.ndim else 1)
     ids = _reading.as_ids(y_true, *logits.shape)
-    if not _checks.check_fraction(level, "level"):
-        raise _checks.ArgumentError(
-            "level", f"`level` must lie between 0 and 1, such as 0.95. Received: level={level!r}"
-        )
+    level = _checks.check_open_fraction(level, "level")
     examples = np.bincount(ids, minlength=logits.shape[1])
     _checks.check_length(examples, max(2, examples.size), "logits", "a problem of two classes at least")
     if (missing := examples == 0).any():
@@ -123,7 +120,7 @@ def estimate_source_prior(logits, y_true, *, class_prior=None, level=0.95):
     bias = _best_bias(logits, ids, (mix / examples)[ids], mix)
     prior = np.maximum(_softmax(np.log(mix) - bias), _SMALLEST)
     low, high = _interval(logits, ids, prior, mix, level=level)
-    return SourcePrior(prior, low, high, float(level), examples)
+    return SourcePrior(prior, low, high, level, examples)
 
 
 def _softmax(rows):

@@ -219,7 +219,7 @@ class TauPath:
             if tau is None
             else self._values_of_replicates(_as_taus(tau), weight, replicates, rng)
         )
-        tails = 50 * (1 - _checks.check_fraction(level, "level"))
+        tails = 50 * (1 - _checks.check_open_fraction(level, "level"))
         low, high = np.percentile(draws, [tails, 100 - tails], axis=0)
         return (float(low), float(high)) if low.ndim == 0 else (low, high)
 
