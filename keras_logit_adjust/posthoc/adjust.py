@@ -6,7 +6,6 @@ A calibration that was found on held-out logits goes into the same affine step, 
 """
 
 import keras
-from keras import ops
 
 from keras_logit_adjust import _checks, priors
 from keras_logit_adjust.layers import LogitAdjustment, PredictionSet
@@ -228,12 +227,7 @@ class AdjustedModel(keras.Model):
                 "inputs = keras.Input(…)."
             )
         logits = self.adjustment(_graph.logits_of(tensors[0], self.output_kind), training=training)
-        return keras.tree.pack_sequence_as(outputs, [self._activate(logits)])
-
-    def _activate(self, logits):
-        if self.output_kind == "softmax":
-            return ops.softmax(logits, axis=self.adjustment.axis)
-        return ops.sigmoid(logits) if self.output_kind == "sigmoid" else logits
+        return keras.tree.pack_sequence_as(outputs, [_outputs.activate(logits, self.output_kind, self.adjustment.axis)])
 
     def get_config(self):
         return {
