@@ -9,6 +9,7 @@ import dataclasses
 import warnings
 
 import numpy as np
+from scipy import linalg, optimize, special
 
 from keras_logit_adjust import _arrays, _checks
 from keras_logit_adjust.held_out import _reading
@@ -118,20 +119,13 @@ def estimate_source_prior(logits, y_true, *, class_prior=None, level=0.95):
         mix = as_prior(class_prior, name="class_prior").probabilities
         _checks.check_length(mix, examples.size, "class_prior", "the logits")
     bias = _best_bias(logits, ids, (mix / examples)[ids], mix)
-    prior = np.maximum(_softmax(np.log(mix) - bias), _SMALLEST)
+    prior = np.maximum(special.softmax(np.log(mix) - bias), _SMALLEST)
     low, high = _interval(logits, ids, prior, mix, level=level)
     return SourcePrior(prior, low, high, level, examples)
 
 
-def _softmax(rows):
-    odds = np.exp(rows - rows.max(axis=-1, keepdims=True))
-    return odds / odds.sum(axis=-1, keepdims=True)
-
-
 def _best_bias(logits, ids, weight, mix):
     """`b = log π − log q` with the least weighted cross-entropy, `Σ π_y·b_y = 0`."""
-    from scipy import optimize
-
     unit, rows = np.sqrt(mix), np.arange(ids.size)
 
     def evaluate(point):
@@ -156,8 +150,6 @@ def _best_bias(logits, ids, weight, mix):
 
 def _interval(logits, ids, prior, mix, *, level):
     """The ends of the interval of each class `[L]`, by the delta method on the log-odds of its share."""
-    from scipy import special
-
     shares = np.bincount(ids) / ids.size
     variance, doubtful = _least_variance(logits + np.log(shares) - np.log(prior), shares, prior)
     if doubtful < 1:
@@ -189,9 +181,7 @@ def _curvature(probability, weight, mix):
 
 def _least_variance(scores, shares, prior):
     """The variance `[L]` of `log q` if the head is a posterior, and the number of doubtful examples."""
-    from scipy import linalg
-
-    probability = _softmax(scores)
+    probability = special.softmax(scores, axis=1)
     curvature = _curvature(probability, np.full(len(scores), 1 / len(scores)), shares)
     values, vectors = linalg.eigh(curvature)
     if (doubtful := float(values[0]) * len(scores)) < 1:
@@ -204,10 +194,8 @@ def _least_variance(scores, shares, prior):
 
 def _variance(scores, ids, mix, prior):
     """The variance `[L]` of `log q` for any head: the sum of squares of each example's influence."""
-    from scipy import linalg
-
     rows, weight, unit = np.arange(ids.size), (mix / np.bincount(ids))[ids], np.sqrt(mix)
-    moved = _softmax(scores)
+    moved = special.softmax(scores, axis=1)
     curvature = _curvature(moved, weight, mix)
     moved[rows, ids] -= 1.0
     moved = linalg.solve(curvature, (moved / unit).T, assume_a="sym").T / unit * weight[:, None]
