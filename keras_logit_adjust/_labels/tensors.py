@@ -40,15 +40,15 @@ def _as_numbers(values, name, rule):
     return array.astype("float32") if array.dtype.kind == "V" else array  # kind "V" is bfloat16
 
 
-def check_num_classes(value, *, minimum=2):
-    """`num_classes` as an int of at least `minimum`."""
-    if isinstance(value, int) and not isinstance(value, bool) and value == 1 < minimum:
+def check_num_classes(value):
+    """`num_classes` as an int of at least 2."""
+    if isinstance(value, int) and not isinstance(value, bool) and value == 1:
         raise _checks.ArgumentError(
             "num_classes",
-            f"`num_classes` must be an integer of at least {minimum}. Received: num_classes={value}: one sigmoid unit "
+            f"`num_classes` must be an integer of at least 2. Received: num_classes={value}: one sigmoid unit "
             "has two classes, the negatives and the positives.",
         )
-    return _checks.check_integer(value, "num_classes", minimum)
+    return _checks.check_integer(value, "num_classes", minimum=2)
 
 
 def to_tensor(values, name="y_pred"):

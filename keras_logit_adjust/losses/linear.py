@@ -80,7 +80,7 @@ def linear_logit_adjusted_crossentropy(
     """
     log_prior = _checks.as_log_prior(log_prior)
     head = as_head(features, kernel, bias, log_prior.size, class_axis=class_axis)
-    adjustment = np.broadcast_to(_checks.as_tau(tau, log_prior.size) * log_prior, log_prior.shape)
+    adjustment = _checks.as_tau(tau, log_prior.size) * log_prior
     chunk_size = _checks.check_integer(chunk_size, "chunk_size", 1)
     options = _base.checked_options(label_smoothing=label_smoothing, ignore_class=ignore_class)
     options |= {"chunk_size": chunk_size, "spread": _shards.as_spread(kernel_layout, class_axis, log_prior.size)}

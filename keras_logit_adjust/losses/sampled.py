@@ -163,7 +163,7 @@ def sampled_logit_adjusted_crossentropy(
     """
     log_prior = _checks.as_log_prior(log_prior)
     head = linear.as_head(features, kernel, bias, log_prior.size, class_axis=class_axis)
-    adjustment = np.broadcast_to(_checks.as_tau(tau, log_prior.size) * log_prior, log_prior.shape)
+    adjustment = _checks.as_tau(tau, log_prior.size) * log_prior
     _checks.check_choice(estimator, "estimator", ESTIMATORS)
     ignore_class = _checks.check_ignore_class(ignore_class)
     _check_rivals(rivals, estimator, log_prior.size)
