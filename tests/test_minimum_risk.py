@@ -160,6 +160,7 @@ def test_behind_an_adjusted_model_it_decides_for_the_mix_of_the_deployment(rng):
         (lambda: MinimumRiskDecision("high"), "`costs` must be a finite matrix"),
         (lambda: MinimumRiskDecision([[0, 1], [1]]), "`costs` must be a finite matrix"),
         (lambda: MinimumRiskDecision([[0], [1]]), r"2 decisions. Received shape \(2, 1\)"),
+        (lambda: MinimumRiskDecision(COSTS, from_logits="no"), "`from_logits` must be True or False"),
         (lambda: MinimumRiskDecision([[0, 1]]), r"2 classes.*Received shape \(1, 2\)"),
         (lambda: MinimumRiskDecision(COSTS)(np.zeros((2, 4))), "the input has 4 classes, `costs` has 3"),
         (lambda: MinimumRiskDecision(1 - np.eye(2))(np.zeros((2, 1, 3))), "the input has 3 classes, `costs` has 2"),

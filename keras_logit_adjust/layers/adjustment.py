@@ -191,7 +191,7 @@ class LogitAdjustment(Adjustment, keras.layers.Layer):
         # Under a mixed policy autocast would round the float32 logits of the head.
         super().__init__(**{"autocast": False, **kwargs})
         self.supports_masking = True
-        self.corrected_before = bool(corrected_before)
+        self.corrected_before = _checks.check_bool(corrected_before, "corrected_before")
         self.axis = _checks.check_axis(axis)
         self.values = self._settle(
             class_counts, tau=tau, target_prior=target_prior, num_examples=num_examples, calibration=calibration

@@ -41,7 +41,7 @@ class MinimumRiskDecision(keras.layers.Layer):
     def __init__(self, costs, *, from_logits=True, **kwargs):
         super().__init__(**{"autocast": False, **kwargs})
         self.costs = _as_cost_matrix(costs)
-        self.from_logits = bool(from_logits)
+        self.from_logits = _checks.check_bool(from_logits, "from_logits")
         self.supports_masking = True
 
     def build(self, input_shape):
