@@ -30,6 +30,11 @@ def metrics_read_now():
     return []
 
 
+def has_compiled_metrics(model):
+    """Whether a model was compiled with metrics, before they are built. Keras keeps them in one metric of this name."""
+    return any(metric.name == "compile_metrics" for metric in model.metrics)
+
+
 def mask_of(tensor):
     """The mask that a layer left on its output, or None."""
     from keras.src.backend.common import masking  # a JAX tracer has no attribute for the mask

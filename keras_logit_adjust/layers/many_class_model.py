@@ -5,7 +5,7 @@ import warnings
 import keras
 from keras import ops
 
-from keras_logit_adjust import _replicas
+from keras_logit_adjust import _keras, _replicas
 from keras_logit_adjust.layers.large import ManyClassDense
 from keras_logit_adjust.layers.top_classes import ManyClassPredictor, TopClasses
 
@@ -64,9 +64,7 @@ class ManyClassModel(keras.Model):
         return loss
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        if any(
-            metric.name == "compile_metrics" for metric in self.metrics
-        ):  # Keras's name for the metrics of `compile`
+        if _keras.has_compiled_metrics(self):
             raise ValueError(
                 f"Model {self.name!r} gives features, of which metrics would measure nothing. Compile it without "
                 "`metrics`, and give them to `model.predictor(k)`, or in `fit` to `kla.callbacks.PredictorMetrics`."
