@@ -14,6 +14,7 @@ import numpy as np
 
 from keras_logit_adjust import _arrays, _checks
 from keras_logit_adjust.held_out import _reading
+from keras_logit_adjust.held_out.tau_path import by_stratum
 from keras_logit_adjust.layers import PredictionSet
 from keras_logit_adjust.priors.formulas import as_prior
 
@@ -199,11 +200,10 @@ class PredictionSets:
         y_true, logits = _reading.as_labels(y_true, logits), self._read(logits)
         ids = _reading.as_ids(y_true, *logits.shape)
         sets = self._sets(logits)
-        order = np.argsort(ids, kind="stable")
+        order, first, in_class = by_stratum(ids)
         ids = ids[order]
         hits, sizes = sets[order, ids], sets[order].sum(axis=1)
         counts = np.bincount(ids, minlength=self.prior.size)
-        first = (np.cumsum(counts) - counts)[ids]
 
         def measured(rows):
             own = np.divide(
@@ -212,7 +212,7 @@ class PredictionSets:
             return own, (hits[rows].mean(), np.nanmean(own), sizes[rows].mean())
 
         class_coverage, found = measured(np.arange(ids.size))
-        drawn = [measured(first + (rng.random(ids.size) * counts[ids]).astype("int64"))[1] for _ in range(replicates)]
+        drawn = [measured(first + (rng.random(ids.size) * in_class).astype("int64"))[1] for _ in range(replicates)]
         ends = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0).T.tolist()
         intervals = dict(zip(("coverage", "macro_coverage", "mean_size"), map(tuple, ends), strict=True))
         return SetReport(*map(float, found), class_coverage, intervals, level, ids.size)
