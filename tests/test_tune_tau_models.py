@@ -293,6 +293,7 @@ def test_what_cannot_be_tuned_on_is_refused(logits, y, counts, options, message)
 @pytest.mark.parametrize(
     ("data", "message"),
     [
+        (kla.data.LongTailSampler([0, 1, 2], 3, seed=0).py_dataset(np.ones((3, 6))), "must end. Received an endless"),
         ((np.ones((4, 6)), np.zeros(4), np.ones(4)), r"must be a pair \(x, y\). Received a tuple of 3"),
         ((np.ones((4, 6)), np.zeros(3)), r"as many rows. Received \[3, 4\]"),
         ([np.ones((4, 6))], r"dataset of batches \(x, y\).*Received a batch that is a ndarray"),

@@ -10,6 +10,7 @@ from keras import ops
 from keras_logit_adjust import _checks, _labels, metrics
 from keras_logit_adjust.callbacks import _outputs
 from keras_logit_adjust.layers import ManyClassModel
+from keras_logit_adjust.priors.counting import is_endless
 
 _KINDS = "(x, y) arrays, or a dataset of batches (x, y)"
 
@@ -201,20 +202,17 @@ def check_data(data, *, num_classes=None, ignore_class=None, output=None):
     if isinstance(data, tuple):
         data = data if output is None else _outputs.of_batch(data, output)
         return _check_arrays(data, num_classes=num_classes, ignore_class=ignore_class)
-    is_endless = False
+    is_keras = isinstance(data, keras.utils.PyDataset)
     if hasattr(data, "element_spec"):
         _check_batch(data.element_spec)
-        is_endless = data.cardinality() == -1  # tf.data.INFINITE_CARDINALITY, without importing TensorFlow
-    elif isinstance(data, keras.utils.PyDataset):
-        is_endless = data.num_batches is None
-    elif hasattr(data, "shape") or isinstance(data, dict) or not hasattr(data, "__iter__"):
+    elif not is_keras and (hasattr(data, "shape") or isinstance(data, dict) or not hasattr(data, "__iter__")):
         raise ValueError(f"`validation_data` must be {_KINDS}. Received: {type(data).__name__}")
-    elif iter(data) is data:
+    elif not is_keras and iter(data) is data:
         raise ValueError(
             "`validation_data` is read after every epoch. Received an iterator, which is empty after the first: give "
             "a list of its batches, or a dataset."
         )
-    if is_endless:
+    if is_endless(data):
         raise ValueError("`validation_data` must end. Received an endless dataset: leave out `.repeat()`.")
     return data if output is None else _outputs.of_data(data, output)
 

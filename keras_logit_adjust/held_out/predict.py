@@ -9,6 +9,7 @@ from keras import ops
 from keras_logit_adjust import _arrays, _checks, _scores, layers
 from keras_logit_adjust.posthoc import _graph, _guard, _hub
 from keras_logit_adjust.posthoc.adjust import head_to_adjust
+from keras_logit_adjust.priors.counting import is_endless
 
 
 def predict_logits(model, x, *, output="auto", batch_size=256):
@@ -53,6 +54,8 @@ def labels_and_features(model, data, *, batch_size):
 
 
 def _labels_and_outputs(predict, data, batch_size):
+    if is_endless(data):
+        raise ValueError("`validation_data` must end. Received an endless dataset: leave out `.repeat()`.")
     if isinstance(data, keras.utils.PyDataset):
         data = map(data.__getitem__, range(data.num_batches))
     elif isinstance(data, tuple):

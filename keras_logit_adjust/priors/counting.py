@@ -74,7 +74,7 @@ def label_batches(source, label_form, owner):
     if hasattr(source, "element_spec"):
         yield from _with_progress(_dataset_labels(source, label_form, owner))
     elif isinstance(source, keras.utils.PyDataset):
-        if source.num_batches is None:
+        if is_endless(source):
             raise ValueError(f"`{owner}` was given an endless PyDataset. Count the labels that it draws from.")
         yield from _with_progress((labels_of(source[i]) for i in range(source.num_batches)), source.num_batches)
     elif _is_array(source):
@@ -120,7 +120,7 @@ def labels_of(batch):
 
 def _dataset_labels(dataset, label_form, owner):
     """The labels of a `tf.data.Dataset`, whole batches at a time."""
-    if dataset.cardinality() == -1:  # this is tf.data.INFINITE_CARDINALITY; TensorFlow is not imported here
+    if is_endless(dataset):
         raise ValueError(f"`{owner}` was given an endless dataset: count before `.repeat()`, or `.take(n)` of it.")
     labels = dataset.map(lambda *batch: _dense(labels_of(batch if len(batch) > 1 else batch[0])))
     is_single = holds_single_examples(dataset.element_spec)
@@ -139,6 +139,13 @@ def _dense(labels):
     import tensorflow as tf
 
     return tf.sparse.to_dense(labels)
+
+
+def is_endless(data):
+    """Whether a `tf.data.Dataset` or a `PyDataset` says that it never ends."""
+    if hasattr(data, "element_spec"):
+        return data.cardinality() == -1  # this is tf.data.INFINITE_CARDINALITY; TensorFlow is not imported here
+    return isinstance(data, keras.utils.PyDataset) and data.num_batches is None
 
 
 def holds_single_examples(spec):
