@@ -5,6 +5,7 @@ import pytest
 from reference import softmax
 
 from keras_logit_adjust.held_out import estimate_target_prior
+from keras_logit_adjust.priors import as_prior
 
 GOOD = np.array([[2.0, 0.0, 1.0], [0.0, 3.0, 0.0], [0.0, -1.0, 2.0]])
 LABELED = (GOOD, [0, 1, 2])
@@ -53,6 +54,7 @@ LABELED = (GOOD, [0, 1, 2])
         ),
         ((GOOD, [5, 3, 1]), {"replicates": 1}, "`replicates` must be an integer of at least 2"),
         ((GOOD, [5, 3, 1]), {"level": 1}, "`level` must be a number"),
+        ((GOOD, as_prior([5, 3, 1], 10)), {}, "`class_counts` must be of exclusive classes here"),
         ((GOOD, [5, 3, 1]), {"level": 0}, "`level` must be a number strictly between 0 and 1.*level=0"),
         ((GOOD, [5, 3, 1]), {"seed": -1}, "`seed` must be an integer of at least 0"),
         ((GOOD, [5, 3, 1]), {"tol": 0}, "`tol` must be a positive number"),

@@ -103,7 +103,7 @@ def rebalance(
     """
     import tensorflow as tf
 
-    prior, seed = as_prior(class_counts), _checks.check_seed(seed) % 2**63
+    prior, seed = as_prior(class_counts, independent=False), _checks.check_seed(seed) % 2**63
     counts = share_of_stream = prior.probabilities
     if isinstance(strategy, str) and strategy == "progressive":
         raise _checks.ArgumentError(

@@ -139,7 +139,7 @@ def estimate_target_prior(
     Clopper and Pearson (1934), the exact binomial bound.
     """
     names = _reading.names_of(logits, class_counts=class_counts)
-    prior = as_prior(class_counts, class_names=names)
+    prior = as_prior(class_counts, independent=False, class_names=names)
     logits = _reading.as_logits(logits, prior.size, class_names=names)
     _checks.check_choice(method, "method", METHODS)
     replicates = _checks.check_integer(replicates, "replicates", minimum=2)

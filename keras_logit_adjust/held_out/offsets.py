@@ -128,7 +128,7 @@ def tune_offsets(
         offsets, *values = np.transpose([find(*column) for column in columns])
         return TunedOffsets(offsets, base, *map(_mean_of_known, values), prior.logits)
     ids, examples = labels, np.bincount(labels, minlength=prior.size)
-    mix = None if class_prior is None else as_prior(class_prior, name="class_prior").probabilities
+    mix = None if class_prior is None else as_prior(class_prior, independent=False, name="class_prior").probabilities
     if mix is not None:
         _checks.check_length(mix, prior.size, "class_prior", "class_counts")
     make, base = _settle(objective, prior.logits, mix, tau)

@@ -116,7 +116,7 @@ def estimate_source_prior(logits, y_true, *, class_prior=None, level=0.95):
         )
     mix = examples / ids.size
     if class_prior is not None:
-        mix = as_prior(class_prior, name="class_prior").probabilities
+        mix = as_prior(class_prior, independent=False, name="class_prior").probabilities
         _checks.check_length(mix, examples.size, "class_prior", "the logits")
     bias = _best_bias(logits, ids, (mix / examples)[ids], mix)
     prior = np.maximum(special.softmax(np.log(mix) - bias), _SMALLEST)

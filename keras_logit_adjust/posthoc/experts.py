@@ -53,7 +53,7 @@ def product_of_experts(models, class_counts, *, taus=1.0, target_prior=None, all
         raise ValueError(
             f"`models` must be a list of at least two. Received {received}: for one model use `kla.adjust`."
         )
-    prior, taus = priors.as_prior(class_counts), _as_taus(taus, len(models))
+    prior, taus = priors.as_prior(class_counts, independent=False), _as_taus(taus, len(models))
     for model, tau in zip(models, taus, strict=True):
         _graph.require_keras_model(model)
         if not _graph.is_graph(model):

@@ -52,7 +52,7 @@ def normalize_weights(model, *, tau=1.0, by="norm", class_counts=None, bias="kee
         raise ValueError('`class_counts` go with `by="prior"`. Received them with by="norm": leave them out.')
     if by == "prior" and class_counts is None:
         raise ValueError('`by="prior"` divides by the class prior: give `class_counts` too.')
-    size = _own_norms(head.layer) if by == "norm" else priors.as_prior(class_counts).probabilities
+    size = _own_norms(head.layer) if by == "norm" else priors.as_prior(class_counts, independent=False).probabilities
     _checks.check_length(size, head.width, "class_counts", "the head")
     with np.errstate(over="ignore"):
         divisor = size ** _checks.as_tau(tau, head.width)
