@@ -9,6 +9,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # side by side: each on a core of its o
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored there, and so in whatever a test starts
 
+# TensorFlow switches it on by itself on some processors alone. Without it a CPU has no channels-first convolution.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
 import hypothesis
 import keras
 import numpy as np

@@ -207,7 +207,8 @@ def test_calibrated_first_adjusted_posteriors_are_right_under_uniform(rng):
 
 
 def test_a_prior_of_labels_weighs_as_its_probabilities_do(rng):
-    logits, on = 3 * rng.normal(size=(200, 3)), rng.random((200, 3)) < 0.3
+    logits = 3 * rng.normal(size=(200, 3))
+    on = rng.random((200, 3)) < 1 / (1 + np.exp(2 - logits / 2))
     options = {"independent": True, "method": "bias_corrected_temperature"}
     prior = kla.priors.as_prior([30, 5, 10], 100)
     found = kla.calibrate(logits, on, class_prior=prior, **options)

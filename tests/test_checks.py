@@ -27,6 +27,7 @@ REFUSED = {
     "check_integer": (lambda: _checks.check_integer(1.5, "epochs", minimum=1), "epochs"),
     "check_number": (lambda: _checks.check_number(-1, "gamma", minimum=0), "gamma"),
     "check_positive": (lambda: _checks.check_positive(0, "scale"), "scale"),
+    "check_open_fraction": (lambda: _checks.check_open_fraction(0, "level"), "level"),
     "check_fraction": (lambda: _checks.check_fraction(1, "label_noise"), "label_noise"),
     "check_ignore_class": (lambda: _checks.check_ignore_class("0"), "ignore_class"),
     "check_choice": (lambda: _checks.check_choice("x", "model", ["a"]), "model"),

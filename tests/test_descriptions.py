@@ -189,7 +189,8 @@ def test_each_output_of_a_subclassed_model_is_described_by_its_name():
 
 @pytest.mark.parametrize("form", [lambda loss: loss, lambda loss: [loss], lambda loss: {"head": loss}])
 def test_independent_labels_are_known_from_every_form_of_the_loss(form):
-    model = sequential(layers.Dense(3, name="head"))
-    model = keras.Model(model.input, {"head": model.output}) if isinstance(form(0), dict) else model
+    inputs = keras.Input((WIDTH,))
+    outputs = layers.Dense(3, name="head")(inputs)
+    model = keras.Model(inputs, {"head": outputs} if isinstance(form(0), dict) else outputs)
     model.compile(loss=form(keras.losses.BinaryCrossentropy(from_logits=True)))
     assert serving.describe(model).served_output == "binary_logits"

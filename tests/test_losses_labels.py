@@ -252,11 +252,22 @@ def test_ids_up_to_2_to_the_24_are_settled_exactly(floatx, dtype):
     assert ops.convert_to_numpy(labels.proper).tolist() == [True, True, True, False]
 
 
-def test_half_precision_ids_are_compared_with_the_number_of_classes_itself():
-    ids = ops.cast(np.array([2976.0, 2992.0, 3008.0], "float32"), "bfloat16")  # where 2999 would round to 2992
-    labels = _labels.read(ids, None, 2999)
-    assert ops.convert_to_numpy(labels.ids).tolist() == [2976, 2992, 0]
-    assert ops.convert_to_numpy(labels.proper).tolist() == [True, True, False]
+@pytest.mark.parametrize(("dtype", "exact"), [("bfloat16", 256), ("float16", 2048)])
+def test_ids_in_half_precision_are_read_where_exact_and_else_refused(dtype, exact):
+    """`exact + 1` is rounded to `exact`, so a label of one class would be taken for another."""
+    ids = ops.cast(np.array([0.0, exact - 1, exact, -1.0, 0.5], "float32"), dtype)
+    for num_classes, last in [(exact + 1, True), (exact, False)]:
+        labels = _labels.read(ids, None, num_classes)
+        assert ops.convert_to_numpy(labels.ids).tolist() == [0, exact - 1, exact * last, 0, 0]
+        assert ops.convert_to_numpy(labels.proper).tolist() == [True, True, last, False, False]
+    loss, logits = LogitAdjustedCrossentropy(np.ones(exact + 2)), np.zeros((5, exact + 2), "float32")
+    with pytest.raises(ValueError, match=rf"must be integers: {dtype} holds .* to {exact} alone.* as int32"):
+        loss(ids, logits)
+    keras.config.set_floatx(dtype)  # Keras casts labels that are floats to it
+    model = keras.Sequential([keras.Input((exact + 2,)), keras.layers.Identity()])
+    model.compile(loss=loss, run_eagerly=True)
+    with pytest.raises(ValueError, match=rf"must be integers: {dtype} .* Received {dtype} and {exact + 2} classes"):
+        model.evaluate(logits, np.arange(5.0), verbose=0)
 
 
 SHAPES = {"(B,)": (), "(B,1)": (1,), "(B,L)": (4,), "(B,T)": (5,), "(B,H,W)": (3, 2), "(B,H,W,1)": (3, 2, 1)}

@@ -121,6 +121,11 @@ def labels_of(rng, kind, *leading):
     return (ids if kind == "ids" else rows), rows
 
 
+def smoothed(rows, share):
+    """Rows with a share of each spread evenly; a row keeps its sum."""
+    return rows * (1 - share) + share * rows.mean(axis=-1, keepdims=True)
+
+
 def assert_same(ours, expected, **tolerance):
     for a, b in zip(ours, expected, strict=True):
         np.testing.assert_allclose(a, b, **(tolerance or CLOSE))
@@ -131,7 +136,7 @@ def assert_same(ours, expected, **tolerance):
 def test_the_general_loss_has_the_value_and_gradient_of_equation_11(rng, mode, kind, label_smoothing):
     logits, (labels, rows) = logits_of(rng, 5, 2), labels_of(rng, kind, 5, 2)
     ours = value_and_gradient(general(reduction=None, label_smoothing=label_smoothing), labels, logits, mode)
-    smooth = rows * (1 - label_smoothing) + label_smoothing / 4
+    smooth = smoothed(rows, label_smoothing)
     assert_same(ours, reference.over_rows(family(**VECTORS), smooth, logits))
 
 
@@ -142,7 +147,7 @@ def test_every_member_has_the_value_and_gradient_of_its_own_papers_formula(rng, 
     logits, (labels, rows) = logits_of(rng, 6), labels_of(rng, kind, 6)
     for label_smoothing in (0.0, 0.2):
         loss = build(COUNTS, **arguments, reduction=None, label_smoothing=label_smoothing)
-        smooth = rows * (1 - label_smoothing) + label_smoothing / 4
+        smooth = smoothed(rows, label_smoothing)
         ours = value_and_gradient(loss, labels, logits)
         assert_same(ours, reference.over_rows(oracle, smooth, logits), rtol=2e-5, atol=2e-6)
 

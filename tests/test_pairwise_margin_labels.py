@@ -15,6 +15,7 @@ from keras_logit_adjust.losses import (
     ClassBalancedCrossentropy,
     EqualizedCrossentropy,
     FocalCrossentropy,
+    LogitAdjustedCrossentropy,
     PairwiseMarginCrossentropy,
     VectorScalingCrossentropy,
     focal_crossentropy,
@@ -239,3 +240,25 @@ def test_fit_moves_a_bias_by_the_gradient_at_zero_logits(rng, loss):
     history = model.fit(np.zeros((6, 2), "float32"), ids, batch_size=6, verbose=0)
     np.testing.assert_allclose(history.history["loss"], [value], rtol=1e-5)
     np.testing.assert_allclose(model.layers[-1].get_weights()[1], -0.5 * gradient.sum(axis=0), **CLOSE)
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1, 0.9])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        LogitAdjustedCrossentropy,
+        AdaptiveMarginCrossentropy,
+        ClassBalancedCrossentropy,
+        EqualizedCrossentropy,
+        lambda counts, **options: FocalCrossentropy(1.5, **options),
+    ],
+)
+def test_a_row_of_zeros_costs_nothing_and_has_no_gradient(rng, loss, label_smoothing):
+    loss = loss(COUNTS, label_smoothing=label_smoothing, reduction=None)
+    rows, logits = np.eye(4, dtype="float32")[[0, 0, 3]], rng.normal(0, 3, (3, 4)).astype("float32")
+    padded = rows * [[0], [1], [1]]
+    whole, gradient = value_and_gradient(loss, rows, logits)
+    value, padded_gradient = value_and_gradient(loss, padded.astype("float32"), logits)
+    np.testing.assert_array_equal(value, whole * [0, 1, 1])
+    np.testing.assert_array_equal(padded_gradient, gradient * [[0], [1], [1]])
+    assert whole[0] > 0

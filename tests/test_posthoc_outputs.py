@@ -288,3 +288,27 @@ def test_counts_by_output_may_be_priors():
     model = network()
     counts = {name: kla.priors.as_prior(COUNTS[name], NUM_EXAMPLES.get(name)) for name in ("genus", "traits")}
     check(model, kla.adjust(model, counts), counts)
+
+
+def same_head_twice(features):
+    logits = layers.Dense(3, name="species")(features)
+    return {"species": logits, "genus": layers.Softmax(name="genus")(logits)}
+
+
+def head_on_a_head(features):
+    coarse = layers.Dense(3, name="species")(features)
+    return {"species": coarse, "genus": layers.Dense(2, name="genus")(layers.Concatenate()([features, coarse]))}
+
+
+def confidence(features):
+    coarse = layers.Dense(3, name="species")(features)
+    return {"species": coarse, "genus": ops.max(ops.softmax(coarse), axis=-1)}
+
+
+@pytest.mark.parametrize("named", [("species",), ("species", "genus")])
+@pytest.mark.parametrize("heads", [same_head_twice, head_on_a_head, confidence])
+def test_a_head_that_serves_another_output_is_not_folded(heads, named):
+    inputs = keras.Input((6,))
+    model = keras.Model(inputs, heads(layers.Dense(5, "tanh")(inputs)), name="network")
+    with pytest.raises(ValueError, match=r"'species' serves 2 outputs of 'network'.*Use `kla.adjust`"):
+        kla.fold_into_bias(model, {name: COUNTS[name][: 3 if name == "species" else 2] for name in named})

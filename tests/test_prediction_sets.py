@@ -177,7 +177,7 @@ def test_a_saved_model_of_labels_is_refused_for_sets(tmp_path):
 GOOD = (np.log([[0.7, 0.2, 0.1]] * 12), [0] * 12)
 BAD = {
     "alpha of 0": (GOOD, {"alpha": 0}, "`alpha` must be a number strictly between 0 and 1"),
-    "alpha of 1": (GOOD, {"alpha": 1}, "`alpha` must be a number in"),
+    "alpha of 1": (GOOD, {"alpha": 1}, "`alpha` must be a number strictly between 0 and 1"),
     "too few examples": (GOOD, {"alpha": 0.05}, "at least 19 calibration examples. Received 12"),
     "an unknown score": (GOOD, {"score": "aps"}, "`score` must be one of"),
     "an unknown coverage": (GOOD, {"coverage": "all"}, "`coverage` must be one of"),

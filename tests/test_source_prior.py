@@ -189,7 +189,7 @@ LOGITS = np.array([[2.0, 0.0, 1.0], [0.0, 1.0, 3.0], [1.0, 0.5, -1.0]])
         ((LOGITS, [0, 1, 2]), {"class_prior": [1, 1]}, "one number for each class"),
         ((LOGITS, [0, 1, 2]), {"class_prior": [1, 0, 1]}, "must be greater than zero"),
         ((LOGITS, [0, 1, 2]), {"level": 0.0}, "`level` must be a number strictly between 0 and 1. Received: level=0.0"),
-        ((LOGITS, [0, 1, 2]), {"level": 1.0}, "`level` must be a number in"),
+        ((LOGITS, [0, 1, 2]), {"level": 1.0}, "`level` must be a number strictly between 0 and 1"),
     ],
 )
 def test_what_does_not_fit_is_refused(arguments, options, message):

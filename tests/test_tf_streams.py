@@ -308,3 +308,24 @@ def test_features_of_unknown_shape_travel_too():
 def test_labels_of_another_width_are_refused_at_once(labels):
     with pytest.raises(ValueError, match="one-hot rows as wide as the 4 classes"):
         rebalance_once(tf.data.Dataset.from_tensors((labels, labels)), COUNTS, seed=0, batch_size=2)
+
+
+@pytest.mark.parametrize("dtype", ["int64", "bool"])
+def test_labels_that_may_be_one_row_or_a_batch_of_ids_are_refused(dtype):
+    """Features as wide as the labels: each number of a feature would be an example."""
+    x, y = np.arange(32.0).reshape(8, 4), np.eye(4)[[0, 1, 2, 3, 0, 0, 1, 1]]
+    dataset = tf.data.Dataset.from_tensor_slices((x, y.astype(dtype)))
+    counts = [3, 3, 1, 1]
+    for draw in (
+        lambda data: rebalance_once(data, counts, batch_size=2, seed=0).dataset,
+        lambda data: subsample_stream(data, [1, 1, 1, 1], available_counts=counts, batch_size=2, seed=0),
+    ):
+        with pytest.raises(ValueError, match=r"shape \[4\] may be a batch of ids, or the one-hot row of one example"):
+            draw(dataset)
+        assert [part.shape[1:] for part in draw(dataset.map(lambda x, y: (x, tf.cast(y, "float32")))).element_spec] == [
+            (4,),
+            (4,),
+        ]
+    batches = tf.data.Dataset.from_tensor_slices((x, y.argmax(axis=1))).batch(4, drop_remainder=True)
+    drawn = rebalance_once(batches.map(lambda x, y: (x, y[:, None])), counts, batch_size=2, seed=0).dataset
+    assert [tuple(part.shape) for part in drawn.element_spec] == [(2, 4), (2, 1)]

@@ -7,6 +7,7 @@ from keras import ops
 from keras_logit_adjust._labels.tensors import to_tensor
 
 UNKNOWN = "Give it a static shape with `tf.ensure_shape` or `tensor.set_shape(...)`."
+_PART = 2**22  # positions of one partial sum
 _TWO_FORMS = "Of NumPy labels one call had [N] and another [N, 1]: keep one form of labels, or compile again."
 
 
@@ -66,6 +67,15 @@ def zero_masked(values, mask):
 
 
 def sum_by_class(values, ids, num_classes):
-    """The sum of the values `[...]` of each class, `[L]`."""
-    ids = ops.cast(ops.reshape(ids, (-1,)), "int32")
-    return ops.segment_sum(ops.reshape(values, (-1,)), ids, num_segments=num_classes)
+    """The sum of the values `[...]` of each class, `[L]`.
+
+    Values are added one after the other. A float32 counts by ones to 2²⁴ and no further, so there are partial sums.
+    """
+    ids, values = ops.cast(ops.reshape(ids, (-1,)), "int32"), ops.reshape(values, (-1,))
+    size = ops.shape(ids)[0]
+    if isinstance(size, int) and size <= _PART:
+        return ops.segment_sum(values, ids, num_segments=num_classes)
+    parts = size // _PART + 1
+    ids = ids + num_classes * (ops.arange(size, dtype="int32") // _PART)
+    sums = ops.segment_sum(values, ids, num_segments=num_classes * parts)
+    return ops.sum(ops.reshape(sums, (-1, num_classes)), axis=0)

@@ -14,7 +14,13 @@ from keras import ops
 from keras_logit_adjust import _keras
 from keras_logit_adjust._labels.masks import UNKNOWN, static_shape, zero_masked
 from keras_logit_adjust._labels.swapped import ORDER, refuse_gradient_of_labels, refuse_negative_rows
-from keras_logit_adjust._labels.tensors import at_least_float32, float_dtype, ids_to_tensor, to_tensor_of_gradients
+from keras_logit_adjust._labels.tensors import (
+    at_least_float32,
+    check_holds_ids,
+    float_dtype,
+    ids_to_tensor,
+    to_tensor_of_gradients,
+)
 
 _SUM_OF_ROW = 1.01  # the row of one label may have this sum, because half precision rounds
 
@@ -43,10 +49,16 @@ class Labels:
         return zero_masked(self.y_pred, self.kept)
 
     def targets(self, dtype, label_smoothing):
-        """The labels as rows `[..., L]`. The share `label_smoothing` is spread evenly over the classes."""
+        """The labels as rows `[..., L]`. The share `label_smoothing` is spread evenly over the classes.
+
+        A row keeps its sum, so a row of zeros stays zero.
+        """
         num_classes = self.y_pred.shape[-1]
         rows = ops.one_hot(self.ids, num_classes, dtype=dtype) if self.rows is None else ops.cast(self.rows, dtype)
-        return rows * (1.0 - label_smoothing) + label_smoothing / num_classes if label_smoothing else rows
+        if not label_smoothing:
+            return rows
+        total = 1.0 if self.rows is None else ops.sum(rows, axis=-1, keepdims=True)
+        return rows * (1.0 - label_smoothing) + label_smoothing / num_classes * total
 
     def spoil(self, values):
         """`values`, NaN wherever the label is improper."""
@@ -207,7 +219,7 @@ def _settle_ids(y_true, leading, num_classes, ignore_class):
     dtype = keras.backend.standardize_dtype(y_true.dtype)
     is_float = "float" in dtype
     if is_float:
-        y_true = at_least_float32(y_true)  # bfloat16 would round L = 2999 to 2992
+        check_holds_ids(dtype, num_classes)
     elif dtype not in ("int32", "int64"):
         # A uint8 cannot be compared with L = 300. A number that is too large for the new type becomes negative.
         y_true = ops.cast(y_true, "int64" if _needs_64_bits(dtype) else "int32")

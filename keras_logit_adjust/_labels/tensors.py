@@ -1,11 +1,14 @@
 """Labels and predictions as arrays and tensors. They keep their dtype, and values that are not numbers are refused."""
 
+import math
+
 import keras
 import numpy as np
 from keras import ops
 
 from keras_logit_adjust import _arrays, _checks
 
+_EXACT_TO = {"bfloat16": 2**8, "float16": 2**11}  # larger whole numbers are rounded
 _OF_NAMES = f"map class names to them, {_arrays.IDS_OF_NAMES}"
 
 
@@ -26,8 +29,29 @@ def ids_to_tensor(y_true, name="y_true", *, ignore_class=None):
 
 
 def as_labels(labels, name="y_true"):
-    """`labels` as a NumPy array of real numbers (bfloat16 as float32). Masked values are refused."""
-    return _as_numbers(labels, name, f"integer class ids or one-hot rows ({_OF_NAMES})")
+    """`labels` as a NumPy array of real numbers (bfloat16 as float32). Masked values are refused.
+
+    Ids in half precision that may be rounded are refused too.
+    """
+    array = _as_numbers(labels, name, f"integer class ids or one-hot rows ({_OF_NAMES})")
+    dtype = str(getattr(labels, "dtype", array.dtype)).rpartition(".")[2]  # torch writes "torch.bfloat16"
+    if dtype in _EXACT_TO and (large := array[np.isfinite(array) & (array >= _EXACT_TO[dtype])]).size:
+        raise _rounded(dtype, name, f"{large[0]:g}")
+    return array
+
+
+def check_holds_ids(dtype, num_classes, name="y_true"):
+    """Raise if ids of `num_classes` classes are rounded in a floating `dtype`."""
+    if num_classes - 1 > _EXACT_TO.get(dtype, math.inf):
+        raise _rounded(dtype, name, f"{num_classes} classes")
+
+
+def _rounded(dtype, name, received):
+    return _checks.ArgumentError(
+        name,
+        f"Class ids in `{name}` must be integers: {dtype} holds whole numbers to {_EXACT_TO[dtype]} alone, and rounds "
+        f"larger ids. Received {dtype} and {received}: give the ids as int32.",
+    )
 
 
 def as_targets(targets, name="targets"):

@@ -122,7 +122,7 @@ def rebalance(
             stacklevel=2,
         )
     blocks, batch_size = _blocks(
-        dataset, batch_size=batch_size, block_size=block_size, may_be_single=False, repeat=repeat
+        dataset, prior.size, batch_size=batch_size, block_size=block_size, may_be_single=False, repeat=repeat
     )
 
     def draw(index, block):
@@ -192,7 +192,7 @@ def subsample_stream(dataset, class_counts, *, available_counts, seed=None, batc
         )
     select = functools.partial(_select, _checks.check_seed(seed))
     block_size = _checks.check_integer(block_size, "block_size", minimum=1)
-    blocks, batch_size = _blocks(dataset, batch_size=batch_size, block_size=block_size)
+    blocks, batch_size = _blocks(dataset, available.size, batch_size=batch_size, block_size=block_size)
 
     # The last block has no examples. It checks that all announced examples have come.
     def no_rows(spec):
@@ -231,7 +231,7 @@ def _select(seed, index, ids, remaining, wanted):
     return smallest_keys(ids, kept, rng), remaining - seen, wanted - kept
 
 
-def _blocks(dataset, *, batch_size, block_size, may_be_single=True, repeat=False):
+def _blocks(dataset, num_classes, *, batch_size, block_size, may_be_single=True, repeat=False):
     """`dataset` in blocks of examples, and the size of output batches (None for single examples)."""
     if not hasattr(dataset, "element_spec"):
         raise ValueError(
@@ -239,6 +239,12 @@ def _blocks(dataset, *, batch_size, block_size, may_be_single=True, repeat=False
             f"Received: {type(dataset).__name__}. Arrays are for `LongTailSampler`."
         )
     is_single = holds_single_examples(dataset.element_spec)
+    if not is_single and tuple(labels_of(dataset.element_spec).shape) == (num_classes,):
+        raise ValueError(
+            f"Integer labels of shape [{num_classes}] may be a batch of ids, or the one-hot row of one example of "
+            f"{num_classes} classes. Received elements of {dataset.element_spec}: give ids as a column, "
+            "dataset.map(lambda x, y: (x, y[:, None])), or rows as floats."
+        )
     if batch_size is not None:
         batch_size = _checks.check_integer(batch_size, "batch_size", minimum=1)
     elif not is_single:

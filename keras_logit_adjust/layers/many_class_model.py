@@ -66,8 +66,9 @@ class ManyClassModel(keras.Model):
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         if _keras.has_compiled_metrics(self):
             raise ValueError(
-                f"Model {self.name!r} gives features, of which metrics would measure nothing. Compile it without "
-                "`metrics`, and give them to `model.predictor(k)`, or in `fit` to `kla.callbacks.PredictorMetrics`."
+                f"Model {self.name!r} gives features, of which metrics would measure nothing. Make it again, compile "
+                "it without `metrics`, and give them to `model.predictor(k)`, or in `fit` to "
+                "`kla.callbacks.PredictorMetrics`."
             )
         return super().compute_metrics(x, y, y_pred, sample_weight)
 

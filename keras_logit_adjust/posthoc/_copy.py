@@ -15,9 +15,9 @@ from keras_logit_adjust.posthoc import _hub, _operations
 from keras_logit_adjust.posthoc._graph import is_graph, variables_of
 
 
-def _uses_of(model, layer):
-    """The nodes at which the graph of `model`, or of a model nested in it, calls `layer`."""
-    seen, frontier = set(), list(model.outputs)
+def _uses_of(outputs, layer):
+    """The nodes at which the graph of `outputs`, or a model nested in it, calls `layer`."""
+    seen, frontier = set(), list(outputs)
     while frontier:
         node = _keras.node_of(frontier.pop())
         if id(node) not in seen:
@@ -27,14 +27,19 @@ def _uses_of(model, layer):
             if inner is layer:
                 yield node
             elif is_graph(inner):
-                yield from _uses_of(inner, layer)
+                yield from _uses_of(inner.outputs, layer)
 
 
 def check_own_head(model, layer, way_out):
     """Raise if the head `layer` cannot be changed alone in a copy of `model`; `way_out` says what to do then."""
-    if len(list(_uses_of(model, layer))) > 1:
+    if len(list(_uses_of(model.outputs, layer))) > 1:
         raise ValueError(
             f"Head {layer.name!r} is used more than once in {model.name!r}: its weights serve both. {way_out}"
+        )
+    if (served := sum(any(True for _ in _uses_of([output], layer)) for output in model.outputs)) > 1:
+        raise ValueError(
+            f"Head {layer.name!r} serves {served} outputs of {model.name!r}: a change of its weights would change them "
+            f"all. {way_out}"
         )
     own = {id(variable) for variable in layer.variables}
     for other in _keras.layers_of(model):
