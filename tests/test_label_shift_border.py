@@ -1,4 +1,4 @@
-"""Intervals of classes that were not found: a bootstrap of such an estimate never leaves the border."""
+"""Intervals of few examples and of classes that were not found, where those of a bootstrap are too narrow."""
 
 import numpy as np
 import pytest
@@ -41,12 +41,23 @@ def test_one_example_bounds_a_share_only_as_far_as_it_tells_classes_apart(ratio)
         np.testing.assert_allclose(target.low[0], 1 - target.high[1], atol=1e-12)
 
 
-def test_intervals_of_three_sure_examples_cover_every_share():
-    number, shares = 3, np.linspace(0.005, 0.995, 100)
+@pytest.mark.parametrize("method", ["em", "bbse"])
+@pytest.mark.parametrize(("found", "level"), [((3, 4, 5), 0.95), ((1, 30), 0.9), ((60, 140), 0.5)])
+def test_intervals_hold_the_exact_ones_of_binomial_shares(found, level, method):
+    target = interval(found, method, level)
+    for count, low, high in zip(found, target.low, target.high, strict=True):
+        exact = stats.binomtest(count, sum(found)).proportion_ci(level, method="exact")
+        assert low <= exact.low * (1 + 1e-4) and high >= exact.high * (1 - 1e-4)
+        assert high - low < 1.35 * (exact.high - exact.low)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 6, 12, 40])
+def test_intervals_of_few_sure_examples_cover_every_share(number):
+    shares = np.linspace(0.005, 0.995, 100)
     ends = [(target.low[1], target.high[1]) for target in (interval((number - k, k)) for k in range(number + 1))]
     chances = stats.binom.pmf(np.arange(number + 1), number, shares[:, None])
     holds = np.array([[low <= share <= high for low, high in ends] for share in shares])
-    assert (chances * holds).sum(axis=1).min() >= 0.95  # without the bound next to 0 for rare classes
+    assert (chances * holds).sum(axis=1).min() >= 0.95
 
 
 def test_the_prior_that_functions_take_is_unchanged_by_the_border():

@@ -19,7 +19,7 @@ class Scorer:
 
     def __init__(self, kernel, bias, prior, *, class_axis=-1, chunk_size=2048):
         _checks.check_choice(class_axis, "class_axis", (0, 1, -1))
-        kernel = _reading.to_numpy(kernel, "kernel")
+        kernel = _reading.as_numbers(kernel, "kernel")
         if kernel.ndim != 2 or kernel.shape[class_axis % 2] != prior.size or prior.are_labels:
             raise _checks.ArgumentError(
                 "kernel",
@@ -38,7 +38,7 @@ class Scorer:
     def intervals(self, y_true, features):
         """The ends of the intervals of a batch, and its class ids: equal to `_intervals.of_examples` of all scores."""
         _scores.check_rows(y_true, features, ("y_true", "features"))
-        features = _reading.to_numpy(features, "features")
+        features = _reading.as_numbers(features, "features")
         if features.ndim < 2 or features.shape[-1] != self.kernel.shape[1] or not features.size:
             raise _checks.ArgumentError(
                 "features",

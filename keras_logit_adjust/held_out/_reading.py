@@ -13,7 +13,7 @@ _OF_TOP_K = (
 )
 
 
-def to_numpy(values, name):
+def as_numbers(values, name):
     """`values`, a list or an array or tensor of any framework, as a NumPy array of numbers."""
     return _arrays.as_array(values, name, kinds="biuf")
 
@@ -23,7 +23,7 @@ def names_of(logits, name="logits", /, **given):
     return _scores.class_names(logits, name, **given)
 
 
-def as_labels(y_true, logits, *, independent=False):
+def labels_beside(y_true, logits, *, independent=False):
     """`y_true` as a NumPy array. Tables of labels and logits in different orders are refused."""
     _scores.check_pair(y_true, logits)
     try:
@@ -57,7 +57,7 @@ class Reader:
     def read(self, batches):
         """The result of `examples` for each batch. A batch is left out if all its ids are ignored."""
         for y_true, logits in as_pairs(batches):
-            y_true, logits = as_labels(y_true, logits, independent=self.independent), self._without_names(logits)
+            y_true, logits = labels_beside(y_true, logits, independent=self.independent), self._without_names(logits)
             if self.ignore_class is not None and not self.independent:
                 y_true, logits = without_ignored(y_true, logits, self.ignore_class)
                 if not y_true.size:
@@ -66,7 +66,7 @@ class Reader:
 
     def examples(self, y_true, logits):
         """A batch as `(targets [N, L], or class ids [N]; logits [N, L])`, targets as in `as_multi_hot`."""
-        y_true = as_labels(y_true, logits, independent=self.independent)
+        y_true = labels_beside(y_true, logits, independent=self.independent)
         logits = self._without_names(logits)
         matrix = self.logits(logits)
         check_order(y_true, logits)
@@ -120,7 +120,7 @@ class Reader:
                 f"`{self.name}` must have its columns in order of the classes, which {known} here. Received columns "
                 f"{_arrays.shown(names)}: give {self.name}[class_names].to_numpy(), with `class_names` in that order.",
             )
-        return to_numpy(logits, self.name)
+        return as_numbers(logits, self.name)
 
     def check(self):
         """Raise if all numbers that were read are probabilities."""

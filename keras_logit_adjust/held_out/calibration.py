@@ -26,7 +26,6 @@ _STEPS = 2000
 _NUMBERS_AT_A_TIME = 2**16
 _ENOUGH_NUMBERS = 2**20  # logits that give the temperature up to a few per cent
 _NEAR = 1e-3  # distance of the second point of a secant, in logarithms
-_SUM_OF_PROBABILITIES = 1e-3  # largest difference of a row's sum from one, for half-precision probabilities
 
 
 def calibrate(logits, y_true, *, method="temperature", class_prior=None, independent=False):
@@ -82,8 +81,8 @@ def calibrate(logits, y_true, *, method="temperature", class_prior=None, indepen
         )
     names = _reading.names_of(logits, class_prior=class_prior)
     class_prior = _arrays.in_order(class_prior, "class_prior", names)
-    y_true = _reading.as_labels(y_true, logits, independent=independent)
-    logits = _reading.to_numpy(logits, "logits")
+    y_true = _reading.labels_beside(y_true, logits, independent=independent)
+    logits = _reading.as_numbers(logits, "logits")
     _reading.check_order(y_true, logits)
     if logits.ndim == 1 or logits.shape[-1:] == (1,):  # one sigmoid unit
         logits, independent = logits.reshape(-1, 1), True
@@ -344,7 +343,7 @@ def _bin_of(probabilities, num_bins):
 def _as_predictions(probabilities, y_true):
     """Float64 probabilities `[N, L]`, `L ≥ 2`, and class ids `[N]`."""
     _scores.check_pair(y_true, probabilities, ("y_true", "probabilities"))
-    rows = _reading.to_numpy(probabilities, "probabilities").astype("float64")
+    rows = _reading.as_numbers(probabilities, "probabilities").astype("float64")
     if not rows.ndim or not rows.size:
         raise ValueError(
             "`probabilities` must have shape [N, L], N ≥ 1: a row for each example, a column for each class. "
@@ -354,9 +353,9 @@ def _as_predictions(probabilities, y_true):
         rows = np.stack([1.0 - rows.ravel(), rows.ravel()], axis=-1)
     rows = rows.reshape(-1, rows.shape[-1])
     # NaN fails both comparisons.
-    are_in_range = ((rows >= 0) & (rows <= 1 + _SUM_OF_PROBABILITIES)).all(axis=1)
+    are_in_range = ((rows >= 0) & (rows <= 1 + _scores.SUM)).all(axis=1)
     with np.errstate(over="ignore", invalid="ignore"):
-        are_whole = np.abs(rows.sum(axis=1) - 1.0) < _SUM_OF_PROBABILITIES
+        are_whole = np.abs(rows.sum(axis=1) - 1.0) < _scores.SUM
     if (is_bad := ~(are_in_range & are_whole)).any():
         raise ValueError(
             "`probabilities` must be distributions: every row in [0, 1] with a sum of one (for one sigmoid unit, every "

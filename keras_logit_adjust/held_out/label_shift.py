@@ -10,6 +10,7 @@ import dataclasses
 import warnings
 
 import numpy as np
+from scipy import optimize, special
 
 from keras_logit_adjust import _checks, _scores
 from keras_logit_adjust.held_out import _reading
@@ -105,9 +106,10 @@ def estimate_target_prior(
             at least one of every class, in any mix. A class with few examples has an interval that is too narrow.
         replicates: bootstrap replicates: unlabeled examples are redrawn, and for BBSE validation examples within their
             class. Those of EM start at the estimate.
-        level: nominal coverage of the percentile interval of each class. A class with less than one example, `N·q < 1`,
+        level: nominal coverage of the percentile interval of each class. It holds the exact binomial interval of `N·q`
+            of `N`, which is that of examples that tell classes surely. A class with less than one example, `N·q < 1`,
             has the lower end 0. Its upper end is at least the share at which the examples are `(1 − level)/2` times as
-            likely as at the estimate. If examples tell classes surely, this is the exact binomial bound.
+            likely as at the estimate.
         seed: the seed of the bootstrap.
         tol: EM stops when its mean log-likelihood is proven to be within `tol` of the largest one. Rounding may keep
             it above 1e-12.
@@ -168,14 +170,21 @@ def _with_pseudo_count(prior, num_examples):
 
 
 def _widened(estimate, low, high, counted, level):
-    """The ends of the intervals, moved outwards if the estimate lies on the border.
+    """The ends of the intervals, moved outwards to those of sure examples, and further at the border.
+
+    Examples that tell their classes surely say most about a share. Their exact interval is that of a binomial share
+    (Clopper and Pearson, 1934), which a bootstrap of few examples does not reach.
 
     A bootstrap never draws a class of which no example was found. The upper end of such a class is the share at which
     the examples are `(1 − level)/2` times as likely as at the estimate. If examples tell the class surely, this is the
-    exact binomial bound `1 − ((1 − level)/2)^(1/N)` (Clopper and Pearson, 1934).
+    exact binomial bound `1 − ((1 − level)/2)^(1/N)`.
     """
     likelihood, times = counted
-    is_rare = estimate * times.sum() < 1  # less than one example was found
+    found, tail = np.clip(estimate, 0, 1) * times.sum(), (1 - level) / 2
+    others = times.sum() - found
+    is_rare = found < 1  # less than one example was found
+    low = np.minimum(low, special.betaincinv(np.maximum(found, _TRACE), others + 1, tail))
+    high = np.maximum(high, special.betaincinv(found + 1, np.maximum(others, _TRACE), 1 - tail))
     mixture = np.maximum((likelihood @ estimate.astype(likelihood.dtype)).astype("float64"), _FLOOR)
     moved = np.zeros(estimate.size)
     for c in np.flatnonzero(is_rare):
@@ -191,7 +200,6 @@ def _largest_share(ratio, times, level):
 
     The likelihood of an example at that mix is `1 + t·ratio` times the one at q.
     """
-    from scipy import optimize
 
     def above(t):
         return times @ np.log1p(t * ratio) - np.log((1 - level) / 2)

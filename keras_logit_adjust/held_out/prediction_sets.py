@@ -197,7 +197,7 @@ class PredictionSets:
         replicates = _checks.check_integer(replicates, "replicates", minimum=2)
         level = _checks.check_open_fraction(level, "level")
         rng = np.random.default_rng(_checks.check_seed(seed))
-        y_true, logits = _reading.as_labels(y_true, logits), self._read(logits)
+        y_true, logits = _reading.labels_beside(y_true, logits), self._read(logits)
         ids = _reading.as_ids(y_true, *logits.shape)
         sets = self._sets(logits)
         order, first, in_class = by_stratum(ids)

@@ -100,7 +100,7 @@ def estimate_source_prior(logits, y_true, *, class_prior=None, level=0.95):
     """
     names = _reading.names_of(logits, class_prior=class_prior)
     class_prior = _arrays.in_order(class_prior, "class_prior", names)
-    y_true, logits = _reading.as_labels(y_true, logits), _reading.to_numpy(logits, "logits")
+    y_true, logits = _reading.labels_beside(y_true, logits), _reading.as_numbers(logits, "logits")
     _reading.check_order(y_true, logits)
     is_unit = logits.ndim == 1 or logits.shape[-1:] == (1,)
     logits = _reading.as_logits(logits, 2 if is_unit else logits.shape[-1] if logits.ndim else 1)

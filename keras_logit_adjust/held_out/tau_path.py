@@ -320,7 +320,7 @@ def _without_ignored(pairs, ignore_class):
     """The rows of each batch whose id is not `ignore_class`; a batch without such rows is left out."""
     for y_true, features in pairs:
         _scores.check_rows(y_true, features, ("y_true", "features"))
-        arrays = _labels.as_labels(y_true), _reading.to_numpy(features, "features")
+        arrays = _labels.as_labels(y_true), _reading.as_numbers(features, "features")
         ids, features = _reading.without_ignored(*arrays, ignore_class, "features")
         if ids.size:
             yield ids, features

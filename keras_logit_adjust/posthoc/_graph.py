@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_logit_adjust import _checks, _keras, layers
+from keras_logit_adjust import _checks, _keras
 from keras_logit_adjust.posthoc import _hub, _operations
 
 
@@ -224,8 +224,8 @@ def _without_source(head):
     return dataclasses.replace(head, source=None, gives=head.output or "logits", fused=None, calls=(), width=None)
 
 
-def decides(model, kind=layers.MinimumRiskDecision):
-    """Whether the one output of a model comes from a `MinimumRiskDecision`, or a layer of another `kind`."""
+def ends_in(model, kind):
+    """Whether the one output of a model comes from a layer of this class."""
     if not is_graph(model) or len(getattr(model, "outputs", None) or ()) != 1:
         return False
     operation = _keras.operation_of(model.outputs[0])

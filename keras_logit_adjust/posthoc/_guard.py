@@ -88,11 +88,11 @@ def _marked(model):
         if outputs
         else _keras.layers_of(model)
     )
-    losses = {}
+    found = {}
     for layer in candidates:
         if (loss := _marks.trained_by(layer)) is not None:
-            losses.setdefault(id(loss), (loss, layer))
-    return list(losses.values())
+            found.setdefault(id(loss), (loss, layer))
+    return list(found.values())
 
 
 def warn_of_probability_loss(model, output):

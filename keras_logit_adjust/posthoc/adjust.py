@@ -8,7 +8,7 @@ A calibration that was found on held-out logits goes into the same affine step, 
 import keras
 
 from keras_logit_adjust import _checks, priors
-from keras_logit_adjust.layers import LogitAdjustment, PredictionSet
+from keras_logit_adjust.layers import LogitAdjustment, MinimumRiskDecision, PredictionSet
 from keras_logit_adjust.layers.adjustment import as_target
 from keras_logit_adjust.posthoc import _graph, _guard, _hub, _kind, _many_classes, _outputs, _task
 
@@ -137,12 +137,12 @@ def adjust(
 
 def head_to_adjust(model, output, *, axis=None):
     """The head of a graph; None if only the model's output can be adjusted."""
-    if _graph.decides(model):
+    if _graph.ends_in(model, MinimumRiskDecision):
         raise ValueError(
             f"Model {model.name!r} gives scores of decisions, which are not logits. Adjust the model without its "
             "MinimumRiskDecision, to the class mix of the deployment. Then put the MinimumRiskDecision behind it again."
         )
-    if _graph.decides(model, PredictionSet):
+    if _graph.ends_in(model, PredictionSet):
         raise ValueError(
             f"Model {model.name!r} gives prediction sets, which are not logits; their score includes the prior. Adjust "
             "the model without its PredictionSet."

@@ -46,7 +46,7 @@ def fold_into_bias(
         class, compiled with KerasHub's defaults.
 
     Raises:
-        ValueError: for a head that is shared, tied, used twice, not last, quantized or in half precision; for an
+        ValueError: for a head that is tied, used twice, behind two outputs, not last, quantized or in half precision; for an
             operation behind it that scales or mixes, such as an average of heads; and as `adjust`. Each message names
             the way out.
 

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from keras_logit_adjust import _checks, _keras, losses
-from keras_logit_adjust.layers import ManyClassModel, PredictionSet
+from keras_logit_adjust.layers import ManyClassModel, MinimumRiskDecision, PredictionSet
 from keras_logit_adjust.posthoc import _graph, _guard, _kind, _many_classes
 from keras_logit_adjust.posthoc import _outputs as _outputs_of
 from keras_logit_adjust.posthoc._outputs import AdjustedOutputs
@@ -258,10 +258,10 @@ def _outputs(model, corrections, is_binary):
         head, kind = _many_classes.head_of(model), "features" if isinstance(model, ManyClassModel) else "top classes"
         found = {"head": head.name, "head_type": type(head).__name__, "num_outputs": head.units}
         return {**found, "output": kind, "is_binary": False}
-    if _graph.decides(model):
+    if _graph.ends_in(model, MinimumRiskDecision):
         note = "the model gives scores of decisions, their negative expected costs"
         return {"num_outputs": model.outputs[0].shape[-1], "output": "decisions", "is_binary": False, "note": note}
-    if _graph.decides(model, PredictionSet):
+    if _graph.ends_in(model, PredictionSet):
         return {"note": "the model gives prediction sets"}
     try:
         _graph.require_model(model)
