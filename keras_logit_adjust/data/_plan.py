@@ -74,10 +74,12 @@ class Plan:
         seed: int ≥ 0.
         in_turn: whether the classes come in a fixed cycle, equally often. Otherwise each comes by its share.
         replacement: whether draws are independent of each other. With `in_turn` only the examples are.
+        rows: `[N]` the row number of each label, if it is not its place: a row may then be in several classes.
     """
 
-    def __init__(self, labels, class_counts, target, *, seed, in_turn, replacement):
-        self.rows_by_class = np.argsort(labels, kind="stable")
+    def __init__(self, labels, class_counts, target, *, seed, in_turn, replacement, rows=None):
+        places = np.argsort(labels, kind="stable")
+        self.rows_by_class = places if rows is None else rows[places]
         self.counts, self.target, self.in_turn, self.replacement = class_counts, target, in_turn, replacement
         self.starts = np.cumsum(class_counts) - class_counts
         self.streams = splitmix64(seed % 2**64, np.arange(7))

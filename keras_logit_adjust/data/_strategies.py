@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from keras_logit_adjust import _checks
+from keras_logit_adjust import _arrays, _checks
 from keras_logit_adjust.losses import class_balanced_weights
 
 EXPONENTS = {"instance": 1.0, "square_root": 0.5, "balanced": 0.0}
@@ -70,6 +70,11 @@ def _check_distribution(distribution, class_counts):
             f"{_checks.name_classes(absent)} of `strategy`: set it to 0 and divide by the new sum."
         )
     return shares / shares.sum()
+
+
+def as_setting(strategy):
+    """`strategy` as a state keeps it: a name, a number or a list of numbers."""
+    return strategy if isinstance(strategy, str) else _arrays.as_array(strategy, "strategy").astype("float64").tolist()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -1,17 +1,43 @@
 """Rows of several labels: batches drawn by label, and long-tailed subsets."""
 
 import hashlib
-import reprlib
+import typing
 
 import numpy as np
 
-from keras_logit_adjust import _arrays, _checks, _labels
+from keras_logit_adjust import _checks, _labels
 from keras_logit_adjust.data import _strategies, profiles
+from keras_logit_adjust.data._plan import Plan
 from keras_logit_adjust.data.sampling import LongTailSampler
 
-_FORMAT = 1
-_STRATEGIES = ("balanced", "square_root", "effective_number", "instance", "repeat_factor")
-_SETTINGS = {"batch_size", "strategy", "seed", "unlabeled_share", "replacement", "repeat_threshold", "beta"}
+_OF_ROWS = ("instance", "repeat_factor")
+_STRATEGIES = ("balanced", "square_root", "effective_number", *_OF_ROWS)
+
+
+class _Queues(typing.NamedTuple):
+    """Queues of rows. A draw takes a queue by its share, and then one of its rows. A row may be in several."""
+
+    rows: np.ndarray  # one entry for each place in a queue
+    owners: np.ndarray  # the queue of each entry
+    shares: np.ndarray  # one for each queue; they need not sum to one
+
+    def sizes(self):
+        """The rows in each queue."""
+        return np.bincount(self.owners, minlength=self.shares.size)
+
+    def target(self):
+        """The shares of the queues, with sum one."""
+        return _strategies.Fixed(_strategies.class_shares(self.sizes(), self.shares / self.shares.sum()))
+
+    def plan(self, *, seed, replacement):
+        """The `Plan` of the draws."""
+        options = {"seed": seed, "in_turn": False, "replacement": replacement, "rows": self.rows}
+        return Plan(self.owners, self.sizes(), self.target(), **options)
+
+    def row_shares(self, num_examples):
+        """The share `[N]` of each row in the draws."""
+        shares = self.target().shares / np.maximum(self.sizes(), 1)
+        return np.bincount(self.rows, shares[self.owners], minlength=num_examples)
 
 
 class MultiLabelSampler(LongTailSampler):
@@ -65,6 +91,10 @@ class MultiLabelSampler(LongTailSampler):
     (2020), "Distribution-Balanced Loss", §3.1 (labels that come together).
     """
 
+    _setting_names = frozenset(
+        ("batch_size", "strategy", "seed", "unlabeled_share", "replacement", "repeat_threshold", "beta")
+    )
+
     def __init__(
         self,
         targets,
@@ -77,53 +107,38 @@ class MultiLabelSampler(LongTailSampler):
         repeat_threshold=0.001,
         beta=0.9999,
     ):
-        self._on, (num_examples, num_labels) = as_pairs(targets)
-        rows, labels = self._on
-        positive_counts = np.bincount(labels, minlength=num_labels)
-        unlabeled = np.setdiff1d(np.arange(num_examples), rows)
+        self._on, shape = as_pairs(targets)
+        num_examples, num_labels = shape
+        self.positive_counts = np.bincount(self._on[1], minlength=num_labels)
         threshold = _checks.check_number(repeat_threshold, "repeat_threshold", minimum=0, maximum=1)
         beta = _checks.check_fraction(beta, "beta")
-        draws_rows = isinstance(strategy, str) and strategy in ("instance", "repeat_factor")
         if isinstance(strategy, str):
             _checks.check_choice(strategy, "strategy", _STRATEGIES)
-        if draws_rows:
+        if isinstance(strategy, str) and strategy in _OF_ROWS:
             _refuse_share_of_rows(unlabeled_share, strategy)
-            if strategy == "instance":
-                threshold = 0.0
-            shares = _repeat_factors(rows, positive_counts[labels], num_examples, threshold)
-            rows = kinds = np.arange(num_examples)
+            used = threshold if strategy == "repeat_factor" else 0.0
+            queues = _by_row(self._on, self.positive_counts, num_examples, used)
         else:
-            shares = _strategies.class_shares(positive_counts, strategy, beta=beta)
-            share = _check_share(unlabeled_share, unlabeled.size, num_examples)
-            shares = np.append((1 - share) * shares, share) if unlabeled.size else shares
-            rows = np.append(rows, unlabeled)
-            kinds = np.append(labels, np.full(unlabeled.size, num_labels))
-        super().__init__(
-            kinds,
-            batch_size,
-            strategy=shares / shares.sum(),
-            seed=seed,
-            num_classes=shares.size,
-            replacement=replacement,
-            beta=beta,
-        )
-        self._plan.rows_by_class = rows[self._plan.rows_by_class]  # from places in `rows` to row numbers
-        self.class_counts = self.positive_counts = positive_counts
-        self.num_examples = num_examples
-        self.steps_per_epoch = -(-num_examples // self.batch_size)
-        sizes = np.bincount(kinds, minlength=shares.size)
-        self._row_shares = np.bincount(
-            rows, (self._plan.target.shares / np.maximum(sizes, 1))[kinds], minlength=num_examples
-        )
-        numbers = (
-            None if isinstance(strategy, str) else _arrays.as_array(strategy, "strategy").astype("float64").tolist()
-        )
-        self._settings = {name: value for name, value in self._settings.items() if name in _SETTINGS} | {
-            "strategy": strategy if numbers is None else numbers,
+            shares = _strategies.class_shares(self.positive_counts, strategy, beta=beta)
+            queues = _by_label(self._on, shares, num_examples, unlabeled_share)
+        seed, replacement = _checks.check_seed(seed), _checks.check_bool(replacement, "replacement")
+        settings = {
+            "batch_size": _checks.check_integer(batch_size, "batch_size", minimum=1),
+            "strategy": _strategies.as_setting(strategy),
+            "seed": seed,
+            "replacement": replacement,
+            "beta": beta,
             "unlabeled_share": None if unlabeled_share is None else float(unlabeled_share),
-            "repeat_threshold": float(repeat_threshold),
+            "repeat_threshold": threshold,
         }
-        self._labels_hash = _hash(self._on, (num_examples, num_labels))
+        self._row_shares = queues.row_shares(num_examples)
+        self._begin(
+            queues.plan(seed=seed, replacement=replacement),
+            settings,
+            class_counts=self.positive_counts,
+            num_examples=num_examples,
+            labels_hash=_hash(self._on, shape),
+        )
 
     @property
     def effective_counts(self):
@@ -144,24 +159,9 @@ class MultiLabelSampler(LongTailSampler):
         )
 
     @classmethod
-    def from_state(cls, state, labels):
-        """The sampler of this `state(step)`. It begins with this step. `labels` are the targets of the sampler.
-
-        Raises:
-            ValueError: for other targets, or a state of another format.
-        """
-        keys = _SETTINGS | {"format", "step", "labels_sha256"}
-        if not isinstance(state, dict) or state.get("format") != _FORMAT or state.keys() != keys:
-            raise ValueError(
-                f"`state` must come from `MultiLabelSampler.state` of this version. Received: {reprlib.repr(state)}"
-            )
-        sampler = cls(labels, **{name: value for name, value in state.items() if name in _SETTINGS})
-        if sampler._labels_hash != state["labels_sha256"]:
-            raise ValueError(
-                "`labels` must be the targets that the state was saved with: their hash differs. Restore the same data "
-                "in the same order, or begin with a new sampler."
-            )
-        return sampler.starting_at(state["step"])
+    def _identity(cls, labels):
+        pairs, shape = as_pairs(labels)
+        return _hash(pairs, shape), "the targets", f"{shape[0]} rows"
 
 
 def subsample_multi_label(targets, positive_counts, *, seed, num_unlabeled=None):
@@ -246,11 +246,21 @@ def as_pairs(targets):
     return (rows.astype("int64"), labels.astype("int64")), matrix.shape
 
 
-def _repeat_factors(rows, counts, num_examples, threshold):
-    """`max(1, max_l √(t·N / n_l))` of every row. `counts` has the count of the label of each pair."""
-    factors = np.ones(num_examples)
-    np.maximum.at(factors, rows, np.sqrt(threshold * num_examples / counts))
-    return factors
+def _by_row(pairs, positive_counts, num_examples, threshold):
+    """A queue for each row. Its share is the repeat factor `max(1, max_l √(t·N / n_l))` of the row."""
+    (rows, labels), factors = pairs, np.ones(num_examples)
+    np.maximum.at(factors, rows, np.sqrt(threshold * num_examples / positive_counts[labels]))
+    return _Queues(np.arange(num_examples), np.arange(num_examples), factors)
+
+
+def _by_label(pairs, shares, num_examples, unlabeled_share):
+    """A queue for each label, and a last one for rows without labels if there are such rows."""
+    rows, labels = pairs
+    unlabeled = np.setdiff1d(np.arange(num_examples), rows)
+    share = _check_share(unlabeled_share, unlabeled.size, num_examples)
+    owners = np.append(labels, np.full(unlabeled.size, shares.size))
+    shares = np.append((1 - share) * shares, share) if unlabeled.size else shares
+    return _Queues(np.append(rows, unlabeled), owners, shares)
 
 
 def _check_share(share, number, num_examples):

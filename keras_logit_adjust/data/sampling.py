@@ -7,14 +7,13 @@ import reprlib
 
 import numpy as np
 
-from keras_logit_adjust import _arrays, _checks
+from keras_logit_adjust import _checks
 from keras_logit_adjust.data import _feeding, _strategies
 from keras_logit_adjust.data._plan import Plan
 from keras_logit_adjust.data.profiles import check_ids
 
 _FORMAT = 1  # the format of `state()`; increase it if the same settings give other batches
-_SETTINGS = {"batch_size", "strategy", "seed", "num_classes", "per_batch", "replacement", "progressive_epochs", "beta"}
-_STATE = _SETTINGS | {"format", "step", "labels_sha256"}
+_BESIDE_SETTINGS = {"format", "step", "labels_sha256"}
 
 
 class LongTailSampler:
@@ -73,6 +72,10 @@ class LongTailSampler:
     Cui et al. (2019), §3 (effective number); Shen et al. (2016) (class-aware batches).
     """
 
+    _setting_names = frozenset(
+        ("batch_size", "strategy", "seed", "num_classes", "per_batch", "replacement", "progressive_epochs", "beta")
+    )
+
     def __init__(
         self,
         labels,
@@ -94,40 +97,37 @@ class LongTailSampler:
                 "labels", f"`labels` must be class ids below num_classes={num_classes:,}. Received {labels.max()}."
             )
         replacement = _checks.check_bool(replacement, "replacement")
-        self.batch_size = _checks.check_integer(batch_size, "batch_size", minimum=1)
-        self.class_counts = np.bincount(labels, minlength=num_classes or 0)
-        self.num_examples, self.start_step = labels.size, 0
-        self.steps_per_epoch = -(-labels.size // self.batch_size)
+        batch_size = _checks.check_integer(batch_size, "batch_size", minimum=1)
+        class_counts = np.bincount(labels, minlength=num_classes or 0)
         epochs, beta = _strategies.check_epochs(progressive_epochs, strategy), _checks.check_fraction(beta, "beta")
         target = (
-            _strategies.Fixed(_strategies.class_shares(self.class_counts, strategy, beta=beta))
+            _strategies.Fixed(_strategies.class_shares(class_counts, strategy, beta=beta))
             if epochs is None
-            else _strategies.Progressive(self.class_counts, epochs, self.steps_per_epoch * self.batch_size)
+            else _strategies.Progressive(class_counts, epochs, _batches(labels.size, batch_size) * batch_size)
         )
         if _checks.check_choice(per_batch, "per_batch", (None, "exact")):
-            _strategies.check_equal_shares(target, strategy, self.batch_size)
-        self._settings = {
-            "batch_size": self.batch_size,
-            "strategy": strategy
-            if isinstance(strategy, str)
-            else _arrays.as_array(strategy, "strategy").astype("float64").tolist(),
+            _strategies.check_equal_shares(target, strategy, batch_size)
+        settings = {
+            "batch_size": batch_size,
+            "strategy": _strategies.as_setting(strategy),
             "seed": seed,
-            "num_classes": self.class_counts.size,
+            "num_classes": class_counts.size,
             "per_batch": per_batch,
             "replacement": replacement,
             "progressive_epochs": epochs,
             "beta": beta,
         }
-        self._plan = Plan(
-            labels,
-            self.class_counts,
-            target,
-            seed=seed,
-            in_turn=per_batch is not None,
-            replacement=replacement,
-        )
+        in_turn = per_batch is not None
+        plan = Plan(labels, class_counts, target, seed=seed, in_turn=in_turn, replacement=replacement)
+        self._begin(plan, settings, class_counts=class_counts, num_examples=labels.size, labels_hash=_hash(labels))
+
+    def _begin(self, plan, settings, *, class_counts, num_examples, labels_hash):
+        """Set all attributes, from checked values. `settings` are the arguments that a state keeps."""
+        self.batch_size = settings["batch_size"]
+        self.class_counts, self.num_examples, self.start_step = class_counts, num_examples, 0
+        self.steps_per_epoch = _batches(num_examples, self.batch_size)
+        self._plan, self._settings, self._labels_hash = plan, settings, labels_hash
         self._epochs = {}  # a cache of the last epochs
-        self._labels_hash = _hash(labels)
         self._part = (0, 1)  # this sampler gives part 0 of 1 of each batch
 
     @property
@@ -298,23 +298,30 @@ class LongTailSampler:
 
         Args:
             state: the result of `state`, also read back from JSON.
-            labels: the labels that the sampler was made with.
+            labels: the labels that the sampler was made with. A `MultiLabelSampler` needs its targets.
 
         Raises:
             ValueError: for other labels, or a state of another format.
         """
-        if not isinstance(state, dict) or state.get("format") != _FORMAT or state.keys() != _STATE:
+        keys = cls._setting_names | _BESIDE_SETTINGS
+        if not isinstance(state, dict) or state.get("format") != _FORMAT or state.keys() != keys:
             raise ValueError(
-                f"`state` must come from `LongTailSampler.state` of this version. Received: {reprlib.repr(state)}"
+                f"`state` must come from `{cls.__name__}.state` of this version. Received: {reprlib.repr(state)}"
             )
-        labels = check_ids(labels)
-        if _hash(labels) != state["labels_sha256"]:
+        found, what, received = cls._identity(labels)
+        if found != state["labels_sha256"]:
             raise ValueError(
-                f"`labels` must be those that the state was saved with: their hash differs. Received {len(labels)} "
-                "labels. Restore the same data in the same order, or begin with a new sampler."
+                f"`labels` must be {what} that the state was saved with: their hash differs. Received {received}. "
+                "Restore the same data in the same order, or begin with a new sampler."
             )
-        settings = {name: value for name, value in state.items() if name in _SETTINGS}
+        settings = {name: value for name, value in state.items() if name in cls._setting_names}
         return cls(labels, **settings).starting_at(state["step"])
+
+    @classmethod
+    def _identity(cls, labels):
+        """The hash of `labels`, and two parts of the message about others: their name and their number."""
+        labels = check_ids(labels)
+        return _hash(labels), "those", f"{len(labels)} labels"
 
     @property
     def fingerprint(self):
@@ -350,6 +357,10 @@ class LongTailSampler:
             # Replace the dict and do not change it, because several threads may read it.
             self._epochs = {**dict([*self._epochs.items()][-1:]), epoch: known}
         return known
+
+
+def _batches(num_examples, batch_size):
+    return -(-num_examples // batch_size)
 
 
 def _hash(labels):
