@@ -5,6 +5,7 @@ exist at a time. The forward pass keeps a running maximum and a running sum of e
 of all classes. The backward pass computes each chunk again, from features, kernel and two numbers for each example.
 """
 
+import functools
 import typing
 
 import keras
@@ -144,9 +145,16 @@ def linear_values(
     # The bias is added once, before the loop. Autodiff gives its gradient.
     offset = ops.convert_to_tensor(adjustment, dtype=dtype)
     offset = offset if bias is None else offset + ops.cast(bias, dtype)
-    ids = ops.reshape(labels.ids, (-1,))
-    options = {"axis": axis, "chunk_size": chunk_size, "smoothing": label_smoothing}
-    values = _crossentropy(flat, kernel, offset, ids=ids, num_classes=num_classes, spread=spread, **options)
+    chunked = _Chunked(
+        num_classes=num_classes,
+        is_padded=offset.shape[0] > num_classes,
+        axis=axis,
+        chunk_size=chunk_size,
+        smoothing=label_smoothing,
+        dtype=dtype,
+        spread=spread,
+    )
+    values = _crossentropy(flat, kernel, offset, ids=ops.reshape(labels.ids, (-1,)), chunked=chunked)
     return labels.spoil(ops.reshape(values, ops.shape(labels.ids))), kept
 
 
@@ -171,86 +179,115 @@ def scores(features, kernel, offset, *, axis, start, size):
     return piece, product if offset is None else product + _slice(offset, start, size, 0)
 
 
-def _crossentropy(features, kernel, offset, *, ids, axis, chunk_size, smoothing, num_classes, spread):
+def _crossentropy(features, kernel, offset, *, ids, chunked):
     """`Σ_y t_y·(lse(g) − g_y)` of each row, with `g = features·kernel + offset` and `t` the smoothed label."""
-    dtype, rows = _name(offset.dtype), offset.shape[0]
-    part = rows // (1 if spread is None else spread.number)
-    chunks = {"num_classes": part, "chunk_size": min(chunk_size, part)}
-
-    def of_classes(values, start, size):
-        """`values [N, size]`, with 0 for rows of the kernel that do not belong to classes."""
-        return values if rows == num_classes else ops.where(start + ops.arange(size) < num_classes, values, 0.0)
-
-    def sums(first, shared, parts):
-        """For some classes: the maximum of `g`, the sum of exponentials relative to it, the label's `g`, the mean."""
-        (ids, wide), (kernel, offset) = shared, parts
-
-        def step(state, start, size):
-            top, total, own, mean = state
-            _, chunk = scores(wide, kernel, offset, axis=axis, start=start, size=size)
-            new_top = ops.max(chunk, axis=-1, initial=LOWEST)  # an empty batch needs `initial`
-            new_top = ops.where(top > new_top, top, new_top)  # `ops.maximum` is float32 on torch
-            total = total * ops.exp(top - new_top) + ops.sum(ops.exp(chunk - new_top[:, None]), axis=-1)
-            if smoothing:
-                mean = mean + ops.sum(of_classes(chunk, first + start, size), axis=-1) / num_classes
-            return (new_top, total, own + _chosen(chunk, ids - first - start), mean), ()
-
-        zero = ops.zeros_like(wide[:, 0])
-        return _chunks.fold(step, (zero + LOWEST, zero, zero, zero), **chunks)[0]
-
-    def slopes(first, shared, parts):
-        """The parts of some classes of the gradients by features, kernel and offset."""
-        (ids, wide, top, of_all, of_own, of_each), (kernel, offset) = shared, parts
-
-        def step(state, start, size):
-            piece, chunk = scores(wide, kernel, offset, axis=axis, start=start, size=size)
-            gradient = ops.exp(chunk - top[:, None]) * of_all[:, None]
-            if smoothing:
-                gradient = gradient - of_classes(of_each[:, None], first + start, size)
-            gradient = _less_own(gradient, ids - first - start, of_own)
-            into_kernel = (
-                _precision.matmul(ops.transpose(gradient), wide)
-                if axis == 0
-                else _precision.matmul(ops.transpose(wide), gradient)
-            )
-            into_features = state[0] + _precision.matmul(gradient, piece if axis == 0 else ops.transpose(piece))
-            return (into_features,), (ops.cast(into_kernel, kernel.dtype), ops.sum(gradient, axis=0))
-
-        wholes = (_chunks.Whole(tuple(kernel.shape), axis, _name(kernel.dtype)), _chunks.Whole((part,), 0, dtype))
-        (into_features,), others = _chunks.fold(step, (ops.zeros_like(wide),), **chunks, wholes=wholes)
-        return into_features, *others
-
-    def forward(features, kernel, offset):
-        shared = ids, ops.cast(features, dtype)
-        top, total, own, mean = _shards.on_each(spread, sums, shared, (kernel, offset), axes=(axis, 0))
-        if spread is not None:
-            tops, top = top, ops.max(top, axis=0)
-            total, own, mean = ops.sum(ops.stack([total * ops.exp(tops - top), own, mean], axis=1), axis=0)
-        target = (1.0 - smoothing) * (own - top) + smoothing * (mean - top) if smoothing else own - top
-        return ops.log(total) - target, top, total
-
-    def backward(upstream, features, kernel, offset, sums):
-        wide, (top, total) = ops.cast(features, dtype), sums
-        rates = upstream / total, (1.0 - smoothing) * upstream, upstream * (smoothing / num_classes)
-        shared = ids, wide, top, *rates
-        parts, axes = (kernel, offset), (axis, 0)
-        into_features, *others = _shards.on_each(spread, slopes, shared, parts, axes=axes, kept=axes)
-        into_features = into_features if spread is None else ops.sum(into_features, axis=0)
-        return ops.cast(into_features, features.dtype), *others
 
     @ops.custom_gradient
     def values(features, kernel, offset):
-        losses, top, total = forward(features, kernel, offset)
+        losses, sums = chunked.losses(ids, features, kernel, offset)
 
         def gradients(*args, upstream=None):
             upstream = args[0] if upstream is None else upstream
-            made = backward(upstream, features, kernel, offset, (top, total))
+            made = chunked.gradients(upstream, ids, features, kernel, offset, sums)
             return tuple(_refuse_second(gradient, upstream, features, kernel, offset) for gradient in made)
 
         return losses, gradients
 
     # Reshape makes a tensor: TensorFlow's custom gradients do not accept variables that are read inside.
     return values(features, ops.reshape(kernel, kernel.shape), offset)
+
+
+class _Chunked(typing.NamedTuple):
+    """How the loss and its gradients are computed: chunk by chunk, on each device for its own part of the classes.
+
+    The parts of the kernel and the offset begin with class `first`. All devices share the tensors in `shared`.
+    """
+
+    num_classes: int
+    is_padded: bool  # whether the kernel has more rows, which do not belong to classes
+    axis: int  # the axis of the classes in the kernel
+    chunk_size: int
+    smoothing: float
+    dtype: str  # the dtype to compute in
+    spread: typing.Any  # `Spread`, or None
+
+    def losses(self, ids, features, kernel, offset):
+        """The losses `log Σ_j exp(g_j) − Σ_y t_y·g_y`, and the two numbers of each row that the gradients need."""
+        shared = ids, ops.cast(features, self.dtype)
+        top, total, own, mean = _shards.on_each(self.spread, self._sums, shared, (kernel, offset), axes=(self.axis, 0))
+        if self.spread is not None:
+            tops, top = top, ops.max(top, axis=0)
+            total, own, mean = ops.sum(ops.stack([total * ops.exp(tops - top), own, mean], axis=1), axis=0)
+        target = own - top
+        if self.smoothing:
+            target = (1.0 - self.smoothing) * target + self.smoothing * (mean - top)
+        return ops.log(total) - target, (top, total)
+
+    def gradients(self, upstream, ids, features, kernel, offset, sums):
+        """The gradients by features, kernel and offset: sums of `upstream·(exp(g_j) / Σ_k exp(g_k) − t_j)`."""
+        wide, (top, total) = ops.cast(features, self.dtype), sums
+        of_own, of_each = (1.0 - self.smoothing) * upstream, upstream * (self.smoothing / self.num_classes)
+        shared = ids, wide, top, upstream / total, of_own, of_each
+        axes = (self.axis, 0)
+        into_features, *others = _shards.on_each(
+            self.spread, self._slopes, shared, (kernel, offset), axes=axes, kept=axes
+        )
+        into_features = into_features if self.spread is None else ops.sum(into_features, axis=0)
+        return ops.cast(into_features, features.dtype), *others
+
+    def _sums(self, first, shared, parts):
+        """For some classes: the maximum of `g`, the sum of exponentials relative to it, the label's `g`, the mean."""
+        zero = ops.zeros_like(shared[1][:, 0])
+        return self._fold(self._more_sums, first, shared, parts, (zero + LOWEST, zero, zero, zero))[0]
+
+    def _more_sums(self, first, shared, parts, state, start, size):
+        """`_sums` with one more chunk."""
+        (ids, wide), (kernel, offset), (top, total, own, mean) = shared, parts, state
+        _, chunk = scores(wide, kernel, offset, axis=self.axis, start=start, size=size)
+        new_top = ops.max(chunk, axis=-1, initial=LOWEST)  # an empty batch needs `initial`
+        new_top = ops.where(top > new_top, top, new_top)  # `ops.maximum` is float32 on torch
+        total = total * ops.exp(top - new_top) + ops.sum(ops.exp(chunk - new_top[:, None]), axis=-1)
+        if self.smoothing:
+            mean = mean + ops.sum(self._of_classes(chunk, first + start, size), axis=-1) / self.num_classes
+        return (new_top, total, own + _chosen(chunk, ids - first - start), mean), ()
+
+    def _slopes(self, first, shared, parts):
+        """The parts of some classes of the gradients by features, kernel and offset."""
+        kernel, offset = parts
+        wholes = (
+            _chunks.Whole(tuple(kernel.shape), self.axis, _name(kernel.dtype)),
+            _chunks.Whole(tuple(offset.shape), 0, self.dtype),
+        )
+        state = (ops.zeros_like(shared[1]),)
+        (into_features,), others = self._fold(self._more_slopes, first, shared, parts, state, wholes)
+        return into_features, *others
+
+    def _more_slopes(self, first, shared, parts, state, start, size):
+        """`_slopes` with one more chunk."""
+        (ids, wide, top, of_all, of_own, of_each), (kernel, offset) = shared, parts
+        piece, chunk = scores(wide, kernel, offset, axis=self.axis, start=start, size=size)
+        gradient = ops.exp(chunk - top[:, None]) * of_all[:, None]
+        if self.smoothing:
+            gradient = gradient - self._of_classes(of_each[:, None], first + start, size)
+        gradient = _less_own(gradient, ids - first - start, of_own)
+        if self.axis == 0:
+            into_kernel = _precision.matmul(ops.transpose(gradient), wide)
+        else:
+            into_kernel, piece = _precision.matmul(ops.transpose(wide), gradient), ops.transpose(piece)
+        into_features = state[0] + _precision.matmul(gradient, piece)
+        return (into_features,), (ops.cast(into_kernel, kernel.dtype), ops.sum(gradient, axis=0))
+
+    def _fold(self, step, first, shared, parts, state, wholes=()):
+        """`_chunks.fold` over the classes of a part. A step gets `first, shared, parts` before its own arguments."""
+        number = parts[1].shape[0]
+        step = functools.partial(step, first, shared, parts)
+        return _chunks.fold(step, state, number, min(self.chunk_size, number), wholes)
+
+    def _of_classes(self, values, start, size):
+        """`values [N, size]`, with 0 for rows of the kernel that do not belong to classes."""
+        if not self.is_padded:
+            return values
+        return ops.where(start + ops.arange(size) < self.num_classes, values, 0.0)
 
 
 @ops.custom_gradient
