@@ -59,7 +59,8 @@ def to_numpy(values, name, rule="an array or tensor, or a list of numbers"):
     """
     if isinstance(values, (list, tuple)) and any(map(_needs_help, values)):
         values = [to_numpy(value, name, rule) for value in values]
-    if np.ma.isMaskedArray(values) and (hidden := np.ma.getmaskarray(values)).any():
+    hidden = np.ma.getmaskarray(values) if np.ma.isMaskedArray(values) else np.zeros(0)
+    if hidden.any():
         raise ArgumentError(
             name,
             f"`{name}` must have no masked values. Received a masked array with {hidden.sum()} of {hidden.size} "

@@ -218,7 +218,8 @@ def as_class_vector(values, name, num_classes=None, *, default=None, positive=Fa
 
 def refuse_beyond_float32(values, name):
     """Raise if any of the finite `values` would be infinite in float32. Models compute in float32."""
-    if (bad := np.abs(values) > LARGEST).any():
+    bad = np.abs(values) > LARGEST
+    if bad.any():
         rule = f"Every number in `{name}` must be at most {LARGEST:g} in size, as float32 is."
         raise ArgumentError(name, f"{rule} Received {values[bad][:_SHOWN].tolist()}.")
 
@@ -237,9 +238,9 @@ def _check_scalar(value, name, rule, holds, *, kind=numbers.Real):
     """`value` as a number. Raise unless it is of this kind, is not a bool, and `holds(value)` is true."""
     convert = int if kind is numbers.Integral else float
     try:
-        if not isinstance(value, bool) and isinstance(value, kind) and holds(number := convert(value)):
-            if convert is int or abs(number) <= LARGEST:
-                return number
+        if not isinstance(value, bool) and isinstance(value, kind) and holds(convert(value)):
+            if convert is int or abs(convert(value)) <= LARGEST:
+                return convert(value)
             rule = f"{rule}, and at most {LARGEST:g} in size, as float32 is"
     except OverflowError:  # an integer that is larger than every float
         pass

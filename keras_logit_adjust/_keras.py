@@ -124,8 +124,8 @@ def model_in_training():
     """
     frame = sys._getframe(1)
     while frame is not None:
-        if frame.f_code.co_name.endswith("train_step") and isinstance(model := frame.f_locals.get("self"), keras.Model):
-            return model
+        if frame.f_code.co_name.endswith("train_step") and isinstance(frame.f_locals.get("self"), keras.Model):
+            return frame.f_locals["self"]
         frame = frame.f_back
     return None
 

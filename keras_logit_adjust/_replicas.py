@@ -40,7 +40,8 @@ def refuse_unusual_steps():
 
     if tf.executing_eagerly() or not isinstance(replica.strategy, tf.distribute.MirroredStrategy):
         return
-    if unusual := _keras.unusual_step(tf.compat.v1.get_default_graph()):
+    unusual = _keras.unusual_step(tf.compat.v1.get_default_graph())
+    if unusual:
         raise ValueError(
             "Under `MirroredStrategy` Keras's `fit` and `evaluate` must take one step at a time, and none compiled by "
             "XLA: their loop over several steps fails, and XLA cannot reach the variables of several devices. "

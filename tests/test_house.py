@@ -54,6 +54,15 @@ def test_values_that_functions_return_or_take_are_frozen(path):
     assert [name for name, how in made.items() if "frozen=True" not in how] == []
 
 
+def test_code_of_steps_has_no_assignment_that_autograph_cannot_read():
+    """AutoGraph reads what a `tf.function` calls. It warns of `:=`, and asks the user to report it to TensorFlow."""
+    rooms = ("_labels", "losses", "metrics", "layers", "priors")
+    paths = [*PACKAGE.glob("_*.py"), *(path for room in rooms for path in (PACKAGE / room).rglob("*.py"))]
+    trees = {path.name: ast.parse(path.read_text()) for path in paths}
+    assert len(trees) > 40
+    assert [name for name, tree in trees.items() if any(isinstance(n, ast.NamedExpr) for n in ast.walk(tree))] == []
+
+
 def imported_by(path):
     """The modules that a test file imports, at its top and inside functions."""
     for node in ast.walk(ast.parse(path.read_text())):

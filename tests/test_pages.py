@@ -113,6 +113,7 @@ def of_tool(name, file=None):
 TABLES = {
     "compare": ("compare_fashion_mnist_lt", compared),
     "compare-banking": ("compare_banking77_lt", compared),
+    "frozen-features": ("frozen_features", "to_markdown"),
     "finetune-text": ("finetune_text", "to_markdown"),
     "zero-shot-names": ("zero_shot_names", "to_markdown"),
     "methods": ("methods_fashion_mnist_lt", compared),
@@ -231,6 +232,22 @@ def test_what_the_text_says_of_text_encoders_is_so():
         row for row in on_file("finetune_text")["rows"] if (row["system"], row["method"]) == ("probe", "la_loss")
     )
     assert probe["versus_posthoc"]["verdict"] == "lower" and len(probe["seeds"]) == 3
+
+
+def test_what_the_text_says_of_linear_probes_is_so():
+    data, compare = on_file("frozen_features")["data"], benchmark("frozen_features")
+    excess = {
+        (name, row): compare.excess(draws, "theirs_optimum")[0]
+        for name in data
+        for row, draws in data[name]["errors"].items()
+    }
+    assert max(excess.values()) < 0.5 and max(excess["banking77_lt", row] for row in compare.ROWS) < 0.2
+    gains = [
+        statistics.mean(min(draw["theirs_optimum"]) - min(draw["theirs"]) for draw in data[name]["errors"]["erm"])
+        for name in ("digits", "fashion_pixels")
+    ]
+    assert min(gains) > 0.4 and round(max(gains), 1) == 0.7  # "takes off up to 0.7 points"
+    assert all(statistics.median(of["ours"] / of["theirs"] for of in rows["seconds"]) < 1 for rows in data.values())
 
 
 def test_what_the_text_says_of_names_as_a_head_is_so():

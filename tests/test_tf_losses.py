@@ -1,5 +1,7 @@
 """TensorFlow's own: unknown static shapes, `tf.data`, and `tf.distribute`."""
 
+import logging
+
 import keras
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import tensorflow as tf
 from helpers import workers
 from helpers.gradients import value_and_gradient
 
+import keras_logit_adjust as kla
 from keras_logit_adjust.losses import BinaryLogitAdjustedCrossentropy, LogitAdjustedCrossentropy
 from keras_logit_adjust.priors import count_classes
 
@@ -30,6 +33,41 @@ def test_bad_input_in_code_that_tensorflow_rewrites_is_a_value_error():
 
     with pytest.raises(ValueError, match="`class_counts` must be greater than zero"):
         step(tf.constant([0]), tf.zeros((1, 4)))
+
+
+class Messages(logging.Handler):
+    """The messages of a logger."""
+
+    def __init__(self):
+        super().__init__()
+        self.texts = []
+
+    def emit(self, record):
+        self.texts.append(record.getMessage())
+
+
+def test_a_loop_of_ones_own_is_compiled_without_a_warning():
+    loss, binary = LogitAdjustedCrossentropy([9, 3, 1]), BinaryLogitAdjustedCrossentropy([9, 3, 1], 20)
+    metric, streaming = kla.metrics.BalancedAccuracy(3), kla.priors.StreamingPrior(3)
+    ids, logits = np.array([0, 1, 2]), np.zeros((3, 3), "float32")
+
+    @tf.function
+    def step(y_true, y_pred):
+        metric.update_state(y_true, y_pred)
+        streaming.update(y_true)
+        rows = tf.one_hot(y_true, 3)
+        plain = loss(y_true, y_pred), loss(ids, logits), loss(rows, y_pred), loss(np.eye(3), logits)
+        return *plain, binary(rows, y_pred), binary(np.eye(3), logits)
+
+    handler = Messages()
+    tf.get_logger().addHandler(handler)
+    try:
+        values = step(tf.constant(ids), tf.constant(logits))
+    finally:
+        tf.get_logger().removeHandler(handler)
+    assert handler.texts == []
+    np.testing.assert_allclose(values[:4], float(loss(ids, logits)), rtol=1e-6)
+    np.testing.assert_allclose(values[4:], float(binary(np.eye(3), logits)), rtol=1e-6)
 
 
 UNKNOWN = {

@@ -20,7 +20,8 @@ def refuse_gradient_of_labels(y_true, y_pred):
 def refuse_negative_rows(rows):
     """Raise for rows of labels that are logits. Arrays and lists are read whole, tensors in their first rows."""
     array = _first_rows(rows) if ops.is_tensor(rows) else as_labels(rows)
-    if (bad := array < 0).any():
+    bad = array < 0
+    if bad.any():
         rule = "Rows of `y_true` must be one-hot or soft, without negative numbers"
         raise ValueError(f"{rule}. Received {float(array[bad][0]):g}. {ORDER}")
 

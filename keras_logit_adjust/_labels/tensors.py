@@ -35,8 +35,10 @@ def as_labels(labels, name="y_true"):
     """
     array = _as_numbers(labels, name, f"integer class ids or one-hot rows ({_OF_NAMES})")
     dtype = str(getattr(labels, "dtype", array.dtype)).rpartition(".")[2]  # torch writes "torch.bfloat16"
-    if dtype in _EXACT_TO and (large := array[np.isfinite(array) & (array >= _EXACT_TO[dtype])]).size:
-        raise _rounded(dtype, name, f"{large[0]:g}")
+    if dtype in _EXACT_TO:
+        large = array[np.isfinite(array) & (array >= _EXACT_TO[dtype])]
+        if large.size:
+            raise _rounded(dtype, name, f"{large[0]:g}")
     return array
 
 

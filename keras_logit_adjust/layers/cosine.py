@@ -79,7 +79,8 @@ class CosineDense(keras.layers.Layer):
 
     def build(self, input_shape):
         initializer = self.kernel_initializer
-        if (kernel := self._initial_kernel) is not None:
+        kernel = self._initial_kernel
+        if kernel is not None:
             if len(kernel) != input_shape[-1]:
                 raise _checks.ArgumentError(
                     "initial_kernel",

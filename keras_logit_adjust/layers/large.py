@@ -191,7 +191,8 @@ class ManyClassDense(class_sharding.PlacedRows, keras.layers.Layer):
         if self.adjustment is None:
             return head
         features, kernel, _, axis = head
-        if (scale := self._scale()) is not None:
+        scale = self._scale()
+        if scale is not None:
             features = _labels.at_least_float32(features)
             features = features * ops.cast(scale, features.dtype)
         return linear.Head(features, kernel, self._scored_bias(scale), axis)
@@ -234,8 +235,9 @@ class ManyClassDense(class_sharding.PlacedRows, keras.layers.Layer):
         log_prior = ops.convert_to_numpy(self.log_prior).astype("float64")
         if self.prior is None and np.isfinite(log_prior).all():
             self._follow(priors.as_prior(np.exp(log_prior)))
-        if self.tau is None and np.isfinite(taus := ops.convert_to_numpy(self.class_tau)).all():
-            self.tau = taus.astype("float64")
+        taus = ops.convert_to_numpy(self.class_tau).astype("float64")
+        if self.tau is None and np.isfinite(taus).all():
+            self.tau = taus
 
     @classmethod
     def from_dense(cls, dense, class_counts, **options):

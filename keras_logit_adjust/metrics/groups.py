@@ -151,7 +151,8 @@ def refuse_same_results(metric):
     """Raise if another metric of the compiled model has a result of the same name: Keras would merge them."""
     for other in _keras.metrics_read_now():
         taken = getattr(other, "_results", [other.name])
-        if other is not metric and (same := [name for name in metric._results if name in taken]):
+        same = [] if other is metric else [name for name in metric._results if name in taken]
+        if same:
             raise ValueError(
                 f"Metrics of one model must have results of different names. Received two of {same[0]!r}, of "
                 f"{metric.name!r} and {other.name!r}: give one a name of its own, {type(metric).__name__}(…, "

@@ -46,9 +46,9 @@ def fold_into_bias(
         class, compiled with KerasHub's defaults.
 
     Raises:
-        ValueError: for a head that is tied, used twice, behind two outputs, not last, quantized or in half precision; for an
-            operation behind it that scales or mixes, such as an average of heads; and as `adjust`. Each message names
-            the way out.
+        ValueError: for a head that is tied, used twice, behind two outputs, not last, quantized or in half precision;
+            for an operation behind it that scales or mixes, such as an average of heads; and as `adjust`. Each message
+            names the way out.
 
     Warns:
         UserWarning: for a KerasHub task whose head has another precision than its backbone, which is not saved.
