@@ -184,11 +184,11 @@ def _crossentropy(features, kernel, offset, *, ids, chunked):
 
     @ops.custom_gradient
     def values(features, kernel, offset):
-        losses, sums = chunked.losses(ids, features, kernel, offset)
+        losses, sums = chunked.losses(ids, features, (kernel, offset))
 
         def gradients(*args, upstream=None):
             upstream = args[0] if upstream is None else upstream
-            made = chunked.gradients(upstream, ids, features, kernel, offset, sums)
+            made = chunked.gradients(upstream, ids, features, (kernel, offset), sums)
             return tuple(_refuse_second(gradient, upstream, features, kernel, offset) for gradient in made)
 
         return losses, gradients
@@ -200,7 +200,8 @@ def _crossentropy(features, kernel, offset, *, ids, chunked):
 class _Chunked(typing.NamedTuple):
     """How the loss and its gradients are computed: chunk by chunk, on each device for its own part of the classes.
 
-    The parts of the kernel and the offset begin with class `first`. All devices share the tensors in `shared`.
+    The parts of kernel and offset begin with class `first`. All devices share the tensors in `shared`. Both together
+    are the `inputs` of a step.
     """
 
     num_classes: int
@@ -211,10 +212,10 @@ class _Chunked(typing.NamedTuple):
     dtype: str  # the dtype to compute in
     spread: typing.Any  # `Spread`, or None
 
-    def losses(self, ids, features, kernel, offset):
+    def losses(self, ids, features, parts):
         """The losses `log Σ_j exp(g_j) − Σ_y t_y·g_y`, and the two numbers of each row that the gradients need."""
         shared = ids, ops.cast(features, self.dtype)
-        top, total, own, mean = _shards.on_each(self.spread, self._sums, shared, (kernel, offset), axes=(self.axis, 0))
+        top, total, own, mean = _shards.on_each(self.spread, self._sums, shared, parts, axes=(self.axis, 0))
         if self.spread is not None:
             tops, top = top, ops.max(top, axis=0)
             total, own, mean = ops.sum(ops.stack([total * ops.exp(tops - top), own, mean], axis=1), axis=0)
@@ -223,26 +224,24 @@ class _Chunked(typing.NamedTuple):
             target = (1.0 - self.smoothing) * target + self.smoothing * (mean - top)
         return ops.log(total) - target, (top, total)
 
-    def gradients(self, upstream, ids, features, kernel, offset, sums):
+    def gradients(self, upstream, ids, features, parts, sums):
         """The gradients by features, kernel and offset: sums of `upstream·(exp(g_j) / Σ_k exp(g_k) − t_j)`."""
         wide, (top, total) = ops.cast(features, self.dtype), sums
         of_own, of_each = (1.0 - self.smoothing) * upstream, upstream * (self.smoothing / self.num_classes)
         shared = ids, wide, top, upstream / total, of_own, of_each
         axes = (self.axis, 0)
-        into_features, *others = _shards.on_each(
-            self.spread, self._slopes, shared, (kernel, offset), axes=axes, kept=axes
-        )
+        into_features, *others = _shards.on_each(self.spread, self._slopes, shared, parts, axes=axes, kept=axes)
         into_features = into_features if self.spread is None else ops.sum(into_features, axis=0)
         return ops.cast(into_features, features.dtype), *others
 
     def _sums(self, first, shared, parts):
         """For some classes: the maximum of `g`, the sum of exponentials relative to it, the label's `g`, the mean."""
         zero = ops.zeros_like(shared[1][:, 0])
-        return self._fold(self._more_sums, first, shared, parts, (zero + LOWEST, zero, zero, zero))[0]
+        return self._fold(self._more_sums, first, (shared, parts), (zero + LOWEST, zero, zero, zero))[0]
 
-    def _more_sums(self, first, shared, parts, state, start, size):
+    def _more_sums(self, first, inputs, state, start, size):
         """`_sums` with one more chunk."""
-        (ids, wide), (kernel, offset), (top, total, own, mean) = shared, parts, state
+        ((ids, wide), (kernel, offset)), (top, total, own, mean) = inputs, state
         _, chunk = scores(wide, kernel, offset, axis=self.axis, start=start, size=size)
         new_top = ops.max(chunk, axis=-1, initial=LOWEST)  # an empty batch needs `initial`
         new_top = ops.where(top > new_top, top, new_top)  # `ops.maximum` is float32 on torch
@@ -259,12 +258,12 @@ class _Chunked(typing.NamedTuple):
             _chunks.Whole(tuple(offset.shape), 0, self.dtype),
         )
         state = (ops.zeros_like(shared[1]),)
-        (into_features,), others = self._fold(self._more_slopes, first, shared, parts, state, wholes)
+        (into_features,), others = self._fold(self._more_slopes, first, (shared, parts), state, wholes)
         return into_features, *others
 
-    def _more_slopes(self, first, shared, parts, state, start, size):
+    def _more_slopes(self, first, inputs, state, start, size):
         """`_slopes` with one more chunk."""
-        (ids, wide, top, of_all, of_own, of_each), (kernel, offset) = shared, parts
+        (ids, wide, top, of_all, of_own, of_each), (kernel, offset) = inputs
         piece, chunk = scores(wide, kernel, offset, axis=self.axis, start=start, size=size)
         gradient = ops.exp(chunk - top[:, None]) * of_all[:, None]
         if self.smoothing:
@@ -277,10 +276,10 @@ class _Chunked(typing.NamedTuple):
         into_features = state[0] + _precision.matmul(gradient, piece)
         return (into_features,), (ops.cast(into_kernel, kernel.dtype), ops.sum(gradient, axis=0))
 
-    def _fold(self, step, first, shared, parts, state, wholes=()):
-        """`_chunks.fold` over the classes of a part. A step gets `first, shared, parts` before its own arguments."""
-        number = parts[1].shape[0]
-        step = functools.partial(step, first, shared, parts)
+    def _fold(self, step, first, inputs, state, wholes=()):
+        """`_chunks.fold` over the classes of a part. A step gets `first, inputs` before its own arguments."""
+        number = inputs[1][1].shape[0]  # the length of the offset
+        step = functools.partial(step, first, inputs)
         return _chunks.fold(step, state, number, min(self.chunk_size, number), wholes)
 
     def _of_classes(self, values, start, size):
