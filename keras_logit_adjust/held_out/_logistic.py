@@ -8,7 +8,7 @@ Steps are in units of the root of its diagonal at the start. At zero, class k an
 `q_k·(1 − q_k)·s_j² + λ`, with class shares q and singular values s.
 
 With a weaker penalty the optimum has nearly the same direction and is longer. So a start is first scaled to the best
-length. Both together save half of the iterations or more, and most where examples are separated and curvature is small.
+length. Both together save a fifth to two thirds of the iterations, and the weak penalties end nearer to their optimum.
 """
 
 import numpy as np
@@ -97,8 +97,9 @@ class Problem:
             objective, bounds=_LOG_LENGTHS, method="bounded", options={"xatol": _LENGTH_TOLERANCE}
         )
         length = np.exp(found.x)
-        probability = self.z.dtype.type(length) * scores + margin
-        probability /= self._loss_of(probability)[1][:, None]
+        exponentials = self.z.dtype.type(length) * scores + margin
+        _, sums = self._loss_of(exponentials)  # in place
+        probability = exponentials / sums[:, None]
         slopes = probability * (1 - probability) * self.weights[:, None]
         curvature = np.empty_like(weights)
         curvature[:-1] = np.square(self.z).T @ slopes
