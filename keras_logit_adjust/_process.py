@@ -56,6 +56,8 @@ def prepare():
     if is_command():
         limit_threads(os.environ, sys.argv[1:])
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+        # TensorFlow has it on by itself only on some processors. On the others convolutions train three times as fast.
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
         _loud.enter_context(silent())
 
 

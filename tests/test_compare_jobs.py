@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import types
+from unittest import mock
 
 import keras
 import numpy as np
@@ -145,6 +146,15 @@ def test_a_training_takes_one_thread_or_as_many_as_are_asked_for(words, given, e
     _process.limit_threads(environment, words)
     names = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "NPROC")
     assert environment == (given if expected is None else dict.fromkeys(names, expected))
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, "1"), ({"TF_ENABLE_ONEDNN_OPTS": "0"}, "0")])
+def test_a_command_asks_for_onednn_unless_the_user_has_decided(given, expected, monkeypatch):
+    monkeypatch.setattr(_process, "is_command", lambda: True)
+    monkeypatch.setattr(_process, "_loud", mock.MagicMock())
+    monkeypatch.setattr(os, "environ", dict(given))
+    _process.prepare()
+    assert os.environ["TF_ENABLE_ONEDNN_OPTS"] == expected
 
 
 def test_jobs_and_devices_that_share_a_batch_are_refused_together(folder):

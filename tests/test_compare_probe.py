@@ -132,3 +132,16 @@ def test_the_t_interval_is_that_of_the_differences_of_seeds():
     half = 4.302652729911275 * 10 / np.sqrt(3)
     assert (found["t_low"], found["t_high"]) == pytest.approx((-10 - half, -10 + half))
     assert "t_low" not in statistics.paired_difference(labels, hits[:1], baseline[:1])
+
+
+def test_the_legend_says_what_a_seed_draws_anew(files):
+    """Data of its own mix is the same for all seeds of a probe, and so no interval can cover its noise."""
+    same, drawn = ({}, {"profile": "exponential", "imbalance_ratio": 4.0, "max_count": 12})
+    for options, said in (
+        (same, "All seeds have the same training set, and each draws another split of its folds."),
+        (drawn, "Each seed redraws subset and initialization."),
+    ):
+        config = compare.Config(**files, recipe="linear_probe", validation="none", **options)
+        text = " ".join(report.to_markdown(compare.compare(config, methods=["erm"], seeds=2)).split())
+        assert said in text
+        assert ("So no interval covers the noise of the training set." in text) == (options == same)

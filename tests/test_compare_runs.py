@@ -189,6 +189,13 @@ def test_more_seeds_and_methods_extend_a_folder_and_fewer_leave_it(trained, fold
     assert len(trained) == len(list((folder / "out" / "runs").iterdir())) == 4
 
 
+def test_the_legend_of_one_training_set_says_that_it_is_the_same(trained):
+    said = "All seeds have the same training set, and each draws another initialization."
+    for config, same in ((CONFIG, False), (dataclasses.replace(CONFIG, validation="none"), True)):
+        text = " ".join(report.to_markdown(compare(config, methods=["erm"], seeds=2)).split())
+        assert (said in text) == same
+
+
 def test_the_returned_results_are_the_stored_ones(trained, folder):
     returned = compare(CONFIG, methods=["erm"], seeds=1, output="out")
     assert read_json(folder / "out" / "results.json") == json.loads(json.dumps(returned))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from helpers.rows import CONFIG
 
-from keras_logit_adjust import models
+from keras_logit_adjust import data, models
 from keras_logit_adjust.compare import compare, devices, units
 
 pytestmark = pytest.mark.usefixtures("folder")
@@ -64,6 +64,15 @@ def test_scaling_in_pieces_is_scaling_at_once(dtype, rng, monkeypatch):
     np.testing.assert_allclose(
         units.Scaler(x)(x), (exact - exact.mean(axis=0)) / exact.std(axis=0), rtol=1e-5, atol=1e-6
     )
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_features_of_every_float_type_are_scaled_without_a_warning(dtype, rng):
+    x, y = rng.normal(size=(30, 2)).astype(dtype), np.repeat([0, 1], 15)
+    dataset = data.load((x, y), test=(x, y), validation="none")
+    exact = x.astype("float64")
+    scaled = (exact - exact.mean(axis=0)) / exact.std(axis=0)
+    np.testing.assert_allclose(units.scaler_of(dataset)(x), scaled, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(

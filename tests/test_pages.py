@@ -113,6 +113,8 @@ def of_tool(name, file=None):
 TABLES = {
     "compare": ("compare_fashion_mnist_lt", compared),
     "compare-banking": ("compare_banking77_lt", compared),
+    "compare-banking-natural": ("compare_banking77_natural", compared),
+    "compare-cifar100-features": ("compare_cifar100_features", compared),
     "frozen-features": ("frozen_features", "to_markdown"),
     "finetune-text": ("finetune_text", "to_markdown"),
     "zero-shot-names": ("zero_shot_names", "to_markdown"),

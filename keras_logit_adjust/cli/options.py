@@ -58,7 +58,8 @@ def add_methods(parser, default):
 
 
 def add_seeds(parser):
-    parser.add_argument("--seeds", type=whole, default=3, help="how many; each redraws subset and initialization (3)")
+    redrawn = "each redraws the initialization, and the subset if one is drawn"
+    parser.add_argument("--seeds", type=whole, default=3, help=f"how many; {redrawn} (3)")
 
 
 def add_output(parser, files):

@@ -24,8 +24,9 @@ DEFAULT_METHODS = ("erm", "class_weight", "la_posthoc", "la_loss")
 def compare(config=None, *, methods=DEFAULT_METHODS, seeds=3, output=None, jobs=1, baseline="erm", test_mixes=False):
     """Train every method on every seed's long tail and report them against plain cross-entropy.
 
-    Each seed redraws the subset and the initialization, the same for all methods. A finished run is written to disk at
-    once, and the state of a training every two minutes: after an interruption the same call goes on from there.
+    Each seed redraws the subset, if one is drawn, and the initialization, the same for all methods. A finished run is
+    written to disk at once, and the state of a training every two minutes: after an interruption the same call goes on
+    from there.
 
     Args:
         config: a `Config`; the embedded data and the quick recipe by default.

@@ -28,7 +28,7 @@ def scaler_of(dataset):
 
 
 def _check_size(split, name):
-    if split is None or split[0].dtype.kind != "f":
+    if split is None or split[0].dtype.kind != "f" or split[0].dtype.itemsize <= 4:
         return
     if max(split[0].max(), -split[0].min()) > _LARGEST:
         large = (np.abs(split[0]) > _LARGEST).reshape(len(split[0]), -1).any(axis=1)
