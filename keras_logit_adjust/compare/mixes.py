@@ -104,16 +104,12 @@ def header_and_rows(found):
     mixes = list(found["accuracy"]["none"])
     summaries = {rule: statistics.summarize(_by_seed(of)) for rule, of in found["accuracy"].items()}
     return ["accuracy %", *mixes], [
-        [RULES[rule], *(_cell(summaries[rule][mix]) for mix in mixes)] for rule in found["accuracy"]
+        [RULES[rule], *(statistics.show(summaries[rule][mix]) for mix in mixes)] for rule in found["accuracy"]
     ]
 
 
 def _by_seed(of_rule):
     return [dict(zip(of_rule, values, strict=True)) for values in zip(*of_rule.values(), strict=True)]
-
-
-def _cell(figure):
-    return f"{figure['mean']:.1f}" + ("" if figure["std"] is None else f" ± {figure['std']:.1f}")
 
 
 def legend(found):

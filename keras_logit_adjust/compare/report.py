@@ -134,7 +134,7 @@ def _header_and_rows(results):
     return header, [
         [
             f"`{name}` {method['title']}",
-            *(_cell(method["summary"][key]) for key in COLUMNS),
+            *(statistics.show(method["summary"][key]) for key in COLUMNS),
             "" if found[name] is None else show_difference(found[name]),
             *([_ends(found[name], "t_low", "t_high") if found[name] else ""] if has_t else []),
             *([_published(name, methods)] if has_published else []),
@@ -190,11 +190,6 @@ def _caption(results):
     )
 
 
-def _cell(figure):
-    deviation = "" if figure is None or figure["std"] is None else f" ± {figure['std']:.1f}"
-    return "-" if figure is None else f"{figure['mean']:.1f}{deviation}"
-
-
 def show_difference(found):
     """A difference in points with its interval; "none" if the interval contains zero."""
     estimate = "none" if found["verdict"] == "none" else f"{found['difference']:+.1f}"
@@ -218,7 +213,7 @@ def _headline(results):
     A method that used the test set, to show the most that tuning could reach, is never the best.
     """
     methods, data = results["methods"], results["data"]["name"]
-    errors = {name: _cell(method["summary"]["balanced_error"]) for name, method in methods.items()}
+    errors = {name: statistics.show(method["summary"]["balanced_error"]) for name, method in methods.items()}
     fair = [name for name in methods if name not in METHODS or METHODS[name].tuned_on != "test"]
     best = min(fair, key=lambda name: methods[name]["summary"]["balanced_error"]["mean"])
     against = _baseline(results)

@@ -53,12 +53,22 @@ def on_training_examples(run):
 
 
 def summarize(rows):
-    """Mean and standard deviation (n − 1) over seeds of every figure; None for an empty group."""
-    known = {key: [row[key] for row in rows if row[key] is not None] for key in rows[0]}
-    return {
-        key: {"mean": float(np.mean(v)), "std": float(np.std(v, ddof=1)) if len(v) > 1 else None} if v else None
-        for key, v in known.items()
-    }
+    """The `spread` over seeds of every figure."""
+    return {key: spread([row[key] for row in rows if row[key] is not None]) for key in rows[0]}
+
+
+def spread(values):
+    """Mean and standard deviation (n − 1; None for one value), or None without values."""
+    if len(values) == 0:
+        return None
+    return {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1)) if len(values) > 1 else None}
+
+
+def show(figure):
+    """A `spread` as the text of a cell."""
+    if figure is None:
+        return "-"
+    return f"{figure['mean']:.1f}" + ("" if figure["std"] is None else f" ± {figure['std']:.1f}")
 
 
 def paired_difference(labels, hits, baseline_hits, *, seed=0):

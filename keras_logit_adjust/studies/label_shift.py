@@ -12,6 +12,7 @@ from keras_logit_adjust import _checks, priors
 from keras_logit_adjust.compare.config import as_config
 from keras_logit_adjust.compare.report import in_seeds
 from keras_logit_adjust.compare.run import compare_with_predictions
+from keras_logit_adjust.compare.statistics import show, spread
 from keras_logit_adjust.held_out import calibrate, estimate_target_prior
 from keras_logit_adjust.studies.table import Table
 
@@ -161,9 +162,8 @@ def _cells(found):
     accuracy, distance, inside = ([value for value in found[key] if value is not None] for key in keys)
     if not accuracy:
         return ["-", "-"]
-    spread = f" ± {np.std(accuracy, ddof=1):.1f}" if len(accuracy) > 1 else ""
     estimated = f"{np.mean(distance):.2f} ({np.mean(inside):.1f})" if distance else ""
-    return [f"{np.mean(accuracy):.1f}{spread}", estimated]
+    return [show(spread(accuracy)), estimated]
 
 
 def figure(results):

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from keras_logit_adjust import _checks, data, layers, metrics, priors
 from keras_logit_adjust.compare import storage
 from keras_logit_adjust.compare.report import GROUPS, in_seeds
+from keras_logit_adjust.compare.statistics import show, spread
 from keras_logit_adjust.studies.table import Table
 
 NUM_CLASSES, RIVALS, EPOCHS = 100_000, (64, 512, 8192), 5
@@ -231,9 +232,9 @@ def table(results):
     rows = [
         [
             title,
-            _mean(methods[name]["balanced"]),
-            "" if name == "bayes" else _mean(best - methods[name]["balanced"]),
-            *(_mean(methods[name][group]) for group in groups),
+            show(spread(methods[name]["balanced"])),
+            "" if name == "bayes" else show(spread(best - methods[name]["balanced"])),
+            *(show(spread(methods[name][group])) for group in groups),
             "" if name in BOUNDS else f"{np.mean(methods[name]['minutes']):.1f}",
         ]
         for name, title in titles(_in_order(methods)).items()
@@ -258,11 +259,6 @@ def _in_order(methods):
     """Bounds first, then exact losses, then drawn rivals."""
     first = [*BOUNDS, *_FITTED]
     return [*first, *(name for name in methods if name not in first)]
-
-
-def _mean(values):
-    spread = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.1f}{spread}"
 
 
 def figure(results):
