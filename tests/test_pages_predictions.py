@@ -12,12 +12,8 @@ METHODS = ("erm", "la_loss", "la_posthoc")
 ROWS = {  # of the files that have predicted ids beside them
     "tune_cifar100_lt": METHODS,
     "compare_cifar100_features": (
-        "erm",
-        "class_weight",
-        "class_balanced",
-        "weight_norm",
-        "la_posthoc",
-        "la_posthoc_tuned",
+        *("erm", "class_weight", "class_balanced", "weight_norm", "weight_norm_oracle"),
+        *("la_posthoc", "la_posthoc_tuned", "la_posthoc_oracle"),
     ),
 }
 
