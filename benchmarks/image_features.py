@@ -25,6 +25,8 @@ import torch
 from torch.nn import functional
 from tqdm import tqdm
 
+from keras_logit_adjust.compare import storage
+
 NETWORKS = ("lite0", "lite1", "lite2")
 MEAN, SCALE = 127.0, 128.0  # the network was trained on pixels in [-1, 1]
 SIDE = 32  # of an image of CIFAR
@@ -66,25 +68,17 @@ def load_features(name, folder):
     return lambda images: session.run(None, {"pixels": images.transpose(0, 3, 1, 2).astype("float32")})[0]
 
 
-def write_whole(path, save):
-    """Write a file completely or not at all."""
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        save(file)
-    os.replace(partial, path)
-
-
 def features_of_split(compute, images, parts):
     """The features of all images; each thousand has a file, so that an interrupted run goes on."""
     parts.mkdir(parents=True, exist_ok=True)
     found = []
     for start in tqdm(range(0, len(images), PART), desc=parts.name):
-        path = parts / f"{start:05d}.npy"
+        path = parts / f"{start:05d}.npz"
         if not path.exists():
             part = images[start : start + PART]
             rows = [compute(part[at : at + BATCH]) for at in range(0, len(part), BATCH)]
-            write_whole(path, lambda file, rows=rows: np.save(file, np.concatenate(rows).astype("float16")))
-        found.append(np.load(path))
+            storage.write_npz(path, {"x": np.concatenate(rows).astype("float16")})
+        found.append(np.load(path)["x"])
     return np.concatenate(found)
 
 
@@ -101,7 +95,7 @@ def main():
             tfds.load("cifar100", split=split, batch_size=-1, data_dir=options.data_dir, download=False)
         )
         x = features_of_split(compute, data["image"], options.output / f"{options.network}_{split}")
-        write_whole(options.output / f"{split}.npz", lambda file, x=x, y=data["label"]: np.savez(file, x=x, y=y))
+        storage.write_npz(options.output / f"{split}.npz", {"x": x, "y": data["label"]})
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def prepare():
     """Prepare the process for a command of the package. `ready` ends the preparation."""
     if is_command():
         limit_threads(os.environ, sys.argv[1:])
-        # Not even its errors: it logs one for each dataset of a sampler, and nothing is wrong. Real ones raise too.
+        # Not even its errors: it logs them for datasets in which nothing is wrong. Real ones raise an exception too.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         # TensorFlow has it on by itself only on some processors. On the others convolutions train three times as fast.
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")

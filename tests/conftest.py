@@ -40,7 +40,7 @@ def pytest_collection_finish():
 
 
 def kept_kernels():
-    """In it, TensorFlow keeps its kernels with a new seed or session: to make them anew takes a tenth of the time.
+    """In it, TensorFlow keeps its kernels with a new seed or session: to make them anew takes a seventh of the time.
 
     Only for the functions of `tf.random` does a kernel hold the state of a generator. No test calls them.
     """

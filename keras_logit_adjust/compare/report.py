@@ -79,15 +79,16 @@ def to_table(header, rows):
 # --- texts and cells, the same in every form -------------------------------------------------------------------------
 
 _LEGEND = """\
-The figures are mean ± standard deviation over seeds. {drawn} The balanced error
+{seeds} The balanced error
 is the mean of the per-class error rates. Many means at least 100 training examples, few at most 20, medium between.
 Macro-F1 is at the training prior. The difference is the balanced error minus that of {baseline}, with a
 {confidence:.0%} paired bootstrap interval over test examples and seeds. "None" means that the interval contains zero:
 no difference was found."""
-_DRAWN = "Each seed redraws subset and initialization."
+_ONE_SEED = "The figures are those of one seed."
+_DRAWN = "The figures are mean ± standard deviation over seeds. Each seed redraws subset and initialization."
 _SAME_SET = """\
-All seeds have the same training set, and each draws another {drawn}. So no interval covers the noise of the training
-set."""
+The figures are mean ± standard deviation over seeds. All seeds have the same training set, and each draws another
+{drawn}. So no interval covers the noise of the training set."""
 _T_NOTE = """\
 The t-interval is over the seeds' differences, on the test set as it is."""
 _ONE_SEED_NOTE = """\
@@ -99,10 +100,10 @@ for 200 epochs on all training images. Its tuned τ is an oracle: it was chosen 
 
 
 def _legend(results):
-    seeds, hashes = len(results["split_hashes"]), set(results["split_hashes"])
+    seeds, sets = len(results["split_hashes"]), len(set(results["split_hashes"]))
     own = "split of its folds" if results.get("probes") else "initialization"
-    drawn = _SAME_SET.format(drawn=own) if len(hashes) < seeds else _DRAWN
-    legend = _LEGEND.format(drawn=drawn, baseline=_short(results), confidence=statistics.CONFIDENCE)
+    said = _ONE_SEED if seeds == 1 else _DRAWN if sets == seeds else _SAME_SET.format(drawn=own)
+    legend = _LEGEND.format(seeds=said, baseline=_short(results), confidence=statistics.CONFIDENCE)
     is_single, has_t = seeds == 1, _has_t(results)
     return "\n".join([legend, *[_T_NOTE] * has_t, *[_ONE_SEED_NOTE] * is_single])
 
