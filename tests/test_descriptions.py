@@ -152,16 +152,16 @@ def test_each_output_of_several_is_described_by_its_name():
     )
     found = kla.serving.describe(model)
     assert (found.head, found.output, found.prior, len(found.corrections)) == (None, None, "of each output its own", 2)
-    assert "several outputs, ['a', 'b']: describe(model, output='a')" in str(found)
-    first, second = (kla.serving.describe(model, output=name) for name in "ab")
+    assert "several outputs, ['a', 'b']: describe(model, output_name='a')" in str(found)
+    first, second = (kla.serving.describe(model, output_name=name) for name in "ab")
     assert (first.head, first.num_outputs, first.output, first.prior) == ("a", 3, "softmax", "uniform")
     assert (second.head, second.num_outputs, second.prior) == ("b", 2, "target")
     with pytest.raises(
-        ValueError, match=r"`output` must name outputs of model 'two_adjusted', \['a', 'b'\]\. Received: 'c'"
+        ValueError, match=r"`output_name` must name outputs of model 'two_adjusted', \['a', 'b'\]\. Received: 'c'"
     ):
-        kla.serving.describe(model, output="c")
-    with pytest.raises(ValueError, match="`output` is for Functional models"):
-        kla.serving.describe(of_a_subclass(), output="a")
+        kla.serving.describe(model, output_name="c")
+    with pytest.raises(ValueError, match="`output_name` is for Functional models"):
+        kla.serving.describe(of_a_subclass(), output_name="a")
 
 
 class TwoHeads(keras.Model):
@@ -179,12 +179,12 @@ def test_each_output_of_a_subclassed_model_is_described_by_its_name():
     )
     found = kla.serving.describe(model)
     assert (found.output, found.prior, len(found.corrections)) == (None, "of each output its own", 2)
-    first, second = (kla.serving.describe(model, output=name) for name in "ab")
+    first, second = (kla.serving.describe(model, output_name=name) for name in "ab")
     assert (first.output, first.num_outputs, first.is_binary) == ("logits", 3, False)
     assert first.prior.startswith("training prior to the power 0.5")
     assert (second.output, second.num_outputs, second.is_binary, second.prior) == ("sigmoid", 1, True, "uniform")
-    with pytest.raises(ValueError, match=r"must be one that is adjusted, \['a', 'b'\]\. Received: output='c'"):
-        kla.serving.describe(model, output="c")
+    with pytest.raises(ValueError, match=r"must be one that is adjusted, \['a', 'b'\]\. Received: output_name='c'"):
+        kla.serving.describe(model, output_name="c")
 
 
 @pytest.mark.parametrize("form", [lambda loss: loss, lambda loss: [loss], lambda loss: {"head": loss}])

@@ -275,7 +275,7 @@ def test_a_list_of_another_length_or_a_name_twice_is_refused():
         kla.adjust(model, [None, COUNTS["genus"], None, None, [1, 2]])
     with pytest.raises(ValueError, match="once. Received twice"):
         kla.adjust(model, {"genus": [1, 2], 1: [1, 2]})
-    for change in (kla.adjust, kla.fold_into_bias, lambda model, counts: kla.serving.describe(model, output="a")):
+    for change in (kla.adjust, kla.fold_into_bias, lambda model, counts: kla.serving.describe(model, output_name="a")):
         with pytest.raises(ValueError, match="is not built"):
             change(keras.Sequential([layers.Dense(2)]), {"a": [1, 2]})
     inputs = keras.Input((6,))

@@ -162,7 +162,7 @@ def recalls(scores, weight=None):
 )
 def test_a_report_is_of_the_output_that_it_names(form, source):
     model, output = network(form), "coarse" if form == "dict" else 1
-    report = report_of([300, 5], output=output, validation_data=SOURCES[source](form))
+    report = report_of([300, 5], output_name=output, validation_data=SOURCES[source](form))
     history = logs_of(model, report)
     scores = model.predict(X, verbose=0)
     many, few = recalls(scores["coarse"] if form == "dict" else scores[1], WEIGHT if source == "weights" else None)
@@ -173,7 +173,7 @@ def test_a_report_is_of_the_output_that_it_names(form, source):
 
 def test_an_output_of_a_list_may_have_the_name_of_its_layer():
     model = network(list)
-    report = report_of([300, 5], output="coarse", name="own", validation_data=(X, COARSE))
+    report = report_of([300, 5], output_name="coarse", name="own", validation_data=(X, COARSE))
     history = logs_of(model, report)
     np.testing.assert_allclose(history["val_own_few_accuracy"], recalls(model.predict(X, verbose=0)[1])[1])
 
@@ -182,29 +182,29 @@ def test_streams_give_the_labels_of_one_output():
     tf = pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
     model = network("dict")
     stream = tf.data.Dataset.from_tensor_slices((X, data("dict"))).batch(16)
-    history = logs_of(model, report_of([300, 5], output="coarse", validation_data=stream))
+    history = logs_of(model, report_of([300, 5], output_name="coarse", validation_data=stream))
     np.testing.assert_allclose(history["val_coarse_few_accuracy"], recalls(model.predict(X, verbose=0)["coarse"])[1])
 
 
 def test_an_output_that_is_not_there_is_refused_with_those_that_are():
-    with pytest.raises(ValueError, match=r"must be one of \['coarse', 'fine'\] in the labels.*output='course'"):
-        report_of([300, 5], output="course", validation_data=(X, data("dict")))
+    with pytest.raises(ValueError, match=r"must be one of \['coarse', 'fine'\] in the labels.*output_name='course'"):
+        report_of([300, 5], output_name="course", validation_data=(X, data("dict")))
     cases = {
-        "course": r"must be one of \['coarse', 'fine'\] in model .*output='course'",
-        None: r"is for a model of one output\. Received a model of 2: .*output='coarse'",
+        "course": r"must be one of \['coarse', 'fine'\] in model .*output_name='course'",
+        None: r"is for a model of one output\. Received a model of 2: .*output_name='coarse'",
     }
     for output, message in cases.items():
         with pytest.raises(ValueError, match=message):
-            logs_of(network("dict"), report_of([300, 5], output=output, validation_data=(X, COARSE)))
+            logs_of(network("dict"), report_of([300, 5], output_name=output, validation_data=(X, COARSE)))
     for output in (2, "course"):
         with pytest.raises(ValueError, match=r"must be one of \[0, 1\] in model"):
-            logs_of(network(list), report_of([300, 5], output=output, validation_data=(X, COARSE)))
+            logs_of(network(list), report_of([300, 5], output_name=output, validation_data=(X, COARSE)))
     single = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     single.compile("sgd", "mse", **EAGER)
     with pytest.raises(ValueError, match="is for several outputs.*leave it out"):
-        logs_of(single, report_of([300, 5], output="a", validation_data=(X, COARSE)))
+        logs_of(single, report_of([300, 5], output_name="a", validation_data=(X, COARSE)))
     for output in ("", -1, 1.5, True):
-        with pytest.raises(ValueError, match="`output` must be"):
-            report_of([300, 5], output=output, validation_data=(X, COARSE))
-    with pytest.raises(ValueError, match="`output` goes with `validation_data`"):
-        report_of([300, 5], output="coarse", metric="coarse_recalls")
+        with pytest.raises(ValueError, match="`output_name` must be"):
+            report_of([300, 5], output_name=output, validation_data=(X, COARSE))
+    with pytest.raises(ValueError, match="`output_name` goes with `validation_data`"):
+        report_of([300, 5], output_name="coarse", metric="coarse_recalls")

@@ -55,17 +55,17 @@ class ValidationPass:
     """Per-class accuracy of a model on validation data, by Keras's own `evaluate`.
 
     Args:
-        model: built; its prediction at `output` is one tensor `[…, L]`.
+        model: built; its prediction at `output_name` is one tensor `[…, L]`.
         data: validation data that passed `check_data`.
         num_classes: number of classes `L`.
         independent: whether they are independent labels, which are measured by their balanced accuracy.
         ignore_class: a class id (or a target) left out.
         threshold: for one sigmoid unit, or for labels.
         batch_size: the batch size for arrays.
-        output: the name or position of the output, or None.
+        output_name: the name or position of the output, or None.
     """
 
-    def __init__(self, model, data, *, num_classes, independent, ignore_class, threshold, batch_size, output):
+    def __init__(self, model, data, *, num_classes, independent, ignore_class, threshold, batch_size, output_name):
         refuse_workers(
             model,
             f"`LongTailReport` cannot evaluate `validation_data` itself on several workers. Leave it out, compile the "
@@ -81,7 +81,9 @@ class ValidationPass:
             self._judged = (
                 model.predictor(1)
                 if isinstance(model, ManyClassModel)
-                else _Judged(model, output, wants_threshold=num_classes == 2 and not independent and threshold is None)
+                else _Judged(
+                    model, output_name, wants_threshold=num_classes == 2 and not independent and threshold is None
+                )
             )
             if hasattr(model, "preprocess_samples"):
                 self._data = _preprocessed(data, model.preprocess_samples)
@@ -130,9 +132,9 @@ class ValidationPass:
 class _Judged(keras.Model):
     """One output of a model, as a model whose losses are not computed."""
 
-    def __init__(self, model, output, *, wants_threshold):
+    def __init__(self, model, output_name, *, wants_threshold):
         super().__init__(name="judged")  # TensorFlow refuses a name that begins with "_"
-        self.model, self.output_name, self.wants_threshold = model, output, wants_threshold
+        self.model, self.output_name, self.wants_threshold = model, output_name, wants_threshold
         self.built = True
 
     def call(self, x, training=False):
@@ -153,7 +155,7 @@ class _Judged(keras.Model):
         if len(outputs := keras.tree.flatten(y_pred)) != 1:
             raise ValueError(
                 f"`LongTailReport` is for a model of one output. Received a model of {len(outputs)}: give the one that "
-                f"it reports, LongTailReport(…, output={_outputs.names_in(y_pred)[0]!r})."
+                f"it reports, LongTailReport(…, output_name={_outputs.names_in(y_pred)[0]!r})."
             )
         return y_pred
 
@@ -194,13 +196,13 @@ def _arguments(data, batch_size):
     return {"x": (_check_batch(batch) for batch in data)}  # Keras reads generators; each is read once
 
 
-def check_data(data, *, num_classes=None, ignore_class=None, output=None):
-    """Validation data with the labels of one `output`, which can be read many times; arrays as arrays.
+def check_data(data, *, num_classes=None, ignore_class=None, output_name=None):
+    """Validation data with the labels of the output `output_name`, which can be read many times; arrays as arrays.
 
     Ids of arrays are checked against `num_classes`, if that is given.
     """
     if isinstance(data, tuple):
-        data = data if output is None else _outputs.of_batch(data, output)
+        data = data if output_name is None else _outputs.of_batch(data, output_name)
         return _check_arrays(data, num_classes=num_classes, ignore_class=ignore_class)
     is_keras = isinstance(data, keras.utils.PyDataset)
     if hasattr(data, "element_spec"):
@@ -214,7 +216,7 @@ def check_data(data, *, num_classes=None, ignore_class=None, output=None):
         )
     if is_endless(data):
         raise ValueError("`validation_data` must end. Received an endless dataset: leave out `.repeat()`.")
-    return data if output is None else _outputs.of_data(data, output)
+    return data if output_name is None else _outputs.of_data(data, output_name)
 
 
 def _check_batch(batch):

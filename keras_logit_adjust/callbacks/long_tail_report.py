@@ -44,9 +44,9 @@ class LongTailReport(keras.callbacks.Callback):
         num_examples: for independent labels, the number of training examples.
         validation_data: `(x, y)` or `(x, y, sample_weight)`, or a `tf.data.Dataset`, a `PyDataset` or another iterable
             (no iterator) of such batches. Labels are ids `[N, …]` or one-hot rows `[N, …, L]`, predictions logits or
-            probabilities `[N, …, L]`; sample weights count. With `output` labels and weights are a dict or list of
+            probabilities `[N, …, L]`; sample weights count. With `output_name` labels and weights are a dict or list of
             all outputs', or those of the one.
-        output: the key or the position of the output to judge, for a model that gives a dict or a list.
+        output_name: the key or the position of the output to judge, for a model that gives a dict or a list.
         metric: in place of `validation_data`, the name of a `PerClassAccuracy` of the model, as `fit` shows it. For
             independent labels it is a `PerLabelBalancedAccuracy`.
         bounds: `(few, many)`, as in `kla.metrics.GroupAccuracy`.
@@ -60,7 +60,7 @@ class LongTailReport(keras.callbacks.Callback):
         ignore_class: a class id left out; for independent labels a value, such as −1, of unknown targets.
         threshold: for a model with one sigmoid unit and two counts, [negatives, positives]: 0.5 for probabilities, 0
             for logits. Independent labels need a threshold: a number, or one for each label.
-        name: a part of each key; by default `output`. If one `fit` has several reports, all but one need a name.
+        name: a part of each key; by default `output_name`. If one `fit` has several reports, all but one need a name.
 
     Attributes:
         per_class_accuracy: `[L]` recalls of the last report, NaN for a class without examples; None before. For
@@ -71,8 +71,8 @@ class LongTailReport(keras.callbacks.Callback):
             end; for labels that are no classes; for data and a metric together, or neither; for independent labels
             without a threshold;
             as training begins, for predictions or labels of another number of classes, a model of several outputs
-            without `output`, an output that is not there, or data on several workers; after the first validation, for a
-            metric that is not there or has another number of classes.
+            without `output_name`, an output that is not there, or data on several workers; after the first validation,
+            for a metric that is not there or has another number of classes.
 
     Warns:
         UserWarning: after a training in which `fit` never validated, so that `metric` had no values.
@@ -96,7 +96,7 @@ class LongTailReport(keras.callbacks.Callback):
         *,
         num_examples=None,
         validation_data=None,
-        output=None,
+        output_name=None,
         metric=None,
         bounds=(20, 100),
         inclusive=True,
@@ -122,9 +122,9 @@ class LongTailReport(keras.callbacks.Callback):
         )
         self.class_counts = rule.positive_counts if self.independent else rule.class_counts
         self.ignore_class, self.threshold = rule.ignore_class, rule.threshold
-        self.output, self.name = _outputs.check_output(output), _check_name(name)
-        if self.name is None and output is not None:
-            self.name = self.output if isinstance(output, str) else f"output_{self.output}"
+        self.output_name, self.name = _outputs.check_output_name(output_name), _check_name(name)
+        if self.name is None and output_name is not None:
+            self.name = self.output_name if isinstance(output_name, str) else f"output_{self.output_name}"
         self._worst = "worst_label" if self.independent else "worst_class"
         self._members = _members(self.class_counts, rule, taken=("balanced", self._worst))
         self.worst = _checks.check_integer(worst, "worst", minimum=1)
@@ -143,13 +143,13 @@ class LongTailReport(keras.callbacks.Callback):
                 validation_data,
                 num_classes=None if self.independent else self.class_counts.size,
                 ignore_class=self.ignore_class,
-                output=self.output,
+                output_name=self.output_name,
             )
-        elif output is not None:
+        elif output_name is not None:
             raise _checks.ArgumentError(
-                "output",
-                f"`output` goes with `validation_data`. Received: output={output!r} and metric={metric!r}. The name "
-                'of a metric includes the name of its output, as in metric="species_per_class_accuracy".',
+                "output_name",
+                f"`output_name` goes with `validation_data`. Received: output_name={output_name!r}, metric={metric!r}. "
+                'The name of a metric includes the name of its output, as in metric="species_per_class_accuracy".',
             )
         self.validation_data, self.metric = validation_data, metric
         self.per_class_accuracy = self._pass = self._line = None
@@ -166,7 +166,7 @@ class LongTailReport(keras.callbacks.Callback):
                 ignore_class=self.ignore_class,
                 threshold=self.threshold,
                 batch_size=self.batch_size,
-                output=self.output,
+                output_name=self.output_name,
             )
             self._pass.try_first_batch()
 

@@ -79,11 +79,13 @@ def to_table(header, rows):
 # --- texts and cells, the same in every form -------------------------------------------------------------------------
 
 _LEGEND = """\
-{seeds} The balanced error
-is the mean of the per-class error rates. Many means at least 100 training examples, few at most 20, medium between.
-Macro-F1 is at the training prior. The difference is the balanced error minus that of {baseline}, with a
-{confidence:.0%} paired bootstrap interval over test examples and seeds. "None" means that the interval contains zero:
-no difference was found."""
+{seeds}
+The balanced error is the mean of the per-class error rates: lower is better. In the columns many, medium and few are
+mean recalls: higher is better. A class of "many" has at least 100 training examples, a class of "few" at most 20.
+Macro-F1 is computed for the class mix of training: higher is better. The difference is the balanced error minus that
+of {baseline}, with a {confidence:.0%} paired bootstrap interval over test examples and seeds."""
+_NONE_NOTE = """\
+"None" means that the interval contains zero: no difference was found."""
 _ONE_SEED = "The figures are those of one seed."
 _DRAWN = "The figures are mean ± standard deviation over seeds. Each seed redraws subset and initialization."
 _SAME_SET = """\
@@ -104,8 +106,9 @@ def _legend(results):
     own = "split of its folds" if results.get("probes") else "initialization"
     said = _ONE_SEED if seeds == 1 else _DRAWN if sets == seeds else _SAME_SET.format(drawn=own)
     legend = _LEGEND.format(seeds=said, baseline=_short(results), confidence=statistics.CONFIDENCE)
-    is_single, has_t = seeds == 1, _has_t(results)
-    return "\n".join([legend, *[_T_NOTE] * has_t, *[_ONE_SEED_NOTE] * is_single])
+    has_none = any(found is not None and found["verdict"] == "none" for found in versus(results).values())
+    notes = {_NONE_NOTE: has_none, _T_NOTE: _has_t(results), _ONE_SEED_NOTE: seeds == 1}
+    return "\n".join([legend, *(note for note, applies in notes.items() if applies)])
 
 
 def _baseline(results):
@@ -161,6 +164,8 @@ def _probes(results):
     return (
         "Each row is the optimum of a penalized linear classifier. At the optimum `la_loss` and `la_posthoc` are one "
         f"result. Penalty for each seed: {'; '.join(chosen)}."
+        + ' "Standardized" means that every feature was scaled to a deviation of 1.'
+        * any("standardized" in said for said in chosen)
     )
 
 

@@ -74,15 +74,16 @@ def names_of(model):
     return list(outputs.tensors if outputs.is_dict else outputs.names)
 
 
-def one_of(model, output):
-    """A graph with the one output called `output`, compiled with the settings of the whole for this output."""
+def one_of(model, output_name):
+    """A graph with the one output called `output_name`, compiled with the settings of the whole for this output."""
     _graph.require_keras_model(model)
     if not _graph.is_graph(model):
         raise _checks.ArgumentError(
-            "output", f"`output` is for Functional models. Received: {output!r} of the subclassed {model.name!r}."
+            "output_name",
+            f"`output_name` is for Functional models. Received: {output_name!r} of the subclassed {model.name!r}.",
         )
     outputs = _Outputs(model)
-    return outputs.single(outputs.place(output, "output"))
+    return outputs.single(outputs.place(output_name, "output_name"))
 
 
 class _Outputs:

@@ -159,12 +159,12 @@ class Description:
         return "\n".join(f"{name:<10}{text}" for name, text in rows.items())
 
 
-def describe(model, *, output=None):
+def describe(model, *, output_name=None):
     """Describe the head and the output of a model, and whether, how and towards which prior it is adjusted.
 
     Args:
         model: any built `keras.Model`. The output of a subclassed model is known only if `kla.adjust` made the model.
-        output: the key or the position of the output to describe, for a Functional model with several outputs. For
+        output_name: the key or the position of the output to describe, for a Functional model with several outputs. For
             another kind of model, an output that `kla.adjust` adjusted.
 
     Returns:
@@ -187,9 +187,9 @@ def describe(model, *, output=None):
     if not isinstance(model, keras.Model):
         _graph.require_model(model)
     if isinstance(model, AdjustedOutputs):
-        return _of_outputs(model, output)
-    if output is not None:
-        model = _outputs_of.one_of(model, output)
+        return _of_outputs(model, output_name)
+    if output_name is not None:
+        model = _outputs_of.one_of(model, output_name)
     corrections = tuple(_as_correction(part) for _, part in _guard.corrections(model))
     is_binary = _kind.of_loss(_kind.loss_of(model)) == "independent" or any(
         correction.num_examples is not None for correction in corrections
@@ -220,20 +220,21 @@ def _prior_of(corrections, *, keeps_no_loss=False):
 
 
 def _of_several(model, names, corrections):
-    note = f"the model has several outputs, {names}: describe(model, output={names[0]!r})"
+    note = f"the model has several outputs, {names}: describe(model, output_name={names[0]!r})"
     return Description(model=model.name, corrections=corrections, prior="of each output its own", note=note)
 
 
-def _of_outputs(model, output):
+def _of_outputs(model, output_name):
     """The `Description` of a subclassed model with adjusted outputs, or of one of its outputs."""
     corrections = tuple(map(_as_correction, model.adjustments))
-    if output is None:
+    if output_name is None:
         return _of_several(model, model.places, corrections)
-    if output not in model.places:
+    if output_name not in model.places:
         raise _checks.ArgumentError(
-            "output", f"`output` must be one that is adjusted, {model.places}. Received: output={output!r}"
+            "output_name",
+            f"`output_name` must be one that is adjusted, {model.places}. Received: output_name={output_name!r}",
         )
-    place = model.places.index(output)
+    place = model.places.index(output_name)
     correction, kind = corrections[place], model.output_kinds[place]
     counts = correction.class_counts
     return Description(
