@@ -216,7 +216,8 @@ def _are_ids(keys, kind):
 def _remedy(keys, name, *, is_mapping):
     """Code that puts the numbers in order of class id."""
     if not all(isinstance(key, numbers.Integral) and not isinstance(key, bool) for key in keys):
-        return f"give [{name}[c] for c in class_names]"
+        anew = f", or kla.priors.as_prior({name}, class_names=class_names)" if name == "class_counts" else ""
+        return f"give [{name}[c] for c in class_names]{anew}"
     if is_mapping:
         return f"give [{name}.get(c, 0) for c in range(num_classes)]"
     if sorted(keys) == list(range(len(keys))):

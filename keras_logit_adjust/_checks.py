@@ -52,7 +52,8 @@ def _as_float64(values, name, rule):
 def refuse_numbers(bad, values, name, rule, *, remedy="."):
     """Raise if any number of `values` is `bad`. The message has the rule, these numbers, their classes, the remedy."""
     if bad.any():
-        received = f"Received {values[bad][:_SHOWN].tolist()} at {name_classes(bad)}"
+        found = list(dict.fromkeys(values[bad].tolist()))  # each number once
+        received = f"Received {found[:_SHOWN]} at {name_classes(bad)}"
         raise ArgumentError(name, f"{rule} {received}{remedy}")
 
 
@@ -144,6 +145,8 @@ def as_true_counts(class_counts, name="class_counts", *, allow_zero=False, class
             f"`{name}` must be numbers of examples here. Received a {type(class_counts).__name__}, which has a prior: "
             "give its `class_counts`, the examples that there are.",
         )
+    if allow_zero:  # a class that has pseudo-examples alone was never seen
+        class_counts = getattr(class_counts, "unsmoothed", class_counts)
     counts = as_counts(class_counts, name, allow_zero=allow_zero, class_names=class_names, are_true=True)
     if abs(counts.sum() - 1.0) < 1e-3:
         raise ArgumentError(
@@ -179,8 +182,8 @@ def as_positive_counts(positive_counts, num_examples, *, class_names=None, allow
         "positive_counts",
         f"Every number in `positive_counts` must lie strictly between 0 and num_examples={num_examples}: a label that "
         "is never or always on has no finite log-odds.",
-        remedy=". Remedy: leave such labels out, or add one pseudo-example of each kind (positive_counts + 1, "
-        "num_examples + 2).",
+        remedy=". Remedy: leave such labels out, or add pseudo-examples, kla.priors.as_prior(positive_counts, "
+        f"num_examples={num_examples}, smoothing=1).",
     )
     return counts
 

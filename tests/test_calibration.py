@@ -185,7 +185,14 @@ IDS = [0, 1, 0, 2]
     ("logits", "y_true", "options", "message"),
     [
         (np.where(GOOD == 3, np.nan, GOOD), IDS, {}, "`logits` must be finite. NaN or infinity in 1 of 4 .*row 1"),
-        (np.where(GOOD == 3, np.inf, GOOD), IDS, {}, "`logits` must be finite"),
+        (np.where(GOOD == 3, np.inf, GOOD), IDS, {}, "`logits` must be finite.*find out why"),
+        (np.where(GOOD == 3, -np.inf, GOOD), IDS, {}, "`logits` must be finite.*find out why"),
+        (
+            [[0.0, -np.inf, -np.inf], np.log([0.5, 0.2, 0.3])],
+            [0, 1],
+            {},
+            r"1 of 2 rows.*row 0: .*np.log\(np.maximum\(p, 1e-12\)\)",
+        ),
         (softmax(GOOD), IDS, {}, "must be logits. Received probabilities.*before the softmax"),
         (sigmoid(GOOD), GOOD > 1, {"independent": True}, r"must be logits.*\[0, 1\].*before the sigmoid"),
         (sigmoid(GOOD[:, 0]), [0, 1, 0, 1], {}, "must be logits.*sigmoid probabilities"),
@@ -359,3 +366,15 @@ def test_kinds_have_names():
         calibration_error([[1.0, 0.0]], [0], kind="max")
     with pytest.raises(ValueError, match="`num_bins` must be an integer"):
         calibration_error([[1.0, 0.0]], [0], kind="classwise", num_bins=1.5)
+
+
+def test_examples_of_a_class_that_was_not_trained_are_noticed(rng):
+    labels = rng.choice(3, 1000, p=[0.6, 0.27, 0.13])
+    x = rng.normal(size=1000) + np.array([0.0, 2.0, 1.0])[labels]
+    seen = np.log([0.7, 0.3]) - (x[:, None] - [0.0, 2.0]) ** 2 / 2
+    logits = np.column_stack([seen, np.full(1000, -12.0)])
+    with pytest.warns(UserWarning, match="examples of class 2 are .* of 1000, and the model expects 0.0.*leave their"):
+        assert calibrate(logits, labels).temperature > 3
+    few = np.flatnonzero((labels < 2) | (np.cumsum(labels == 2) <= 4))  # four examples prove nothing
+    assert calibrate(logits[few], labels[few]).temperature < 1.5
+    assert calibrate(logits[labels < 2], labels[labels < 2]).temperature < 1.2

@@ -287,3 +287,26 @@ def test_a_step_that_bad_labels_stop_marks_no_head():
     assert kla.adjust(keras.Model(inputs, outputs), [90, 9, 1]) is not None
     with pytest.raises(ValueError, match="would be corrected twice"):
         kla.adjust(model, [90, 9, 1])
+
+
+def test_a_folded_model_is_known_until_it_is_saved(rng, tmp_path):
+    folded = kla.fold_into_bias(one_output(), COUNTS)
+    described = kla.serving.describe(folded)
+    assert described.prior == "uniform" and "adjusted  by the bias of 'head', tau 1, class counts" in str(described)
+    for change in (
+        kla.adjust,
+        kla.fold_into_bias,
+        lambda model, _: kla.held_out.predict_logits(model, np.ones((2, 5))),
+    ):
+        with pytest.raises(ValueError, match="has the adjustment in the bias of 'head'"):
+            change(folded, COUNTS)
+    assert kla.serving.describe(kla.adjust(folded, [1, 1, 1], target_prior=TARGET)).prior == "target"
+    loaded = reload(folded, tmp_path)
+    assert not kla.serving.describe(loaded).is_adjusted
+    assert kla.adjust(loaded, COUNTS) is not None
+
+
+def test_a_fold_of_what_was_corrected_names_no_prior(rng):
+    halves = trained(one_output(), kla.losses.LogitAdjustedCrossentropy(COUNTS, tau=0.5), rng)
+    folded = kla.fold_into_bias(halves, COUNTS, tau=0.5, allow_double_correction=True)
+    assert "more than once" in kla.serving.describe(folded).prior

@@ -104,7 +104,7 @@ def test_a_head_of_a_vector_tau_is_adjusted_and_folded_with_it(rng, data):
         shifted = scores_of(model, x) - 0.5 * log_prior(COUNTS)
         values, _ = changed.head.values_and_mask(y, keras.ops.convert_to_tensor(x))
         np.testing.assert_allclose(array(values), crossentropy(shifted + TAU * log_prior(COUNTS), y), rtol=1e-5)
-    with pytest.raises(ValueError, match=r"corrected twice.*tau=\[0.0, 0.16.*trained with tau=0"):
+    with pytest.raises(ValueError, match=r"was not corrected.*tau=\[0.0, 0.16.*train the head with tau=0"):
         kla.tune_tau(model, (x, y), COUNTS)
     found = kla.serving.describe(model)
     np.testing.assert_array_equal(found.corrections[0].tau, TAU)

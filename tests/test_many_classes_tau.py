@@ -90,7 +90,7 @@ def test_tau_of_a_model_of_many_classes_is_that_of_its_logits(rng):
 
 def test_tau_of_a_head_that_trained_the_adjusted_loss_is_refused(rng):
     y, x, *_ = example(rng)
-    with pytest.raises(ValueError, match=r"corrected twice.*tau=1\..*whose head was trained with tau=0"):
+    with pytest.raises(ValueError, match=r"was not corrected.*tau=1\..*train the head with tau=0"):
         kla.tune_tau(model_of(1.0), (x, y), COUNTS)
 
 

@@ -199,3 +199,15 @@ def test_what_is_not_named_is_what_the_documentation_says(name):
     words = {"balanced": "multi_label_balanced_accuracy", "per_label": "per_label_balanced_accuracy"}
     words |= {"macro_f1": "multi_label_macro_f1", "groups": "multi_label_group_accuracy"}
     assert default["name"] == words[name]
+
+
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="a JAX tensor does not show the sigmoid that made it")
+def test_a_threshold_of_logits_is_refused_for_the_output_of_a_sigmoid():
+    scores = keras.layers.Activation("sigmoid")(keras.ops.convert_to_tensor(LOGITS))
+    for threshold in (0, 1, [0.5, 0.5, -0.1, 0.5, 0.5]):
+        with pytest.raises(ValueError, match="must be between 0 and 1 for the output of a sigmoid"):
+            M.MultiLabelBalancedAccuracy(L, threshold=threshold)(Y, scores)
+        M.MultiLabelBalancedAccuracy(L, threshold=threshold)(Y, LOGITS)
+    with pytest.raises(ValueError, match="must be between 0 and 1 for the output of a sigmoid"):
+        M.BalancedAccuracy(2, threshold=0)(Y[:, 0], keras.layers.Activation("sigmoid")(LOGITS[:, :1]))
+    M.MultiLabelBalancedAccuracy(L, threshold=0.5)(Y, scores)

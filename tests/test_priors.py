@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from keras import ops
 
 from keras_logit_adjust import priors
+from keras_logit_adjust.callbacks import LongTailReport
 from keras_logit_adjust.losses import class_balanced_weights
-from keras_logit_adjust.metrics import BalancedAccuracy, GroupAccuracy, groups_of_counts
+from keras_logit_adjust.metrics import BalancedAccuracy, GroupAccuracy, MultiLabelGroupAccuracy, groups_of_counts
 from keras_logit_adjust.priors import as_prior, count_classes, log_odds, log_prior, prior
 
 LABELS = [0, 2, 0, 3, 0, 2]
@@ -264,3 +265,24 @@ def test_what_needs_examples_says_which_counts_of_a_sampler_to_give():
 
     with pytest.raises(ValueError, match="numbers of examples.*a Sampler, which has a prior: give its `class_counts`"):
         GroupAccuracy(Sampler())
+
+
+def test_pseudo_examples_do_not_count_in_groups():
+    counts = [20, 99, 100, 21, 0]
+    smoothed = as_prior(as_prior(counts, smoothing=1), smoothing=2)
+    assert smoothed.counts.tolist() == [23, 102, 103, 24, 3] and smoothed.unsmoothed.tolist() == counts
+    groups = ["few", "medium", "many", "medium", "unseen"]
+    assert groups_of_counts(smoothed) == groups_of_counts(counts) == groups
+    assert GroupAccuracy(smoothed).class_counts.tolist() == counts
+    assert LongTailReport(smoothed, metric="per_class_accuracy").class_counts.tolist() == counts
+    labels = as_prior([900, 0], num_examples=1000, smoothing=1)
+    assert MultiLabelGroupAccuracy(labels, threshold=0).positive_counts.tolist() == [900, 0]
+
+
+def test_a_mark_that_looks_like_a_class_is_noticed():
+    mask = np.array([[0, 1, 255], [1, 0, 255]], "uint8")
+    with pytest.warns(UserWarning, match="uint8 and have 255, but not 254.*ignore_class=255 if yours do"):
+        assert count_classes(mask).size == 256
+    assert count_classes(mask, ignore_class=255).tolist() == [2, 2]  # in tests, a warning is an error
+    assert count_classes(mask, num_classes=256)[255] == 2
+    assert count_classes(np.arange(256).astype("uint8")).sum() == 256

@@ -112,3 +112,14 @@ def test_nothing_saved_is_nothing_to_restore_and_other_labels_are_refused(tmp_pa
 def test_other_frequencies_are_refused(save_freq):
     with pytest.raises(ValueError, match="`save_freq` must be an integer of at least 1"):
         SamplerBackup(make(), "path", save_freq=save_freq)
+
+
+def test_a_sampler_made_anew_beside_a_file_of_a_later_batch_is_noticed(tmp_path):
+    path = tmp_path / "sampler.json"
+    fit(make(), [SamplerBackup(make(), path)], epochs=2)
+    with pytest.warns(
+        UserWarning, match=r"written at batch 14, and the sampler begins with batch 0.*restore\(path, labels\)"
+    ):
+        fit(make(), [SamplerBackup(make(), path)], epochs=1)
+    again = SamplerBackup.restore(path, LABELS)
+    fit(again, [SamplerBackup(again, path)], epochs=1)  # in tests, a warning is an error

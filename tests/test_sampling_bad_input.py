@@ -21,6 +21,11 @@ NAN = float("nan")
         ([True, False], r"`labels` must be .*integer class ids.*dtype bool"),
         (["cat", "dog"], r"`labels` must be .*integer class ids"),
         (np.eye(3, dtype=int), r"`labels` must be .*shape \(3, 3\).*labels\.argmax\(axis=-1\)"),
+        (["ant", "bee"], r"must be a non-empty vector of integer.*make ids of names by one list of names"),
+        (
+            [0, -1, 2, -1],
+            r"class ids of at least 0\. Received -1 at position 1 \(2 below 0\): leave these examples out",
+        ),
         (3, r"`labels` must be a non-empty vector .*shape \(\)"),
         (None, r"`labels` must be a non-empty vector"),
         ([0, -1], r"`labels` must be class ids of at least 0\. Received -1"),

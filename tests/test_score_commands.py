@@ -351,3 +351,13 @@ def test_counts_by_name_need_columns_with_names(capsys):
     assert f"scores.csv has no line of names: {remedy}, or begin the scores with a line of names." in error
     assert main(["adjust", "scores.npy", "--counts", "counts.csv", "--output", "out.npy"]) == 2
     assert f"scores.npy has no line of names: {remedy}.\n" in capsys.readouterr().err
+
+
+def test_a_column_of_text_is_named_and_a_class_may_be_called_nan(capsys):
+    write("counts.csv", "class,count", "ant,90", "nan,9", "cat,1")
+    write("scores.csv", "image,ant,nan,cat,label", "a,0.5,0.25,0.25,ant")
+    assert main(COMMAND) == 2
+    assert "Column 'label' has text, such as 'ant': remove the column from the file" in capsys.readouterr().err
+    write("scores.csv", "image,ant,nan,cat", *(f"nan,{a},{b},{c}" for a, b, c in P.tolist()))
+    assert main(COMMAND) == 0
+    np.testing.assert_allclose(np.array([row[1:] for row in written()[1:]], float), ADJUSTED, rtol=1e-12)

@@ -212,6 +212,7 @@ BAD_REBALANCE = [
     ({"class_counts": [5, 0, 1, 1]}, r"`class_counts` must be greater than zero.*\[0\.0\] at class 1"),
     ({"dataset": stream().batch(3)}, "`batch_size` must be given.*without `drop_remainder=True`"),
     ({"dataset": stream().map(lambda x, y: {"x": x, "y": y})}, r"must be \(x, y\).*a dict"),
+    ({"dataset": stream().map(lambda x, y: (x, tf.strings.as_string(y)))}, "Received dtype string: .*StringLookup"),
 ]
 
 

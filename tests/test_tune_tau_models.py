@@ -139,7 +139,7 @@ def test_models_that_are_adjusted_already_are_refused(rng):
     trained_adjusted.compile("sgd", kla.losses.LogitAdjustedCrossentropy(MODEL_COUNTS))
     adjusted = kla.adjust(sequential(layers.Dense(3)), MODEL_COUNTS)
     for model in (trained_adjusted, adjusted):
-        with pytest.raises(ValueError, match="would be corrected twice"):
+        with pytest.raises(ValueError, match="a model whose prior was not corrected"):
             kla.tune_tau(model, (x, y), MODEL_COUNTS)
 
 
@@ -368,3 +368,22 @@ def test_logits_are_predicted_from_in_front_of_the_activation(name, rng):
 
 def test_a_bucket_is_full_with_as_many_examples_as_a_class_needs():
     assert pool(np.array([2, 3, 2, 3]), np.array([40, 30, 20, 10]), 5).tolist() == [0, 0, 2, 2]
+
+
+GIVEN_A_MODEL = {
+    "calibrate": lambda model: kla.calibrate(model, [0, 1, 2]),
+    "tune_offsets": lambda model: kla.tune_offsets(model, [0, 1, 2], MODEL_COUNTS),
+    "TauPath": lambda model: kla.TauPath([0, 1, 2], model, MODEL_COUNTS),
+    "estimate_target_prior": lambda model: kla.estimate_target_prior(model, MODEL_COUNTS),
+    "estimate_source_prior": lambda model: kla.held_out.estimate_source_prior(model, [0, 1, 2]),
+    "PredictionSets": lambda model: kla.held_out.PredictionSets(model, [0, 1, 2], MODEL_COUNTS),
+}
+
+
+@pytest.mark.parametrize("name", GIVEN_A_MODEL)
+def test_a_model_in_place_of_logits_is_refused_with_the_way_to_its_logits(name):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)], name="mine")
+    with pytest.raises(
+        ValueError, match=r"`logits` must be .* model 'mine': give kla.held_out.predict_logits\(model, x\)"
+    ):
+        GIVEN_A_MODEL[name](model)

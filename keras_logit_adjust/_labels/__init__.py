@@ -1,7 +1,15 @@
 """Read labels, masks and weights by their static shapes, for losses, metrics and streaming priors."""
 
 from keras_logit_adjust._labels.masks import align_weight, combine_masks, sum_by_class, zero_masked
-from keras_logit_adjust._labels.reading import Labels, check_logits, of_unit, read, read_ids, read_targets
+from keras_logit_adjust._labels.reading import (
+    Labels,
+    check_logits,
+    check_threshold_of,
+    of_unit,
+    read,
+    read_ids,
+    read_targets,
+)
 from keras_logit_adjust._labels.tensors import (
     as_labels,
     as_targets,
@@ -24,6 +32,7 @@ __all__ = [
     "combine_masks",
     "float_dtype",
     "ids_to_tensor",
+    "check_threshold_of",
     "of_unit",
     "read",
     "read_ids",

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_logit_adjust import _keras
+from keras_logit_adjust import _checks, _keras
 from keras_logit_adjust._labels.masks import UNKNOWN, static_shape, zero_masked
 from keras_logit_adjust._labels.swapped import ORDER, refuse_gradient_of_labels, refuse_negative_rows
 from keras_logit_adjust._labels.tensors import (
@@ -254,6 +254,16 @@ def check_logits(y_pred, owner):
             f"{owner} takes logits. Received the output of a softmax or sigmoid, on which adjustment means nothing. "
             "Remedy: no activation on the last layer; a model that is trained already is adjusted by `kla.adjust`, "
             "which finds the logits behind its activation."
+        )
+
+
+def check_threshold_of(y_pred, threshold):
+    """Raise if Keras's sigmoid made the scores, and the threshold is 0, 1 or beyond: every answer would be the same."""
+    thresholds = np.asarray(threshold)
+    if _keras.is_activated(y_pred) and ((thresholds <= 0) | (thresholds >= 1)).any():
+        raise ValueError(
+            "`threshold` must be between 0 and 1 for the output of a sigmoid. Received "
+            f"threshold={_checks.shown(threshold)}: give 0.5; 0 is the threshold of logits."
         )
 
 

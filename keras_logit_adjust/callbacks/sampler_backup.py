@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 
 import keras
 
@@ -19,6 +20,10 @@ class SamplerBackup(keras.callbacks.Callback):
         model.fit(sampler.dataset((features, labels)), steps_per_epoch=sampler.steps_per_epoch, shuffle=False,
                   callbacks=[keras.callbacks.BackupAndRestore(folder), SamplerBackup(sampler, path)])
 
+    `fit` itself goes on at the beginning of an epoch. With a `save_freq` in batches it repeats the steps of the
+    interrupted epoch, with new batches. So a run that must end as an undisturbed one has `save_freq="epoch"` in both
+    callbacks, or uses `kla.tf_distribute.fit`.
+
     The callback counts the batches that were trained on. The optimizer's `iterations` differ from this number with
     gradient accumulation, and with loss scaling, which skips updates. A data pipeline may have read more batches.
 
@@ -29,6 +34,10 @@ class SamplerBackup(keras.callbacks.Callback):
 
     Raises:
         ValueError: for another `save_freq`.
+
+    Warns:
+        UserWarning: if training begins with another batch than the one that `path` names, because the sampler was made
+            anew instead of by `restore`.
 
     Example:
 
@@ -66,7 +75,23 @@ class SamplerBackup(keras.callbacks.Callback):
         return kind.from_state(state, labels)
 
     def on_train_begin(self, logs=None):
+        self._warn_of_another_step()
         self._before = self._step = self._saved = self.sampler.start_step
+
+    def _warn_of_another_step(self):
+        """Warn if the file on disk is of a later batch than the sampler begins with: its batches would come again."""
+        try:
+            with open(self.path, encoding="utf-8") as file:
+                step = json.load(file)["step"]
+        except FileNotFoundError:
+            return
+        if step != self.sampler.start_step:
+            warnings.warn(
+                f"{os.fspath(self.path)} was written at batch {step}, and the sampler begins with batch "
+                f"{self.sampler.start_step}. To go on, make it by `SamplerBackup.restore(path, labels)`; to begin "
+                "anew, delete the file.",
+                stacklevel=2,
+            )
 
     def on_epoch_begin(self, epoch, logs=None):
         self._before = self._step

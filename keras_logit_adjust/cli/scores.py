@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import math
 import pathlib
 
 import numpy as np
@@ -151,6 +152,12 @@ def _check_classes(rows, class_counts, path, counts_path):
         return
     if all(map(_is_number, header)):  # scores that may look like class ids
         return
+    for name, field in zip(header[1:], rows[1][1:] if len(rows) > 1 else (), strict=False):
+        if name not in class_counts and field and not _is_number(field):
+            raise ValueError(
+                f"{path} must have scores, and before them at most one column of row names. Column {name!r} has text, "
+                f"such as {field[:40]!r}: remove the column from the file."
+            )
     is_score = header[0] in class_counts or (len(rows) > 1 and _is_fraction(rows[1][0]))
     names = header if is_score or len(header) == len(class_counts) else header[1:]
     counts.check_names(class_counts, counts_path, names, f"the first line of {path}")
@@ -208,8 +215,8 @@ def _check_no_row_numbers(first, width, path):
 
 
 def _is_fraction(field):
-    """Whether a field is a number that is not whole."""
-    return _is_number(field) and not real(field).is_integer()
+    """Whether a field is a number that is not whole. "nan" and "inf" may be names."""
+    return _is_number(field) and math.isfinite(real(field)) and not real(field).is_integer()
 
 
 def _is_number(field):

@@ -177,18 +177,29 @@ def check_available(wanted, available):
 
 def check_ids(labels, name="`labels`", *, argument="labels"):
     """`labels` as a non-empty int64 vector of ids of at least 0."""
+    given = labels
     labels = _arrays.to_numpy(labels, argument, "a vector of integer class ids")
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim != 1 or labels.size == 0 or _arrays.kind_of(labels.dtype) not in "iu":
+        remedies = dict.fromkeys("fb", ": give `labels.astype(int)`")
+        remedies |= dict.fromkeys("OUS", f": make ids of names {_arrays.IDS_OF_NAMES}")
+        remedy = remedies.get(_arrays.kind_of(labels.dtype), "") if labels.size else ""
+        if labels.ndim > 1:
+            remedy = ": give `labels.argmax(axis=-1)` of one-hot rows"
+        if hasattr(given, "element_spec"):
+            remedy = ": for a `tf.data.Dataset` use kla.data.rebalance"
         raise _checks.ArgumentError(
             argument,
             f"{name} must be a non-empty vector of integer class ids. "
-            f"Received shape {labels.shape}, dtype {labels.dtype}. One-hot rows: `labels.argmax(axis=-1)`; floats: "
-            "`labels.astype(int)`.",
+            f"Received shape {labels.shape}, dtype {labels.dtype}{remedy}.",
         )
-    if labels.min() < 0:
-        raise _checks.ArgumentError(argument, f"{name} must be class ids of at least 0. Received {labels.min()}.")
+    if (bad := labels < 0).any():
+        raise _checks.ArgumentError(
+            argument,
+            f"{name} must be class ids of at least 0. Received {labels[bad][0]} at position {bad.argmax()} "
+            f"({bad.sum()} below 0): leave these examples out.",
+        )
     if labels.max() >= _checks.MOST_CLASSES:
         raise _checks.ArgumentError(
             argument,

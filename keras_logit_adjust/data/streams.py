@@ -238,6 +238,11 @@ def _blocks(dataset, num_classes, *, batch_size, block_size, may_be_single=True,
             "A stream must be a `tf.data.Dataset` of (x, y). "
             f"Received: {type(dataset).__name__}. Arrays are for `LongTailSampler`."
         )
+    if not ((dtype := labels_of(dataset.element_spec).dtype).is_integer or dtype.is_floating or dtype.is_bool):
+        raise ValueError(
+            f"Labels of a stream must be class ids, or rows of numbers. Received dtype {dtype.name}: map names to ids "
+            "first, for example by keras.layers.StringLookup(vocabulary=class_names, num_oov_indices=0)."
+        )
     is_single = holds_single_examples(dataset.element_spec)
     if not is_single and tuple(labels_of(dataset.element_spec).shape) == (num_classes,):
         raise ValueError(

@@ -1,5 +1,6 @@
 """Held-out logits and labels for every function that reads them: checked once, as NumPy arrays."""
 
+import keras
 import numpy as np
 
 from keras_logit_adjust import _arrays, _checks, _labels, _scores
@@ -20,6 +21,11 @@ def as_numbers(values, name):
 
 def names_of(logits, name="logits", /, **given):
     """The names that the columns of `logits` give to classes, or None. Numbers by class that are `given` need names."""
+    if isinstance(logits, keras.Model):
+        raise _checks.ArgumentError(
+            name,
+            f"`{name}` must be numbers. Received model {logits.name!r}: give kla.held_out.predict_logits(model, x).",
+        )
     return _scores.class_names(logits, name, **given)
 
 
@@ -98,9 +104,15 @@ class Reader:
                 matrix = matrix.astype("float32" if matrix.dtype.itemsize < 4 else "float64")
             is_finite = np.isfinite(matrix.sum())  # no temporary array; the sum of large numbers may overflow
         if not is_finite and (bad := ~np.isfinite(matrix).all(axis=-1)).any():
+            is_log_of_zero = (np.isfinite(matrix) | np.isneginf(matrix)).all() and (matrix <= 0).all()
+            remedy = (
+                "these are logarithms of probabilities of 0. Give np.log(np.maximum(p, 1e-12))"
+                if is_log_of_zero
+                else "leave these rows out, or find out why the model gives them"
+            )
             raise ValueError(
                 f"`{self.name}` must be finite. NaN or infinity in {bad.sum()} of {bad.size} rows, first in "
-                f"row {bad.argmax()}: leave these rows out, or find out why the model gives them."
+                f"row {bad.argmax()}: {remedy}."
             )
         self.rows += len(matrix)
         if is_unit or self.independent:
@@ -208,7 +220,8 @@ def as_ids(y_true, num_examples, num_classes, *, name="y_true"):
     if (bad := (labels < 0) | (labels >= num_classes)).any():
         raise ValueError(
             f"`{name}` must be class ids 0 … {num_classes - 1}, one for each column of logits. Received "
-            f"{labels[bad][0]} at row {bad.argmax()} ({bad.sum()} such rows). Leave out rows that have no class."
+            f"{labels[bad][0]} at row {bad.argmax()} ({bad.sum()} such rows). Leave out rows that have no "
+            f"class, or give ignore_class={labels[bad][0]:g} where the function takes it."
         )
     return labels.astype("int64")
 

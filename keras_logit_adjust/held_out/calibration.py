@@ -8,7 +8,6 @@ probabilities assume the target prior. Without one they assume equal classes: sa
 
 import warnings
 
-import keras
 import numpy as np
 from scipy import optimize, special
 
@@ -23,6 +22,10 @@ _TEMPERATURES = (0.01, 100.0)
 # The search ends when gradient / √curvature is below it: the best is nearer than this part of a standard error.
 _TOLERANCE = 1e-5
 _STEPS = 2000
+_FEW = 5  # so many held-out examples show that a class was not expected
+_UNEXPECTED = (
+    0.01  # a class was not expected where the model's probabilities sum to less than this share of its examples
+)
 _NUMBERS_AT_A_TIME = 2**16
 _ENOUGH_NUMBERS = 2**20  # logits that give the temperature up to a few per cent
 _NEAR = 1e-3  # distance of the second point of a secant, in logarithms
@@ -56,8 +59,10 @@ def calibrate(logits, y_true, *, method="temperature", class_prior=None, indepen
             class that no held-out example has.
 
     Warns:
-        UserWarning: if the temperature is at its bound. Then every held-out example is classified right (the likelihood
-            grows without end as `T → 0`), or the logits say nothing about the labels, or their scale is far off.
+        UserWarning: if the model hardly ever expects a class that held-out examples have. So it is with classes that
+            had no training examples, and the temperature would hide it. And if the temperature is at its bound. Then
+            every held-out example is classified right (the likelihood grows without end as `T → 0`), or the logits say
+            nothing about the labels, or their scale is far off.
 
     Example:
 
@@ -73,12 +78,6 @@ def calibrate(logits, y_true, *, method="temperature", class_prior=None, indepen
     """
     _checks.check_choice(method, "method", METHODS)
     independent = _checks.check_bool(independent, "independent")
-    if isinstance(logits, keras.Model):
-        raise _checks.ArgumentError(
-            "logits",
-            f"`logits` must be numbers. Received model {logits.name!r}: "
-            "call kla.calibrate(kla.held_out.predict_logits(model, x), y).",
-        )
     names = _reading.names_of(logits, class_prior=class_prior)
     class_prior = _arrays.in_order(class_prior, "class_prior", names)
     y_true = _reading.labels_beside(y_true, logits, independent=independent)
@@ -89,6 +88,8 @@ def calibrate(logits, y_true, *, method="temperature", class_prior=None, indepen
     logits = _reading.as_logits(logits, logits.shape[-1] if logits.ndim else 1, independent=independent)
     labels = (_reading.as_multi_hot if independent else _reading.as_ids)(y_true, *logits.shape)
     loss = _Loss(logits, labels, _example_weights(labels, logits.shape[1], class_prior, independent))
+    if not independent:
+        _warn_of_untrained_classes(loss)
     inverse, bias = _best_inverse_temperature(loss), None
     if method == "bias_corrected_temperature":
         inverse, bias = _best_affine(loss, inverse)
@@ -198,6 +199,21 @@ class _Loss:
                 sums = scores.sum(axis=1)
                 loss = (weight[:, 0] * (np.log(sums) - own)).sum()
             yield logits, labels, weight, loss, scores, sums
+
+
+def _warn_of_untrained_classes(loss):
+    """Warn of classes with held-out examples of which the model expects less than a hundredth."""
+    found, expected = np.zeros((2, loss.logits.shape[1]))
+    for _, labels, weight, _, probability, total in loss._blocks(1.0, 0.0):
+        found += np.bincount(labels, weight[:, 0], minlength=found.size)
+        expected += (weight[:, 0] / total) @ probability
+    if (bad := (found >= _FEW) & (expected < _UNEXPECTED * found)).any():
+        warnings.warn(
+            f"Held-out examples of {_checks.name_classes(bad)} are {found[bad].sum():.0f} of {found.sum():.0f}, and "
+            f"the model expects {expected[bad].sum():.2g}. If these classes had no training examples, leave their "
+            "held-out examples out: they make the temperature too high.",
+            stacklevel=3,
+        )
 
 
 def _best_inverse_temperature(loss):

@@ -100,10 +100,7 @@ def logits_model(model, *, output):
             f"`model` must give logits. Received {model.name!r}, which gives the top classes of a `ManyClassModel`: "
             "`kla.tune_tau` takes that model as it is.",
         )
-    try:
-        _guard.check_not_adjusted(model, allow_double_correction=False)
-    except ValueError as error:
-        raise ValueError(f"{error} Give the model as it was before the correction.") from error
+    _guard.check_plain(model, "Choosing on held-out data")
     _graph.require_model(model)
     head = head_to_adjust(model, output)
     kind, axis = ("logits", head.axis) if head is not None else (output, -1)

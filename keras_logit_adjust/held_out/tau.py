@@ -246,11 +246,10 @@ def _path_of_many_classes(model, data, prior, ignore_class, batch_size):
     head = model.head
     if not head.is_plain:
         raise ValueError(
-            f"The prior would be corrected twice: the head {head.name!r} trains the adjusted loss with "
-            f"tau={_checks.shown(np.asarray(head.tau).tolist())}. Its plain argmax is balanced already. Tune τ of a "
-            "model whose head was trained with tau=0."
+            f"Choosing τ needs a model whose prior was not corrected. Received the head {head.name!r}, which trains "
+            f"the adjusted loss with tau={_checks.shown(np.asarray(head.tau).tolist())}: train the head with tau=0."
         )
-    _guard.check_not_adjusted(model, allow_double_correction=False)
+    _guard.check_plain(model, "Choosing τ")
     _checks.check_length(prior.counts, head.units, "class_counts", f"head {head.name!r}")
     batches = predict.labels_and_features(model, data, batch_size=batch_size)
     weights = [None if w is None else keras.ops.convert_to_numpy(w)[: head.units] for w in (head.kernel, head.bias)]

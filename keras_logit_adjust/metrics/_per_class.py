@@ -60,6 +60,7 @@ class PerClassMetric(Float32Metric):
                 f"{type(self).__name__} must be told where one sigmoid unit says yes. Received `y_pred` of shape "
                 f"{tuple(y_pred.shape)} without `threshold`: give threshold=0.5 for probabilities, or 0 for logits."
             )
+        _labels.check_threshold_of(y_pred, self.threshold)
         return _labels.of_unit(y_pred, self.threshold)
 
     def _count(self, ids, y_pred, weight):

@@ -34,6 +34,7 @@ class _MultiLabelMetric(Float32Metric):
     def update_state(self, y_true, y_pred, sample_weight=None):
         _scores.check_pair(y_true, y_pred, ("y_true", "y_pred"))
         y_pred = _labels.to_tensor(y_pred)
+        _labels.check_threshold_of(y_pred, self.threshold)
         layer_mask = _keras.mask_of(y_pred)
         labels = _labels.read_targets(y_true, y_pred, self.num_labels, ignore_class=self.ignore_class)
         target, scores = ops.cast(labels.rows, "float32"), _labels.at_least_float32(y_pred)

@@ -22,8 +22,9 @@ _GROUPS_JOINED = 12  # with more classes, the line joins this many groups of cla
 def per_class_accuracy(counts, recalls):
     """Per-class accuracy against frequency, a series for each method.
 
-    With more than 30 classes, a line joins the means of twelve groups of classes with neighboring frequencies. Points
-    show the classes, unless there are too many methods.
+    Classes without training examples have no place on the axis, and are left out. With more than 30 classes, a line
+    joins the means of twelve groups of classes with neighboring frequencies. Points show the classes, unless there are
+    too many methods.
 
     Args:
         counts: `[L]` training examples of each class.
@@ -39,12 +40,13 @@ def per_class_accuracy(counts, recalls):
     ['erm']
     """
     figure, (axes,) = new_figure()
-    order = np.argsort(counts)[::-1]
-    counts, has_room = np.asarray(counts)[order], len(recalls) <= len(MARKERS)
+    all_counts, has_room = np.asarray(counts), len(recalls) <= len(MARKERS)
+    order = [c for c in np.argsort(all_counts)[::-1] if all_counts[c] > 0]
+    counts = all_counts[order]
     for i, (name, values) in enumerate(recalls.items()):
-        if np.shape(values) != counts.shape:
+        if np.shape(values) != all_counts.shape:
             raise ValueError(
-                f"`recalls` must have one number for each class: `counts` has shape {counts.shape}, the recalls of "
+                f"`recalls` must have one number for each class: `counts` has shape {all_counts.shape}, the recalls of "
                 f"{name!r} have {np.shape(values)}."
             )
         percent, style = 100 * np.asarray(values)[order], line_style(i)

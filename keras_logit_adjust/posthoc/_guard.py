@@ -1,6 +1,7 @@
 """The guard against correcting a prior twice: the signs of a correction in a model, and a check of its loss."""
 
 import warnings
+import weakref
 
 import keras
 import numpy as np
@@ -10,21 +11,43 @@ from keras_logit_adjust.losses import _base, _marks
 from keras_logit_adjust.posthoc._graph import require_keras_model
 
 _ROUNDING = 1e-9  # largest difference between log-priors that count as equal
+_folded = weakref.WeakKeyDictionary()  # head → the adjustment in its bias. No file shows it; this process knows it.
+
+
+def mark_folded(head, adjustment):
+    """Remember that the `LogitAdjustment` `adjustment` was added to the bias of `head`."""
+    adjustment.folded_into = head.name
+    _folded[head] = adjustment
+
+
+def check_plain(model, purpose):
+    """Raise if `purpose` needs a model without a correction, and `model` shows one."""
+    for reason, _ in _found(model):
+        raise ValueError(
+            f"{purpose} needs a model whose prior was not corrected. Received model {model.name!r}, which {reason}: "
+            "give the model as it was before the correction."
+        )
 
 
 def check_not_adjusted(model, allow_double_correction):
     """Raise if the prior of `model` was corrected already, as far as the model shows it."""
-    require_keras_model(model)
-    found = list(corrections(model))
-    # Models that reuse these layers stay marked: for example a model of one output, after this model was refused.
-    for part in _models_in(model):
-        _marks.mark(part, [loss for _, loss in found])
+    found = _found(model)
     for reason, _ in () if allow_double_correction else found:
         raise ValueError(
             f"The prior would be corrected twice: model {model.name!r} {reason}. Its plain argmax is balanced already. "
             "To add another class mix only, use kla.adjust(model, [1, 1, …], target_prior=[…]), and num_examples=2 for "
             "independent labels; or pass allow_double_correction=True if that is what you want."
         )
+
+
+def _found(model):
+    """`corrections` as a list, after a check that `model` is one of Keras."""
+    require_keras_model(model)
+    found = list(corrections(model))
+    # Models that reuse these layers stay marked: for example a model of one output, after this model was refused.
+    for part in _models_in(model):
+        _marks.mark(part, [loss for _, loss in found])
+    return found
 
 
 def adds_target_alone(class_counts, num_examples, target_prior):
@@ -72,6 +95,10 @@ def corrections(model):
             yield f"has the head {layer.name!r}, which trains the adjusted loss with tau={tau}", layer
         elif isinstance(layer, layers.LogitAdjustment):
             yield f"is adjusted already, by layer {layer.name!r}", layer
+    heads = list(_heads_of(model))
+    heads += [layer.head for layer in heads if hasattr(layer, "head")]  # a predictor's head is inside its last layer
+    for head in filter(_folded.__contains__, heads):
+        yield f"has the adjustment in the bias of {head.name!r}", _folded[head]
     for loss, layer in () if compiled else _marked(model):
         yield f"has the layer {layer.name!r}, which the adjusted loss {type(loss).__name__} trained", loss
 
@@ -80,16 +107,18 @@ def _models_in(model):
     return [part for part in _keras.layers_of(model) if isinstance(part, keras.Model)]
 
 
-def _marked(model):
-    """(loss, layer) of the heads that an adjusted loss trained; without a graph, all layers are searched."""
+def _heads_of(model):
+    """The last layers with weights of each output; without a graph, all layers."""
     outputs = getattr(model, "outputs", None)
-    candidates = (
-        [layer for output in outputs for layer in _keras.last_layers_with_weights(output)]
-        if outputs
-        else _keras.layers_of(model)
-    )
+    if not outputs:
+        return _keras.layers_of(model)
+    return dict.fromkeys(layer for output in outputs for layer in _keras.last_layers_with_weights(output))
+
+
+def _marked(model):
+    """(loss, layer) of the heads that an adjusted loss trained."""
     found = {}
-    for layer in candidates:
+    for layer in _heads_of(model):
         if (loss := _marks.trained_by(layer)) is not None:
             found.setdefault(id(loss), (loss, layer))
     return list(found.values())

@@ -51,7 +51,7 @@ def adjusted(model, layer):
 
 
 def folded(model, layer):
-    """A copy of `model`: its kernel and bias give the scores that `layer` would give."""
+    """A copy of `model`, and its head: the kernel and the bias give the scores that `layer` would give."""
     head = head_of(model)
     temperature = 1.0 if layer.calibration is None else layer.calibration.temperature
     _copy.check_own_head(model, head, "Use `kla.adjust`, which shares them.")
@@ -66,7 +66,7 @@ def folded(model, layer):
     values |= {"kernel": values["kernel"] / temperature, "bias": bias}
     for name, value in values.items():
         getattr(twin, name).assign(value)
-    return _with_head(model, twin, clone.input, clone.output, name=model.name)
+    return _with_head(model, twin, clone.input, clone.output, name=model.name), twin
 
 
 def _like(head, **changes):

@@ -58,8 +58,9 @@ def folded(head_of, fold, model, class_counts, options):
     defaults = {"tau": 1.0, "target_prior": None, "num_examples": None, "calibration": None}
     for place, own in requests.items():
         target = {name: own.get(name) for name in ("class_counts", "num_examples", "target_prior")}
-        single = _Outputs(model).single(place)
-        _guard.check_not_adjusted(single, allow or _guard.adds_target_alone(**target))
+        single, adds_target = _Outputs(model).single(place), _guard.adds_target_alone(**target)
+        _guard.check_not_adjusted(single, allow or adds_target)
+        own["corrected_before"] = _guard.hides_its_prior(single, adds_target=adds_target)
         own["loss"] = _kind.loss_of(single)  # a copy of the model is not compiled
     for place, own in requests.items():
         model = fold(model, head_of(_Outputs(model).single(place), "auto"), **{**defaults, **own})

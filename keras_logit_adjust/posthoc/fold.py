@@ -69,17 +69,19 @@ def fold_into_bias(
         return _outputs.folded(head_to_adjust, _fold, model, class_counts, options)
     adds_target = _guard.adds_target_alone(class_counts, num_examples, target_prior)
     _guard.check_not_adjusted(model, allow_double_correction or adds_target)
+    options = {"tau": tau, "target_prior": target_prior, "calibration": calibration}
+    options["corrected_before"] = _guard.hides_its_prior(model, adds_target=adds_target)
     if _many_classes.has_many_classes(model):
         _many_classes.check_adjustable(model)
         width = _many_classes.head_of(model).units
-        options = {"tau": tau, "target_prior": target_prior, "calibration": calibration}
         layer = adjustment_layer(class_counts, num_examples, width=width, output="softmax", **options)
-        return _many_classes.folded(model, layer)
+        folded, twin = _many_classes.folded(model, layer)
+        _guard.mark_folded(twin, layer)
+        return folded
     _graph.require_model(model)
     _require_graph(model)
     head = head_to_adjust(model, "auto")
-    options = {"tau": tau, "target_prior": target_prior, "num_examples": num_examples, "calibration": calibration}
-    return _fold(model, head, class_counts, loss=_kind.loss_of(model), **options)
+    return _fold(model, head, class_counts, num_examples=num_examples, loss=_kind.loss_of(model), **options)
 
 
 def _require_graph(model):
@@ -91,7 +93,7 @@ def _require_graph(model):
         )
 
 
-def _fold(model, head, class_counts, *, tau, target_prior, num_examples, calibration, loss):
+def _fold(model, head, class_counts, *, num_examples, calibration, loss, **options):
     """A copy of `model` with the adjustment in the bias of its head `head`."""
     way_out = "Use `kla.adjust`, which adds a layer behind it instead."
     temperature = 1.0 if calibration is None else as_calibration(calibration, None).temperature
@@ -109,10 +111,9 @@ def _fold(model, head, class_counts, *, tau, target_prior, num_examples, calibra
         num_examples,
         width=head.width,
         output=head.output,
-        tau=tau,
-        target_prior=target_prior,
         calibration=calibration,
         loss=loss,
+        **options,
     )
     folded, twin = _copy.clone_with_head(model, head.layer, use_bias=True)
     # Computed in float64 and rounded once.
@@ -122,6 +123,7 @@ def _fold(model, head, class_counts, *, tau, target_prior, num_examples, calibra
             variable.assign(values)
         elif name == "bias":
             variable.assign(values - layer.values)
+    _guard.mark_folded(twin, layer)
     return folded
 
 

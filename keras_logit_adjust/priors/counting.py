@@ -2,6 +2,7 @@
 
 import numbers
 import time
+import warnings
 from collections.abc import Mapping
 
 import keras
@@ -39,7 +40,11 @@ def count_classes(labels_or_dataset, *, num_classes=None, ignore_class=None, lab
     Raises:
         ValueError: for a label that is negative, fractional or not below `num_classes`, saying which and where; for
             labels that may be ids or rows; for an endless dataset; for no labels at all; for files without
-            `record_label`, or a pattern without files.
+            `record_label`, or a pattern without files; for records without this feature, or where it is no int64.
+
+    Warns:
+        UserWarning: for labels in uint8 with the id 255 and not 254, if neither `ignore_class` nor `num_classes` is
+            given.
 
     Example:
 
@@ -197,13 +202,14 @@ class _Tally:
         self._told = {}  # {form: position of the first labels that must have this form}
         self._widths = set()  # numbers of columns of integers that may be rows
         self._lines = set()  # sizes of batches that may be one row each
-        self._number = 0
+        self._number, self._has_255 = 0, False
 
     def add(self, labels, position):
         """Count one array of labels."""
         if not labels.size:
             return
         self._number += 1
+        self._has_255 |= self.ignored is None and labels.dtype == "uint8" and bool(labels.max() == 255)
         columns = labels.shape[-1] if labels.ndim > 1 else 1
         are_marked = self.ignored not in (None, 0, 1) and bool((labels == self.ignored).any())  # no row has that number
         may_be_rows = self.form is None and not are_marked
@@ -226,6 +232,12 @@ class _Tally:
 
     def counts(self):
         """The counts, float64 `[L]`. Raise if the labels may be ids or rows."""
+        if self._has_255 and self.num_classes is None and self._counts[-2] == 0:
+            warnings.warn(
+                "The labels are uint8 and have 255, but not 254. Many masks mark positions without a label by 255: "
+                "give ignore_class=255 if yours do, or num_classes=256 if 255 is a class.",
+                stacklevel=3,
+            )
         if len(self._widths) > 1 and "rows" in self._told:
             raise ValueError(
                 f"Rows of labels must have one width in the whole data set. Received {sorted(self._widths)} columns."

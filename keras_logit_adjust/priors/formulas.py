@@ -21,6 +21,7 @@ class Prior:
             independent labels the positives of each.
         num_examples: the number of training examples in which the positives were counted. None means that classes
             exclude each other.
+        smoothing: the pseudo-examples of each class that `counts` contain.
 
     Example:
 
@@ -34,6 +35,12 @@ class Prior:
 
     counts: np.ndarray
     num_examples: float | None = None
+    smoothing: float = 0.0
+
+    @property
+    def unsmoothed(self):
+        """`[L]` the counts without pseudo-examples: groups by frequency and reports are about real examples."""
+        return self.counts - self.smoothing
 
     @property
     def size(self):
@@ -101,10 +108,11 @@ def as_prior(
 
     Reference: Menon et al. (2021), §2 (the setting).
     """
-    if _checks.check_number(smoothing, "smoothing", minimum=0):
+    smoothed = smoothing = _checks.check_number(smoothing, "smoothing", minimum=0)
+    if smoothing:
         if isinstance(class_counts, Prior):
             given = as_prior(class_counts, num_examples, independent=independent, name=name)
-            class_counts, num_examples = given.counts, given.num_examples
+            class_counts, num_examples, smoothed = given.counts, given.num_examples, given.smoothing + smoothing
         if independent or num_examples is not None:
             class_counts, num_examples = _smooth_labels(class_counts, num_examples, smoothing, class_names)
         else:
@@ -120,7 +128,7 @@ def as_prior(
         num_examples = float(num_examples)
     counts = np.array(counts)  # a copy: if the caller changes the array later, the checked prior stays the same
     counts.flags.writeable = False
-    return Prior(counts, num_examples)
+    return Prior(counts, num_examples, smoothed)
 
 
 def as_label_prior(probabilities, name):

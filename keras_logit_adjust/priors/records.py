@@ -19,9 +19,9 @@ def as_files(source, record_label):
         return None
     if record_label is None:
         raise ValueError(
-            "Text is taken for files of records, and these need `record_label`: the name of the feature that is the "
-            f"label, or a function of a batch of serialized records. Received {paths[0]!r}, … without it. If these are "
-            f"class names, map them to ids, {_arrays.IDS_OF_NAMES}."
+            f"Labels must be numbers. Received text, {paths[0]!r}, …: make ids of names {_arrays.IDS_OF_NAMES}. "
+            "If these are TFRecord files, give `record_label`: the name of the feature that is the label, or a "
+            "function of a batch of serialized records."
         )
     return [os.fspath(path) for path in paths]
 
@@ -31,6 +31,8 @@ def label_batches(files, record_label, batch_size):
     import tensorflow as tf
 
     paths = list(dict.fromkeys(path for pattern in files for path in _matches(pattern)))
+    if not callable(record_label):
+        _check_first_record(paths[0], record_label)
     named = {} if callable(record_label) else {record_label: tf.io.FixedLenFeature([], tf.int64)}
     parse = (lambda batch: tf.io.parse_example(batch, named)[record_label]) if named else record_label
 
@@ -41,6 +43,33 @@ def label_batches(files, record_label, batch_size):
 
     files = tf.data.Dataset.from_tensor_slices(paths)
     return files.interleave(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=False).rebatch(batch_size)
+
+
+def _check_first_record(path, record_label):
+    """Raise if the first record has no such feature, or one that is no whole number."""
+    import tensorflow as tf
+    from google.protobuf.message import DecodeError
+
+    records = tf.data.TFRecordDataset(path, "GZIP" if path.endswith(".gz") else "")
+    try:
+        first = next(records.as_numpy_iterator(), None)
+        features = {} if first is None else tf.train.Example.FromString(first).features.feature
+    except (tf.errors.DataLossError, DecodeError) as error:
+        raise ValueError(
+            f"Files of labels must be TFRecord files of tf.train.Example. Received {path!r}, which is none: read the "
+            "labels of other files yourself, and give an array."
+        ) from error
+    if first is not None and record_label not in features:
+        raise ValueError(
+            f"`record_label` must be a feature of the records. Received {record_label!r}; the features of {path!r} are "
+            f"{sorted(features)}."
+        )
+    kind = "int64_list" if first is None else features[record_label].WhichOneof("kind")
+    if kind != "int64_list":
+        raise ValueError(
+            f"The feature {record_label!r} must be one int64, the class id. Received a {kind}: give a function that "
+            "makes ids of a batch of records, with tf.io.parse_example and keras.layers.StringLookup for names."
+        )
 
 
 def _matches(pattern):

@@ -278,6 +278,8 @@ def _as_correction(part):
     """The `Correction` that a loss or layer makes."""
     is_loss = isinstance(part, keras.losses.Loss)
     means = f"loss {type(part).__name__!r}" if is_loss else f"layer {part.name!r} ({type(part).__name__})"
+    if head := getattr(part, "folded_into", None):
+        means = f"the bias of {head!r}"
     counts = getattr(part, "class_counts", getattr(part, "positive_counts", None))
     # A layer that was rebuilt from the config of very many classes has its adjustment, but not its counts.
     if counts is None or is_loss and not isinstance(part, ADJUSTED_LOSSES):
