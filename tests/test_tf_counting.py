@@ -125,7 +125,7 @@ def test_records_without_the_label_are_an_error_that_names_it(folder):
         ValueError, match="'name' must be one int64, the class id. Received a bytes_list: .*StringLookup"
     ):
         count_classes(folder / "train-*", record_label="name")
-    (folder / "table.csv").write_text("label\n1\n")
+    (folder / "table.csv").write_text("label\n" + "1\n" * 100)
     with pytest.raises(ValueError, match="must be TFRecord files of tf.train.Example. Received '.*table.csv'"):
         count_classes(folder / "table.csv", record_label="label")
 

@@ -118,5 +118,6 @@ def legend(found):
         f"The test logits of `{found['logits_of']}` before adjustment, under other class mixes; no training. Shares "
         "fall exponentially by the given ratio, forward in order of training frequency, backward in the reverse. "
         "Plain accuracy; every test example weighs its class's share. EM estimates the mix from "
-        f"{found['sample']:,} unlabeled examples drawn from it, {found['repeats']} times."
+        f"{found['sample']:,} unlabeled examples drawn from it, {found['repeats']} times. It takes the logits as "
+        "posteriors. Where they are not calibrated, or many classes share few examples, the estimate can do harm."
     )
