@@ -11,7 +11,7 @@ from helpers import reports
 from matplotlib.figure import Figure
 
 from keras_logit_adjust import studies
-from keras_logit_adjust.compare import METHODS, html, report
+from keras_logit_adjust.compare import METHODS, by_class, html, report
 
 COMMITTED = ("methods_fashion_mnist_lt", "compare_cifar100_lt", "compare_fashion_mnist_lt")
 STUDIES = ("weight_norms", "consistency", "label_noise", "label_shift", "many_classes")
@@ -57,7 +57,8 @@ def results():
 
 
 def page_of(results):
-    return report.to_html(results, report._figures(results, reports.predictions_of(results)))
+    recalls = by_class.mean_recalls(reports.predictions_of(results), len(results["class_counts"]))
+    return report.to_html(results, report._figures(results, recalls), recalls)
 
 
 # --- the numbers -----------------------------------------------------------------------------------------------------

@@ -246,7 +246,10 @@ X, Y = rows()
         (with_test(X, Y + 1), r"test label must occur in training.* largest training label is 2,.* test label 3"),
         (with_train(X, np.eye(3)[Y]), r"must be a non-empty vector of integer class ids.*labels\.argmax\(axis=-1\)"),
         (with_train(X, Y - 1), r"must be class ids of at least 0\. Received -1"),
-        (with_train(X, Y * 2), r"ids 0, 1, … of at least two classes.*3 different ids up to 4, without 1: renumber"),
+        (
+            with_train(X, Y * 2),
+            r"ids 0, 1, … of at least two classes.*3 different ids up to 4, without 1, 3: number the classes",
+        ),
         (with_train(X, Y + 10**7), r"Received 3 different ids up to 10000002, without 0"),
         (with_train(X, Y + 10**12), r"must be class ids below 100,000,000. Received 1000000000002: renumber them"),
         (with_train(X, Y * 0), r"at least two classes.*1 different ids up to 0, without 1"),

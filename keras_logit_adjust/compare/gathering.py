@@ -30,6 +30,7 @@ def gather(config, methods, *, splits, runs, baseline="erm", test_mixes=False):
         "versions": storage.versions(),
         "data": {"name": first.name, "validation": config.validation, "profile": first.profile},
         "class_counts": counts[0].tolist(),
+        "class_names": first.class_names,
         "split_hashes": [split.split_hash for split in splits],
         "train_seconds": {
             f"{run.method}_seed{run.seed}": round(float(run.seconds), 2) for found in runs.values() for run in found

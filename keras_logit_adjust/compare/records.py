@@ -16,6 +16,7 @@ class Split:
         seed: the seed of the draw.
         split_hash: the hash of the data.
         class_counts: `[L]` training examples of each class.
+        class_names: their `L` names.
         example_shape: the shape of `x` without the first axis.
         test_labels: `[N]`.
         validation_labels: `[V]`, or None.
@@ -26,6 +27,7 @@ class Split:
     seed: int
     split_hash: str
     class_counts: np.ndarray
+    class_names: list
     example_shape: tuple
     test_labels: np.ndarray
     validation_labels: np.ndarray | None
@@ -33,7 +35,10 @@ class Split:
     @classmethod
     def of(cls, dataset):
         """The part of a `LongTailDataset` of arrays."""
-        own = {key: getattr(dataset, key) for key in ("name", "profile", "seed", "split_hash", "class_counts")}
+        own = {
+            key: getattr(dataset, key)
+            for key in ("name", "profile", "seed", "split_hash", "class_counts", "class_names")
+        }
         validation = None if dataset.validation is None else dataset.validation[1]
         own["example_shape"] = dataset.train[0].shape[1:]
         return cls(**own, test_labels=dataset.test[1], validation_labels=validation)

@@ -6,7 +6,7 @@ import math
 import numpy as np
 
 from keras_logit_adjust._printing import say
-from keras_logit_adjust.compare import html, mixes, statistics, storage
+from keras_logit_adjust.compare import by_class, html, mixes, statistics, storage
 from keras_logit_adjust.compare.methods import METHODS
 
 COLUMNS = {
@@ -35,12 +35,13 @@ def to_markdown(results):
     return "\n\n".join([*blocks, f"Repeat: `{results['command']}`"])
 
 
-def to_html(results, figures):
+def to_html(results, figures, recalls=None):
     """The comparison as a page of HTML, with the numbers of `to_markdown`.
 
     Args:
         results: the content of results.json.
         figures: the result of `_figures`; empty without matplotlib.
+        recalls: `{row: [L]}`, for the table of classes; None leaves this table out.
     """
     heading, lead, best = _headline(results)
     taus = [[f"`{method}`", chosen] for method, chosen in _taus(results).items()]
@@ -52,6 +53,7 @@ def to_html(results, figures):
     blocks = [
         html.section("Methods", table, caption, *notes),
         *_html_mixes(results),
+        *_html_classes(results, recalls, best),
         html.section("Figures", _html_figures(results, figures)),
         *chosen,
         _html_conditions(results),
@@ -262,6 +264,14 @@ def _html_mixes(results):
     return [html.section("Other class mixes", table, html.note(mixes.legend(found)))]
 
 
+def _html_classes(results, recalls, best):
+    """The section of classes; none if the best row is the baseline."""
+    if recalls is None or best == _baseline(results):
+        return []
+    header, rows, words = by_class.table(results, recalls, _baseline(results), best)
+    return [html.section("Classes", html.table("Recall of classes, in percent", header, rows), html.note(words))]
+
+
 def _html_figures(results, figures):
     number = len(results["split_hashes"])
     mean = f"mean over {in_seeds(number)}" if number > 1 else "one seed"
@@ -297,25 +307,26 @@ def write(folder, results, predictions):
     has_figures = importlib.util.find_spec("matplotlib") is not None
     if not has_figures:
         say(f"No figures: {NO_FIGURES}")
-    figures = _figures(results, predictions) if has_figures else {}
+    recalls = by_class.mean_recalls(predictions, len(results["class_counts"]))
+    figures = _figures(results, recalls) if has_figures else {}
     for name, figure in figures.items():
         figure.savefig(folder / f"{name}.png", dpi=150)
     shown = [line for name in figures for line in (f"![{name.replace('_', ' ')}]({name}.png)", "")]
     last = f"{in_versions(results)} Split hashes: {', '.join(h[:12] for h in results['split_hashes'])}."
-    storage.write_text(
-        folder / "report.md", "\n".join(["# Comparison", "", to_markdown(results), "", *shown, last]) + "\n"
-    )
-    storage.write_text(folder / "report.html", to_html(results, figures))
+    *_, best = _headline(results)
+    classes = []
+    if best != _baseline(results):
+        header, rows, words = by_class.table(results, recalls, _baseline(results), best)
+        classes = ["## Classes", "", to_table(header, rows), "", words, ""]
+    page = ["# Comparison", "", to_markdown(results), "", *classes, *shown, last]
+    storage.write_text(folder / "report.md", "\n".join(page) + "\n")
+    storage.write_text(folder / "report.html", to_html(results, figures, recalls))
 
 
-def _figures(results, predictions):
+def _figures(results, recalls):
     from keras_logit_adjust import plots
 
-    labels, counts, methods = predictions.labels, np.array(results["class_counts"]), results["methods"]
-    recalls = {
-        name: np.mean([statistics.recalls(labels, p, counts.size) for p in predictions.predicted(name)], axis=0)
-        for name in methods
-    }
+    counts, methods = np.array(results["class_counts"]), results["methods"]
     groups = {
         name: {group: figure for group in GROUPS if (figure := method["summary"][f"{group}_accuracy"]) is not None}
         for name, method in methods.items()

@@ -94,6 +94,7 @@ def read_arrays(train, test):
         raise _checks.ArgumentError(
             "test", "Data of your own needs a test set: give `test`, an .npz file or a pair (x, y)."
         )
+    path = pathlib.Path(train) if isinstance(train, (str, os.PathLike)) else None
     train, test = _read_pair(train, "train"), _read_pair(test, "test")
     if train[0].shape[1:] != test[0].shape[1:]:
         raise _checks.ArgumentError(
@@ -108,7 +109,8 @@ def read_arrays(train, test):
             "train",
             "Training labels must be class ids 0, 1, … of at least two classes, each with an example. Received "
             f"{present.size} different ids up to {num_classes - 1}, without "
-            f"{np.setdiff1d(np.arange(present.size + 1), present)[0]}: renumber them, in the test data alike.",
+            f"{_first(np.setdiff1d(np.arange(max(num_classes, 2)), present))}: number the classes with examples from 0, in the "
+            "test data alike, and leave out test examples of the others.",
         )
     if test[1].max() >= num_classes:
         raise _checks.ArgumentError(
@@ -116,7 +118,23 @@ def read_arrays(train, test):
             f"Every test label must occur in training. The largest training label is {num_classes - 1}, the largest "
             f"test label {test[1].max()}.",
         )
-    return Source(train, test, [str(c) for c in range(num_classes)])
+    return Source(train, test, _class_names(path, num_classes))
+
+
+def _class_names(path, num_classes):
+    """The array `class_names` of an `.npz` file, if it has one; otherwise the ids as names."""
+    if path is not None:
+        with np.load(path, allow_pickle=False) as file:
+            if "class_names" in file:
+                names = [str(name) for name in file["class_names"]]
+                if len(names) != num_classes or len({*names}) != num_classes:
+                    raise _checks.ArgumentError(
+                        "train",
+                        f"`class_names` of {path} must be {num_classes} different names, one for each class in order "
+                        f"of id. Received {len(names)}, {len({*names})} different.",
+                    )
+                return names
+    return [str(c) for c in range(num_classes)]
 
 
 def _read_pair(source, name):
@@ -146,6 +164,10 @@ def _read_pair(source, name):
             f"{(~np.isfinite(x)).reshape(len(x), -1).any(axis=1).sum()} examples: leave them out.",
         )
     return (x[..., None] if x.ndim == 3 else x), y
+
+
+def _first(ids):
+    return f"{', '.join(map(str, ids[:8]))}{', …' * (ids.size > 8)}"
 
 
 def _as_ids(y, name):
