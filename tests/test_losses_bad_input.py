@@ -25,7 +25,7 @@ COUNTS = [5, 3, 2]
 PSEUDO = r"class_counts=(kla\.priors\.prior\(class_counts, smoothing=1\)|np\.maximum\(class_counts, 1\))\.$"
 BAD_COUNTS = {
     "negative": ([5, -3, 2], rf"greater than zero.*\[-3\.0\] at class 1\. Remedy: .*{PSEUDO}"),
-    "zero": ([5, 0, 0], rf"greater than zero.*\[0\.0, 0\.0\] at classes 1, 2\. Remedy: .*{PSEUDO}"),
+    "zero": ([5, 0, 0], rf"greater than zero.*\[0\.0\] at classes 1, 2\. Remedy: .*{PSEUDO}"),
     "nan": ([5, np.nan, 2], r"must be finite.*\[nan\] at class 1"),
     "infinite": ([np.inf, 3, 2], r"must be finite.*\[inf\] at class 0"),
     "2-D": ([[5, 3], [2, 1]], r"vector.*shape \(2, 2\): count labels with `kla.priors.count_classes"),
@@ -232,7 +232,7 @@ BAD_VECTORS = {
     "strings": (["1", "2", "3"], r"`{0}` must be a list or vector of numbers.*'1'"),
 }
 NOT_POSITIVE = {
-    "zero": ([1, 0, 0], r"`{0}` must be greater than zero.*\[0\.0, 0\.0\] at classes 1, 2"),
+    "zero": ([1, 0, 0], r"`{0}` must be greater than zero.*\[0\.0\] at classes 1, 2"),
     "negative": ([1, 2, -3], r"`{0}` must be greater than zero.*\[-3\.0\] at class 2"),
 }
 

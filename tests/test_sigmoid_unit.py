@@ -195,5 +195,5 @@ def test_one_number_as_a_target_prior_is_told_its_two():
 
 def test_a_model_in_place_of_its_logits_is_told_how_to_get_them():
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)], name="mine")
-    with pytest.raises(ValueError, match="'mine': call kla.calibrate.kla.held_out.predict_logits.model, x., y"):
+    with pytest.raises(ValueError, match="'mine': give kla.held_out.predict_logits.model, x."):
         kla.calibrate(model, (np.zeros((2, 1)), np.zeros(2, "int32")))

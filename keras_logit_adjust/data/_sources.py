@@ -104,13 +104,13 @@ def read_arrays(train, test):
         )
     present = np.unique(train[1])
     num_classes = int(present[-1]) + 1
-    if present.size < max(num_classes, 2):
+    absent = np.setdiff1d(np.arange(max(num_classes, 2)), present)
+    if absent.size:
         raise _checks.ArgumentError(
             "train",
             "Training labels must be class ids 0, 1, … of at least two classes, each with an example. Received "
-            f"{present.size} different ids up to {num_classes - 1}, without "
-            f"{_first(np.setdiff1d(np.arange(max(num_classes, 2)), present))}: number the classes with examples from 0, in the "
-            "test data alike, and leave out test examples of the others.",
+            f"{present.size} different ids up to {num_classes - 1}, without {_first(absent)}: number the classes with "
+            "examples from 0, in the test data alike, and leave out test examples of the others.",
         )
     if test[1].max() >= num_classes:
         raise _checks.ArgumentError(

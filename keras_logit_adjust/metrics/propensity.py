@@ -56,7 +56,7 @@ class PropensityScoredPrecision(Float32Metric):
         super().__init__(name or default)
         if isinstance(positive_counts, priors.Prior):
             known = priors.as_prior(positive_counts, num_examples, independent=True, name="positive_counts")
-            num_examples = known.num_examples
+            positive_counts, num_examples = known.counts, known.num_examples  # both with their pseudo-examples
         self.positive_counts = _checks.as_true_counts(positive_counts, "positive_counts", allow_zero=True)
         self.k = _checks.check_integer(k, "k", 1, self.positive_counts.size)
         self.num_examples = _checks.check_number(num_examples, "num_examples", 3)  # C is negative if N is below e
