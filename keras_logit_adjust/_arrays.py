@@ -187,6 +187,8 @@ def _by_name(keys, column, name, class_names, missing):
                 f" If these have no examples: kla.priors.prior({name}, smoothing=1, class_names=class_names); if they "
                 "are no classes, such as a column of ids, leave them out."
             )
+        if other and not absent:
+            remedy = f" Leave the others out: {{c: {name}[c] for c in class_names}}."
         seen = set()
         twice = [c for c in class_names if c in seen or seen.add(c)]
         raise ArgumentError(
@@ -205,7 +207,8 @@ def as_names(class_names):
             "class_names",
             f"`class_names` must be a list of names, in order of class id. Received a {type(class_names).__name__}.",
         )
-    return np.asarray(class_names).tolist() if hasattr(class_names, "__array__") else list(class_names)
+    names = np.asarray(class_names).tolist() if hasattr(class_names, "__array__") else list(class_names)
+    return [name.item() if isinstance(name, np.generic) else name for name in names]
 
 
 def _are_ids(keys, kind):

@@ -333,7 +333,10 @@ def test_classes_without_a_count_are_named_beside_both_files(header, first, miss
     error = capsys.readouterr().err
     assert "counts.csv must name every class in the first line of scores.csv once" in error
     assert f"missing in counts.csv: {missing}" in error
-    assert "Remedy: give each a row in counts.csv (a pseudo-count of 1 without examples), or leave it out of" in error
+    assert (
+        "Remedy: give each a row in counts.csv (if some have no examples, add 1 to every count), or leave it out of"
+        in error
+    )
 
 
 def test_a_row_of_zeros_in_an_array_is_named_by_its_row(capsys):

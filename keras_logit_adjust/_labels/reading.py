@@ -166,7 +166,7 @@ def _remedy_of_width(shape, num_classes):
         return "For one sigmoid unit use `BinaryLogitAdjustedCrossentropy([positives], num_examples)`."
     if shape[-1] > num_classes:
         return f"Where the last classes have no examples: kla.priors.count_classes(y, num_classes={shape[-1]})."
-    return f"Give the last layer {num_classes} units."
+    return f"Give the last layer {num_classes} units, or the counts of the {shape[-1]} classes that it has."
 
 
 def _leading_of_labels(y_true, num_classes):

@@ -88,7 +88,9 @@ def check_names(values, path, names, place):
         return
     remedies = []
     if missing:
-        remedies.append(f"give each a row in {path} (a pseudo-count of 1 without examples), or leave it out of {place}")
+        remedies.append(
+            f"give each a row in {path} (if some have no examples, add 1 to every count), or leave it out of {place}"
+        )
     if other:
         remedies.append(f"remove from {path} the names that {place} does not have")
     remedy = "; ".join(remedies) or "name each class once"

@@ -235,7 +235,7 @@ def _told(examples, frequencies, unknown, tau):
     gain = f"tau leaves 1 only for a gain of more than {unknown / (1 - unknown):.2g} on the other classes."
     return (
         f" {round(unknown * examples.size)} of {examples.size} classes, mostly the {kind} ones, have no held-out "
-        f"example near them in frequency (within a factor of {NEAR:g}), or share it with too many classes. Their "
+        f"example, and classes near them in frequency (within a factor of {NEAR:g}) have too few for them. Their "
         f"recall is unknown: {'tau stays 1.' if tau == 1 else gain} Give held-out examples of these classes; "
         "`cross_fit` has some of every class that has two training examples."
     )
