@@ -39,7 +39,8 @@ def fold_into_bias(
         target_prior: as in `adjust`.
         num_examples: as in `adjust`.
         calibration: as in `adjust`, found before folding.
-        allow_double_correction: as in `adjust`. A folded model looks like any other: the guard cannot see it.
+        allow_double_correction: as in `adjust`. The guard knows a folded model until the process ends. A
+            file does not show it.
 
     Returns:
         A new, uncompiled model, Sequential or Functional as the given one. For a KerasHub task, a task of the same

@@ -59,10 +59,10 @@ def export(
         to: "keras", "savedmodel", "tflite" or "onnx". By default the suffix decides; a path without a suffix is the
             folder of a SavedModel.
         class_names: `[L]` strings in order of class id, a list or array, for a SavedModel.
-        prior_name: the prior's name, for a SavedModel. By default it is read from the model. A folded model looks like
-            a model that was never adjusted, and serves "training, if nothing was folded into the bias". So give
-            "uniform" (or the result of `kla.serving.name_prior`) for a folded model, and "training" for one that was
-            never adjusted.
+        prior_name: the prior's name, for a SavedModel. By default it is read from the model. A folded model
+            from a file looks like one that was never adjusted, and serves "training, if nothing was folded into the
+            bias". So give "uniform" (or the result of `kla.serving.name_prior`) for a folded model from a file, and
+            "training" for one that was never adjusted.
         top_k: how many of the best classes a SavedModel lists; all where there are fewer.
         output: what the model gives, for a SavedModel. "auto" reads it from the model, or takes it from `kla.adjust`.
             The others are "logits", "softmax", "sigmoid", and "binary_logits" for the logits of independent labels.
