@@ -194,7 +194,7 @@ def test_slopes_of_replicates_are_those_of_their_log_likelihoods(rng):
     weights = rng.dirichlet(np.ones(50), size=3)
     ratio = likelihood / (mixes @ likelihood.T)[..., None]  # [R, N, L]
     arrays = (array.astype("float32") for array in (likelihood, weights, mixes @ likelihood.T))
-    gradient, diagonal = _likeliest_replicates._slopes(*arrays, diagonal=True)
+    gradient, diagonal = _likeliest_replicates._slopes(*arrays)
     np.testing.assert_allclose(gradient, np.einsum("rn,rnl->rl", weights, ratio), rtol=1e-5)
     np.testing.assert_allclose(diagonal, np.einsum("rn,rnl->rl", weights, ratio**2), rtol=1e-5)
 
@@ -230,6 +230,30 @@ def test_a_shared_curvature_leads_every_replicate_to_its_own_optimum(rng):
     assert converged and 3 * few < many
     # Twice the tolerance: of the quadratic model, not of the likelihood.
     assert (heights[1] - heights[0] <= 2e-3 / 200).all() and (heights[1] - heights[0] >= -1e-9).all()
+
+
+def test_replicates_with_an_example_a_class_reach_their_own_optimum(rng):
+    number = 150  # of examples and of classes: a bootstrap sample lacks a third of them
+    labels = rng.choice(number, number, p=rng.dirichlet(np.full(number, 3.0)))
+    logits = 4 * rng.normal(size=(number, number)) + 14.0 * np.eye(number)[labels]
+    likelihood = np.exp(logits - logits.max(axis=1, keepdims=True))
+    even, options = np.full((1, number), 1 / number), {"max_iterations": 10_000}
+    (estimate,), _, _ = _likeliest_mix.maximize(likelihood, even, even[0], tol=1e-9, newton=True, **options)
+    start = (number * estimate + 0.5) / (1.5 * number)
+    gradient = (likelihood / (likelihood @ start)[:, None]).mean(axis=0)
+    curvature = _likeliest_mix.Curvature(likelihood, even[0], start, gradient)
+    counts = rng.multinomial(number, even[0], size=25)
+    found, iterations, converged = _likeliest_replicates.maximize_replicates(
+        likelihood.astype("float32"), counts, start, curvature, tol=1e-3 / number, **options
+    )
+    assert converged and iterations < 1000 and found.sum(axis=1) == pytest.approx(np.ones(25), abs=1e-6)
+    for of_row, q in zip(counts, found, strict=True):
+        (exact,), _, _ = _likeliest_mix.maximize(
+            likelihood, of_row[None] / number, start, tol=1e-8, newton=True, **options
+        )
+        drawn = of_row > 0
+        heights = [of_row[drawn] @ np.log(likelihood[drawn] @ mix) for mix in (q, exact)]
+        assert heights[1] - heights[0] < 0.1  # in log-likelihood; the shared curvature alone loses up to 7
 
 
 def test_em_that_is_cut_off_warns_and_says_so(shifted):
