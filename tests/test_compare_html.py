@@ -58,7 +58,7 @@ def results():
 
 def page_of(results):
     recalls = by_class.mean_recalls(reports.predictions_of(results), len(results["class_counts"]))
-    return report.to_html(results, report._figures(results, recalls), recalls)
+    return report.to_html(results, report._figures(results, recalls))
 
 
 # --- the numbers -----------------------------------------------------------------------------------------------------

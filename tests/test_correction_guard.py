@@ -310,3 +310,13 @@ def test_a_fold_of_what_was_corrected_names_no_prior(rng):
     halves = trained(one_output(), kla.losses.LogitAdjustedCrossentropy(COUNTS, tau=0.5), rng)
     folded = kla.fold_into_bias(halves, COUNTS, tau=0.5, allow_double_correction=True)
     assert "more than once" in kla.serving.describe(folded).prior
+
+
+def test_a_layer_may_call_anything_its_head():
+    class Named(layers.Dense):
+        def __init__(self, units):
+            super().__init__(units)
+            self.head = {"units": units}  # Keras tracks it, and it has no hash
+
+    model = keras.Sequential([keras.Input((WIDTH,)), Named(3)])
+    assert not kla.serving.describe(model).is_adjusted

@@ -114,6 +114,8 @@ def test_one_smoothed_prior_goes_wherever_counts_go(counts):
     for balanced in (kla.losses.class_balanced_weights(smoothed), kla.losses.class_balanced_weights(expected)):
         np.testing.assert_allclose(balanced, kla.losses.class_balanced_weights(list(expected)), rtol=1e-14)
     assert kla.metrics.groups_of_counts(smoothed) == kla.metrics.groups_of_counts(COUNTS)  # of real examples
+    path = kla.TauPath(Y, 2 * SCORES, smoothed)
+    np.testing.assert_array_equal(path.weights("few_accuracy"), path.weights([2, 3]))  # without the classes never seen
     layer = kla.layers.PriorAwareDense(6, smoothed)
     np.testing.assert_allclose(type(layer).from_config(layer.get_config()).class_counts, expected)
     assert kla.tune_offsets(2 * SCORES, Y, smoothed, bags=1).log_prior == pytest.approx(logs)

@@ -35,13 +35,13 @@ def to_markdown(results):
     return "\n\n".join([*blocks, f"Repeat: `{results['command']}`"])
 
 
-def to_html(results, figures, recalls=None):
+def to_html(results, figures, classes=None):
     """The comparison as a page of HTML, with the numbers of `to_markdown`.
 
     Args:
         results: the content of results.json.
         figures: the result of `_figures`; empty without matplotlib.
-        recalls: `{row: [L]}`, for the table of classes; None leaves this table out.
+        classes: the result of `by_class.table`; None leaves this table out.
     """
     heading, lead, best = _headline(results)
     taus = [[f"`{method}`", chosen] for method, chosen in _taus(results).items()]
@@ -53,7 +53,7 @@ def to_html(results, figures, recalls=None):
     blocks = [
         html.section("Methods", table, caption, *notes),
         *_html_mixes(results),
-        *_html_classes(results, recalls, best),
+        *_html_classes(classes),
         html.section("Figures", _html_figures(results, figures)),
         *chosen,
         _html_conditions(results),
@@ -264,11 +264,10 @@ def _html_mixes(results):
     return [html.section("Other class mixes", table, html.note(mixes.legend(found)))]
 
 
-def _html_classes(results, recalls, best):
-    """The section of classes; none if the best row is the baseline."""
-    if recalls is None or best == _baseline(results):
+def _html_classes(classes):
+    if classes is None:
         return []
-    header, rows, words = by_class.table(results, recalls, _baseline(results), best)
+    header, rows, words = classes
     return [html.section("Classes", html.table("Recall of classes, in percent", header, rows), html.note(words))]
 
 
@@ -314,13 +313,13 @@ def write(folder, results, predictions):
     shown = [line for name in figures for line in (f"![{name.replace('_', ' ')}]({name}.png)", "")]
     last = f"{in_versions(results)} Split hashes: {', '.join(h[:12] for h in results['split_hashes'])}."
     *_, best = _headline(results)
-    classes = []
-    if best != _baseline(results):
-        header, rows, words = by_class.table(results, recalls, _baseline(results), best)
-        classes = ["## Classes", "", to_table(header, rows), "", words, ""]
-    page = ["# Comparison", "", to_markdown(results), "", *classes, *shown, last]
+    classes = by_class.table(results, recalls, _baseline(results), best) if best != _baseline(results) else None
+    if classes is not None:
+        header, rows, words = classes
+        shown = ["## Classes", "", to_table(header, rows), "", words, "", *shown]
+    page = ["# Comparison", "", to_markdown(results), "", *shown, last]
     storage.write_text(folder / "report.md", "\n".join(page) + "\n")
-    storage.write_text(folder / "report.html", to_html(results, figures, recalls))
+    storage.write_text(folder / "report.html", to_html(results, figures, classes))
 
 
 def _figures(results, recalls):

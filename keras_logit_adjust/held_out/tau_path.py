@@ -248,7 +248,7 @@ class TauPath:
         if not isinstance(measure, str):
             classes = np.atleast_1d(_arrays.to_numpy(measure, "measure"))
         elif _checks.check_choice(measure, "measure", MEASURES) != "balanced_accuracy":
-            groups = np.array(groups_of_counts(_checks.as_true_counts(self.class_counts)))
+            groups = np.array(groups_of_counts(self.prior))  # by real examples, without pseudo-examples
             classes = np.flatnonzero(groups == measure.split("_")[0])
         if classes.size and (classes.dtype.kind not in "iu" or classes.ndim != 1):
             raise _checks.ArgumentError(

@@ -96,8 +96,10 @@ def corrections(model):
         elif isinstance(layer, layers.LogitAdjustment):
             yield f"is adjusted already, by layer {layer.name!r}", layer
     heads = list(_heads_of(model))
-    heads += [layer.head for layer in heads if hasattr(layer, "head")]  # a predictor's head is inside its last layer
-    for head in filter(_folded.__contains__, heads):
+    heads += [getattr(layer, "head", None) for layer in heads]  # a predictor's head is inside its last layer
+    for head in heads:
+        if not isinstance(head, keras.layers.Layer) or head not in _folded:
+            continue
         yield f"has the adjustment in the bias of {head.name!r}", _folded[head]
     for loss, layer in () if compiled else _marked(model):
         yield f"has the layer {layer.name!r}, which the adjusted loss {type(loss).__name__} trained", loss
