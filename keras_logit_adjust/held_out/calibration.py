@@ -23,9 +23,7 @@ _TEMPERATURES = (0.01, 100.0)
 _TOLERANCE = 1e-5
 _STEPS = 2000
 _FEW = 5  # so many held-out examples show that a class was not expected
-_UNEXPECTED = (
-    0.01  # a class was not expected where the model's probabilities sum to less than this share of its examples
-)
+_UNEXPECTED = 0.01  # a class is not expected if its probabilities sum to less than this share of its examples
 _NUMBERS_AT_A_TIME = 2**16
 _ENOUGH_NUMBERS = 2**20  # logits that give the temperature up to a few per cent
 _NEAR = 1e-3  # distance of the second point of a secant, in logarithms
