@@ -85,7 +85,7 @@ def to_markdown(results):
     for name, found in results["data"].items():
         sizes, macro = (np.mean(found[key], axis=1) for key in ("sizes", "macro_coverage"))
         versus = f"{100 * (macro[0] - macro[1]):+.1f} [{100 * found['low']:+.1f}, {100 * found['high']:+.1f}]"
-        kinds = ("P(y\\|x)/π", "P(y\\|x), as large", "P(y\\|x), own threshold")
+        kinds = ("P(y|x)/π", "P(y|x), as large", "P(y|x), own threshold")
         for kind, size, value, shown in zip(kinds, sizes, macro, (versus, "", ""), strict=True):
             rows.append([f"`{name}`", kind, f"{size:.2f}", f"{100 * value:.1f}", shown])
     how = (

@@ -48,7 +48,10 @@ def shown(value):
     """`value` as text for a message. A long value is cut."""
     if isinstance(value, int) and abs(value) >= 10**40:  # Python refuses to print more than 4300 digits
         return f"an integer of {value.bit_length()} bits"
-    text = reprlib.repr(value) if isinstance(value, (list, tuple, Mapping, Set)) else repr(value)
+    try:
+        text = reprlib.repr(value) if isinstance(value, (list, tuple, Mapping, Set)) else repr(value)
+    except ValueError:
+        text = f"a {type(value).__name__} with an integer of thousands of digits"
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 

@@ -279,7 +279,10 @@ def check_number(value, name, minimum, maximum=math.inf):
 
 def check_positive(value, name):
     """`value` as a finite float above 0."""
-    return _check_scalar(value, name, "a positive number", lambda number: 1 / LARGEST < number < math.inf)
+    rule = "a positive number"
+    if isinstance(value, numbers.Real) and 0 < value <= 1 / LARGEST:
+        rule = f"a number above {1 / LARGEST:g}, so that float32 holds its inverse"
+    return _check_scalar(value, name, rule, lambda number: 1 / LARGEST < number < math.inf)
 
 
 def check_fraction(value, name):

@@ -39,6 +39,7 @@ def silent():
         return
     shown, nowhere = sys.stderr, os.open(os.devnull, os.O_WRONLY)
     if shown is not None:  # warnings and tracebacks of Python are still printed
+        # `before` stays open: loggers that are made now keep this stream, and would later write into another file.
         sys.stderr = os.fdopen(before, "w", encoding=shown.encoding, errors=shown.errors, buffering=1, closefd=False)
         shown.flush()
     os.dup2(nowhere, 2)
@@ -48,7 +49,6 @@ def silent():
     finally:
         os.dup2(before, 2)
         sys.stderr = shown
-        os.close(before)
 
 
 def prepare():

@@ -50,13 +50,21 @@ def check_order(columns, is_frame, name, /, **given):
     if texts == _ids(texts) or not (is_frame or sorted(texts) == sorted(_ids(texts))):
         return
     for argument, values in given.items():
-        if np.ndim(values) > 0 and callable(getattr(values, "index", abs)):  # a list has a method `index`
-            raise _arrays.ArgumentError(
-                argument,
-                f"`{argument}` must name its classes if the columns of `{name}` have names: its order may be another. "
-                f"Received numbers without names beside columns {_arrays.shown(texts)}: give "
-                f"dict(zip(names, {argument})), with `names` in the order of the numbers.",
-            )
+        is_estimate = "effective_prior" in dir(values)  # the property of a multi-label sampler raises
+        is_named = not callable(getattr(values, "index", abs))  # a list has a method `index`
+        names = getattr(values, "class_names", None) if is_estimate else None
+        if is_named or names is not None and _as_texts(names) == texts or np.ndim(values) == 0 and not is_estimate:
+            continue
+        part = ".effective_prior" if is_estimate else ".counts" if hasattr(values, "counts") else ""
+        named = f"dict(zip(names, {argument}{part})), with `names` in the order of the numbers"
+        if names is not None:
+            named = f"dict(zip({argument}.class_names, {argument}{part}))"
+        raise _arrays.ArgumentError(
+            argument,
+            f"`{argument}` must name its classes if the columns of `{name}` have names: its order may be another. "
+            f"Received numbers {'without names' if names is None else f'of {_arrays.shown(names)}'} beside columns "
+            f"{_arrays.shown(texts)}: give {named}.",
+        )
 
 
 def refuse_ids_out_of_order(columns, name):

@@ -203,7 +203,7 @@ IDS = [0, 1, 0, 2]
         (GOOD, [0, 1, 0.5, 2], {}, "must be whole numbers"),
         (GOOD, IDS, {"independent": True}, r"0 or 1 for each label, shape \(4, 3\). Received shape \(4,\)"),
         (GOOD, GOOD, {"independent": True}, "must be 0 or 1"),
-        (GOOD[:, 0], IDS, {}, "must be 0 or 1"),
+        (GOOD[:, 0], IDS, {}, "must be class ids 0 … 1.*Received 2 at row"),
         (GOOD, IDS, {"method": "platt"}, "`method` must be one of 'temperature'.*'platt'"),
         (GOOD, IDS, {"class_prior": [1, 1]}, "held-out logits has 3 classes, `class_prior` has 2"),
         (GOOD, IDS, {"class_prior": [1, 0, 1]}, "`class_prior` must be greater than zero.*class 1"),
@@ -378,3 +378,12 @@ def test_examples_of_a_class_that_was_not_trained_are_noticed(rng):
     few = np.flatnonzero((labels < 2) | (np.cumsum(labels == 2) <= 4))  # four examples prove nothing
     assert calibrate(logits[few], labels[few]).temperature < 1.5
     assert calibrate(logits[labels < 2], labels[labels < 2]).temperature < 1.2
+
+
+def test_one_hot_labels_beside_one_unit_are_those_of_its_two_classes(rng):
+    y = rng.integers(0, 2, 60)
+    logits = rng.normal(size=60) + 2 * y - 1
+    expected = calibrate(logits, y)
+    for labels in (np.eye(2)[y], np.eye(2, dtype=bool)[y], y[:, None]):
+        found = calibrate(logits[:, None], labels)
+        np.testing.assert_allclose(found.temperature, expected.temperature, rtol=1e-12)

@@ -61,3 +61,15 @@ def test_inside_of_a_layer_it_is_still_a_value_error_with_its_message():
 
     with pytest.raises(ValueError, match="`width` must be an integer of at least 1"):
         Checking()(np.ones((1, 1)))
+
+
+def test_a_number_that_float32_cannot_invert_is_told_from_one_below_0():
+    with pytest.raises(ValueError, match="must be a number above 1e-37, so that float32 holds its inverse"):
+        _checks.check_positive(1e-40, "temperature")
+    with pytest.raises(ValueError, match="must be a positive number"):
+        _checks.check_positive(-1, "temperature")
+
+
+@pytest.mark.parametrize("value", [[10**5000], {"a": 10**5000}, (1, 10**5000)])
+def test_a_message_shows_numbers_of_thousands_of_digits(value):
+    assert _checks.shown(value) == f"a {type(value).__name__} with an integer of thousands of digits"

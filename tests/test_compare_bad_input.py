@@ -228,6 +228,12 @@ def test_a_config_refuses_a_choice_that_does_not_exist(field):
         Config(**{field: "x"})
 
 
+def test_a_group_of_methods_is_no_baseline(trained):
+    with pytest.raises(ValueError, match="`baseline` must be one method. Received the group 'paper': .*la_loss"):
+        compare(CONFIG, methods=["la_loss"], baseline="paper")
+    assert trained == []
+
+
 def test_help_names_every_option_and_method(capsys):
     with pytest.raises(SystemExit, match="0"):
         cli.main(["compare", "--help"])

@@ -1,11 +1,13 @@
 """The table of classes in a report: their names, and what the best row gains and loses on each."""
 
+import re
+
 import numpy as np
 import pytest
 from helpers import reports
 from sklearn.metrics import recall_score
 
-from keras_logit_adjust.compare import by_class
+from keras_logit_adjust.compare import by_class, report
 from keras_logit_adjust.data import load
 
 
@@ -61,3 +63,21 @@ def test_the_names_are_those_in_the_file_of_the_user(tmp_path):
         np.savez(path, x=x, y=y, class_names=names)
         with pytest.raises(ValueError, match="must be 3 different names, one for each class in order of id"):
             load(path, test=path, validation="none")
+
+
+def test_a_bar_in_a_name_does_not_end_its_cell(results):
+    named = {**results, "class_names": [f"a|b {c}" for c in range(10)]}
+    header, rows, _ = by_class.table(named, by_class.mean_recalls(reports.predictions_of(named), 10), "erm", "la_loss")
+    lines = report.to_table(header, rows).splitlines()
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {len(header) + 1}
+    assert all(r"a\|b" in line for line in lines[2:])
+
+
+def test_names_in_a_file_are_texts(tmp_path):
+    x, y = np.random.default_rng(0).normal(size=(20, 4)), np.repeat([0, 1], 10)
+    path = tmp_path / "mine.npz"
+    np.savez(path, x=x, y=y, class_names=np.array(["käfer".encode(), b"ant"]))
+    assert load(path, test=path, validation="none").class_names == ["käfer", "ant"]
+    np.savez(path, x=x, y=y, class_names=np.array(["bee", "ant"], dtype=object))
+    with pytest.raises(ValueError, match=r"must be an array of texts.*objects.*dtype=str"):
+        load(path, test=path, validation="none")

@@ -361,7 +361,8 @@ def as_cifar(monkeypatch):
     load = data.load
 
     def rename(name, **options):
-        own = load("train.npz", **{**options, "profile": "auto", "test": "test.npz"})
+        tail = {"imbalance_ratio": None, "max_count": None}
+        own = load("train.npz", **{**options, **tail, "profile": "auto", "test": "test.npz"})
         return dataclasses.replace(own, name="cifar10_lt", profile="exponential")
 
     monkeypatch.setattr(data, "load", rename)

@@ -133,6 +133,21 @@ def test_pixels_go_from_0_to_255_by_one_rule(kind):
     np.testing.assert_allclose(units.Scaler(x)(x), expected, rtol=1e-5, atol=1e-4)
 
 
+def test_images_in_half_precision_are_scaled_in_double(rng):
+    """`255 / (high − low)` and the differences are beyond the largest float16, 65504, or of three digits only."""
+    for low, high in ((-60000, 60000), (0, 4095), (-1e-3, 1e-3)):
+        x = rng.uniform(low, high, (4, 5, 5, 3)).astype("float16")
+        exact = x.astype("float64")
+        expected = 255 * (exact - exact.min()) / (exact.max() - exact.min())
+        np.testing.assert_allclose(units.Scaler(x)(x), expected, rtol=1e-6, atol=1e-4)
+
+
+def test_bytes_of_a_test_set_are_scaled_as_the_training_images_were():
+    train = np.linspace(50, 305, 48).reshape(1, 4, 4, 3)
+    images = np.arange(50, 98).astype("uint8").reshape(1, 4, 4, 3)
+    np.testing.assert_allclose(units.Scaler(train)(images), images - 50.0, rtol=1e-5, atol=1e-4)
+
+
 @pytest.mark.parametrize("bright", ["train", "test"])
 def test_pixels_of_another_range_in_the_test_set_are_refused(bright, rng, trained, folder):
     for name in ("train", "test"):

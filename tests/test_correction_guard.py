@@ -320,3 +320,30 @@ def test_a_layer_may_call_anything_its_head():
 
     model = keras.Sequential([keras.Input((WIDTH,)), Named(3)])
     assert not kla.serving.describe(model).is_adjusted
+
+
+# --- copies ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("counts", [[COUNTS, COUNTS], [COUNTS, None]])
+def test_folded_outputs_are_known_as_folded(counts):
+    folded = kla.fold_into_bias(two_outputs(), counts)
+    for make in (kla.adjust, kla.fold_into_bias):
+        with pytest.raises(ValueError, match="has the adjustment in the bias of 'first'"):
+            make(folded, [COUNTS, None])
+
+
+def test_a_copy_knows_which_loss_trained_the_other_output(rng):
+    model = two_outputs()
+    model.compile("sgd", [PLAIN, ADJUSTED])
+    model.fit(rows(rng, 4, WIDTH), [LABELS, LABELS], verbose=0)
+    folded = kla.fold_into_bias(model, [COUNTS, None])
+    with pytest.raises(ValueError, match="layer 'second', which the adjusted loss"):
+        kla.adjust(folded, [None, COUNTS])
+
+
+def test_a_head_with_unit_norms_is_known_as_folded():
+    folded = kla.fold_into_bias(one_output(), COUNTS)
+    normalized = kla.normalize_weights(folded, allow_double_correction=True)
+    with pytest.raises(ValueError, match="has the adjustment in the bias of 'head'"):
+        kla.adjust(normalized, COUNTS)

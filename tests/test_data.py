@@ -307,3 +307,10 @@ def test_an_archive_with_other_keys_is_told_which_are_needed(tmp_path):
     np.savez(tmp_path / "mine.npz", images=X, labels=Y)
     with pytest.raises(ValueError, match=r"must hold two arrays named x and y: numpy\.savez_compressed"):
         data.load(rows(), test=tmp_path / "mine.npz")
+
+
+@pytest.mark.parametrize("options", [{"imbalance_ratio": 10}, {"max_count": 2}])
+def test_a_tail_that_is_not_imposed_has_no_ratio(options):
+    ((name, value),) = options.items()
+    with pytest.raises(ValueError, match=rf"`{name}` is for a tail that is imposed.*{name}={value}.*exponential"):
+        data.load(rows(), test=rows(), validation="none", **options)

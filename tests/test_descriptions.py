@@ -124,6 +124,22 @@ DESCRIBED = {
         lambda: kla.adjust(sequential(layers.Dense(1, "sigmoid")), [90, 10]),
         ["one unit for two classes", "class counts 10 of 100 examples", "uniform"],
     ),
+    "a target prior on an adjusted loss": (
+        lambda: kla.adjust(with_loss(kla.losses.LogitAdjustedCrossentropy(COUNTS)), [1, 1, 1], target_prior=[1, 2, 5]),
+        ["target prior [0.125, 0.25, 0.625]", "target"],
+    ),
+    "a target prior at half of the strength": (
+        lambda: kla.adjust(sequential(layers.Dense(3)), [1, 1, 1], target_prior=[1, 2, 5], tau=0.5),
+        ["tau 0.5,", "target"],
+    ),
+    "odds of labels, no training prior": (
+        lambda: kla.adjust(sequential(layers.Dense(3)), COUNTS, tau=0, num_examples=100, target_prior=[0.2, 0.3, 0.5]),
+        ["tau 0,", "training odds times the target odds"],
+    ),
+    "odds of one unit at half of the strength": (
+        lambda: kla.adjust(sequential(layers.Dense(1)), [90, 10], tau=0.5, target_prior=[0.4, 0.6]),
+        ["tau 0.5,", "training odds to the power 0.5 times the target odds (tau=0.5)"],
+    ),
     "no head": (
         lambda: sequential(layers.Dense(3), layers.ReLU(name="last")),
         ["No head was found", "'last'", "not known"],

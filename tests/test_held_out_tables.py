@@ -120,3 +120,34 @@ def test_ids_in_a_dict_go_to_columns_that_are_ids_in_another_order():
     expected = kla.adjust_scores(shares, COUNTS)
     for counts in (dict(enumerate(COUNTS)), pd.Series(COUNTS)):
         np.testing.assert_array_equal(kla.adjust_scores(table, counts)[["0", "1", "2"]], expected)
+
+
+ESTIMATES = {
+    "source prior": lambda z: kla.held_out.estimate_source_prior(z, Y),
+    "target prior": lambda z: kla.estimate_target_prior(z, BY_NAME, replicates=2),
+}
+
+
+@pytest.mark.parametrize("estimate", ESTIMATES)
+def test_an_estimate_knows_the_names_of_its_columns(estimate):
+    table = pd.DataFrame(LOGITS, columns=NAMES)
+    found = ESTIMATES[estimate](table)
+    assert found.class_names == NAMES
+    direct = kla.adjust_scores(table, found, kind="logits")
+    np.testing.assert_allclose(direct, kla.adjust_scores(LOGITS, found.effective_prior, kind="logits"), rtol=1e-6)
+    moved = table[MIXED]
+    with pytest.raises(ArgumentError, match=r"`class_counts` must name its classes.*of \['ant', 'bee', 'cat'\] beside"):
+        kla.adjust_scores(moved, found, kind="logits")
+    by_name = dict(zip(found.class_names, found.effective_prior, strict=True))
+    np.testing.assert_allclose(kla.adjust_scores(moved, by_name, kind="logits")[NAMES], direct, rtol=1e-6)
+
+
+def test_estimates_and_samplers_without_names_are_refused_beside_names():
+    table = pd.DataFrame(LOGITS, columns=NAMES)
+    unnamed = kla.held_out.estimate_source_prior(LOGITS, Y)
+    assert unnamed.class_names is None
+    for given in (unnamed, kla.data.LongTailSampler(Y, 6, strategy="balanced", seed=0)):
+        rule = r"names.*without names beside.*dict\(zip\(names, class_counts\.effective_prior\)\)"
+        with pytest.raises(ArgumentError, match=rule):
+            kla.adjust_scores(table, given, kind="logits")
+        kla.adjust_scores(LOGITS, given, kind="logits")

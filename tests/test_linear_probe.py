@@ -203,3 +203,13 @@ def test_what_cannot_be_fitted_is_refused(changed, message):
     arguments = {"x": X, "y": Y, **changed}
     with pytest.raises(ValueError, match=message):
         fit_linear_probe(arguments.pop("x"), arguments.pop("y"), **arguments)
+
+
+def test_logits_are_read_from_every_array_that_is_fitted():
+    torch = pytest.importorskip("torch", reason="an array of another framework")
+    probe = fit_linear_probe(X, Y, **ONE)
+    expected = X @ probe.kernel + probe.bias
+    for x in (X.tolist(), torch.tensor(X), torch.tensor(X, requires_grad=True)):
+        np.testing.assert_allclose(probe.logits(x), expected, rtol=1e-12)
+    half = torch.tensor(X, dtype=torch.bfloat16)
+    np.testing.assert_allclose(probe.logits(half), half.double().numpy() @ probe.kernel + probe.bias, rtol=1e-12)

@@ -3,10 +3,12 @@
 import keras
 import numpy as np
 import pytest
+from helpers.arrays import as_float64
 from keras import ops
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
 import keras_logit_adjust as kla
+from keras_logit_adjust._labels import masks
 
 M = kla.metrics
 L, N = 5, 60
@@ -211,3 +213,26 @@ def test_a_threshold_of_logits_is_refused_for_the_output_of_a_sigmoid():
     with pytest.raises(ValueError, match="must be between 0 and 1 for the output of a sigmoid"):
         M.BalancedAccuracy(2, threshold=0)(Y[:, 0], keras.layers.Activation("sigmoid")(LOGITS[:, :1]))
     M.MultiLabelBalancedAccuracy(L, threshold=0.5)(Y, scores)
+
+
+def test_the_errors_of_a_rare_label_are_counted_beside_many_negatives():
+    """One more negative does not change a float32 sum of 2²⁵, and F1 depends on the wrong ones."""
+    metric = M.PerLabelBalancedAccuracy(1, threshold=0)
+    f1 = M.MultiLabelMacroF1(1, threshold=0)
+    many = [(np.zeros((1, 1)), -np.ones((1, 1)), 2.0**25)]
+    batches = many + [(np.ones((4, 1)), np.ones((4, 1)), 1.0)] + [(np.zeros((1, 1)), np.ones((1, 1)), 1.0)] * 8
+    for target, scores, weight in batches:
+        for each in (metric, f1):
+            each.update_state(target, scores, sample_weight=np.full(len(target), weight))
+    np.testing.assert_allclose(float(f1.result()), 2 * 4 / (2 * 4 + 8), rtol=1e-6)
+    np.testing.assert_allclose(as_float64(metric.result()), [(1 + 2.0**25 / (2.0**25 + 8)) / 2], rtol=1e-6)
+
+
+def test_an_update_of_many_rows_is_summed_in_parts(monkeypatch):
+    rng = np.random.default_rng(0)
+    target, scores = rng.integers(0, 2, (50, L)), rng.normal(size=(50, L))
+    by_label = M.PerLabelBalancedAccuracy(L, threshold=0)
+    expected = as_float64(by_label(target, scores))
+    by_label.reset_state()
+    monkeypatch.setattr(masks, "_PART", 7)
+    np.testing.assert_allclose(as_float64(by_label(target, scores)), expected, rtol=1e-6)

@@ -188,3 +188,16 @@ def test_a_tail_is_off_only_where_labels_come_together():
         kla.data.subsample_multi_label(targets, [1, 1, 10], seed=0)
     with pytest.raises(ValueError, match="`num_unlabeled` must be"):
         kla.data.subsample_multi_label(targets, [1, 1, 1], seed=0, num_unlabeled=1)
+
+
+def test_duplicate_entries_of_a_sparse_matrix_are_its_sums():
+    rows, labels = np.nonzero(TARGETS)
+    whole = sparse.csr_matrix(TARGETS)
+    # Each entry is 3 and −2, and the labels of a row stand in the opposite order.
+    values, columns = np.tile([3, -2], rows.size), np.repeat(labels[np.lexsort((-labels, rows))], 2)
+    twice = sparse.csr_matrix((values, columns, 2 * np.searchsorted(rows, np.arange(N + 1))), TARGETS.shape)
+    assert not twice.has_canonical_format and (twice.toarray() == TARGETS).all()
+    first, second = (sampler_of(given) for given in (whole, twice))
+    np.testing.assert_array_equal(first.positive_counts, second.positive_counts)
+    np.testing.assert_array_equal(drawn(first, 2), drawn(second, 2))
+    assert twice.nnz == 2 * whole.nnz  # the matrix of the user stays as it was

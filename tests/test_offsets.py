@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 from helpers.offsets import COUNTS, WHOLE, between, draw
 from helpers.posthoc_models import numpy, randomize, rows, sequential
+from hypothesis import given
+from hypothesis import strategies as st
 from reference import log_prior
 from sklearn.metrics import f1_score, recall_score
 
@@ -205,8 +207,31 @@ def test_a_model_with_the_tau_of_tuned_offsets_decides_by_them(make, rng):
     logits = numpy(model(data))
     tuned = kla.tune_offsets(logits, rng.integers(0, 3, 60), COUNTS, bags=3)
     outputs = numpy(make(model, COUNTS, tau=tuned.tau)(data))
-    np.testing.assert_allclose(outputs, logits + tuned.offsets, rtol=1e-5, atol=1e-5)
+    shift = outputs - logits - tuned.offsets  # the same number for every class decides nothing
+    np.testing.assert_allclose(shift, np.full_like(shift, shift[0, 0]), rtol=1e-5, atol=1e-5)
     assert (outputs.argmax(-1) != logits.argmax(-1)).any()
+
+
+def test_offsets_of_a_logit_adjustment_have_its_strength_for_every_class():
+    log_prior = np.log(np.array([900, 90, 9, 1]) / 1000)
+    for tau in (0.0, 0.5, 1.0, 1.7):
+        offsets = -tau * log_prior
+        tuned = kla.held_out.TunedOffsets(offsets - offsets.mean(), offsets, 1.0, 1.0, log_prior)
+        np.testing.assert_allclose(tuned.tau, tau, rtol=1e-9, atol=1e-12)
+
+
+@given(
+    st.lists(st.integers(1, 10**6), min_size=2, max_size=6).filter(lambda counts: len(set(counts)) > 1),
+    st.integers(0, 2**32 - 1),
+)
+def test_no_constant_makes_the_strengths_of_offsets_more_alike(counts, seed):
+    log_prior = np.log(np.array(counts) / sum(counts))
+    offsets = np.random.default_rng(seed).normal(size=len(counts))
+    tau = kla.held_out.TunedOffsets(offsets, offsets, 1.0, 1.0, log_prior).tau
+    shift = -tau * log_prior - offsets
+    np.testing.assert_allclose(shift, np.full_like(shift, shift[0]), rtol=1e-6, atol=1e-6 * np.abs(shift).max())
+    for constant in (-1e-3, 1e-3):
+        assert np.var(tau) <= np.var(tau + constant / log_prior) * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("make", [kla.adjust, kla.fold_into_bias])

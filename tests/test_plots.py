@@ -358,3 +358,11 @@ def test_every_public_name_draws_a_figure(name):
     figure = FIGURES[name]()
     assert isinstance(figure, Figure)
     assert all(axes.has_data() for axes in figure.axes)
+
+
+def test_a_path_has_as_many_marks_as_are_given():
+    marks = {f"τ of seed {seed}": 0.1 * seed for seed in range(12)}
+    curve = {"tau": [0.0, 1.0], "value": [0.5, 0.6]}
+    figure = plots.tau_path({"erm": curve}, marks=marks)
+    labels = [line.get_label() for line in figure.axes[0].get_lines()]
+    assert [label for label in labels if label in marks] == [*marks]

@@ -1,5 +1,7 @@
 """Adjustment and folding of models with several outputs, each by counts of its own."""
 
+import collections
+
 import keras
 import numpy as np
 import pytest
@@ -312,3 +314,57 @@ def test_a_head_that_serves_another_output_is_not_folded(heads, named):
     model = keras.Model(inputs, heads(layers.Dense(5, "tanh")(inputs)), name="network")
     with pytest.raises(ValueError, match=r"'species' serves 2 outputs of 'network'.*Use `kla.adjust`"):
         kla.fold_into_bias(model, {name: COUNTS[name][: 3 if name == "species" else 2] for name in named})
+
+
+Pair = collections.namedtuple("Pair", ["species", "genus"])
+
+
+@pytest.mark.parametrize("is_graph", [True, False])
+def test_named_tuples_stay_named_tuples(is_graph):
+    class Two(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = layers.Dense(3), layers.Dense(2)
+
+        def call(self, inputs):
+            return Pair(self.first(inputs), self.second(inputs))
+
+    model = Two()
+    if is_graph:
+        inputs = keras.Input((6,))
+        model = keras.Model(inputs, model(inputs))
+    before = given(model)
+    counts = Pair(COUNTS["species"], None) if is_graph else {0: COUNTS["species"]}
+    adjusted = given(kla.adjust(model, counts, output="logits"))
+    assert type(adjusted) is type(before)
+    np.testing.assert_allclose(adjusted[0], before[0] - SHIFTS["species"], rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(adjusted[1], before[1])
+
+
+def test_a_config_is_read_without_a_change():
+    adjusted = kla.adjust(Subclassed(), {"species": COUNTS["species"]}, output="softmax")
+    given(adjusted)
+    config = adjusted.get_config()
+    for _ in range(2):
+        assert type(adjusted).from_config(config).places == adjusted.places
+
+
+@pytest.mark.parametrize(
+    ("units", "counts", "output", "message"),
+    [
+        (1, [90, 9, 1], "logits", r"gives 1 value for each example.*for 3 classes\. For one unit give two counts"),
+        (3, [90, 10], "sigmoid", r"gives 3 values for each example.*for one sigmoid unit"),
+    ],
+)
+def test_the_first_call_tells_counts_that_do_not_fit(units, counts, output, message):
+    class Late(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = layers.Dense(units)
+
+        def call(self, inputs):
+            return self.dense(inputs)
+
+    adjusted = kla.adjust(Late(), counts, output=output)
+    with pytest.raises(ValueError, match=message):
+        adjusted(X)

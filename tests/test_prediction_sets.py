@@ -224,3 +224,15 @@ def test_the_level_of_an_interval_lies_between_0_and_1(level, rng):
     logits = rng.normal(size=(40, 2)) + 2 * np.eye(2)[y]
     with pytest.raises(ValueError, match="`level` must .*level="):
         kla.held_out.PredictionSets(logits, y, [20, 20]).evaluate(logits, y, level=level)
+
+
+def test_few_logits_of_one_unit_may_all_lie_between_0_and_1(rng):
+    y = np.repeat([0, 1], 40)
+    logits = rng.normal(size=80) + 3 * y - 1
+    sets = PredictionSets(logits, y, [60, 20])
+    few = np.array([0.2, 0.6, 0.9])
+    expected = sets.sets(np.append(few, [-30.0, 30.0]))[:3]
+    np.testing.assert_array_equal(sets.sets(few), expected)
+    np.testing.assert_array_equal(sets.sets(few[:1]), expected[:1])
+    with pytest.raises(ValueError, match="must be logits. Received numbers in"):
+        PredictionSets(1 / (1 + np.exp(-logits)), y, [60, 20])

@@ -123,3 +123,10 @@ def test_a_sampler_made_anew_beside_a_file_of_a_later_batch_is_noticed(tmp_path)
         fit(make(), [SamplerBackup(make(), path)], epochs=1)
     again = SamplerBackup.restore(path, LABELS)
     fit(again, [SamplerBackup(again, path)], epochs=1)  # in tests, a warning is an error
+
+
+def test_the_folder_of_the_file_is_made(tmp_path):
+    path = tmp_path / "new" / "folder" / "sampler.json"
+    sampler = make()
+    fit(sampler, [SamplerBackup(sampler, path)], epochs=1)
+    assert SamplerBackup.restore(path, LABELS).start_step == 7

@@ -1,7 +1,9 @@
 """`LongTailSampler`: the shares of the classes, against the formulas, by counting and by χ² over fixed seeds."""
 
+import concurrent.futures
 import math
 import pathlib
+import sys
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from helpers.tails import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_logit_adjust.data import LongTailSampler, read_class_counts
+from keras_logit_adjust.data import LongTailSampler, _strategies, read_class_counts
 from keras_logit_adjust.data._plan import splitmix64
 
 quick = settings(max_examples=60)
@@ -312,3 +314,18 @@ def test_progressive_draws_with_replacement_follow_the_epoch():
         rows = np.concatenate([sampler.rows(10 * epoch + step) for step in range(10)])
         drawn = np.bincount(labels[rows], minlength=4)
         assert (np.abs(drawn - due) <= 4 * np.sqrt(due)).all()
+
+
+def test_progressive_shares_are_the_same_in_many_threads():
+    """tf.data may draw batches of one sampler in several threads."""
+    epochs = np.random.default_rng(0).integers(0, 30, 400)
+    alone = [_strategies.Progressive(np.array([50, 9, 1]), 20, 60).expected(60 * e + 7) for e in epochs]
+    together = _strategies.Progressive(np.array([50, 9, 1]), 20, 60)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(lambda e: together.expected(60 * e + 7), np.tile(epochs, 5)))
+    finally:
+        sys.setswitchinterval(before)
+    np.testing.assert_allclose(found, alone * 5, rtol=1e-9)

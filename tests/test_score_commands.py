@@ -241,6 +241,10 @@ def test_a_damaged_array_is_refused(capsys):
     pathlib.Path("scores.npy").write_bytes(b"no array")
     assert main(["adjust", "scores.npy", "--counts", "counts.csv", "--output", "out.npy"]) == 2
     assert "scores.npy must be an array of numbers, as numpy.save writes it" in capsys.readouterr().err
+    with open("scores.npy", "wb") as file:
+        np.savez(file, scores=np.ones((2, 3)))
+    assert main(["adjust", "scores.npy", "--counts", "counts.csv", "--output", "out.npy"]) == 2
+    assert "it is an archive of arrays, as numpy.savez writes it" in capsys.readouterr().err
 
 
 # --- By name ---------------------------------------------------------------------------------------------------------

@@ -310,7 +310,8 @@ def test_numbers_without_names_are_refused_beside_named_columns(argument, form):
         form = list  # no prior is a strength
     given = {"class_counts": by_name, argument: form(list(by_name.values()))}
     rule = rf"`{argument}` must name its classes.*beside columns \['cat', 'ant', 'bee'\]"
-    with pytest.raises(ArgumentError, match=rf"{rule}: give dict\(zip\(names, {argument}\)\)"):
+    numbers = rf"{argument}\.counts" if form is kla.priors.as_prior else argument  # a prior has no iterator
+    with pytest.raises(ArgumentError, match=rf"{rule}: give dict\(zip\(names, {numbers}\)\)"):
         kla.adjust_scores(frame, **given)
     found = kla.adjust_scores(frame, **{"class_counts": by_name, argument: by_name})
     columns = [by_name[name] for name in frame.columns]

@@ -197,3 +197,24 @@ def test_a_model_in_place_of_its_logits_is_told_how_to_get_them():
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)], name="mine")
     with pytest.raises(ValueError, match="'mine': give kla.held_out.predict_logits.model, x."):
         kla.calibrate(model, (np.zeros((2, 1)), np.zeros(2, "int32")))
+
+
+def test_an_infinite_logit_of_one_unit_is_a_sure_answer():
+    y, scores = np.array([0, 0, 1, 1]), np.array([[-np.inf], [np.inf], [np.inf], [1.0]])
+    assert float(kla.metrics.BalancedAccuracy(2, threshold=0)(y, scores)) == 0.75
+    scores[3] = np.nan  # no class wins
+    assert float(kla.metrics.BalancedAccuracy(2, threshold=0)(y, scores)) == 0.5
+
+
+def test_a_threshold_is_refused_beside_two_columns():
+    with pytest.raises(ValueError, match=r"`threshold` is for one sigmoid unit.*threshold=0\.3.*\(4, 2\)"):
+        kla.metrics.BalancedAccuracy(2, threshold=0.3)([0, 0, 1, 1], np.zeros((4, 2)))
+
+
+def test_ignored_rows_of_one_unit_are_left_out_of_the_choice_of_tau(rng):
+    y = np.repeat([0, 1, 255], [40, 20, 9])
+    logits = rng.normal(size=69) + 2 * (y == 1) - 1
+    expected = kla.tune_tau(logits[:60], y[:60], [40, 20], folds=2).tau
+    for given in (logits, logits[:, None]):
+        assert kla.tune_tau(given, y, [40, 20], folds=2, ignore_class=255).tau == pytest.approx(expected)
+        assert kla.tune_tau(given, y[:, None], [40, 20], folds=2, ignore_class=255).tau == pytest.approx(expected)

@@ -91,3 +91,10 @@ def test_what_a_study_would_ignore_or_cannot_do_is_refused(name, field, value, m
     with pytest.raises(ValueError, match=message):
         studies.run_study(name, config=dataclasses.replace(CONFIG, **{field: value}))
     assert fitted == []
+
+
+def test_a_study_refuses_options_that_it_has_not():
+    with pytest.raises(ValueError, match="The study 'consistency' has no option `epochs`. It has sizes, trials"):
+        studies.run_study("consistency", epochs=3)
+    with pytest.raises(ValueError, match="The study 'many-classes' has no option `sizes`. It has num_classes"):
+        studies.run_study("many-classes", sizes=[3])

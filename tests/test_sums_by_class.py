@@ -41,3 +41,15 @@ def test_parts_are_taken_in_a_step_whose_batch_has_any_size(rng, monkeypatch, co
     right = scores.argmax(axis=1) == ids
     expected = np.bincount(ids, right, minlength=3) / np.bincount(ids, minlength=3)
     np.testing.assert_allclose(seen["balanced"], expected.mean(), rtol=1e-6)
+
+
+def test_more_rows_than_2_to_the_24_are_counted():
+    rows = ops.ones((2**24 + 1000, 1), "float32")
+    np.testing.assert_allclose(as_float64(_labels.sum_rows(rows)), [2**24 + 1000], rtol=1e-7)
+
+
+@pytest.mark.parametrize("part", [1, 3, 7, 12, 100])
+def test_sums_of_rows_in_parts_are_the_sums_at_once(rng, monkeypatch, part):
+    monkeypatch.setattr(masks, "_PART", part)
+    values = rng.normal(size=(21, 4)).astype("float32")
+    np.testing.assert_allclose(as_float64(_labels.sum_rows(ops.convert_to_tensor(values))), values.sum(0), rtol=1e-5)

@@ -13,7 +13,7 @@ from helpers.distributed_fit import BATCH, CASES, COUNTS, ONLY_WORKERS, X, Y, ba
 
 import keras_logit_adjust
 from keras_logit_adjust import tf_distribute
-from keras_logit_adjust.tf_distribute import _keras
+from keras_logit_adjust.tf_distribute import _data, _keras
 
 PROGRAM = pathlib.Path(__file__).with_name("helpers") / "distributed_fit.py"
 LOCAL = "local_norm_and_files"  # normalizes by replica: the same on all workers, another on one device
@@ -229,3 +229,36 @@ def test_all_that_is_taken_from_keras_is_there():
     assert not found, "; ".join(found)
     assert [*missing(model, {"fit": ("nothing",), "nowhere": None})]  # it can fail
     assert keras.layers.BatchNormalization(synchronized=True).synchronized
+
+
+IDS = np.random.default_rng(3).integers(0, 3, (6, 4))
+# What the labels are: their array, and the number of axes of the model's output.
+LABELS = {
+    "ids": (IDS[:, 0], 2),
+    "a column of ids": (IDS[:, :1], 2),
+    "rows": (np.eye(3)[IDS[:, 0]], 2),
+    "ids of positions": (IDS, 3),
+    "columns of ids of positions": (IDS[..., None], 3),
+    "rows of positions": (np.eye(3)[IDS], 3),
+}
+
+
+@pytest.mark.parametrize("kind", LABELS)
+def test_class_weights_follow_ids_and_rows_of_examples_and_of_positions(kind):
+    labels, rank = LABELS[kind]
+    dataset = tf.data.Dataset.from_tensor_slices((np.zeros((6, 2)), labels)).batch(6)
+    _, _, weight = next(iter(_data.weigh_classes(dataset, {0: 0.5, 2: 3.0}, rank)))
+    ids = IDS if rank == 3 else IDS[:, 0]
+    np.testing.assert_array_equal(weight, np.array([0.5, 1.0, 3.0])[ids])
+
+
+def test_class_weights_of_positions_weigh_the_loss():
+    x = np.random.default_rng(4).normal(size=(6, 4, 2)).astype("float32")
+    model = keras.Sequential([keras.Input((4, 2)), keras.layers.Dense(3)])
+    model.compile(keras.optimizers.SGD(0.0), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    logits = model.predict(x, verbose=0).astype("float64")
+    dataset = tf.data.Dataset.from_tensor_slices((x, IDS)).batch(6)
+    history = tf_distribute.fit(model, dataset, class_weight={0: 0.5, 2: 3.0}, verbose=0)
+    each = np.log(np.exp(logits).sum(-1)) - np.take_along_axis(logits, IDS[..., None], -1)[..., 0]
+    expected = (each * np.array([0.5, 1.0, 3.0])[IDS]).mean()
+    np.testing.assert_allclose(history.history["loss"][0], expected, rtol=1e-5)

@@ -329,6 +329,16 @@ BAD = {
 }
 
 
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_a_subclassed_model_in_half_precision_takes_inputs_in_float32(policy, rng, tmp_path):
+    model, data = Subclassed(3, "softmax", dtype=policy), rows(rng, 7, WIDTH)
+    model.dense.dtype_policy = keras.DTypePolicy("float32")
+    adjusted = kla.adjust(model, COUNTS, output="softmax")
+    expected = adjusted.predict(data, verbose=0)
+    outputs = signature(serving.export(adjusted, tmp_path / "served"), "serving_default", [data])
+    np.testing.assert_allclose(outputs["probabilities"], expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input_is_refused_and_nothing_written(name, tmp_path):
     make, path, options, message = BAD[name]

@@ -208,3 +208,44 @@ def test_independent_labels_of_two_recalls_each_are_tuned_by_log_odds(rng):
     assert tuned.coverage["classes"] == 6
     assert tuned.tau > 1  # 2 is right
     assert tuned.best == kla.TauPath(on, logits, positives, num_examples=examples).best()
+
+
+# --- cross-fitting without some of the rows --------------------------------------------------------------------------
+
+
+def fixed(rng):
+    """A training function that returns the same linear model each time, and the shapes that it was given."""
+    model, seen = sequential(layers.Dense(3), width=4), []
+    model.layers[0].kernel.assign(rng.normal(size=(4, 3)))
+    return lambda x, y: (seen.append((x, y)), model)[1], seen
+
+
+@pytest.mark.parametrize("form", [lambda y: y, lambda y: y[:, None]])
+def test_ignored_rows_are_in_no_fold_of_a_cross_fit(form, rng):
+    y = rng.permutation(np.repeat([0, 1, 2, 255], [30, 13, 7, 10]))
+    x, known = rows(rng, 60, 4), y < 255
+    train, seen = fixed(rng)
+    tuned = kla.tune_tau(train, (x, form(y)), [30, 13, 7], cross_fit=3, seed=1, ignore_class=255)
+    expected = kla.tune_tau(train, (x[known], y[known]), [30, 13, 7], cross_fit=3, seed=1)
+    assert tuned.tau == expected.tau and tuned.interval == expected.interval
+    assert all((labels < 3).all() and len(labels) == len(part) for part, labels in seen)
+
+
+def test_a_cross_fit_needs_two_classes_of_two_examples(rng):
+    train, _ = fixed(rng)
+    with pytest.raises(ValueError, match=r"two examples of two classes.*Received \[9, 0, 0\] examples of the classes"):
+        kla.tune_tau(train, (rows(rng, 9, 4), np.zeros(9, "int64")), [9, 2, 1], cross_fit=3)
+
+
+def test_results_can_be_compared_and_hashed(rng):
+    y, logits = gaussian(rng, COUNTS, 6, 1.0)
+    tuned = kla.tune_tau(logits, y, COUNTS)
+    offsets = kla.tune_offsets(logits, y, COUNTS, bags=0)
+    for result in (tuned, offsets):
+        assert result == result and {result} == {result} and result != object()
+
+
+def test_no_examples_have_no_logits():
+    model = sequential(layers.Dense(3), width=4)
+    with pytest.raises(ValueError, match="`x` must have at least one example. Received none"):
+        kla.held_out.predict_logits(model, np.zeros((0, 4), "float32"))

@@ -1,6 +1,6 @@
 """Read labels, masks and weights by their static shapes, for losses, metrics and streaming priors."""
 
-from keras_logit_adjust._labels.masks import align_weight, combine_masks, sum_by_class, zero_masked
+from keras_logit_adjust._labels.masks import align_weight, combine_masks, sum_by_class, sum_rows, zero_masked
 from keras_logit_adjust._labels.reading import (
     Labels,
     check_logits,
@@ -38,6 +38,7 @@ __all__ = [
     "read_ids",
     "read_targets",
     "sum_by_class",
+    "sum_rows",
     "to_tensor",
     "to_tensor_of_gradients",
     "zero_masked",

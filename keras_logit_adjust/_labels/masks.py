@@ -66,6 +66,15 @@ def zero_masked(values, mask):
     return ops.where(mask, values, ops.zeros_like(values))
 
 
+def sum_rows(values):
+    """The sum of the rows `[N, L]`, in partial sums as in `sum_by_class`."""
+    size = ops.shape(values)[0]
+    if isinstance(size, int) and size <= _PART:
+        return ops.sum(values, axis=0)
+    part = ops.arange(size, dtype="int32") // _PART
+    return ops.sum(ops.segment_sum(values, part, num_segments=size // _PART + 1), axis=0)
+
+
 def sum_by_class(values, ids, num_classes):
     """The sum of the values `[...]` of each class, `[L]`.
 

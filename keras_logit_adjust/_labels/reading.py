@@ -273,4 +273,6 @@ def of_unit(y_pred, threshold):
     The second class wins if the score is above the threshold.
     """
     scores = at_least_float32(y_pred)
-    return ops.concatenate([0.0 * scores + threshold, scores], axis=-1)  # NaN in both columns: no class wins
+    # NaN in both columns: no class wins. A product of 0 and the scores would make infinite scores NaN too.
+    limit = ops.where(ops.isnan(scores), scores, ops.cast(threshold, scores.dtype))
+    return ops.concatenate([limit, scores], axis=-1)

@@ -76,6 +76,7 @@ class SamplerBackup(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self._warn_of_another_step()
+        os.makedirs(os.path.dirname(os.path.abspath(self.path)), exist_ok=True)
         self._before = self._step = self._saved = self.sampler.start_step
 
     def _warn_of_another_step(self):

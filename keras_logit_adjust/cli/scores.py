@@ -105,7 +105,10 @@ def read(path, class_counts, options):
 
 def _read_npy(path):
     try:
-        return Table(np.load(path, allow_pickle=False))
+        loaded = np.load(path, allow_pickle=False)
+        if not isinstance(loaded, np.ndarray):
+            raise ValueError("it is an archive of arrays, as numpy.savez writes it.")
+        return Table(loaded)
     except (ValueError, EOFError, OSError) as error:
         raise ValueError(
             f"{path} must be an array of numbers, as numpy.save writes it. Loading failed: {error}"

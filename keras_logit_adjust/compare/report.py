@@ -75,6 +75,7 @@ def in_versions(results):
 def to_table(header, rows):
     """A Markdown table of texts, the first column to the left and the others to the right."""
     rule = "|---|" + "---:|" * (len(header) - 1)
+    header, *rows = ([cell.replace("|", "\\|") for cell in row] for row in (header, *rows))  # a name may have a bar
     return "\n".join(["| " + " | ".join(header) + " |", rule, *("| " + " | ".join(row) + " |" for row in rows)])
 
 

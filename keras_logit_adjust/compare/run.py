@@ -14,7 +14,7 @@ from keras_logit_adjust.compare.config import as_config
 from keras_logit_adjust.compare.gathering import gather
 from keras_logit_adjust.compare.jobs import check_jobs
 from keras_logit_adjust.compare.loading import Loader
-from keras_logit_adjust.compare.methods import spell_out
+from keras_logit_adjust.compare.methods import GROUPS, spell_out
 from keras_logit_adjust.compare.missing import recipe_for, train_missing
 from keras_logit_adjust.compare.records import Predictions
 
@@ -92,6 +92,11 @@ def compared(config=None, *, methods=DEFAULT_METHODS, seeds=3, output=None, jobs
     """A comparison as `Compared`; without `output` its folder is deleted at the end, if no error was raised."""
     config = as_config(config)
     methods = methods.split(",") if isinstance(methods, str) else list(methods)
+    if baseline in GROUPS:
+        raise _checks.ArgumentError(
+            "baseline",
+            f"`baseline` must be one method. Received the group {baseline!r}: {', '.join(GROUPS[baseline])}.",
+        )
     (baseline,) = spell_out([baseline], validation=config.validation, recipe=config.recipe)[-1:]
     methods = spell_out(
         [*methods, *[baseline] * (baseline != "erm")], validation=config.validation, recipe=config.recipe

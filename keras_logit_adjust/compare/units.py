@@ -53,7 +53,7 @@ class Scaler:
         self.shift, self.unit = _range_of(x) if self.is_image else _moments_of(x)
 
     def __call__(self, x):
-        if self.is_image and x.dtype == "uint8" and np.all(self.unit == 1):
+        if self.is_image and x.dtype == "uint8" and self.shift == 0 and self.unit == 1:
             return x
         scaled = np.empty(x.shape, "float32")
         for rows in _pieces(x):
@@ -88,8 +88,10 @@ def _range_of(x):
     """The pixel values that become 0, and the size of one step of 255, for images."""
     low, high = float(x.min()), float(x.max())
     if low >= 0 and 1 < high <= 255 and all((x[rows] == np.floor(x[rows])).all() for rows in _pieces(x)):
-        return 0.0, 1.0
-    return (low, (high - low) / 255) if high > low else (low, 1.0)
+        low, unit = 0.0, 1.0
+    else:
+        unit = (high - low) / 255 if high > low else 1.0
+    return np.float64(low), np.float64(unit)  # a number of Python would let images in float16 overflow
 
 
 def _moments_of(x):

@@ -126,7 +126,7 @@ def _class_names(path, num_classes):
     if path is not None:
         with np.load(path, allow_pickle=False) as file:
             if "class_names" in file:
-                names = [str(name) for name in file["class_names"]]
+                names = _texts_of(file, path)
                 if len(names) != num_classes or len({*names}) != num_classes:
                     raise _checks.ArgumentError(
                         "train",
@@ -135,6 +135,19 @@ def _class_names(path, num_classes):
                     )
                 return names
     return [str(c) for c in range(num_classes)]
+
+
+def _texts_of(file, path):
+    """The array `class_names` of an open `.npz` file as texts."""
+    try:
+        names = file["class_names"]
+    except ValueError as error:  # an array of objects
+        raise _checks.ArgumentError(
+            "train",
+            f"`class_names` of {path} must be an array of texts. Received an array of objects, as pandas makes it: "
+            "save np.array(class_names, dtype=str).",
+        ) from error
+    return (np.char.decode(names, "utf-8") if names.dtype.kind == "S" else names.astype(str)).tolist()
 
 
 def _read_pair(source, name):

@@ -113,10 +113,11 @@ class Progressive:
 
     def _due_before(self, epoch):
         scheduled = min(epoch, self.epochs)
-        known = max(e for e in self._due if e <= scheduled)
-        due = sum((self.length * self.in_epoch(e) for e in range(known, scheduled)), start=self._due[known])
+        table = self._due  # read once: another thread may replace it
+        known = max(e for e in table if e <= scheduled)
+        due = sum((self.length * self.in_epoch(e) for e in range(known, scheduled)), start=table[known])
         # Keep only the last epochs: for many classes a table of all epochs would be too large.
-        self._due = {0: self._due[0], **dict([*self._due.items()][-2:]), scheduled: due}
+        self._due = {0: table[0], **dict([*table.items()][-2:]), scheduled: due}
         return due + (epoch - scheduled) * self.length * self.in_epoch(epoch)
 
 

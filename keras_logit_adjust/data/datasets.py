@@ -113,10 +113,11 @@ def load(
             - any classification set of TensorFlow Datasets that is on disk;
             - a pair of arrays `(x, y)` or the path of an `.npz` file with `x` and `y`: images `[N, H, W, C]` or
               `[N, H, W]`, or rows `[N, columns]`. Give `test` too.
-        imbalance_ratio: the largest count over the smallest, for a profile other than "none"; by default 100, and 50
-            for "banking77_lt".
+        imbalance_ratio: the largest count over the smallest, by default 100, and 50 for "banking77_lt". It and
+            `max_count` need a profile other than "none".
         profile: "exponential", "step", "zipf", or "none" for the set as it is. "auto" is "exponential", but "none" for
-            your own arrays and for sets that are long-tailed already ("imagenet_lt", "i_naturalist2018").
+            your own arrays and for sets that are long-tailed already ("imagenet_lt", "i_naturalist2018" and
+            "i_naturalist2021").
         validation: "stratified" cuts `validation_fraction` of every class (at least one example of classes that have
             two) from the training subset. "outside" takes unused examples of the source. "aside" takes the first 20
             examples of every class, for every seed, and draws the training subset from the others. "none" takes none.
@@ -155,6 +156,13 @@ def load(
     source = _find_source(name, data_dir, test)
     title = name if isinstance(name, str) else os.fspath(name) if isinstance(name, os.PathLike) else "arrays"
     profile = resolve_profile(name, profile)
+    for argument, value in {"imbalance_ratio": imbalance_ratio, "max_count": max_count}.items():
+        if profile == "none" and value is not None:
+            raise _checks.ArgumentError(
+                argument,
+                f"`{argument}` is for a tail that is imposed, and {title!r} is taken as it is. Received: "
+                f'{argument}={value}. Leave it out, or give profile="exponential".',
+            )
     # Two independent random streams, so that the validation setting does not change the subset.
     subset_seed, cut_seed = np.random.SeedSequence(seed).spawn(2)
     aside = _first_of_each(source) if validation == "aside" else np.array([], dtype="int64")

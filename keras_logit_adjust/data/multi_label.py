@@ -227,6 +227,9 @@ def as_pairs(targets):
     """`(rows, labels)` of every target that is on, in order of rows, and the shape `[N, L]`."""
     is_sparse = hasattr(targets, "tocsr")
     matrix = targets.tocsr() if is_sparse else _labels.as_targets(targets)
+    if is_sparse and not matrix.has_canonical_format:
+        matrix = matrix.copy()
+        matrix.sum_duplicates()  # the numbers of the matrix are these sums; it sorts the labels of a row, too
     values = _labels.as_targets(matrix.data) if is_sparse else matrix
     if matrix.ndim != 2 or 0 in matrix.shape:
         raise _checks.ArgumentError(

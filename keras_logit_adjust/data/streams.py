@@ -76,7 +76,7 @@ def rebalance(
             With 1 examples are only left out; None means no limit.
         repeat: whether a finite dataset is read again and again, with new draws each time. The result is then endless,
             and `fit` needs `steps_per_epoch`. Otherwise the dataset is read once, and an incomplete last batch is
-            dropped.
+            dropped; another pass over the result makes the same draws.
         beta: β of "effective_number".
         block_size: examples read at a time; 8 batches by default.
 

@@ -36,7 +36,10 @@ class Scorer:
         self.log_prior, self.chunk_size = prior.logits, _checks.check_integer(chunk_size, "chunk_size", minimum=1)
 
     def intervals(self, y_true, features):
-        """The ends of the intervals of a batch, and its class ids: equal to `_intervals.of_examples` of all scores."""
+        """The ends of the intervals of a batch, and its class ids: those of `_intervals.of_examples` of all scores.
+
+        Two classes with the same kernel tie only up to rounding, here and in a matrix product of all scores.
+        """
         _scores.check_rows(y_true, features, ("y_true", "features"))
         features = _reading.as_numbers(features, "features")
         if features.ndim < 2 or features.shape[-1] != self.kernel.shape[1] or not features.size:

@@ -228,9 +228,10 @@ def as_ids(y_true, num_examples, num_classes, *, name="y_true"):
 
 def without_ignored(y_true, logits, ignore_class, name="logits"):
     """The ids and rows of arrays whose id is another than `ignore_class`."""
-    if y_true.ndim > 1 and y_true.shape[-1] == 1 and y_true.ndim == logits.ndim:
+    rows = logits.shape if logits.ndim == 1 else logits.shape[:-1]  # one sigmoid unit may have no axis of its own
+    if y_true.ndim > 1 and y_true.shape[-1] == 1 and y_true.ndim == len(rows) + 1:
         y_true = y_true[..., 0]
-    if y_true.shape != logits.shape[:-1]:
+    if y_true.shape != rows:
         raise ValueError(
             f"`ignore_class` goes with class ids, one for each row of {name}. "
             f"Received labels of shape {y_true.shape} for {name} of shape {logits.shape}."

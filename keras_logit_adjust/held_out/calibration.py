@@ -82,7 +82,8 @@ def calibrate(logits, y_true, *, method="temperature", class_prior=None, indepen
     logits = _reading.as_numbers(logits, "logits")
     _reading.check_order(y_true, logits)
     if logits.ndim == 1 or logits.shape[-1:] == (1,):  # one sigmoid unit
-        logits, independent = logits.reshape(-1, 1), True
+        logits = logits.reshape(-1, 1)
+        y_true, independent = y_true if independent else _reading.as_ids(y_true, len(logits), 2), True
     logits = _reading.as_logits(logits, logits.shape[-1] if logits.ndim else 1, independent=independent)
     labels = (_reading.as_multi_hot if independent else _reading.as_ids)(y_true, *logits.shape)
     loss = _Loss(logits, labels, _example_weights(labels, logits.shape[1], class_prior, independent))

@@ -45,6 +45,7 @@ class TargetPrior:
         smallest_singular_value: the smallest singular value of BBSE's confusion matrix `P(ŷ|y)`. Errors grow by at
             most one over this number. None for EM.
         confused_classes: classes that BBSE cannot tell apart, as a tuple; empty where its matrix is well conditioned.
+        class_names: the names that the columns of the logits had, in their order; None if they had no names.
     """
 
     prior: np.ndarray
@@ -57,6 +58,7 @@ class TargetPrior:
     converged: bool | None = None
     smallest_singular_value: float | None = None
     confused_classes: tuple = ()
+    class_names: list | None = None
 
     @property
     def effective_prior(self):
@@ -162,7 +164,7 @@ def estimate_target_prior(
         )
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
     low, high = _widened(estimate, low, high, counted, level)
-    return TargetPrior(estimate, low, high, level, method, logits.shape[0], **diagnosis)
+    return TargetPrior(estimate, low, high, level, method, logits.shape[0], class_names=names, **diagnosis)
 
 
 def _with_pseudo_count(prior, num_examples):

@@ -6,7 +6,7 @@ import numpy as np
 from scipy import optimize, special
 
 from keras_logit_adjust import _arrays, _checks, _scores
-from keras_logit_adjust.held_out import _logistic
+from keras_logit_adjust.held_out import _logistic, _reading
 from keras_logit_adjust.priors.formulas import log_prior
 
 PENALTIES = (1.0, 0.1, 0.01, 1e-3, 1e-4)
@@ -45,7 +45,7 @@ class LinearProbe:
 
     def logits(self, x):
         """Float64 logits `[N, L]` of features `[N, D]`."""
-        return np.asarray(x, "float64") @ self.kernel + self.bias
+        return _reading.as_numbers(x, "x").astype("float64") @ self.kernel + self.bias
 
     def __repr__(self):
         columns, num_classes = self.kernel.shape

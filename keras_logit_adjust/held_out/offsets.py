@@ -16,7 +16,7 @@ OBJECTIVES = ("macro_f1", "balanced")
 _TAU = {"macro_f1": 0.5, "balanced": 1.0}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class TunedOffsets:
     """The result of `kla.tune_offsets`.
 
@@ -28,6 +28,7 @@ class TunedOffsets:
             examples chose the offsets. Averaging and shrinking can still leave it below `value_of_base`.
         value_of_base: the objective on the same examples with `base`.
         log_prior: `[L]` `log π`, or the log-odds of independent labels and of one sigmoid unit.
+        exclusive: whether `offsets` are those of two or more classes that exclude each other.
     """
 
     offsets: np.ndarray
@@ -35,16 +36,27 @@ class TunedOffsets:
     value: float
     value_of_base: float
     log_prior: np.ndarray = dataclasses.field(repr=False)
+    exclusive: bool = dataclasses.field(default=True, repr=False)
 
     @property
     def tau(self):
-        """`[L]` the strengths that make these offsets, `−τ·log π`: for `kla.adjust` and `kla.fold_into_bias`."""
+        """`[L]` the strengths that make these offsets, `−τ·log π`: for `kla.adjust` and `kla.fold_into_bias`.
+
+        A constant added to the offsets of classes that exclude each other changes nothing. It is the one that makes
+        the strengths most alike: where the offsets are a logit adjustment, every strength is its τ.
+        """
         if (bad := self.log_prior == 0).any():
             raise ValueError(
                 f"No τ shifts a label that half of the examples have: {_checks.name_classes(bad)}. Remedy: "
                 "kla.adjust(model, …, tau=0, calibration=kla.Calibration(bias=tuned.offsets))."
             )
-        return -self.offsets / self.log_prior
+        tau, slope = -self.offsets / self.log_prior, 1.0 / self.log_prior
+        if not self.exclusive or np.ptp(slope) == 0:
+            return tau
+        # The least variance of τ + c·slope over c. Both are divided by the largest slope, which may be 1e6.
+        scale = np.abs(slope).max()
+        tau_apart, slope_apart = (tau - tau.mean()) / scale, (slope - slope.mean()) / scale
+        return tau - slope * (tau_apart @ slope_apart) / (slope_apart @ slope_apart)
 
 
 def tune_offsets(
@@ -126,7 +138,7 @@ def tune_offsets(
         find = functools.partial(_find_threshold, objective=objective, shrinkage=shrinkage, bags=bags, seed=seed)
         columns = _with_progress(zip(logits.T, labels.T, base, strict=True), "labels", prior.size)
         offsets, *values = np.transpose([find(*column) for column in columns])
-        return TunedOffsets(offsets, base, *map(_mean_of_known, values), prior.logits)
+        return TunedOffsets(offsets, base, *map(_mean_of_known, values), prior.logits, exclusive=False)
     ids, examples = labels, np.bincount(labels, minlength=prior.size)
     mix = None if class_prior is None else as_prior(class_prior, independent=False, name="class_prior").probabilities
     if mix is not None:
@@ -149,7 +161,7 @@ def tune_offsets(
     whole = make(ids, weights, np.ones(ids.size))
     values = (whole.value(whole.tallies((logits + candidate).argmax(axis=-1))) for candidate in (offsets, base))
     if is_unit:
-        return TunedOffsets(np.diff(offsets), np.diff(base), *values, np.diff(prior.logits))
+        return TunedOffsets(np.diff(offsets), np.diff(base), *values, np.diff(prior.logits), exclusive=False)
     return TunedOffsets(offsets - offsets.mean(), base - base.mean(), *values, prior.logits)
 
 

@@ -39,7 +39,9 @@ def predict_logits(model, x, *, output="auto", batch_size=256):
     """
     batch_size = _checks.check_integer(batch_size, "batch_size", minimum=1)
     predict, x = logits_model(model, output=output), as_arrays(x)
-    starts = range(0, len(keras.tree.flatten(x)[0]), batch_size)
+    if not (size := len(keras.tree.flatten(x)[0])):
+        raise _checks.ArgumentError("x", "`x` must have at least one example. Received none.")
+    starts = range(0, size, batch_size)
     return np.concatenate([predict(take(x, slice(start, start + batch_size))) for start in starts])
 
 

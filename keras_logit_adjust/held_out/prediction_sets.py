@@ -179,7 +179,11 @@ class PredictionSets:
         return self._sets(self._read(logits))
 
     def _read(self, logits):
-        return _reading.as_logits(logits, self.prior.size, class_names=self._class_names)
+        reader = _reading.Reader(self.prior.size, class_names=self._class_names)
+        matrix = reader.logits(logits).astype("float64")
+        if not reader.is_unit:  # a few logits of one unit may all be in [0, 1]; those of the calibration were checked
+            reader.check()
+        return matrix
 
     def _sets(self, logits):
         return self._scores(logits) >= self.thresholds

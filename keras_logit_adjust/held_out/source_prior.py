@@ -32,6 +32,7 @@ class SourcePrior:
         high: `[L]` upper ends.
         level: the nominal coverage of each interval.
         examples: `[L]` labeled examples of each class.
+        class_names: the names that the columns of the logits had, in their order; None if they had no names.
     """
 
     prior: np.ndarray
@@ -39,6 +40,7 @@ class SourcePrior:
     high: np.ndarray
     level: float
     examples: np.ndarray
+    class_names: list | None = None
 
     @property
     def effective_prior(self):
@@ -121,7 +123,7 @@ def estimate_source_prior(logits, y_true, *, class_prior=None, level=0.95):
     bias = _best_bias(logits, ids, (mix / examples)[ids], mix)
     prior = np.maximum(special.softmax(np.log(mix) - bias), _SMALLEST)
     low, high = _interval(logits, ids, prior, mix, level=level)
-    return SourcePrior(prior, low, high, level, examples)
+    return SourcePrior(prior, low, high, level, examples, class_names=names)
 
 
 def _best_bias(logits, ids, weight, mix):

@@ -12,7 +12,7 @@ import warnings
 import keras
 import numpy as np
 
-from keras_logit_adjust import _checks, _scores, layers, priors
+from keras_logit_adjust import _checks, _labels, _scores, layers, priors
 from keras_logit_adjust.held_out import _reading, predict
 from keras_logit_adjust.held_out._intervals import Steps
 from keras_logit_adjust.held_out.tau_path import BestTau, TauPath, robust_point
@@ -23,7 +23,7 @@ NEAR = 2.0  # a class is known only near examples: of classes at most this many 
 _FAR = np.log(NEAR) + 1e-9
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class TunedTau:
     """The result of `kla.tune_tau`. `float(tuned)` is its τ, and functions take the result in place of a τ.
 
@@ -52,7 +52,7 @@ class TunedTau:
     coverage: dict
     unknown: float
     path: TauPath = dataclasses.field(repr=False)
-    weight: np.ndarray = dataclasses.field(repr=False, compare=False)
+    weight: np.ndarray = dataclasses.field(repr=False)
 
     def __float__(self):
         return self.tau
@@ -197,7 +197,8 @@ def _read(model_or_logits, validation_data, class_counts, num_examples, *, cross
     names = None if is_model else _reading.names_of(model_or_logits, class_counts=class_counts)
     prior = as_prior(class_counts, num_examples, class_names=names)
     if cross_fit is not None:
-        return prior, _cross_fit(model_or_logits, validation_data, prior, folds=cross_fit, seed=seed, **prediction)
+        options = {"folds": cross_fit, "seed": seed, "ignore_class": ignore_class, **prediction}
+        return prior, _cross_fit(model_or_logits, validation_data, prior, **options)
     if isinstance(model_or_logits, layers.ManyClassModel):
         _checks.check_choice(prediction["output"], "output", ("auto", "logits"))
         given = (model_or_logits, validation_data, prior, ignore_class, prediction["batch_size"])
@@ -336,7 +337,7 @@ def _stratified_folds(strata, folds, seed):
     return fold
 
 
-def _cross_fit(train, data, prior, *, folds, seed, output, batch_size):
+def _cross_fit(train, data, prior, *, folds, seed, ignore_class, output, batch_size):
     """The path of out-of-fold logits, each fold adjusted by the prior that its own model saw."""
     _checks.check_integer(folds, "cross_fit", minimum=2)
     if prior.are_labels:
@@ -350,8 +351,12 @@ def _cross_fit(train, data, prior, *, folds, seed, output, batch_size):
             f"trained model, and the training data (x, y). Received: {type(train).__name__}, {type(data).__name__}.",
         )
     _scores.check_rows(data[1], data[0], ("y", "x"))
-    x = predict.as_arrays(data[0])
-    y = _reading.as_ids(data[1], len(data[1]), prior.size)
+    x, y = predict.as_arrays(data[0]), data[1]
+    if _checks.check_ignore_class(ignore_class) is not None:
+        y = _labels.as_labels(y, "y")
+        y, rows = _reading.without_ignored(y, np.arange(len(y))[:, None], ignore_class, name="x")
+        x = predict.take(x, rows[:, 0])
+    y = _reading.as_ids(y, len(y), prior.size)
     if y.size < folds:
         raise ValueError(f"There must be at least as many examples as folds. Received {y.size} for cross_fit={folds}.")
     fold, paths = _stratified_folds(y, folds, seed), []
@@ -359,7 +364,7 @@ def _cross_fit(train, data, prior, *, folds, seed, output, batch_size):
         others = fold != k
         seen = priors.count_classes(y[others], num_classes=prior.size)
         classes, rows = np.flatnonzero(seen), np.flatnonzero(~others & (seen[y] > 0))
-        if not rows.size:
+        if not rows.size or classes.size < 2:  # a model of one class has no τ
             continue
         model = train(predict.take(x, others), y[others])
         batches = predict.labels_and_logits(
@@ -369,5 +374,8 @@ def _cross_fit(train, data, prior, *, folds, seed, output, batch_size):
         paths.append(TauPath(np.searchsorted(classes, y[rows]), logits[:, classes], seen[classes]))
         paths[-1].recall_ids = classes[paths[-1].recall_ids]
     if not paths:
-        raise ValueError("`cross_fit` needs two examples of some class: a model cannot predict a class it never saw.")
+        raise ValueError(
+            "`cross_fit` needs two examples of two classes: a model cannot predict a class it never saw. Received "
+            f"{_checks.shown(np.bincount(y, minlength=prior.size).tolist())} examples of the classes."
+        )
     return TauPath.join(paths, prior)

@@ -60,6 +60,12 @@ def trained_by(layer):
     return _trained.get(layer)
 
 
+def carry(layer, twin):
+    """Mark the copy `twin` of a layer as the layer is marked."""
+    if isinstance(layer, keras.Layer) and layer in _trained:
+        _trained[twin] = _trained[layer]
+
+
 def compiled_pairs(model):
     """Pairs (symbolic output, loss) of a compiled graph, if each loss belongs to a known output."""
     outputs, compiled = list(getattr(model, "outputs", None) or ()), getattr(model, "loss", None)

@@ -54,6 +54,11 @@ class PerClassMetric(Float32Metric):
     def _as_classes(self, y_pred):
         """Scores `[..., L]`, also from the scores `[..., 1]` of one sigmoid unit."""
         if self.num_classes != 2 or tuple(y_pred.shape)[-1:] != (1,):
+            if self.threshold is not None:
+                raise ValueError(
+                    f"`threshold` is for one sigmoid unit, [..., 1]. Received threshold={self.threshold:g} beside "
+                    f"`y_pred` of shape {tuple(y_pred.shape)}, where the largest score wins: leave it out."
+                )
             return y_pred
         if self.threshold is None:
             raise ValueError(

@@ -16,7 +16,11 @@ _GROUP_NAME = "multi_label_group_accuracy"
 
 
 class _MultiLabelMetric(Float32Metric):
-    """Weighted positives and negatives of each label, and how many of them were predicted right."""
+    """Weighted positives and negatives of each label, positives predicted right and negatives predicted wrong.
+
+    Negatives are nearly all of the examples. So their errors are counted: a difference of two large sums in float32
+    would lose them.
+    """
 
     _arguments = ("num_labels", "threshold", "ignore_class", "name")  # the config has these
 
@@ -26,7 +30,7 @@ class _MultiLabelMetric(Float32Metric):
         self.threshold = check_thresholds(threshold, self.num_labels)
         self.ignore_class = _checks.check_ignore_class(ignore_class)
         self.positives, self.true_positives = self._add_counter("positives"), self._add_counter("true_positives")
-        self.negatives, self.true_negatives = self._add_counter("negatives"), self._add_counter("true_negatives")
+        self.negatives, self.false_positives = self._add_counter("negatives"), self._add_counter("false_positives")
 
     def _add_counter(self, name):
         return self.add_variable((self.num_labels,), "zeros", dtype="float32", name=name)
@@ -45,29 +49,28 @@ class _MultiLabelMetric(Float32Metric):
         threshold = ops.cast(ops.convert_to_tensor(np.asarray(self.threshold)), scores.dtype)
         # Both are false for NaN, so a score of NaN is never right.
         says_yes, says_no = ops.greater(scores, threshold), ops.less_equal(scores, threshold)
-        for total, right, mass, says in (
+        for total, part, mass, is_counted in (
             (self.positives, self.true_positives, weight * target, says_yes),
-            (self.negatives, self.true_negatives, weight * (1.0 - target), says_no),
+            (self.negatives, self.false_positives, weight * (1.0 - target), ops.logical_not(says_no)),
         ):
             total.assign_add(self._sum(mass))
-            right.assign_add(self._sum(ops.where(says, mass, 0.0)))
+            part.assign_add(self._sum(ops.where(is_counted, mass, 0.0)))
 
     def _sum(self, values):
-        return ops.sum(ops.reshape(values, (-1, self.num_labels)), axis=0)
+        return _labels.sum_rows(ops.reshape(values, (-1, self.num_labels)))
 
     def _balanced(self):
         """`(TPR + TNR) / 2` of each label, NaN for a label without positives or without negatives."""
         positives, negatives = ops.convert_to_tensor(self.positives), ops.convert_to_tensor(self.negatives)
         right = _precision.divide_no_nan(ops.convert_to_tensor(self.true_positives), positives)
-        right = right + _precision.divide_no_nan(ops.convert_to_tensor(self.true_negatives), negatives)
+        right = right + 1.0 - _precision.divide_no_nan(ops.convert_to_tensor(self.false_positives), negatives)
         return self._where(ops.logical_and(ops.not_equal(positives, 0.0), ops.not_equal(negatives, 0.0)), right / 2.0)
 
     def _f1(self):
         """`2·TP / (2·TP + FP + FN)` of each label, NaN for a label without positives."""
         positives = ops.convert_to_tensor(self.positives)
         right = ops.convert_to_tensor(self.true_positives)
-        false_positives = ops.subtract(self.negatives, self.true_negatives)
-        score = _precision.divide_no_nan(2.0 * right, right + positives + false_positives)
+        score = _precision.divide_no_nan(2.0 * right, ops.add(right + positives, self.false_positives))
         return self._where(ops.not_equal(positives, 0.0), score)
 
     def _where(self, present, values):

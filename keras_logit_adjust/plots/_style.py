@@ -60,7 +60,7 @@ def heat_maps(matrices, *, label, number, beside, percent=False, class_names=Non
         number: format of a cell's number.
         beside: the meaning of a column; a row is a true class.
         percent: whether the scale is in percent.
-        class_names: `[L]` names in place of ids.
+        class_names: `[L]` names in place of ids. More than 12 classes are not labeled one by one.
         **limits: `vmin` and `vmax`; by default the range of all matrices.
     """
     matrices = {title: np.asarray(matrix, "float64") for title, matrix in matrices.items()}

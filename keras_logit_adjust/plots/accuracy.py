@@ -131,7 +131,7 @@ def confusion(matrices, *, class_names=None):
     Args:
         matrices: `{method: [L, L]}` examples (or shares) of the true class, a row, by predicted class; rows are scaled
             to percent.
-        class_names: `[L]` names in place of ids.
+        class_names: `[L]` names in place of ids. More than 12 classes are not labeled one by one.
 
     Returns:
         A `matplotlib.figure.Figure`.

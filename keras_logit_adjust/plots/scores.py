@@ -43,7 +43,7 @@ def tau_path(curves, *, marks=None):
             low, high = (100 * np.asarray(curve[end]) for end in ("low", "high"))
             axes.fill_between(curve["tau"], low, high, color=style["color"], alpha=0.15, linewidth=0)
     for i, (title, tau) in enumerate((marks or {}).items()):
-        axes.axvline(tau, color=COLORS[-2 - i % len(COLORS)], linestyle=(0, (1 + 2 * i, 1.5)), label=title)
+        axes.axvline(tau, color=COLORS[(-2 - i) % len(COLORS)], linestyle=(0, (1 + 2 * i, 1.5)), label=title)
     axes.set(xlabel="τ", ylabel="accuracy (%)")
     legend_above(figure)
     return figure
@@ -54,7 +54,7 @@ def margins(pairwise, *, class_names=None):
 
     Args:
         pairwise: `{loss: [L, L]}` margins `Δ_yy'`, in the units of logits; diagonals are left out.
-        class_names: `[L]` names in place of ids.
+        class_names: `[L]` names in place of ids. More than 12 classes are not labeled one by one.
 
     Returns:
         A `matplotlib.figure.Figure`.

@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_logit_adjust import _keras
-from keras_logit_adjust.posthoc import _hub, _operations
+from keras_logit_adjust.posthoc import _guard, _hub, _operations
 from keras_logit_adjust.posthoc._graph import is_graph, variables_of
 
 
@@ -95,6 +95,7 @@ def clone_with_head(model, head, *, use_bias):
             _copy_head(layer, twin)
         elif isinstance(layer, keras.Layer) and not is_graph(layer) and twin is not layer:
             _copy_state(layer, twin)
+        _guard.carry_marks(layer, twin)
     if _hub.is_task(model):
         replaced = {number: twin for number, (_, twin) in copies.items()}
         clone = _hub.as_task(clone, like=model, replaced=replaced, compile=True)

@@ -124,7 +124,9 @@ def _look(tensor, calls):
     if inner is not operation and is_graph(inner) and len(inner.outputs) == 1:  # a model at every time step
         return _without_source(_look(inner.outputs[0], ()))
     if len(inputs) == 1 and (activation := _operations.activation_of(operation)):
-        return _activated(*activation, node, calls)
+        head = _activated(*activation, node, calls)
+        # A mask of classes is an argument of the call. So the activation stays, and its probabilities are adjusted.
+        return _without_source(head) if _operations.has_options(node) else head
     if not _operations.is_passed(node):  # before the branches: following every branch takes too long
         return _unknown(operation)
     return _behind(node, [_look(part, calls) for part in inputs])
@@ -251,7 +253,20 @@ def logits_of(outputs, kind):
             f"Probabilities are adjusted by their logarithms, so they must be float32 or float64. Received a {kind} in "
             f'{dtype}, which rounds rare classes to 0. Give the layer of the {kind} dtype="float32".'
         )
-    return _safe_log(outputs) if kind == "softmax" else _safe_log(outputs) - _safe_log(1.0 - outputs)
+    to_logits = log_of_probabilities if kind == "softmax" else log_odds_of_probabilities
+    return keras.layers.Activation(to_logits, dtype=dtype, name=f"logits_of_{kind}")(outputs)  # a layer keeps the mask
+
+
+@keras.saving.register_keras_serializable(package="keras_logit_adjust")
+def log_of_probabilities(probabilities):
+    """The logits of a softmax, up to a constant of each position."""
+    return _safe_log(probabilities)
+
+
+@keras.saving.register_keras_serializable(package="keras_logit_adjust")
+def log_odds_of_probabilities(probabilities):
+    """The logits of a sigmoid."""
+    return _safe_log(probabilities) - _safe_log(1.0 - probabilities)
 
 
 def _safe_log(probabilities):
@@ -279,14 +294,14 @@ def variables_of(layer):
     return [(name, value) for name, value in vars(layer).items() if isinstance(value, keras.Variable)]
 
 
-def activated(logits, head):
-    """The logits with the activation that the head has in the model."""
-    if head.output == "logits":
+def activated(logits, kind, axis):
+    """The logits as the kind of output that a model gives: "logits", "softmax" or "sigmoid". A mask is kept."""
+    if kind == "logits":
         return logits
-    options = {"dtype": logits.dtype, "name": f"adjusted_{head.output}"}
-    if head.output == "softmax" and head.axis != -1:
-        return keras.layers.Softmax(axis=head.axis, **options)(logits)
-    return keras.layers.Activation(head.output, **options)(logits)
+    options = {"dtype": keras.backend.standardize_dtype(logits.dtype), "name": f"adjusted_{kind}"}
+    if kind == "softmax" and axis != -1:
+        return keras.layers.Softmax(axis=axis, **options)(logits)
+    return keras.layers.Activation(kind, **options)(logits)
 
 
 def rebuild(model, head, transform):

@@ -20,6 +20,13 @@ def mark_folded(head, adjustment):
     _folded[head] = adjustment
 
 
+def carry_marks(layer, twin):
+    """Let the copy `twin` of a layer keep what is known of the layer: its fold, and the loss that trained it."""
+    _marks.carry(layer, twin)
+    if isinstance(layer, keras.Layer) and layer in _folded:
+        _folded[twin] = _folded[layer]
+
+
 def check_plain(model, purpose):
     """Raise if `purpose` needs a model without a correction, and `model` shows one."""
     for reason, _ in _found(model):

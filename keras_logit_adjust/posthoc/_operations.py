@@ -107,6 +107,12 @@ def activation_of(operation):
     return name.lower(), None if name == "Sigmoid" else getattr(operation, "axis", -1)
 
 
+def has_options(node):
+    """Whether a call has arguments besides its tensor, such as the mask of a `Softmax`."""
+    arguments = node.arguments
+    return any(part is not None for part in (*arguments.args[1:], *arguments.kwargs.values()))
+
+
 def is_identity(operation):
     """Whether an operation returns its input, up to the precision."""
     if isinstance(operation, keras.layers.Activation) and is_known(operation):

@@ -9,7 +9,6 @@ import re
 from collections.abc import Mapping
 
 import keras
-from keras import ops
 
 from keras_logit_adjust import _checks, _keras, priors
 from keras_logit_adjust.layers import LogitAdjustment
@@ -100,11 +99,10 @@ class _Outputs:
             _graph.require_model(model)  # raises if it is not built
         self.model, structure = model, _graph.structure_of(model, "output")
         self.is_dict = isinstance(structure, Mapping)
+        self._structure = structure
         if isinstance(structure, (list, tuple)):
-            self._pack = type(structure)
             self.tensors = dict(enumerate(structure))
         else:
-            self._pack = dict if self.is_dict else lambda tensors: tensors[0]
             self.tensors = dict(structure) if self.is_dict else {0: structure}
         if any(keras.tree.is_nested(tensor) for tensor in self.tensors.values()):
             raise ValueError(
@@ -142,7 +140,10 @@ class _Outputs:
     def replaced(self, changed):
         """The model with the outputs `changed`, `{place: symbolic tensor}`; the others stay the same."""
         tensors = {**self.tensors, **changed}
-        outputs = tensors if self.is_dict else self._pack(list(tensors.values()))
+        outputs = tensors
+        if not self.is_dict:
+            is_list = isinstance(self._structure, (list, tuple))
+            outputs = like(self._structure, tensors.values()) if is_list else tensors[0]
         return keras.Model(_graph.structure_of(self.model, "input"), outputs, name=f"{self.model.name}_adjusted")
 
 
@@ -190,7 +191,7 @@ def _tensor_of(result, tensor):
         return result.outputs[0]
     # The adjustment is applied here: a call of the adjusted model would compute the whole model twice.
     logits = result.adjustment(_graph.logits_of(tensor, result.output_kind))
-    return activate(logits, result.output_kind, result.adjustment.axis)
+    return _graph.activated(logits, result.output_kind, result.adjustment.axis)
 
 
 def _rename(outputs, changed):
@@ -256,17 +257,14 @@ class AdjustedOutputs(keras.Model):
         # Keras passes `training` to nested calls, but JAX's stateless call does not.
         outputs = self.model(inputs, training=training)
         is_dict = isinstance(outputs, Mapping)
-        tensors = (
-            dict(outputs) if is_dict else dict(enumerate(outputs if isinstance(outputs, (list, tuple)) else [outputs]))
-        )
+        is_list = isinstance(outputs, (list, tuple))
+        tensors = dict(outputs) if is_dict else dict(enumerate(outputs if is_list else [outputs]))
         for place, adjustment, kind in zip(self.places, self.adjustments, self.output_kinds, strict=True):
             if place not in tensors:
                 raise _no_output("class_counts", place, self.model, list(tensors))
             logits = adjustment(_graph.logits_of(tensors[place], kind), training=training)
-            tensors[place] = activate(logits, kind, adjustment.axis)
-        if is_dict or not isinstance(outputs, (list, tuple)):
-            return tensors if is_dict else tensors[0]
-        return type(outputs)(tensors.values())
+            tensors[place] = _graph.activated(logits, kind, adjustment.axis)
+        return like(outputs, tensors.values()) if is_list else tensors if is_dict else tensors[0]
 
     def get_config(self):
         return {
@@ -279,14 +277,12 @@ class AdjustedOutputs(keras.Model):
 
     @classmethod
     def from_config(cls, config):
-        model = keras.saving.deserialize_keras_object(config.pop("model"))
-        return cls(
-            model, [keras.saving.deserialize_keras_object(layer) for layer in config.pop("adjustments")], **config
-        )
+        model = keras.saving.deserialize_keras_object(config["model"])
+        adjustments = [keras.saving.deserialize_keras_object(layer) for layer in config["adjustments"]]
+        return cls(**{**config, "model": model, "adjustments": adjustments})
 
 
-def activate(logits, kind, axis):
-    """The logits as the kind of output that a model gives: "logits", "softmax" or "sigmoid"."""
-    if kind == "softmax":
-        return ops.softmax(logits, axis=axis)
-    return ops.sigmoid(logits) if kind == "sigmoid" else logits
+def like(sequence, entries):
+    """A list, tuple or named tuple of `entries`, of the type of `sequence`."""
+    is_named = isinstance(sequence, tuple) and type(sequence) is not tuple
+    return type(sequence)(*entries) if is_named else type(sequence)(entries)

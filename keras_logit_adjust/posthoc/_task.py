@@ -39,7 +39,7 @@ class AdjustedTask:
 
 def adjusted(task, head, layer):
     """The task whose logits pass through `layer`; it is also of the class of `task`."""
-    graph = _graph.rebuild(task, head, lambda logits: _graph.activated(layer(logits), head))
+    graph = _graph.rebuild(task, head, lambda logits: _graph.activated(layer(logits), head.output, head.axis))
     # Not the given task: the state of its optimizer would be saved too.
     plain = _hub.as_task(keras.Model(task.input, task.output, name=task.name), like=task)
     return _hub.as_task(graph, like=task, kind=_kind_of(type(task)), task=plain, adjustment=layer)

@@ -6,6 +6,7 @@ A calibration that was found on held-out logits goes into the same affine step, 
 """
 
 import keras
+import numpy as np
 
 from keras_logit_adjust import _checks, priors
 from keras_logit_adjust.layers import LogitAdjustment, MinimumRiskDecision, PredictionSet
@@ -39,8 +40,8 @@ def adjust(
     worse for rare classes (`fit` warns). Train the given model, and adjust it again. To change τ or a prior while a
     model serves, use `layer.set` of its `LogitAdjustment`, not a new `adjust` at each request.
 
-    For a model with several outputs, `class_counts` is a dict or list of counts by output. The named outputs are
-    adjusted, and the others do not change. Each other argument is one for all, or a dict by output too.
+    For a model with several outputs, `class_counts` is a dict of counts by output. A list is for Functional models. The
+    named outputs are adjusted, and the others do not change. Each other argument is one for all, or a dict too.
 
     Args:
         model: a trained `keras.Model`, Functional or Sequential. It ends in a softmax or sigmoid, or in a head that
@@ -132,7 +133,7 @@ def adjust(
     layer.name = _graph.free_name(model, layer.name)
     if _hub.is_task(model):
         return _task.adjusted(model, head, layer)
-    return _graph.rebuild(model, head, lambda logits: _graph.activated(layer(logits), head))
+    return _graph.rebuild(model, head, lambda logits: _graph.activated(layer(logits), head.output, head.axis))
 
 
 def head_to_adjust(model, output, *, axis=None):
@@ -226,8 +227,9 @@ class AdjustedModel(keras.Model):
                 "that gives only the logits or probabilities, such as keras.Model(inputs, model(inputs)[name]) with "
                 "inputs = keras.Input(…)."
             )
+        _check_width(self, tensors[0])
         logits = self.adjustment(_graph.logits_of(tensors[0], self.output_kind), training=training)
-        return keras.tree.pack_sequence_as(outputs, [_outputs.activate(logits, self.output_kind, self.adjustment.axis)])
+        return keras.tree.pack_sequence_as(outputs, [_graph.activated(logits, self.output_kind, self.adjustment.axis)])
 
     def get_config(self):
         return {
@@ -241,3 +243,19 @@ class AdjustedModel(keras.Model):
     def from_config(cls, config):
         nested = {key: keras.saving.deserialize_keras_object(config[key]) for key in ("model", "adjustment")}
         return cls(**{**config, **nested})
+
+
+def _check_width(adjusted, outputs):
+    """Raise at the first call if the counts do not fit the outputs, whose number nobody knew before."""
+    axis, size = adjusted.adjustment.axis, np.size(adjusted.adjustment.values)
+    width = outputs.shape[axis] if -len(outputs.shape) <= axis < len(outputs.shape) else None
+    if width is None or width == size or 1 not in (width, size):
+        return
+    units = "1 value" if width == 1 else f"{width} values"
+    meant = "for one sigmoid unit" if size == 1 else f"for {size} classes"
+    remedy = "For one unit give two counts, and" if width == 1 else "For independent labels give `num_examples`, or"
+    raise _checks.ArgumentError(
+        "class_counts",
+        f"Model {adjusted.model.name!r} gives {units} for each example, but `class_counts` were read {meant}. {remedy} "
+        f"output={'sigmoid' if width == 1 else 'softmax'!r} if it gives probabilities; or compile it with its loss.",
+    )

@@ -4,8 +4,9 @@ import dataclasses
 
 import keras
 
-from keras_logit_adjust import _checks
+from keras_logit_adjust import _checks, _keras
 from keras_logit_adjust.posthoc import _graph
+from keras_logit_adjust.posthoc._outputs import AdjustedOutputs
 from keras_logit_adjust.posthoc.adjust import AdjustedModel
 
 # The outputs of a model. "binary_logits" are for independent labels, as in BinaryCrossentropy(from_logits=True).
@@ -26,6 +27,8 @@ class Served:
 
 def input_signature(model):
     """The inputs of a built model as a list of arguments, each a structure of `keras.InputSpec` of any batch size."""
+    if isinstance(model, (AdjustedModel, AdjustedOutputs)) and model.model.built:
+        return input_signature(model.model)
     if isinstance(model, keras.Sequential):
         return [_spec(tensor.shape, tensor.dtype, tensor.name) for tensor in model.inputs]
     if _graph.is_graph(model) or getattr(model, "inputs", None):
@@ -37,7 +40,20 @@ def input_signature(model):
             f"Model {model.name!r} was never called, so its inputs are not known. Call it once on data, as in "
             "model(x[:1]), before you export it."
         )
-    return [_specs_of(shape, model.input_dtype, name.removesuffix("_shape")) for name, shape in shapes.items()]
+    _check_ids(model)
+    dtype = keras.backend.result_type(model.input_dtype, "float32")  # the policy casts it, as it does in `predict`
+    return [_specs_of(shape, dtype, name.removesuffix("_shape")) for name, shape in shapes.items()]
+
+
+def _check_ids(model):
+    """Raise if the inputs of a subclassed model are ids that its policy would round. It keeps no dtypes of inputs."""
+    is_half = model.compute_dtype in ("float16", "bfloat16")
+    if is_half and any(isinstance(layer, keras.layers.Embedding) for layer in _keras.layers_of(model)):
+        raise ValueError(
+            f"Model {model.name!r} is subclassed and has an Embedding, under the policy {model.dtype_policy.name}. "
+            f"Its signature would take ids as numbers in {model.compute_dtype}, which rounds them. Give their dtype: "
+            'inputs = keras.Input(shape, dtype="int32"), then keras.Model(inputs, model(inputs)), and adjust that.'
+        )
 
 
 def build(model):

@@ -39,12 +39,11 @@ def name_prior(*, tau=1.0, has_target=False, is_binary=False):
     tau = np.asarray(tau)
     if (tau == 1).all():
         return "target" if has_target else "uniform"
-    times = " times the target prior" if has_target else ""
+    of, renormalized = ("odds", "") if is_binary else ("prior", ", renormalized")
+    times = f" times the target {of}" if has_target else ""
     if (tau == 0).all():
-        return "training" + (f"{times}, renormalized" if has_target else "")
+        return f"training{' odds' if is_binary else ''}{times}{renormalized}" if has_target else "training"
     power = f"{1 - tau:.4g}" if tau.ndim == 0 else "1 - tau of each class"
-    of = "odds" if is_binary else "prior"
-    renormalized = "" if is_binary else ", renormalized"
     return f"training {of} to the power {power}{times}{renormalized} (tau={_numbers(tau)})"
 
 
@@ -84,6 +83,8 @@ class Correction:
             return f"as corrected by {self.means}"
         if self.corrected_before:
             return CORRECTED_TWICE
+        if self.adds_target_alone:
+            return "target"  # at every strength: the prior that it subtracts is uniform
         has_target, is_binary = self.target_prior is not None, self.num_examples is not None
         return name_prior(tau=self.tau, has_target=has_target, is_binary=is_binary)
 

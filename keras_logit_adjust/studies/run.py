@@ -67,7 +67,12 @@ def run_study(name, *, output=None, **options):
 def studied(name, *, output=None, **options):
     """The results of a study and their folder, which is deleted when the context ends, as in `compared`."""
     study = STUDIES[_checks.check_choice(name, "study", tuple(STUDIES))]
-    if name not in OWN_OPTIONS:
+    if name in OWN_OPTIONS:
+        for option in options.keys() - {*OWN_OPTIONS[name]}:
+            raise _checks.ArgumentError(
+                option, f"The study {name!r} has no option `{option}`. It has {', '.join(OWN_OPTIONS[name])}."
+            )
+    else:
         options["config"] = as_config(options.get("config"))
         _check_used(options["config"], name)
     if name == "label-noise":

@@ -96,8 +96,12 @@ def distribute(dataset, strategy):
     return strategy.experimental_distribute_dataset(dataset.with_options(options))
 
 
-def weigh_classes(dataset, class_weight):
-    """`(x, y)` as `(x, y, class_weight[y])`, with Keras's `{class: weight}`, or one weight for each class."""
+def weigh_classes(dataset, class_weight, rank=None):
+    """`(x, y)` as `(x, y, class_weight[y])`, with Keras's `{class: weight}`, or one weight for each class.
+
+    Labels with as many axes as the model's output, its `rank`, are one-hot rows; with one axis less they are ids. If it
+    is not known, labels of more than one axis are rows.
+    """
     import tensorflow as tf
 
     if _is_cut(dataset):
@@ -117,8 +121,9 @@ def weigh_classes(dataset, class_weight):
             raise ValueError(f"`class_weight` needs batches (x, y) with one array of labels. Received labels: {y}")
         if weight is not None:
             raise ValueError("`class_weight` and sample weights in the dataset exclude each other: multiply them.")
-        is_rows = y.shape.rank > 1 and y.shape[-1] != 1
-        ids = tf.cast(tf.argmax(y, axis=-1) if is_rows else tf.reshape(y, [-1]), tf.int64)
+        is_column = y.shape.rank > 1 and y.shape[-1] == 1
+        is_rows = y.shape.rank > 1 and not is_column and rank in (None, y.shape.rank)
+        ids = tf.argmax(y, axis=-1) if is_rows else tf.cast(tf.squeeze(y, axis=-1) if is_column else y, tf.int64)
         other = table.shape[0] - 1
         return x, y, tf.gather(table, tf.where((ids >= 0) & (ids < other), ids, other))
 

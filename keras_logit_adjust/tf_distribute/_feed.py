@@ -21,7 +21,7 @@ class Feed:
         steps: batches in an epoch; None for all.
         names: the names of the two arguments, for errors.
         sampler: the `LongTailSampler` that makes the batches, or None.
-        class_weight: as in `fit`.
+        weigh: a function that adds weights to the batches of a dataset, or None.
 
     Attributes:
         first_batch: the first batch, for its shapes.
@@ -30,9 +30,9 @@ class Feed:
         is_full: whether every replica always gets the same number of examples.
     """
 
-    def __init__(self, dataset, strategy, *, steps, names=("dataset", "steps"), sampler=None, class_weight=None):
+    def __init__(self, dataset, strategy, *, steps, names=("dataset", "steps"), sampler=None, weigh=None):
         self.strategy, self.steps, self.names = strategy, steps, names
-        self._sampler, self._given, self._class_weight = sampler, dataset, class_weight
+        self._sampler, self._given, self._weigh = sampler, dataset, weigh
         if steps is not None:
             _checks.check_integer(steps, names[1], minimum=1)
         if sampler is not None:
@@ -84,7 +84,7 @@ class Feed:
         _data.check_dataset(dataset, self.names[0])
         dataset = dataset.repeat() if self._repeats else dataset
         dataset = dataset.skip(step) if step and self._sampler is None else dataset
-        return dataset if self._class_weight is None else _data.weigh_classes(dataset, self._class_weight)
+        return dataset if self._weigh is None else self._weigh(dataset)
 
     def iterator(self, place):
         """An iterator over the batches from `place` on."""

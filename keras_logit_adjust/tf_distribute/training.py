@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import functools
 import pathlib
 import tempfile
 import warnings
@@ -12,7 +13,7 @@ from keras_logit_adjust import _checks
 from keras_logit_adjust._printing import say
 from keras_logit_adjust.callbacks import SamplerBackup
 from keras_logit_adjust.losses import _base
-from keras_logit_adjust.tf_distribute import _backup, _cluster, _keras, _loop, _steps
+from keras_logit_adjust.tf_distribute import _backup, _cluster, _data, _keras, _loop, _steps
 from keras_logit_adjust.tf_distribute._feed import Feed
 
 _CHIEF_ONLY = (keras.callbacks.CSVLogger, keras.callbacks.TensorBoard, SamplerBackup)
@@ -102,14 +103,12 @@ def fit(
     _checks.check_integer(initial_epoch, "initial_epoch", minimum=0)
     for number in validation_freq if isinstance(validation_freq, list) else [validation_freq]:
         _checks.check_integer(number, "validation_freq", minimum=1)
-    feed = Feed(
-        dataset,
-        strategy,
-        steps=steps_per_epoch,
-        names=("dataset", "steps_per_epoch"),
-        sampler=sampler,
-        class_weight=class_weight,
-    )
+    names, weigh = ("dataset", "steps_per_epoch"), None
+    if class_weight is not None:
+        outputs = getattr(model, "outputs", None) or ()
+        rank = len(outputs[0].shape) if len(outputs) == 1 else None
+        weigh = functools.partial(_data.weigh_classes, class_weight=class_weight, rank=rank)
+    feed = Feed(dataset, strategy, steps=steps_per_epoch, names=names, sampler=sampler, weigh=weigh)
     feed.check_fills_replicas()
     names = ("validation_data", "validation_steps")
     validation = (
