@@ -74,10 +74,11 @@ def as_vector(values, name, class_names=None, *, missing=None):
 
 
 def as_log_prior(log_prior, name="log_prior"):
-    """`log_prior` as a float64 vector. Counts are refused: the logarithm of a probability is at most 0."""
+    """`log_prior` as a float64 vector. Counts and probabilities are refused: a log-probability is at most 0."""
     vector = as_vector(log_prior, name)
+    is_above = vector > 0  # one class may be rounded so; of many classes every probability is small, too
     refuse_numbers(
-        vector > _ROUNDING,
+        is_above if is_above.sum() > 1 else vector > _ROUNDING,
         vector,
         name,
         f"Every number in `{name}` must be at most 0, the logarithm of a probability.",

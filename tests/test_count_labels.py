@@ -111,3 +111,16 @@ def test_what_is_no_row_of_targets_is_refused(name):
 def test_a_label_that_nobody_knows_is_refused():
     with pytest.raises(ValueError, match=r"must have a target that is known\. Received \[0.*\] at class 1"):
         count(np.array([[0, -1], [1, -1]]), ignore_class=-1)
+
+
+@pytest.mark.parametrize("count", [kla.priors.count_classes, kla.priors.count_labels])
+@pytest.mark.parametrize("form", [np.array, keras.ops.convert_to_tensor])
+def test_a_pair_of_arrays_is_not_read_as_two_batches_of_labels(count, form, rng):
+    """`(x_train, y_train)`, as Keras's data sets give it: pixels would be counted as classes."""
+    x, y = rng.integers(0, 2, (6, 3)), rng.integers(0, 2, (6, 3))
+    with pytest.raises(ValueError, match=r"a tuple of 2 arrays, which may be \(x, y\): give the labels y alone"):
+        count((form(x), form(y)))
+    with pytest.raises(ValueError, match="a tuple of 3 arrays"):
+        count((form(x), form(y), np.ones(6)))
+    expected = kla.priors.count_labels(np.concatenate([x, y])).positive_counts
+    np.testing.assert_array_equal(kla.priors.count_labels([form(x), form(y)]).positive_counts, expected)

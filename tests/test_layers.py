@@ -5,10 +5,11 @@ import json
 import keras
 import numpy as np
 import pytest
-from helpers.arrays import array
+from helpers.arrays import array, as_float64
+from reference import softmax
 
 import keras_logit_adjust as kla
-from keras_logit_adjust.layers import CosineDense, LogitAdjustment, MinimumRiskDecision, PriorAwareDense
+from keras_logit_adjust.layers import Calibration, CosineDense, LogitAdjustment, MinimumRiskDecision, PriorAwareDense
 
 COUNTS = [437_000, 511, 2]
 TARGET = [0.2, 0.3, 0.5]
@@ -119,6 +120,19 @@ def test_float64_logits_stay_float64_symbolic_and_eager(rng):
         symbol, value = layer(keras.KerasTensor((5, 3), dtype="float64")), layer(logits)
         assert symbol.dtype == keras.backend.standardize_dtype(value.dtype) == "float64"
         assert symbol.shape == tuple(value.shape)
+
+
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX has no float64 unless a process asks for it")
+def test_float64_logits_keep_their_digits(rng):
+    logits, costs = rng.normal(size=(5, 3)), rng.random((3, 2))
+    layer = LogitAdjustment(COUNTS, tau=0.3, target_prior=[1, 2, 5], calibration=Calibration(1.7), dtype="float64")
+    expected = logits / 1.7 - adjustment(tau=0.3, target=[1, 2, 5])
+    np.testing.assert_allclose(as_float64(layer(logits)), expected, rtol=0, atol=1e-14)
+    layer.set(tau=0.7)
+    expected = logits / 1.7 - adjustment(tau=0.7, target=[1, 2, 5])
+    np.testing.assert_allclose(as_float64(layer(logits)), expected, rtol=0, atol=1e-14)
+    scores = MinimumRiskDecision(costs, dtype="float64")(logits)
+    np.testing.assert_allclose(as_float64(scores), -softmax(logits) @ costs, rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -358,3 +372,23 @@ def test_the_weight_of_a_cosine_head_is_its_kernel():
     layer = CosineDense(3)
     layer.build((None, 2))
     assert [weight.name for weight in layer.weights] == ["kernel"]
+
+
+def test_to_dense_serves_what_lora_trained(rng):
+    layer, x = PriorAwareDense(3, COUNTS), rng.normal(size=(5, 4)).astype("float32")
+    layer.build((None, 4))
+    layer.enable_lora(2)
+    layer.lora_kernel_b.assign(rng.normal(size=layer.lora_kernel_b.shape))
+    np.testing.assert_allclose(array(layer.to_dense()(x)), array(layer(x)), rtol=1e-5, atol=1e-5)
+
+
+def test_counts_of_labels_change_with_their_number_of_examples():
+    layer = LogitAdjustment([10, 20], num_examples=100)
+    layer.build((None, 2))
+    layer.set(class_counts=kla.priors.as_prior([500, 90], 1000))
+    np.testing.assert_allclose(layer.values, np.log([1, 90 / 910]), rtol=1e-12, atol=1e-12)
+    assert layer.num_examples == 1000
+    layer.set(class_counts=[250, 90])
+    np.testing.assert_allclose(layer.values, np.log([250 / 750, 90 / 910]), rtol=1e-12)
+    with pytest.raises(ValueError, match="`num_examples` must be that of the prior"):
+        layer.set(class_counts=kla.priors.as_prior([500, 90]))

@@ -10,7 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
 
-from keras_logit_adjust.losses import linear_logit_adjusted_crossentropy, logit_adjusted_crossentropy
+from keras_logit_adjust.losses import (
+    binary_logit_adjusted_crossentropy,
+    linear_logit_adjusted_crossentropy,
+    logit_adjusted_crossentropy,
+)
 
 L, D = 11, 3
 COUNTS = np.arange(L, 0, -1.0) ** 3
@@ -304,3 +308,21 @@ def test_bad_input_is_refused(case):
     right = {"y_true": [0, 1, 2, 3], "features": np.zeros((4, D)), "kernel": np.zeros((D, L)), "bias": np.zeros(L)}
     with pytest.raises(ValueError, match=match):
         linear_logit_adjusted_crossentropy(**{**right, "log_prior": LOG_PRIOR, **change})
+
+
+def test_probabilities_in_place_of_their_logarithms_are_refused():
+    """Of many classes every probability is small: none is far above 0, where a logarithm must not be."""
+    prior = 1 / np.arange(1, 1001) ** 0.3
+    prior /= prior.sum()
+    assert prior.max() < 0.01
+    features, kernel, bias = np.ones((2, 3), "float32"), np.ones((3, 1000), "float32"), np.zeros(1000, "float32")
+    with pytest.raises(ValueError, match="Every number in `log_prior` must be at most 0, the logarithm of a probab"):
+        linear_logit_adjusted_crossentropy([0, 5], features, kernel, bias, prior)
+    rounded = np.log(prior / prior.sum())
+    rounded[0] = 1e-3  # one number, as half precision may round it
+    linear_logit_adjusted_crossentropy([0, 5], features, kernel, bias, rounded)
+
+
+def test_counts_in_place_of_log_odds_are_refused():
+    with pytest.raises(ValueError, match=r"`log_odds` must be from −100 to 100.*kla.priors.log_odds\(positive_counts"):
+        binary_logit_adjusted_crossentropy(np.ones((1, 2)), np.zeros((1, 2)), [200, 4000])

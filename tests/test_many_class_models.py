@@ -278,3 +278,10 @@ def test_a_loss_or_metrics_of_features_are_refused(options, message):
 def test_the_head_passes_features_on(rng):
     x = ops.convert_to_tensor(rng.normal(size=(2, 3)).astype("float32"))
     np.testing.assert_array_equal(array(ManyClassDense(L, COUNTS)(x)), array(x))
+
+
+def test_the_ids_of_a_predictor_are_int32_on_every_backend(rng):
+    inputs = keras.Input((4,))
+    model = ManyClassModel(inputs, ManyClassDense(7, [7, 6, 5, 4, 3, 2, 1], chunk_size=3)(inputs))
+    found = model.predictor(2)(rng.normal(size=(3, 4)).astype("float32"))
+    assert keras.backend.standardize_dtype(found["ids"].dtype) == "int32"

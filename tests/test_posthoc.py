@@ -13,6 +13,7 @@ from helpers.posthoc_models import (
     build,
     numpy,
     randomize,
+    reload,
     rows,
     sequential,
 )
@@ -244,3 +245,17 @@ def test_half_precision_logits_meet_the_prior_in_float32(activation, function, r
     assert keras.backend.standardize_dtype(made.dtype) == "float32"
     expected = function(numpy(ops.cast(plain(data), "float32")) - 3 * log_prior(counts))
     np.testing.assert_allclose(numpy(made), expected, rtol=1e-5)
+
+
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX has no float64 unless a process asks for it")
+@pytest.mark.parametrize("make", [kla.adjust, kla.fold_into_bias])
+@pytest.mark.parametrize("activation", [None, "softmax"])
+def test_a_model_in_float64_keeps_its_digits(activation, make, rng, tmp_path):
+    inputs = keras.Input((6,), dtype="float64")
+    model = keras.Model(inputs, layers.Dense(3, activation, dtype="float64")(inputs))
+    x = rng.normal(size=(5, 6))
+    before = numpy(model(x))
+    expected = before - log_prior(COUNTS) if activation is None else softmax(np.log(before) - log_prior(COUNTS))
+    adjusted = make(model, COUNTS)
+    for served in (adjusted, reload(adjusted, tmp_path)):
+        np.testing.assert_allclose(numpy(served(x)), expected, rtol=0, atol=1e-14)

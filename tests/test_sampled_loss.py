@@ -343,3 +343,17 @@ def test_bad_input_is_refused(case):
     change, match = BAD_LOSSES[case]
     with pytest.raises(ValueError, match=match):
         of_logits(**{"ids": ALL, "logits": LOGITS, "rivals": independent([0, 1]), **change})
+
+
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX has no float64 unless a process asks for it")
+def test_float64_keeps_its_digits_with_the_labels_of_the_batch_as_rivals(rng):
+    ids, features = np.array([0, 1, 2, 3, 0]), rng.normal(size=(5, 6))
+    kernel, bias = rng.normal(size=(6, 4)), rng.normal(size=4)
+    found = sampled_logit_adjusted_crossentropy(ids, features, kernel, bias, LOG_PRIOR, rivals="batch")
+    logits = features @ kernel + bias + LOG_PRIOR
+    expected = []
+    for n, own in enumerate(ids):
+        others = np.delete(ids, n)
+        weighed = [logits[n, c] - LOG_PRIOR[c] - np.log(4) for c in others if c != own]
+        expected.append(np.log1p(np.exp(np.logaddexp.reduce(weighed) - logits[n, own])))
+    np.testing.assert_allclose(as_float64(found), expected, rtol=1e-13)

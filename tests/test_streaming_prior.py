@@ -336,3 +336,18 @@ def test_a_cloned_model_counts_for_itself_from_zero(rng):
 def test_rows_of_another_width_are_refused():
     with pytest.raises(ValueError, match=r"one column for each of the 3 classes\. Received shape \(2, 5\)"):
         StreamingPrior(3).update(np.eye(5, dtype="float32")[[1, 2]])
+
+
+@pytest.mark.parametrize("rows", [False, True])
+@pytest.mark.parametrize("padding", [0, -1])
+def test_padding_is_not_counted(rows, padding):
+    """Padded positions have a label too, as a rule class 0. The loss leaves them out, and so does the prior."""
+    x, y = np.array([[3, 4, 0, 0], [5, 6, 7, 0]]), np.array([[1, 2, 0, 0], [2, 1, 2, 0]])
+    inputs, streaming = keras.Input((4,)), StreamingPrior(3)
+    features = keras.layers.Embedding(10, 4, mask_zero=True)(inputs)
+    model = kla.priors.CountingModel(inputs, StreamingPriorDense(3, streaming)(features))
+    loss = keras.losses.CategoricalCrossentropy if rows else keras.losses.SparseCategoricalCrossentropy
+    model.compile("sgd", loss(from_logits=True, **({} if rows else {"ignore_class": -1})))
+    labels = np.where(x == 0, padding, y)
+    model.fit(x, (np.eye(3)[y] if rows else labels), verbose=0)
+    np.testing.assert_array_equal(streaming.class_counts, [0, 2, 3])

@@ -53,3 +53,11 @@ def test_sums_of_rows_in_parts_are_the_sums_at_once(rng, monkeypatch, part):
     monkeypatch.setattr(masks, "_PART", part)
     values = rng.normal(size=(21, 4)).astype("float32")
     np.testing.assert_allclose(as_float64(_labels.sum_rows(ops.convert_to_tensor(values))), values.sum(0), rtol=1e-5)
+
+
+def test_an_update_of_more_rows_than_2_to_the_24_is_counted():
+    rows = np.zeros((2**24 + 1000, 2), "float32")
+    rows[:, 0], rows[:24] = 1, [0, 1]
+    streaming = kla.priors.StreamingPrior(2)
+    streaming.update(rows)
+    np.testing.assert_allclose(streaming.class_counts, [2**24 + 976, 24], rtol=1e-7)

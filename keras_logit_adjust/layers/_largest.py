@@ -36,10 +36,10 @@ def largest(head, k, *, num_classes, chunk_size, spread):
     if spread is not None:
         scores, ids = _merged(k, tuple(scores), tuple(ids))
     shape = (*ops.shape(features)[:-1], k)
-    return ops.reshape(ids, shape), ops.reshape(scores, shape)
+    return ops.cast(ops.reshape(ids, shape), "int32"), ops.reshape(scores, shape)  # torch counts places in int64
 
 
 def _merged(k, scores, ids):
-    """The `k` largest of several `scores [N, any]`, and their ids. If scores are equal, the first wins."""
+    """The `k` largest of several `scores [N, any]`, and their ids. Of equal scores the first wins (any on torch)."""
     best, places = ops.top_k(ops.concatenate(scores, axis=-1), k)
     return best, ops.take_along_axis(ops.concatenate(ids, axis=-1), places, axis=-1)

@@ -1,8 +1,9 @@
 """The adjustment as a layer behind a trained model, and the weight that it shares with the prior-aware head.
 
-Both have one float32, non-trainable weight, `adjustment = τ·log π − log target`. A weight is saved, shared and
-exported, and a compiled JAX step uses its new value after a change. An attribute would not do all this. The bias of a
-calibration is subtracted from this weight. A layer with a calibration has one more weight, `1/T`.
+Both have one non-trainable weight, `adjustment = τ·log π − log target`, in float32 (float64 in a layer of float64). A
+weight is saved, shared and exported, and a compiled JAX step uses its new value after a change. An attribute would not
+do all this. The bias of a calibration is subtracted from this weight. A layer with a calibration has one more weight,
+`1/T`.
 """
 
 import numbers
@@ -67,15 +68,16 @@ class Adjustment:
                 f"Layer {self.name!r} does not know its class counts, τ and target prior: configs of more than "
                 f"{MAX_CLASSES_IN_CONFIG} classes leave them out. Give `class_counts` and `tau` together."
             )
+        knows_number = isinstance(class_counts, priors.Prior) and class_counts.are_labels
         self.values = self._settle(
             self.prior if class_counts is None else class_counts,
             tau=self.tau if tau is None else tau,
             target_prior=changed_target(target_prior, self.target),
-            num_examples=self.num_examples,
+            num_examples=None if knows_number else self.num_examples,
             **calibration,
         )
         if self.built:
-            self.adjustment.assign(ops.convert_to_tensor(self.values, dtype="float32"))
+            self.adjustment.assign(ops.convert_to_tensor(self.values, dtype=self.adjustment.dtype))
 
     def _adjustment_config(self):
         if self.prior is None or self.prior.size > MAX_CLASSES_IN_CONFIG:
@@ -87,15 +89,15 @@ class Adjustment:
         }
 
 
-def add_constant(layer, name, values):
-    """Add a float32 weight to `layer`. It is not trained, and no policy changes its precision."""
+def add_constant(layer, name, values, *, dtype=None):
+    """Add a weight to `layer`. It is not trained. By default it is float32, or float64 in a layer of float64."""
     return layer.add_weight(
         name=name,
         shape=values.shape,
         initializer=lambda shape, dtype=None: ops.convert_to_tensor(values, dtype=dtype),
         trainable=False,
         autocast=False,
-        dtype="float32",
+        dtype=dtype or ("float64" if layer.variable_dtype == "float64" else "float32"),
     )
 
 
@@ -214,7 +216,9 @@ class LogitAdjustment(Adjustment, keras.layers.Layer):
             tau: new strength, a number or `[L]`; unchanged by default.
             target_prior: new prior of the deployment `[L]`; unchanged by default (uniform if the layer does not know
                 it). "uniform" removes a target prior.
-            class_counts: new training counts `[L]`; unchanged by default.
+            class_counts: new training counts `[L]`; unchanged by default. For independent labels these are positives
+                among as many examples as before. If their number changes too, give
+                `kla.priors.as_prior(positive_counts, num_examples)`.
             calibration: new calibration; unchanged by default. `kla.Calibration()` removes a calibration.
 
         Raises:

@@ -133,10 +133,10 @@ class ManyClassDense(class_sharding.PlacedRows, keras.layers.Layer):
         self.bias = self.add_weight(name=class_sharding.BIAS, **options) if self.use_bias else None
         # NaN if the prior is not known. 0 would look like a prior.
         values = np.full(self.units, np.nan) if self.prior is None else self.prior.logits
-        self.log_prior = _adjustment.add_constant(self, "log_prior", values)
+        self.log_prior = _adjustment.add_constant(self, "log_prior", values, dtype="float32")
         if np.ndim(self.tau) or self.tau is None:
             taus = np.full(self.units, np.nan) if self.tau is None else self.tau
-            self.class_tau = _adjustment.add_constant(self, "class_tau", taus)
+            self.class_tau = _adjustment.add_constant(self, "class_tau", taus, dtype="float32")
         if self.adjustment is not None and not self.adjustment.built:
             self.adjustment.build((None, self.units))
         if self._draws:

@@ -73,7 +73,10 @@ class LogitsDense(keras.layers.Dense):
         if not self.built:
             raise ValueError(f"Layer {self.name!r} has no weights yet: build it, or call it on data, first.")
         dtype = keras.backend.result_type(self.compute_dtype, "float32")
-        dense = keras.layers.Dense.from_config({**keras.layers.Dense.get_config(self), "dtype": dtype})
+        config = {**keras.layers.Dense.get_config(self), "dtype": dtype}
+        for name in ("lora_rank", "lora_alpha"):  # `kernel` is the sum of what is frozen and what LoRA trained
+            config.pop(name, None)
+        dense = keras.layers.Dense.from_config(config)
         dense.build((None, self.kernel.shape[0]))
         dense.set_weights([ops.convert_to_numpy(w) for w in (self.kernel, self.bias) if w is not None])
         return dense

@@ -80,8 +80,8 @@ class StreamingPriorDense(LogitsDense):
         """Change the adjustment of a built layer, also in a compiled or running model. See `LogitAdjustment.set`."""
         self._settle(self.tau if tau is None else tau, changed_target(target_prior, self.target))
         if self.built:
-            self.strength.assign(np.broadcast_to(self.tau, self.units).astype("float32"))
-            self.log_target.assign(self._log_target().astype("float32"))
+            self.strength.assign(np.broadcast_to(self.tau, self.units).astype(self.strength.dtype))
+            self.log_target.assign(self._log_target().astype(self.log_target.dtype))
 
     def _settle(self, tau, target_prior):
         tau, target = _checks.as_tau(tau, self.units), as_target(target_prior, size=self.units)

@@ -10,6 +10,8 @@ from keras import ops
 from keras_logit_adjust import _checks, _labels, _precision, priors
 from keras_logit_adjust.losses import _base
 
+_LARGEST_LOG_ODDS = 100  # 10⁴³ examples to one: larger numbers are counts
+
 
 def logit_adjusted_crossentropy(y_true, y_pred, log_prior, *, tau=1.0, label_smoothing=0.0, ignore_class=None):
     """Per-example logit-adjusted cross-entropy, `−log softmax(f + τ·log π)_y`.
@@ -82,6 +84,13 @@ def binary_logit_adjusted_crossentropy(y_true, y_pred, log_odds, *, tau=1.0, lab
     Reference: Menon et al. (2021), §5, equation 10 for two classes.
     """
     log_odds = _checks.as_vector(log_odds, "log_odds")
+    _checks.refuse_numbers(
+        np.abs(log_odds) > _LARGEST_LOG_ODDS,
+        log_odds,
+        "log_odds",
+        f"Every number in `log_odds` must be from −{_LARGEST_LOG_ODDS} to {_LARGEST_LOG_ODDS}.",
+        remedy=": give kla.priors.log_odds(positive_counts, num_examples).",
+    )
     adjustment = _checks.as_tau(tau, log_odds.size) * log_odds
     options = _base.checked_options(label_smoothing=label_smoothing, ignore_class=ignore_class)
     return _sigmoid_values(y_true, y_pred, adjustment, **options)[0]

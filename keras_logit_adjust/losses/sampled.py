@@ -177,12 +177,11 @@ def sampled_values(y_true, head, adjustment, *, log_prior, rivals, estimator, ig
     """Values `[...]` of a head from `linear.as_head`, and the mask of positions that count (None: all count)."""
     features, kernel, bias, axis = head
     labels, kept, flat = linear.read_examples(y_true, features, adjustment.shape[0], ignore_class=ignore_class)
-    own = ops.reshape(labels.ids, (-1,))
+    own, dtype = ops.reshape(labels.ids, (-1,)), linear.widest(flat, kernel, bias)
     if rivals == "batch":
-        drawn, blocked, log_expected = _of_batch(labels, kept, own, log_prior)
+        drawn, blocked, log_expected = _of_batch(labels, kept, own, log_prior, dtype)
     else:
         drawn, blocked, log_expected = ops.cast(rivals.ids, "int32"), None, rivals.log_expected
-    dtype = linear.widest(flat, kernel, bias)
     wide = ops.cast(flat, dtype)
     # One look-up in the kernel, so that its gradient is one tensor of the size of the kernel.
     both = ops.concatenate([own, drawn])
@@ -205,15 +204,15 @@ def sampled_values(y_true, head, adjustment, *, log_prior, rivals, estimator, ig
     return labels.spoil(ops.reshape(values, ops.shape(labels.ids))), kept
 
 
-def _of_batch(labels, kept, own, log_prior):
+def _of_batch(labels, kept, own, log_prior, dtype):
     """The labels of a batch as rivals; which pairs are not rivals, `[N, N]`; expected numbers of the classes, `[L]`."""
     counts = [mask for mask in (labels.proper, kept) if mask is not None]
     counts = ops.reshape(_labels.combine_masks(len(labels.ids.shape), *counts), (-1,))
     # An example is not its own rival. The labels of the other examples are draws that do not depend on its label.
     itself = ops.cast(ops.eye(ops.shape(own)[0]), "bool")
-    others = ops.cast(ops.sum(ops.cast(counts, "int32")) - 1, "float32")
-    log_prior = ops.convert_to_tensor(log_prior, dtype="float32")
-    expected = log_prior - ops.logsumexp(log_prior) + ops.log(ops.maximum(others, 1.0))
+    others = ops.cast(ops.maximum(ops.sum(ops.cast(counts, "int32")) - 1, 1), dtype)
+    shares = ops.convert_to_tensor(log_prior - np.logaddexp.reduce(log_prior), dtype=dtype)
+    expected = shares + ops.log(others)
     return own, ops.logical_or(itself, ops.logical_not(counts)), expected
 
 

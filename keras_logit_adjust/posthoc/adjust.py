@@ -125,6 +125,7 @@ def adjust(
         output=output if head is None else head.output,
         axis=(-1 if axis is None else axis) if head is None else head.axis,
         loss=_kind.loss_of(model),
+        dtype=_double_or_default(model),
         **options,
     )
     if head is None:
@@ -185,6 +186,13 @@ def adjustment_layer(class_counts, num_examples, *, width, output, target_prior,
     elif width is not None:
         _checks.check_length(prior.counts, width, "class_counts", "the head")
     return LogitAdjustment(prior, target_prior=target_prior, name="logit_adjustment", **options)
+
+
+def _double_or_default(model):
+    """The dtype of the adjustment of a model: float64 for outputs in float64, so that it keeps their digits."""
+    outputs = getattr(model, "outputs", None) or ()
+    dtypes = [keras.backend.standardize_dtype(tensor.dtype) for tensor in outputs] or [model.compute_dtype]
+    return "float64" if "float64" in dtypes else None
 
 
 def class_axis(model):

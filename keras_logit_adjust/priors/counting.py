@@ -84,6 +84,11 @@ def label_batches(source, label_form, owner):
         yield from _with_progress((labels_of(source[i]) for i in range(source.num_batches)), source.num_batches)
     elif _is_array(source):
         yield "the labels", _to_numpy(source)
+    elif isinstance(source, tuple) and len(source) in (2, 3) and all(map(_is_array, source)):
+        raise ValueError(
+            f"`{owner}` was given a tuple of {len(source)} arrays, which may be (x, y): give the labels y alone. "
+            "Several arrays of labels go into a list."
+        )
     elif isinstance(source, Mapping) or not hasattr(source, "__iter__"):
         raise ValueError(
             f"`{owner}` takes labels, a dataset or an iterable of batches (x, y). "

@@ -69,7 +69,8 @@ class StreamingPrior:
             y_pred: predictions `[…, L]`, whose shape tells ids from rows. Without them several columns of floats are
                 rows, and integers with `L` columns are refused.
 
-        A fractional or out-of-range id makes the counts NaN. A row of several labels does so too.
+        Positions that the mask of `y_pred` leaves out, such as padding, are not counted. A fractional or out-of-range
+        id makes the counts NaN. A row of several labels does so too.
         """
         (batch,) = _replicas.sum_over_replicas([self._count(y_true, y_pred)])
         low, high = ops.unstack(ops.convert_to_tensor(self.counts), axis=0)
@@ -106,11 +107,14 @@ class StreamingPrior:
 
     def _count(self, y_true, y_pred):
         labels = _labels.read(y_true, y_pred, self.num_classes, ignore_class=self.ignore_class, allow_negative=True)
+        layer_mask = None if y_pred is None else _keras.mask_of(y_pred)
         if labels.ids is None:
             rows = ops.where(ops.expand_dims(labels.proper, -1), ops.cast(labels.rows, "float32"), np.nan)
-            return ops.sum(ops.reshape(rows, (-1, self.num_classes)), axis=0)
+            rows = _labels.zero_masked(rows, layer_mask)
+            return _labels.sum_rows(ops.reshape(rows, (-1, self.num_classes)))
         one = labels.spoil(ops.ones_like(labels.ids, dtype="float32"))
-        return _labels.sum_by_class(_labels.zero_masked(one, labels.kept), labels.ids, self.num_classes)
+        kept = _labels.combine_masks(len(labels.ids.shape), layer_mask, labels.kept)
+        return _labels.sum_by_class(_labels.zero_masked(one, kept), labels.ids, self.num_classes)
 
     def get_config(self):
         """The arguments as plain values. The counts are saved with the head that uses them."""
