@@ -285,3 +285,23 @@ def test_the_ids_of_a_predictor_are_int32_on_every_backend(rng):
     model = ManyClassModel(inputs, ManyClassDense(7, [7, 6, 5, 4, 3, 2, 1], chunk_size=3)(inputs))
     found = model.predictor(2)(rng.normal(size=(3, 4)).astype("float32"))
     assert keras.backend.standardize_dtype(found["ids"].dtype) == "int32"
+
+
+@pytest.mark.parametrize("own_input", [False, True])
+def test_models_that_share_a_head_have_predictors_of_their_own(own_input, rng):
+    inputs, head = keras.Input((4,)), ManyClassDense(7, [7, 6, 5, 4, 3, 2, 1])
+    ManyClassModel(inputs, head(keras.layers.Dense(4)(inputs)))
+    inputs = keras.Input((4,)) if own_input else inputs
+    model, x = ManyClassModel(inputs, head(keras.layers.Dense(4)(inputs))), rng.normal(size=(12, 4)).astype("float32")
+    scores = array(model(x)).astype("float64") @ array(head.kernel).T + array(head.bias)
+    np.testing.assert_array_equal(array(model.predictor(3)(x)["ids"]), np.argsort(-scores)[:, :3])
+
+
+def test_a_layer_behind_the_head_is_refused(rng):
+    inputs = keras.Input((4,))
+    outputs = keras.layers.UnitNormalization(name="unit")(ManyClassDense(7, [7, 6, 5, 4, 3, 2, 1])(inputs))
+    model = ManyClassModel(inputs, outputs)
+    model.compile("sgd")
+    for use in (lambda: model.predictor(2), lambda: model.fit(np.ones((3, 4)), np.array([0, 1, 2]), verbose=0)):
+        with pytest.raises(ValueError, match="must end in its `ManyClassDense`. Received an output of 'unit'"):
+            use()

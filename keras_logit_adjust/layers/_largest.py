@@ -40,6 +40,6 @@ def largest(head, k, *, num_classes, chunk_size, spread):
 
 
 def _merged(k, scores, ids):
-    """The `k` largest of several `scores [N, any]`, and their ids. Of equal scores the first wins (any on torch)."""
+    """The `k` largest of several `scores [N, any]`, and their ids. On ties the first wins, on torch any."""
     best, places = ops.top_k(ops.concatenate(scores, axis=-1), k)
     return best, ops.take_along_axis(ops.concatenate(ids, axis=-1), places, axis=-1)

@@ -43,6 +43,12 @@ class ManyClassModel(keras.Model):
             raise ValueError(
                 f"A `ManyClassModel` must have one `ManyClassDense`, which makes its output. Received {len(heads)}."
             )
+        last = _keras.operation_of(self.outputs[0])
+        if last is not heads[0]:
+            raise ValueError(
+                f"A `ManyClassModel` must end in its `ManyClassDense`. Received an output of {last.name!r}: call the "
+                f"head {heads[0].name!r} last."
+            )
         return heads[0]
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
@@ -85,4 +91,6 @@ class ManyClassModel(keras.Model):
         Raises:
             ValueError: for a `k` above the number of classes.
         """
-        return ManyClassPredictor(self.input, TopClasses(self.head, k=k)(self.head.input))
+        top = TopClasses(self.head, k=k)
+        features = _keras.node_of(self.outputs[0]).input_tensors[0]  # another model may call the same head
+        return ManyClassPredictor(self.input, top(features))
