@@ -42,6 +42,14 @@ def mask_of(tensor):
     return masking.get_keras_mask(tensor)
 
 
+def keep_mask(tensor, mask):
+    """`tensor` with the mask of a layer on it."""
+    from keras.src.backend.common import masking
+
+    masking.set_keras_mask(tensor, mask)
+    return tensor
+
+
 def note(tensor, name, value):
     """Store `value` with a tensor under `name`. `noted` reads it."""
     from keras.src.backend.common import tensor_attributes  # a JAX tracer accepts no attribute

@@ -123,3 +123,14 @@ def test_frozen_it_uses_and_keeps_its_moving_averages(rng):
     layer.trainable = False
     np.testing.assert_allclose(as_float64(layer(x, training=True)), x / np.sqrt(1 + 1e-5), rtol=1e-5)
     assert as_float64(layer.moving_mean).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("policy", ["bfloat16", "float16"])
+def test_a_layer_whose_weights_are_in_half_precision_is_keras_s(policy, rng):
+    """TensorFlow's operation needs float32 weights. Policies without "mixed" have none."""
+    x = rng.normal(1, 2, (4, 6, 6, 3)).astype("float32")
+    ours, keras_s = (
+        kind(**OPTIONS, dtype=policy)(x, training=True)
+        for kind in (FusedBatchNormalization, keras.layers.BatchNormalization)
+    )
+    np.testing.assert_array_equal(as_float64(ours), as_float64(keras_s))

@@ -90,8 +90,8 @@ RESULTS = {
     ),
     "an adjusted softmax": (
         adjusted_softmax,
-        lambda: reference.softmax(LOGITS - np.float32(0.7 * LOG_PRIOR)),
-    ),  # its weight is float32
+        lambda: reference.softmax(LOGITS - 0.7 * LOG_PRIOR),
+    ),
 }
 
 

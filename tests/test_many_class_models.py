@@ -1,5 +1,7 @@
 """The head and model of very many classes: they train as all logits would, and serve the top k."""
 
+import copy
+
 import keras
 import numpy as np
 import pytest
@@ -305,3 +307,41 @@ def test_a_layer_behind_the_head_is_refused(rng):
     for use in (lambda: model.predictor(2), lambda: model.fit(np.ones((3, 4)), np.array([0, 1, 2]), verbose=0)):
         with pytest.raises(ValueError, match="must end in its `ManyClassDense`. Received an output of 'unit'"):
             use()
+
+
+def padded(num_rivals):
+    """A model of padded positions, and its data."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((4,), dtype="int32")
+    features = keras.layers.Embedding(10, 5, mask_zero=True)(inputs)
+    model = ManyClassModel(inputs, ManyClassDense(6, [60, 50, 40, 30, 20, 10], num_rivals=num_rivals)(features))
+    model.compile(keras.optimizers.SGD(0.5))
+    return model, np.array([[1, 2, 0, 0], [3, 4, 5, 0]]), np.array([[0, 2, 9, 9], [1, 3, 4, 9]])
+
+
+@pytest.mark.parametrize("num_rivals", [None, 3, "batch"])
+def test_labels_of_padding_change_neither_loss_nor_weights(num_rivals):
+    found = []
+    for padding in (0, 5, -1):
+        model, x, y = padded(num_rivals)
+        losses = model.fit(x, np.where(y == 9, padding, y), epochs=3, verbose=0).history["loss"]
+        found.append([*losses, *array(model.head.kernel).ravel()])
+    assert np.isfinite(found[0]).all()
+    np.testing.assert_allclose(found[1:], [found[0]] * 2, rtol=1e-5, atol=1e-6)
+
+
+def test_a_head_without_weights_can_be_copied():
+    head = copy.deepcopy(ManyClassDense(5, [5, 4, 3, 2, 1], tau=0.5))
+    assert (head.units, head.tau, head.built) == (5, 0.5, False)
+
+
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX has no float64 unless a process asks for it")
+def test_under_a_policy_of_float64_an_adjusted_head_stays_in_float32(rng):
+    keras.config.set_dtype_policy("float64")
+    inputs, counts = keras.Input((4,)), [7, 6, 5, 4, 3, 2, 1]
+    model, x = ManyClassModel(inputs, ManyClassDense(7, counts, tau=0.0)(inputs)), rng.normal(size=(5, 4))
+    adjusted = kla.adjust(model, counts, calibration=kla.Calibration(2.0, np.arange(7) / 5))
+    found = adjusted.predictor(7)(x)
+    scores = (x @ array(model.head.kernel).T + array(model.head.bias)) / 2 + np.arange(7) / 5 - np.log(counts)
+    scores = -np.sort(-(scores + np.log(np.sum(counts))))
+    np.testing.assert_allclose(array(found["scores"]), scores, rtol=1e-5, atol=1e-5)

@@ -208,3 +208,12 @@ def test_an_output_that_is_not_there_is_refused_with_those_that_are():
             report_of([300, 5], output_name=output, validation_data=(X, COARSE))
     with pytest.raises(ValueError, match="`output_name` goes with `validation_data`"):
         report_of([300, 5], output_name="coarse", metric="coarse_recalls")
+
+
+def test_labels_and_weights_in_lists_are_read_as_arrays():
+    data = (X, FINE, WEIGHT)
+    as_lists = (X, FINE.tolist(), WEIGHT.tolist())
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(3)])
+    model.compile("sgd", **EAGER)
+    found = [logs_of(model, report_of([20, 10, 5], validation_data=given)) for given in (data, as_lists)]
+    assert found[0] == found[1] and found[0]

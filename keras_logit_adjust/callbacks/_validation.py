@@ -234,7 +234,7 @@ def _check_arrays(data, *, num_classes, ignore_class):
         raise ValueError(f"`validation_data` must be (x, y) or (x, y, sample_weight). Received {len(data)} of them.")
     x, y, *weights = data
     x = np.asarray(x) if isinstance(x, list) and x and isinstance(x[0], str) else x
-    y = np.asarray(y) if isinstance(y, (list, tuple)) else y
+    y, *weights = (np.asarray(part) if isinstance(part, (list, tuple)) else part for part in (y, *weights))
     if not hasattr(y, "shape"):
         raise ValueError(f"The labels of `validation_data` must be an array. Received: {type(y).__name__}")
     sizes = sorted({len(array) for array in keras.tree.flatten((x, y, *weights)) if array is not None})

@@ -200,14 +200,14 @@ class ManyClassDense(class_sharding.PlacedRows, keras.layers.Layer):
     def _scale(self):
         """The factor `1/T` of the adjustment. None if there is no calibration."""
         is_scaled = self.adjustment is not None and self.adjustment.calibration is not None
-        return ops.convert_to_tensor(self.adjustment.inverse_temperature) if is_scaled else None
+        return ops.cast(ops.convert_to_tensor(self.adjustment.inverse_temperature), "float32") if is_scaled else None
 
     def _scored_bias(self, scale):
         """The adjusted bias of the scores. None if they have no bias."""
         bias = None if self.bias is None else ops.convert_to_tensor(self.bias)
         if self.adjustment is None:
             return bias
-        shift = self._padded(ops.convert_to_tensor(self.adjustment.adjustment))
+        shift = self._padded(ops.cast(ops.convert_to_tensor(self.adjustment.adjustment), "float32"))
         return -shift if bias is None else (bias if scale is None else bias * scale) - shift
 
     def _follow(self, prior):
@@ -232,6 +232,8 @@ class ManyClassDense(class_sharding.PlacedRows, keras.layers.Layer):
 
     def load_own_variables(self, store):
         super().load_own_variables(store)
+        if not self.built:  # a copy of a layer without weights
+            return
         log_prior = ops.convert_to_numpy(self.log_prior).astype("float64")
         if self.prior is None and np.isfinite(log_prior).all():
             self._follow(priors.as_prior(np.exp(log_prior)))

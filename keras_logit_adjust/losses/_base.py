@@ -69,7 +69,9 @@ class MaskedLoss(keras.losses.Loss):
         _labels.check_logits(y_pred, f"Loss {self.name!r}")
         layer_mask = _keras.mask_of(y_pred)
         with keras.name_scope(self.name):
-            y_pred = _labels.zero_masked(_labels.to_tensor_of_gradients(y_pred), layer_mask)
+            y_pred = _labels.to_tensor_of_gradients(y_pred)
+            if layer_mask is not None:  # it stays, because padded labels must not be rivals of a batch
+                y_pred = _keras.keep_mask(_labels.zero_masked(y_pred, layer_mask), layer_mask)
             _replicas.refuse_unusual_steps()
             values, counted = self.values_and_mask(y_true, y_pred)
             mask = _labels.combine_masks(len(values.shape), layer_mask, counted)

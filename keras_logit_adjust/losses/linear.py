@@ -5,6 +5,7 @@ exist at a time. The forward pass keeps a running maximum and a running sum of e
 of all classes. The backward pass computes each chunk again, from features, kernel and two numbers for each example.
 """
 
+import dataclasses
 import functools
 import typing
 
@@ -163,6 +164,9 @@ def read_examples(y_true, features, num_classes, *, ignore_class):
     leading = tuple(features.shape)[:-1]
     labels = _labels.read_ids(y_true, leading, num_classes, ignore_class=ignore_class, remedy=_OF_ROWS)
     kept = _labels.combine_masks(len(leading), _keras.mask_of(features), labels.kept)
+    if kept is not None and labels.proper is not None:
+        # A label that does not count must not make its value NaN: the gradient of the kernel would be 0·NaN.
+        labels = dataclasses.replace(labels, proper=ops.logical_or(labels.proper, ops.logical_not(kept)))
     return labels, kept, ops.reshape(_labels.zero_masked(features, kept), (-1, features.shape[-1]))
 
 

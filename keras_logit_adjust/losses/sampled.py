@@ -211,8 +211,8 @@ def _of_batch(labels, kept, own, log_prior, dtype):
     # An example is not its own rival. The labels of the other examples are draws that do not depend on its label.
     itself = ops.cast(ops.eye(ops.shape(own)[0]), "bool")
     others = ops.cast(ops.maximum(ops.sum(ops.cast(counts, "int32")) - 1, 1), dtype)
-    shares = ops.convert_to_tensor(log_prior - np.logaddexp.reduce(log_prior), dtype=dtype)
-    expected = shares + ops.log(others)
+    log_prior = ops.convert_to_tensor(log_prior, dtype=dtype)
+    expected = log_prior - _rivals.log_sum_exp(log_prior) + ops.log(others)
     return own, ops.logical_or(itself, ops.logical_not(counts)), expected
 
 
