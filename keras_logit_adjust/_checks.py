@@ -76,7 +76,7 @@ def as_vector(values, name, class_names=None, *, missing=None):
 def as_log_prior(log_prior, name="log_prior"):
     """`log_prior` as a float64 vector. Counts and probabilities are refused: a log-probability is at most 0."""
     vector = as_vector(log_prior, name)
-    is_above = vector > 0  # one class may be rounded so; of many classes every probability is small, too
+    is_above = vector > 0  # rounding puts at most one log-probability above 0, and probabilities are all above it
     refuse_numbers(
         is_above if is_above.sum() > 1 else vector > _ROUNDING,
         vector,

@@ -1,6 +1,9 @@
 """The head and model of very many classes: they train as all logits would, and serve the top k."""
 
 import copy
+import pathlib
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -328,6 +331,12 @@ def test_labels_of_padding_change_neither_loss_nor_weights(num_rivals):
         found.append([*losses, *array(model.head.kernel).ravel()])
     assert np.isfinite(found[0]).all()
     np.testing.assert_allclose(found[1:], [found[0]] * 2, rtol=1e-5, atol=1e-6)
+
+
+def test_a_subclass_with_a_call_of_its_own_trains():
+    program = pathlib.Path(__file__).with_name("helpers") / "own_many_class_model.py"
+    ended = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr[-2000:]
 
 
 def test_a_head_without_weights_can_be_copied():

@@ -43,7 +43,7 @@ class ManyClassModel(keras.Model):
             raise ValueError(
                 f"A `ManyClassModel` must have one `ManyClassDense`, which makes its output. Received {len(heads)}."
             )
-        last = _keras.operation_of(self.outputs[0])
+        last = _keras.operation_of(self.outputs[0]) if _keras.is_functional(self) else heads[0]
         if last is not heads[0]:
             raise ValueError(
                 f"A `ManyClassModel` must end in its `ManyClassDense`. Received an output of {last.name!r}: call the "

@@ -72,7 +72,8 @@ def binary_logit_adjusted_crossentropy(y_true, y_pred, log_odds, *, tau=1.0, lab
         Tensor `[...]` of losses in nats; 0 where no label is known, NaN where a target is outside [0, 1].
 
     Raises:
-        ValueError: for shapes that do not fit, log-odds or τ that are not finite or of another length.
+        ValueError: for shapes that do not fit, log-odds or τ that are not finite or of another length, and log-odds
+            beyond ±100, which are counts.
 
     Example:
 
