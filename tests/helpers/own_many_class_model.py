@@ -1,4 +1,4 @@
-"""Train a subclassed model of many classes, in a process of its own: a graph changes the bases of its class in Keras."""
+"""Train a subclassed model of many classes. It has its own process: a graph changes the bases of its class."""
 
 import sys
 import warnings
